@@ -1,0 +1,159 @@
+//! `fmi ping`
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use fmi::{Communicator, Config, LinkInfo, RealNet, Result};
+use serde_json::json;
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Address of the rendezvous, host:port.
+    #[arg(long, env = "FMI_RENDEZVOUS", value_name = "ADDR")]
+    rendezvous: String,
+    /// Name of the group, equal on all ranks.
+    #[arg(long, env = "FMI_GROUP", value_name = "NAME")]
+    group: String,
+    /// Rank of this process, from 0 to N - 1.
+    #[arg(long, env = "FMI_RANK", value_name = "R")]
+    rank: u32,
+    /// Number of ranks.
+    #[arg(long, env = "FMI_SIZE", value_name = "N")]
+    size: u32,
+    /// File with the group's secret; FMI_KEY serves as well.
+    #[arg(long, value_name = "F")]
+    key_file: Option<PathBuf>,
+    /// Time to form the group, and again for each ping.
+    #[arg(long, default_value = "10s", value_parser = crate::duration)]
+    deadline: Duration,
+    /// Print one JSON object instead of lines.
+    #[arg(long)]
+    json: bool,
+}
+
+struct Answer {
+    link: LinkInfo,
+    round_trip: Duration,
+}
+
+/// Pings per peer; the shortest counts, as the others waited for something else.
+const PINGS: u32 = 5;
+const TAG: u32 = 1;
+
+pub(crate) async fn run(arguments: Arguments) -> ExitCode {
+    let json = arguments.json;
+    match ping(arguments).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if json {
+                println!("{}", json!({ "error": error.to_string(), "peer": error.peer() }));
+            }
+            eprintln!("fmi: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn config(arguments: &Arguments) -> Result<Config> {
+    let Arguments { rendezvous, group, rank, size, .. } = arguments;
+    let mut config = Config::new(*rank, *size, group.clone(), rendezvous.clone());
+    (config.join_deadline, config.operation_deadline) = (arguments.deadline, arguments.deadline);
+    config.key = match &arguments.key_file {
+        Some(path) => Some(std::fs::read(path).map(|bytes| bytes.trim_ascii().to_vec()).map_err(|error| {
+            let what = format!("cannot read the key file {}: {error}", path.display());
+            fmi::Error::new(fmi::Operation::Configure, fmi::ErrorKind::InvalidConfig(what)).caused_by(error)
+        })?),
+        None => std::env::var("FMI_KEY").ok().map(String::into_bytes),
+    };
+    Ok(config)
+}
+
+async fn ping(arguments: Arguments) -> Result<()> {
+    let config = config(&arguments)?;
+    let net = RealNet::new();
+    let mut comm = Communicator::connect(net, &config).await?;
+    let formed_after = comm.now().since_origin();
+    let links: Vec<LinkInfo> = comm.links().collect();
+    let mut answers = Vec::new();
+    for link in links {
+        answers.push(Answer { link, round_trip: ping_peer(&mut comm, link.peer).await? });
+    }
+    // Who finishes first must not leave while others still wait for it.
+    comm.barrier().await?;
+    if arguments.json {
+        println!("{}", as_json(&config, formed_after, &answers));
+    } else {
+        print_lines(&config, formed_after, &answers);
+    }
+    comm.leave().await;
+    Ok(())
+}
+
+/// All ranks visit their peers in rank order, so the lowest pair that both wait for can go on. The
+/// lower rank measures first, then the higher one.
+async fn ping_peer(comm: &mut Communicator, peer: u32) -> Result<Duration> {
+    let mut shortest = Duration::MAX;
+    for measured_by in [comm.rank().min(peer), comm.rank().max(peer)] {
+        for number in 0..=PINGS {
+            let begun = comm.now();
+            let mut echo = [0];
+            if measured_by != comm.rank() {
+                comm.recv(peer, TAG, &mut echo).await?;
+                comm.send(peer, TAG, &echo).await?;
+                continue;
+            }
+            comm.send(peer, TAG, &[number]).await?;
+            comm.recv(peer, TAG, &mut echo).await?;
+            // The first one only waits for the peer to come here.
+            if number > 0 {
+                shortest = shortest.min(comm.now() - begun);
+            }
+        }
+    }
+    Ok(shortest)
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+fn connect_time(link: &LinkInfo) -> Duration {
+    link.connected_at - link.addresses_known_at
+}
+
+fn as_json(config: &Config, formed_after: Duration, answers: &[Answer]) -> serde_json::Value {
+    let peers: Vec<_> = answers
+        .iter()
+        .map(|Answer { link, round_trip }| {
+            json!({
+                "rank": link.peer,
+                "path": link.path.to_string(),
+                "connect_ms": milliseconds(connect_time(link)),
+                "attempts": link.attempts,
+                "round_trip_ms": milliseconds(*round_trip),
+            })
+        })
+        .collect();
+    json!({
+        "group": config.group,
+        "rank": config.rank,
+        "size": config.size,
+        "formed_ms": milliseconds(formed_after),
+        "peers": peers,
+    })
+}
+
+fn print_lines(config: &Config, formed_after: Duration, answers: &[Answer]) {
+    let (rank, size) = (config.rank, config.size);
+    println!("rank {rank} of {size}: group {:?} formed after {:.1} ms", config.group, milliseconds(formed_after));
+    for Answer { link, round_trip } in answers {
+        println!(
+            "  rank {:<5} {:<8} connected in {:>9.3} ms   round trip {:>8.3} ms",
+            link.peer,
+            link.path.to_string(),
+            milliseconds(connect_time(link)),
+            milliseconds(*round_trip)
+        );
+    }
+}

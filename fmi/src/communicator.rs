@@ -1,0 +1,280 @@
+//! A group of ranks that can send to each other and compute together.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::error::{Error, ErrorKind, Operation, Result};
+use crate::net::framed::Framed;
+use crate::net::join::{self, Control};
+use crate::net::link::{Link, LinkInfo};
+use crate::net::{Clock, Net};
+use crate::proto::mailbox::Mailbox;
+use crate::proto::rendezvous::{ClientMessage, ServerMessage, SessionId};
+use crate::time::Instant;
+
+mod collective;
+mod execute;
+mod message;
+
+/// Connected ranks. MPI 3.1 §6.
+///
+/// Operations take `&mut self`: one at a time. Collectives are called by all ranks, in the same
+/// order and with the same arguments; a disagreement is an error that shows both views. Every
+/// operation ends by its deadline.
+///
+/// After an error the communicator is revoked: a partly sent frame cannot be taken back, so each
+/// further call fails at once. Form a new group to go on.
+///
+/// # Cancel safety
+/// Dropping the future of an operation before it is done revokes the communicator.
+pub struct Communicator {
+    rank: u32,
+    size: u32,
+    epoch: u32,
+    links: Vec<Option<Link>>,
+    control: Option<Control>,
+    session: SessionId,
+    formed: bool,
+    clock: Arc<dyn Clock>,
+    limits: Limits,
+    mailbox: Mailbox,
+    collectives: u64,
+    sent: BTreeMap<u32, u64>,
+    lost: Option<u32>,
+    running: Option<Operation>,
+    revoked: Option<String>,
+}
+
+/// What the configuration says of operations.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    deadline: Duration,
+    cause_wait: Duration,
+    frame_bytes_max: u64,
+}
+
+impl fmt::Debug for Communicator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Communicator")
+            .field("rank", &self.rank)
+            .field("size", &self.size)
+            .field("revoked", &self.revoked)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What [`join`] hands over once every pair is connected.
+pub(crate) struct Parts {
+    pub(crate) links: Vec<Option<Link>>,
+    pub(crate) control: Option<Control>,
+    pub(crate) session: SessionId,
+}
+
+impl Communicator {
+    /// Joins the group of `config`: meets the other ranks at the rendezvous, connects to each, and
+    /// returns once all are connected to all.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example() -> fmi::Result<()> {
+    /// let mut comm = fmi::Communicator::connect(fmi::RealNet::new(), &fmi::Config::from_env()?).await?;
+    /// let mut sum = [0.0];
+    /// comm.allreduce(&[f64::from(comm.rank())], &mut sum, fmi::op::Sum).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidConfig`] at once; [`ErrorKind::Refused`] when the rendezvous says so;
+    /// [`ErrorKind::RendezvousUnreachable`], [`ErrorKind::GroupIncomplete`] or
+    /// [`ErrorKind::Unconnected`] at the join deadline.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the group, which forms without this rank or not at all.
+    pub async fn connect<N: Net>(net: N, config: &Config) -> Result<Self> {
+        join::Prepared::new(net, config).await?.join().await
+    }
+
+    pub(crate) fn assemble(config: &Config, clock: Arc<dyn Clock>, parts: Parts) -> Self {
+        Self {
+            rank: config.rank,
+            size: config.size,
+            epoch: 0,
+            links: parts.links,
+            control: parts.control,
+            session: parts.session,
+            formed: false,
+            clock,
+            limits: Limits {
+                deadline: config.operation_deadline,
+                cause_wait: config.cause_wait,
+                frame_bytes_max: config.frame_bytes_max,
+            },
+            mailbox: Mailbox::new(config.mailbox_bytes_max),
+            collectives: 0,
+            sent: BTreeMap::new(),
+            lost: None,
+            running: None,
+            revoked: None,
+        }
+    }
+
+    /// This rank, from 0 to `size` - 1. MPI 3.1 §6.4.1, MPI_Comm_rank.
+    pub fn rank(&self) -> u32 {
+        self.rank
+    }
+
+    /// Number of ranks. MPI 3.1 §6.4.1, MPI_Comm_size.
+    pub fn size(&self) -> u32 {
+        self.size
+    }
+
+    /// The time on the clock of the net below.
+    pub fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    /// Sets the time for each operation from now on.
+    pub fn set_deadline(&mut self, deadline: Duration) {
+        self.limits.deadline = deadline;
+    }
+
+    /// How each peer is reached, in rank order.
+    pub fn links(&self) -> impl Iterator<Item = LinkInfo> + '_ {
+        self.links.iter().flatten().map(Link::info)
+    }
+
+    /// Leaves the group in good order. Dropping does the same without waiting for the last bytes.
+    ///
+    /// # Cancel safety
+    /// Dropping the future is like dropping the communicator.
+    pub async fn leave(mut self) {
+        let until = self.clock.now() + self.limits.cause_wait;
+        let clock = self.clock.clone();
+        let sleep = clock.sleep_until(until);
+        self.say_goodbye();
+        let flush = std::future::poll_fn(|cx| match &mut self.control {
+            Some(control) => control.poll_flush(cx).map(|_| ()),
+            None => Poll::Ready(()),
+        });
+        // Best effort within a bound: nobody waits for a rendezvous that does not read.
+        futures_util::future::select(std::pin::pin!(flush), sleep).await;
+    }
+
+    fn say_goodbye(&mut self) {
+        if let Some(control) = &mut self.control
+            && self.formed
+        {
+            control.queue(&ClientMessage::Leave(self.session).emit());
+            self.formed = false;
+        }
+    }
+
+    pub(crate) fn mark_formed(&mut self) {
+        self.formed = true;
+        if let Some(control) = &mut self.control {
+            control.queue(&ClientMessage::Formed(self.session).emit());
+        }
+        self.flush_control();
+    }
+
+    /// Sends what the control channel takes without waiting.
+    fn flush_control(&mut self) {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        if let Some(control) = &mut self.control
+            && let Poll::Ready(Err(_)) = control.poll_flush(&mut cx)
+        {
+            self.control = None;
+        }
+    }
+
+    /// Takes notices from the rendezvous; without one the group goes on.
+    fn poll_notices(&mut self, cx: &mut Context<'_>) {
+        while let Some(control) = &mut self.control {
+            let flushed = control.poll_flush(cx);
+            match control.poll_receive(cx, ServerMessage::parse) {
+                Poll::Ready(Ok(ServerMessage::Lost { session, rank })) if session == self.session => {
+                    self.lost.get_or_insert(rank);
+                }
+                Poll::Ready(Ok(ServerMessage::Dissolved(session))) if session == self.session => {
+                    self.control = None;
+                }
+                Poll::Ready(Ok(ServerMessage::Probe)) => control.queue(&ClientMessage::Ping.emit()),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(_)) => self.control = None,
+                Poll::Pending => {
+                    if matches!(flushed, Poll::Ready(Err(_))) {
+                        self.control = None;
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    fn link(&mut self, peer: u32) -> &mut Link {
+        self.links[peer as usize].as_mut().expect("callers name other ranks of the group")
+    }
+
+    fn error(&self, operation: Operation, kind: ErrorKind) -> Error {
+        Error::new(operation, kind).on(self.rank)
+    }
+
+    /// Refuses a call with wrong arguments, which leaves the communicator as it is.
+    fn check_rank(&self, operation: Operation, name: &str, rank: u32) -> Result<()> {
+        if rank < self.size {
+            return Ok(());
+        }
+        let what = format!("{name} is {rank}, the group has {} ranks", self.size);
+        Err(self.error(operation, ErrorKind::InvalidArgument(what)))
+    }
+
+    fn check_other(&self, operation: Operation, name: &str, rank: u32) -> Result<()> {
+        self.check_rank(operation, name, rank)?;
+        if rank != self.rank {
+            return Ok(());
+        }
+        let what = format!("{name} is {rank}, which is this rank itself");
+        Err(self.error(operation, ErrorKind::InvalidArgument(what)))
+    }
+
+    /// Whether an operation may begin.
+    fn begin(&mut self, operation: Operation) -> Result<()> {
+        if let Some(interrupted) = self.running {
+            self.revoked.get_or_insert_with(|| format!("{interrupted} was cancelled before it was done"));
+        }
+        if let Some(cause) = &self.revoked {
+            return Err(self.error(operation, ErrorKind::Revoked(cause.clone())));
+        }
+        self.running = Some(operation);
+        Ok(())
+    }
+
+    fn end<T>(&mut self, result: Result<T>) -> Result<T> {
+        self.running = None;
+        if let Err(error) = &result {
+            self.revoked = Some(error.to_string());
+            // Connections end here, so that nobody waits for this rank.
+            self.links.iter_mut().for_each(|link| *link = None);
+            self.say_goodbye();
+            self.flush_control();
+        }
+        result
+    }
+}
+
+impl Drop for Communicator {
+    fn drop(&mut self) {
+        self.say_goodbye();
+        self.flush_control();
+    }
+}
+
+/// The control channel with its stream erased.
+pub(crate) fn erase<S: crate::net::ByteStream>(framed: Framed<S>) -> Control {
+    framed.map(|stream| Box::new(stream) as Box<dyn crate::net::ByteStream>)
+}

@@ -1,0 +1,61 @@
+//! MPI-like message passing for functions behind NATs.
+//!
+//! Serverless functions cannot accept connections. They meet at a *rendezvous*, learn each other's
+//! addresses, and punch direct TCP connections through their NATs; on those run point-to-point
+//! messages and collectives.
+//!
+//! ```no_run
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> fmi::Result<()> {
+//! let config = fmi::Config::from_env()?;
+//! let mut comm = fmi::Communicator::connect(fmi::RealNet::new(), &config).await?;
+//! let mut sum = [0u64];
+//! comm.allreduce(&[u64::from(comm.rank())], &mut sum, fmi::op::Sum).await?;
+//! println!("rank {} of {}: {}", comm.rank(), comm.size(), sum[0]);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # How it is built
+//!
+//! - [`schedule`]: collectives as data, verified symbolically for every size and root.
+//! - [`proto`]: protocol machines without I/O, clock or entropy.
+//! - [`net`]: the seam to a network, and the drivers that move bytes between machines and sockets.
+//!   The same drivers run on real sockets and in the lab (`nat-sim`).
+//!
+//! # Failure
+//!
+//! Every operation has a deadline. The rendezvous watches each rank with TCP keep-alive, which the
+//! rank's kernel answers even while the program computes. A rank that dies is named in an error on
+//! every survivor within [`FAILURE_BOUND`] and a round trip, as long as the rendezvous lives; without
+//! it the deadline of the operation is the bound. After an error the communicator is revoked.
+//!
+//! # Features
+//!
+//! `real` (default): real sockets. `cli` (default): the program `fmi`. Neither changes behaviour.
+#![warn(missing_docs)]
+
+pub mod communicator;
+pub mod config;
+pub mod datatype;
+pub mod error;
+pub mod key;
+pub mod net;
+pub mod op;
+pub mod proto;
+pub mod schedule;
+pub mod time;
+
+pub use communicator::Communicator;
+pub use config::Config;
+pub use datatype::Element;
+pub use error::{Error, ErrorKind, Operation, Path, Result};
+pub use net::link::LinkInfo;
+#[cfg(feature = "real")]
+pub use net::real::RealNet;
+
+/// Time from the silent death of a rank (no FIN, no RST) until the rendezvous knows, at most: its
+/// probes go out every second, and three seconds of silence end a connection.
+pub const FAILURE_BOUND: std::time::Duration = std::time::Duration::from_secs(
+    net::rendezvous::KEEPALIVE_INTERVAL.as_secs() + net::rendezvous::SILENCE_MAX.as_secs(),
+);

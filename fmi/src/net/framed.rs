@@ -1,0 +1,104 @@
+//! Messages of the rendezvous protocol on a stream: buffers both ways, no task of its own.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::proto::rendezvous::split;
+use crate::proto::wire::WireError;
+
+/// How much is read at once; most messages are shorter.
+const READ_BYTES: usize = 2048;
+
+/// Why no message comes.
+#[derive(Debug, thiserror::Error)]
+pub enum ReceiveError {
+    /// The stream ended or broke.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The other end does not speak the protocol.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+}
+
+/// A stream of length-prefixed messages.
+#[derive(Debug)]
+pub struct Framed<S> {
+    stream: S,
+    message_bytes_max: usize,
+    incoming: Vec<u8>,
+    outgoing: Vec<u8>,
+    sent: usize,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Framed<S> {
+    /// Wraps a stream whose messages are at most `message_bytes_max` long.
+    pub fn new(stream: S, message_bytes_max: usize) -> Self {
+        Self { stream, message_bytes_max, incoming: Vec::new(), outgoing: Vec::new(), sent: 0 }
+    }
+
+    /// The stream below.
+    pub fn stream(&self) -> &S {
+        &self.stream
+    }
+
+    /// The same messages on another form of the same stream.
+    pub fn map<T>(self, wrap: impl FnOnce(S) -> T) -> Framed<T> {
+        let Self { stream, message_bytes_max, incoming, outgoing, sent } = self;
+        Framed { stream: wrap(stream), message_bytes_max, incoming, outgoing, sent }
+    }
+
+    /// Queues a message that is already framed.
+    pub fn queue(&mut self, message: &[u8]) {
+        self.outgoing.extend_from_slice(message);
+    }
+
+    /// Bytes queued and not sent.
+    pub fn queued(&self) -> usize {
+        self.outgoing.len() - self.sent
+    }
+
+    /// Sends what is queued.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost between calls.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.sent < self.outgoing.len() {
+            let sent = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.outgoing[self.sent..]))?;
+            if sent == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.sent += sent;
+        }
+        self.outgoing.clear();
+        self.sent = 0;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Receives the body of the next message and parses it.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost between calls.
+    pub fn poll_receive<M>(
+        &mut self,
+        cx: &mut Context<'_>,
+        parse: impl Fn(&[u8]) -> Result<M, WireError>,
+    ) -> Poll<Result<M, ReceiveError>> {
+        loop {
+            if let Some((body, taken)) = split(&self.incoming, self.message_bytes_max)? {
+                let message = parse(body)?;
+                self.incoming.drain(..taken);
+                return Poll::Ready(Ok(message));
+            }
+            let mut bytes = [0; READ_BYTES];
+            let mut buffer = ReadBuf::new(&mut bytes);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
+            if buffer.filled().is_empty() {
+                return Poll::Ready(Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()));
+            }
+            self.incoming.extend_from_slice(buffer.filled());
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! The seam between this crate and a network: clock, sockets, entropy.
+//!
+//! Only drivers see it. There is one implementation on real sockets ([`real::RealNet`]) and one in
+//! the lab; the crate above is the same code on both. It never spawns: whoever calls, drives.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::time::Instant;
+
+pub mod framed;
+pub mod join;
+pub(crate) mod link;
+#[cfg(feature = "real")]
+pub mod real;
+pub mod rendezvous;
+
+/// A future in a box.
+pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// A network with its clock.
+///
+/// One local port is shared by a listener and any number of connections from it, as with
+/// `SO_REUSEADDR` and `SO_REUSEPORT`: hole punching rests on that.
+pub trait Net: Clone + Send + Sync + 'static {
+    /// A TCP connection.
+    type Stream: ByteStream;
+    /// A TCP listener.
+    type Listener: Listener<Stream = Self::Stream>;
+
+    /// The time.
+    fn now(&self) -> Instant;
+
+    /// Completes at `at`, or at once if that is past.
+    fn sleep_until(&self, at: Instant) -> impl Future<Output = ()> + Send + 'static;
+
+    /// Fills `bytes` with entropy fit for secrets.
+    fn fill_entropy(&self, bytes: &mut [u8]);
+
+    /// Connects from `local` to `remote`. Port 0 takes any free port, which later calls may share.
+    ///
+    /// # Errors
+    /// As the system says: `ConnectionRefused` for an RST, `HostUnreachable` for most ICMP errors,
+    /// `AddrNotAvailable` when the pair of addresses is in use.
+    ///
+    /// # Cancel safety
+    /// Dropping the future abandons the attempt without a packet.
+    fn connect(
+        &self,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) -> impl Future<Output = io::Result<Self::Stream>> + Send + 'static;
+
+    /// Listens on `local`; up to `backlog` connections wait to be accepted.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn listen(&self, local: SocketAddr, backlog: u32) -> io::Result<Self::Listener>;
+
+    /// Finds the addresses of `name`, which has the form `host:port`.
+    ///
+    /// # Errors
+    /// If it has none.
+    fn resolve(&self, name: &str) -> impl Future<Output = io::Result<Vec<SocketAddr>>> + Send;
+}
+
+/// Accepts connections.
+pub trait Listener: Send + 'static {
+    /// A TCP connection.
+    type Stream;
+
+    /// Accepts the next connection.
+    fn poll_accept(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<io::Result<Self::Stream>>;
+
+    /// The address that it listens on.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn local_addr(&self) -> io::Result<SocketAddr>;
+}
+
+/// A TCP connection.
+pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
+    /// Its own address.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn local_addr(&self) -> io::Result<SocketAddr>;
+
+    /// The address of the other end.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn peer_addr(&self) -> io::Result<SocketAddr>;
+
+    /// Probes an idle connection every `interval`, and breaks it when the other end has not
+    /// answered for `silence_max`.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn set_keepalive(&self, interval: Duration, silence_max: Duration) -> io::Result<()>;
+}
+
+impl ByteStream for Box<dyn ByteStream> {
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        (**self).local_addr()
+    }
+
+    fn peer_addr(&self) -> io::Result<SocketAddr> {
+        (**self).peer_addr()
+    }
+
+    fn set_keepalive(&self, interval: Duration, silence_max: Duration) -> io::Result<()> {
+        (**self).set_keepalive(interval, silence_max)
+    }
+}
+
+/// A clock without its network: what is left of a [`Net`] once streams are erased.
+pub trait Clock: Send + Sync {
+    /// The time.
+    fn now(&self) -> Instant;
+    /// Completes at `at`.
+    fn sleep_until(&self, at: Instant) -> BoxFuture<()>;
+}
+
+impl<N: Net> Clock for N {
+    fn now(&self) -> Instant {
+        Net::now(self)
+    }
+
+    fn sleep_until(&self, at: Instant) -> BoxFuture<()> {
+        Box::pin(Net::sleep_until(self, at))
+    }
+}
+
+/// A timer that is set again and again.
+pub(crate) struct Timer {
+    clock: Arc<dyn Clock>,
+    at: Instant,
+    sleep: Option<BoxFuture<()>>,
+}
+
+impl fmt::Debug for Timer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Timer").field("at", &self.at).finish_non_exhaustive()
+    }
+}
+
+impl Timer {
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { clock, at: Instant::FAR_FUTURE, sleep: None }
+    }
+
+    /// Whether `at` has come; else wakes the task then.
+    pub(crate) fn poll_until(&mut self, cx: &mut std::task::Context<'_>, at: Instant) -> bool {
+        if self.clock.now() >= at {
+            return true;
+        }
+        if self.at != at || self.sleep.is_none() {
+            self.at = at;
+            self.sleep = (at < Instant::FAR_FUTURE).then(|| self.clock.sleep_until(at));
+        }
+        let due = self.sleep.as_mut().is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready());
+        if due {
+            self.sleep = None;
+        }
+        due && self.clock.now() >= at
+    }
+}
+
+/// Runs `future` until `at`.
+pub(crate) async fn within<N: Net, T>(
+    net: &N,
+    at: Instant,
+    future: impl Future<Output = io::Result<T>>,
+) -> io::Result<T> {
+    let sleep = std::pin::pin!(net.sleep_until(at));
+    let future = std::pin::pin!(future);
+    // `select` polls its first argument first, always.
+    match futures_util::future::select(future, sleep).await {
+        futures_util::future::Either::Left((result, _)) => result,
+        futures_util::future::Either::Right(((), _)) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}

@@ -1,0 +1,168 @@
+//! Real sockets: tokio's reactor, options set through socket2.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+use super::{ByteStream, Listener, Net};
+use crate::time::Instant;
+
+/// The network of this machine. Needs a tokio runtime with I/O and time.
+#[derive(Clone, Copy, Debug)]
+pub struct RealNet {
+    origin: tokio::time::Instant,
+}
+
+impl RealNet {
+    /// Starts a clock on the network of this machine.
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "making one reads the clock")]
+    pub fn new() -> Self {
+        Self { origin: clock() }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place where real time enters")]
+fn clock() -> tokio::time::Instant {
+    tokio::time::Instant::now()
+}
+
+fn shared_socket(local: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = Socket::new(Domain::for_address(local), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_address(true)?;
+    #[cfg(unix)]
+    socket.set_reuse_port(true)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.bind(&local.into())?;
+    Ok(TcpSocket::from_std_stream(socket.into()))
+}
+
+impl Net for RealNet {
+    type Stream = RealStream;
+    type Listener = RealListener;
+
+    fn now(&self) -> Instant {
+        let nanos = clock().saturating_duration_since(self.origin).as_nanos();
+        Instant::from_nanos(u64::try_from(nanos).expect("a process runs for less than 584 years"))
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the one place where real time enters")]
+    fn sleep_until(&self, at: Instant) -> impl Future<Output = ()> + Send + 'static {
+        let at = self.origin.checked_add(at.since_origin());
+        async move {
+            match at {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    fn fill_entropy(&self, bytes: &mut [u8]) {
+        getrandom::fill(bytes).expect("the system gives entropy");
+    }
+
+    fn connect(
+        &self,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) -> impl Future<Output = io::Result<RealStream>> + Send + 'static {
+        async move {
+            let stream = shared_socket(local)?.connect(remote).await?;
+            Ok(RealStream(stream))
+        }
+    }
+
+    fn listen(&self, local: SocketAddr, backlog: u32) -> io::Result<RealListener> {
+        Ok(RealListener(shared_socket(local)?.listen(backlog)?))
+    }
+
+    async fn resolve(&self, name: &str) -> io::Result<Vec<SocketAddr>> {
+        Ok(tokio::net::lookup_host(name).await?.collect())
+    }
+}
+
+/// A TCP connection of this machine.
+#[derive(Debug)]
+pub struct RealStream(TcpStream);
+
+/// A TCP listener of this machine.
+#[derive(Debug)]
+pub struct RealListener(TcpListener);
+
+impl Listener for RealListener {
+    type Stream = RealStream;
+
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<RealStream>> {
+        self.0.poll_accept(cx).map_ok(|(stream, _)| {
+            // A connection that its peer has already reset refuses options; reading will tell.
+            let _ = stream.set_nodelay(true);
+            RealStream(stream)
+        })
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
+
+impl ByteStream for RealStream {
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+
+    fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.0.peer_addr()
+    }
+
+    fn set_keepalive(&self, interval: Duration, silence_max: Duration) -> io::Result<()> {
+        let socket = SockRef::from(&self.0);
+        let probe = Duration::from_secs(1).max(interval);
+        let keepalive = TcpKeepalive::new().with_time(probe);
+        #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple", windows))]
+        let keepalive = keepalive.with_interval(probe.min(silence_max.max(Duration::from_secs(1))));
+        socket.set_tcp_keepalive(&keepalive)?;
+        // Bounds the silence after data as well as after a probe.
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        socket.set_tcp_user_timeout(Some(silence_max))?;
+        Ok(())
+    }
+}
+
+impl AsyncRead for RealStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for RealStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}

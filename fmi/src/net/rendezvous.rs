@@ -1,0 +1,242 @@
+//! Drives the rendezvous server: one task for all connections, each polled only when it is ready.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use super::framed::{Framed, ReceiveError};
+use super::{ByteStream, Listener, Net, Timer};
+use crate::error::{Error, ErrorKind, Operation, Result};
+use crate::proto::rendezvous::server::{Connection, Input, Output, Server, ServerConfig};
+use crate::proto::rendezvous::{CLIENT_MESSAGE_BYTES_MAX, ClientMessage};
+use crate::time::Instant;
+
+/// The server probes an idle client this often. The kernel of the client answers, so that a rank
+/// that computes for minutes is not taken for dead.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
+/// A client whose kernel is silent for this long is lost. With the interval and a round trip this
+/// bounds the time from a silent death to the error on every survivor.
+pub const SILENCE_MAX: Duration = Duration::from_secs(3);
+/// A client that does not read may let this much pile up: one `Group` of the largest size and more.
+const QUEUED_BYTES_MAX: usize = 2 << 20;
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 4096;
+/// Pause after an accept failed for want of a local resource.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A rendezvous that listens.
+#[derive(Debug)]
+pub struct Rendezvous<N: Net> {
+    net: N,
+    listener: N::Listener,
+    config: ServerConfig,
+}
+
+/// Connections that are ready to be polled, and the task that polls them.
+#[derive(Debug, Default)]
+struct Ready {
+    queue: Mutex<(VecDeque<Connection>, Option<Waker>)>,
+}
+
+#[derive(Debug)]
+struct ReadyWaker {
+    connection: Connection,
+    queued: AtomicBool,
+    ready: Arc<Ready>,
+}
+
+impl Wake for ReadyWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.queued.swap(true, Ordering::AcqRel) {
+            let mut queue = self.ready.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            queue.0.push_back(self.connection);
+            if let Some(waker) = queue.1.take() {
+                waker.wake();
+            }
+        }
+    }
+}
+
+struct Client<S> {
+    framed: Framed<S>,
+    waker: Arc<ReadyWaker>,
+    closing: bool,
+}
+
+impl<N: Net> Rendezvous<N> {
+    /// Listens on `address`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if the address cannot be listened on.
+    pub fn bind(net: N, address: SocketAddr, config: ServerConfig) -> Result<Self> {
+        match net.listen(address, BACKLOG) {
+            Ok(listener) => Ok(Self { net, listener, config }),
+            Err(error) => {
+                let what = format!("cannot listen on {address}: {error}");
+                Err(Error::new(Operation::Rendezvous, ErrorKind::Local(what)).caused_by(error))
+            }
+        }
+    }
+
+    /// The address that it listens on.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if the system does not say.
+    pub fn local_addr(&self) -> Result<SocketAddr> {
+        self.listener.local_addr().map_err(|error| {
+            Error::new(Operation::Rendezvous, ErrorKind::Local("no local address".into())).caused_by(error)
+        })
+    }
+
+    /// Serves until it is dropped. No client can end it.
+    pub async fn serve(self) -> Infallible {
+        let mut seed = [0; 32];
+        self.net.fill_entropy(&mut seed);
+        let clock = Arc::new(self.net.clone());
+        let mut driver = Driver {
+            server: Server::new(self.config, seed),
+            clients: BTreeMap::new(),
+            ready: Arc::default(),
+            next: 0,
+            timer: Timer::new(clock.clone()),
+            accept_timer: Timer::new(clock),
+            accept_at: Instant::ZERO,
+            net: self.net,
+            listener: self.listener,
+        };
+        poll_fn(move |cx| driver.poll(cx)).await
+    }
+}
+
+struct Driver<N: Net> {
+    net: N,
+    listener: N::Listener,
+    server: Server,
+    clients: BTreeMap<Connection, Client<N::Stream>>,
+    ready: Arc<Ready>,
+    next: u64,
+    timer: Timer,
+    accept_timer: Timer,
+    accept_at: Instant,
+}
+
+impl<N: Net> Driver<N> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Infallible> {
+        self.ready.queue.lock().unwrap_or_else(PoisonError::into_inner).1 = Some(cx.waker().clone());
+        loop {
+            let accepted = self.poll_accept(cx);
+            let served = self.poll_ready();
+            let now = self.net.now();
+            let due = match self.server.poll_timeout() {
+                Some((at, _)) => self.timer.poll_until(cx, at),
+                None => false,
+            };
+            if due {
+                self.server.handle_timeout(now);
+                self.drain();
+            }
+            if !(accepted || served || due) {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.accept_timer.poll_until(cx, self.accept_at) {
+            return false;
+        }
+        let stream = match self.listener.poll_accept(cx) {
+            Poll::Ready(Ok(stream)) => stream,
+            Poll::Ready(Err(error)) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                self.accept_at = self.net.now() + ACCEPT_PAUSE;
+                return true;
+            }
+            Poll::Pending => return false,
+        };
+        // A client that is gone already has no address; its stream is dropped.
+        let Ok(from) = stream.peer_addr() else { return true };
+        if let Err(error) = stream.set_keepalive(KEEPALIVE_INTERVAL, SILENCE_MAX) {
+            tracing::debug!(%from, %error, "no keep-alive on a connection");
+        }
+        let connection = Connection(self.next);
+        self.next += 1;
+        let waker = ReadyWaker { connection, queued: AtomicBool::new(false), ready: self.ready.clone() };
+        let waker = Arc::new(waker);
+        let framed = Framed::new(stream, CLIENT_MESSAGE_BYTES_MAX);
+        self.clients.insert(connection, Client { framed, waker: waker.clone(), closing: false });
+        self.server.handle_input(self.net.now(), connection, Input::Opened(from));
+        self.drain();
+        waker.wake_by_ref();
+        true
+    }
+
+    fn poll_ready(&mut self) -> bool {
+        let mut any = false;
+        loop {
+            let next = self.ready.queue.lock().unwrap_or_else(PoisonError::into_inner).0.pop_front();
+            let Some(connection) = next else { return any };
+            any = true;
+            self.poll_client(connection);
+        }
+    }
+
+    fn poll_client(&mut self, connection: Connection) {
+        loop {
+            let Some(client) = self.clients.get_mut(&connection) else { return };
+            client.waker.queued.store(false, Ordering::Release);
+            let waker = Waker::from(client.waker.clone());
+            let mut cx = Context::from_waker(&waker);
+            let flushed = client.framed.poll_flush(&mut cx);
+            if client.closing {
+                if flushed.is_ready() {
+                    self.clients.remove(&connection);
+                }
+                return;
+            }
+            let input = match (flushed, client.framed.poll_receive(&mut cx, ClientMessage::parse)) {
+                (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(ReceiveError::Io(_)))) => Input::Closed,
+                (_, Poll::Ready(Err(ReceiveError::Wire(_)))) => Input::Malformed,
+                (_, Poll::Ready(Ok(message))) => Input::Message(message),
+                (_, Poll::Pending) => return,
+            };
+            if matches!(input, Input::Closed) {
+                self.clients.remove(&connection);
+            }
+            self.server.handle_input(self.net.now(), connection, input);
+            self.drain();
+        }
+    }
+
+    /// Carries out what the server wants; clients with new messages become ready.
+    fn drain(&mut self) {
+        while let Some(output) = self.server.poll_output() {
+            match output {
+                Output::Send(connection, message) => {
+                    let Some(client) = self.clients.get_mut(&connection) else { continue };
+                    client.framed.queue(&message.emit());
+                    client.waker.wake_by_ref();
+                    if client.framed.queued() > QUEUED_BYTES_MAX {
+                        self.clients.remove(&connection);
+                        self.server.handle_input(self.net.now(), connection, Input::Closed);
+                    }
+                }
+                Output::Close(connection) => {
+                    if let Some(client) = self.clients.get_mut(&connection) {
+                        client.closing = true;
+                        client.waker.wake_by_ref();
+                    }
+                }
+            }
+        }
+    }
+}

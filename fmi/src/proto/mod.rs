@@ -1,0 +1,13 @@
+//! Protocol machines: pure state, no I/O, no clock, no entropy but what they are given.
+//!
+//! Each machine has `handle_input`, `handle_timeout`, `poll_output` and `poll_timeout`. After each
+//! `handle_*`, drain `poll_output` until it returns `None`. A driver in [`crate::net`] moves bytes
+//! between a machine and its sockets and takes no decision of its own.
+
+pub mod frame;
+pub mod mailbox;
+pub mod mesh;
+pub mod punch;
+pub mod rendezvous;
+pub mod session;
+pub mod wire;

@@ -1,0 +1,339 @@
+//! Punching towards one peer: which address to try when, and which stream to keep. Pure.
+//!
+//! Every candidate address has one attempt in flight at all times: a refused attempt is repeated at
+//! once, because a gap is what two NATs that answer RST can lock into for ever (nat.md 4.3). After
+//! [`BURST`] refusals the pause is drawn at random with a growing mean; it is never fixed. A silent
+//! attempt is left alone: behind a NAT that drops, the open hole is what lets the peer in.
+//!
+//! Whoever has the lower rank of a pair nominates the first stream on which the peer proved itself;
+//! the other waits for the nomination. So both keep the same stream, whichever side it came from.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rand_chacha::ChaCha8Rng;
+use rand_core::{Rng, SeedableRng};
+
+use crate::error::Path;
+use crate::time::Instant;
+
+/// Refusals in a row that are answered by the next attempt at once.
+pub const BURST: u32 = 20;
+/// Mean of the first drawn pause.
+const PAUSE_MEAN_MIN: Duration = Duration::from_millis(2);
+/// Bound of the mean: beyond it a punch gets slow without getting likelier.
+const PAUSE_MEAN_MAX: Duration = Duration::from_millis(100);
+
+/// One try to connect, numbered within its pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Attempt(pub u32);
+
+/// A TCP stream to the peer, numbered by the driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamId(pub u64);
+
+/// An address of the peer and what reaching it means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Where to connect.
+    pub remote: SocketAddr,
+    /// What a stream to it is.
+    pub path: Path,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Input {
+    /// The attempt met nobody.
+    Failed(Attempt, io::ErrorKind),
+    /// The attempt made a stream; the peer has not proved itself yet.
+    Connected(Attempt, StreamId),
+    /// The peer proved itself on a stream, which either side opened.
+    Confirmed(StreamId),
+    /// The peer nominated a stream.
+    Nominated(StreamId),
+    /// A stream that was not won ended, or its other end failed to prove itself.
+    Broken(StreamId),
+}
+
+/// What to do.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Connect to a candidate.
+    Connect(Attempt, Candidate),
+    /// Tell the peer that this stream is the one.
+    Nominate(StreamId),
+    /// Keep this stream; abandon all attempts and other streams of the pair.
+    Won(StreamId),
+}
+
+#[derive(Debug)]
+enum Trying {
+    InFlight(Attempt),
+    Pausing {
+        until: Instant,
+    },
+    /// The attempt made this stream, which is proving itself.
+    Proving(StreamId),
+}
+
+#[derive(Debug)]
+struct Target {
+    candidate: Candidate,
+    failures: u32,
+    trying: Trying,
+}
+
+/// The state of one pair.
+#[derive(Debug)]
+pub struct Punch {
+    nominates: bool,
+    targets: Vec<Target>,
+    attempts: u32,
+    won: Option<StreamId>,
+    last_failure: Option<io::ErrorKind>,
+    entropy: ChaCha8Rng,
+    outputs: VecDeque<Output>,
+}
+
+impl Punch {
+    /// Starts towards `candidates` at once. `nominates` is true on the lower rank of the pair.
+    pub fn new(nominates: bool, candidates: Vec<Candidate>, seed: u64) -> Self {
+        let mut punch = Self {
+            nominates,
+            targets: Vec::new(),
+            attempts: 0,
+            won: None,
+            last_failure: None,
+            entropy: ChaCha8Rng::seed_from_u64(seed),
+            outputs: VecDeque::new(),
+        };
+        for candidate in candidates {
+            let attempt = punch.attempt(candidate);
+            punch.targets.push(Target { candidate, failures: 0, trying: Trying::InFlight(attempt) });
+        }
+        punch
+    }
+
+    /// Takes what happened. Whatever comes after the pair is won is ignored.
+    pub fn handle_input(&mut self, now: Instant, input: Input) {
+        if self.won.is_some() {
+            return;
+        }
+        match input {
+            Input::Failed(attempt, kind) => self.failed(now, attempt, kind),
+            Input::Connected(attempt, stream) => {
+                if let Some(target) = self.target_of(attempt) {
+                    target.trying = Trying::Proving(stream);
+                }
+            }
+            Input::Confirmed(stream) => {
+                if self.nominates {
+                    self.outputs.push_back(Output::Nominate(stream));
+                    self.win(stream);
+                }
+            }
+            Input::Nominated(stream) => {
+                if !self.nominates {
+                    self.win(stream);
+                }
+            }
+            Input::Broken(stream) => self.broken(now, stream),
+        }
+    }
+
+    /// Repeats the attempts whose pause is over.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.won.is_some() {
+            return;
+        }
+        for index in 0..self.targets.len() {
+            if matches!(self.targets[index].trying, Trying::Pausing { until } if now >= until) {
+                self.again(index);
+            }
+        }
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When `handle_timeout` is due.
+    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        if self.won.is_some() {
+            return None;
+        }
+        let pauses = self.targets.iter().filter_map(|target| match target.trying {
+            Trying::Pausing { until } => Some(until),
+            Trying::InFlight(_) | Trying::Proving(_) => None,
+        });
+        pauses.min().map(|until| (until, "the pause before another attempt ends"))
+    }
+
+    /// Attempts made so far.
+    pub fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// What the last failed attempt met.
+    pub fn last_failure(&self) -> Option<io::ErrorKind> {
+        self.last_failure
+    }
+
+    /// The stream that was kept.
+    pub fn won(&self) -> Option<StreamId> {
+        self.won
+    }
+
+    fn attempt(&mut self, candidate: Candidate) -> Attempt {
+        let attempt = Attempt(self.attempts);
+        self.attempts += 1;
+        self.outputs.push_back(Output::Connect(attempt, candidate));
+        attempt
+    }
+
+    fn again(&mut self, index: usize) {
+        let attempt = self.attempt(self.targets[index].candidate);
+        self.targets[index].trying = Trying::InFlight(attempt);
+    }
+
+    fn target_of(&mut self, attempt: Attempt) -> Option<&mut Target> {
+        self.targets.iter_mut().find(|target| matches!(target.trying, Trying::InFlight(own) if own == attempt))
+    }
+
+    fn failed(&mut self, now: Instant, attempt: Attempt, kind: io::ErrorKind) {
+        let in_flight = |target: &Target| matches!(target.trying, Trying::InFlight(own) if own == attempt);
+        if let Some(index) = self.targets.iter().position(in_flight) {
+            self.last_failure = Some(kind);
+            // The tuple is in use: the peer's SYN came first and the listener has the stream.
+            // Only a pause lets it through.
+            let at_once = kind != io::ErrorKind::AddrNotAvailable && kind != io::ErrorKind::AddrInUse;
+            self.repeat(now, index, at_once);
+        }
+    }
+
+    fn broken(&mut self, now: Instant, stream: StreamId) {
+        let proving = |target: &Target| matches!(target.trying, Trying::Proving(own) if own == stream);
+        if let Some(index) = self.targets.iter().position(proving) {
+            self.last_failure = Some(io::ErrorKind::PermissionDenied);
+            self.repeat(now, index, false);
+        }
+    }
+
+    fn repeat(&mut self, now: Instant, index: usize, at_once: bool) {
+        let target = &mut self.targets[index];
+        target.failures = target.failures.saturating_add(1);
+        if at_once && target.failures <= BURST {
+            return self.again(index);
+        }
+        let growth = target.failures.saturating_sub(if at_once { BURST } else { 0 }).min(10) / 2;
+        let mean = PAUSE_MEAN_MIN.saturating_mul(1 << growth).min(PAUSE_MEAN_MAX);
+        let span = u64::try_from(2 * mean.as_nanos()).expect("PAUSE_MEAN_MAX fits");
+        let pause = Duration::from_nanos(1 + self.entropy.next_u64() % span);
+        self.targets[index].trying = Trying::Pausing { until: now + pause };
+    }
+
+    fn win(&mut self, stream: StreamId) {
+        self.won = Some(stream);
+        self.outputs.push_back(Output::Won(stream));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const REFUSED: io::ErrorKind = io::ErrorKind::ConnectionRefused;
+
+    fn candidate(port: u16) -> Candidate {
+        Candidate { remote: SocketAddr::from(([1, 1, 1, 1], port)), path: Path::Direct }
+    }
+
+    fn punch(nominates: bool) -> Punch {
+        let mut punch = Punch::new(nominates, vec![candidate(1)], 1);
+        assert_eq!(punch.poll_output(), Some(Output::Connect(Attempt(0), candidate(1))));
+        punch
+    }
+
+    #[test]
+    fn a_refusal_is_answered_at_once_and_then_never_with_a_fixed_pause() {
+        let mut punch = punch(true);
+        for attempt in 0..BURST {
+            punch.handle_input(Instant::ZERO, Input::Failed(Attempt(attempt), REFUSED));
+            assert_eq!(punch.poll_output(), Some(Output::Connect(Attempt(attempt + 1), candidate(1))));
+        }
+        let mut pauses = Vec::new();
+        let mut now = Instant::ZERO;
+        for attempt in BURST..BURST + 40 {
+            punch.handle_input(now, Input::Failed(Attempt(attempt), REFUSED));
+            let (at, _) = punch.poll_timeout().expect("a pause");
+            pauses.push(at - now);
+            now = at;
+            punch.handle_timeout(now);
+            assert!(punch.poll_output().is_some());
+        }
+        assert!(pauses.iter().all(|pause| *pause <= 2 * PAUSE_MEAN_MAX));
+        assert!(pauses[20..].iter().max() > pauses[..4].iter().max(), "the mean grows");
+        let distinct: std::collections::BTreeSet<_> = pauses.iter().collect();
+        assert_eq!(distinct.len(), pauses.len());
+    }
+
+    #[test]
+    fn the_lower_rank_nominates_the_first_proven_stream_only() {
+        let mut punch = punch(true);
+        punch.handle_input(Instant::ZERO, Input::Confirmed(StreamId(4)));
+        punch.handle_input(Instant::ZERO, Input::Confirmed(StreamId(5)));
+        assert_eq!(punch.poll_output(), Some(Output::Nominate(StreamId(4))));
+        assert_eq!(punch.poll_output(), Some(Output::Won(StreamId(4))));
+        assert_eq!(punch.poll_output(), None);
+    }
+
+    #[test]
+    fn the_higher_rank_waits_for_the_nomination() {
+        let mut punch = punch(false);
+        punch.handle_input(Instant::ZERO, Input::Confirmed(StreamId(4)));
+        assert_eq!(punch.poll_output(), None);
+        punch.handle_input(Instant::ZERO, Input::Nominated(StreamId(5)));
+        assert_eq!(punch.poll_output(), Some(Output::Won(StreamId(5))));
+    }
+
+    #[test]
+    fn a_stream_that_fails_to_prove_itself_costs_only_itself() {
+        let mut punch = punch(true);
+        punch.handle_input(Instant::ZERO, Input::Connected(Attempt(0), StreamId(1)));
+        punch.handle_input(Instant::ZERO, Input::Broken(StreamId(1)));
+        let (at, _) = punch.poll_timeout().expect("a pause");
+        punch.handle_timeout(at);
+        assert_eq!(punch.poll_output(), Some(Output::Connect(Attempt(1), candidate(1))));
+    }
+
+    #[test]
+    fn a_tuple_in_use_leaves_time_to_the_listener() {
+        let mut punch = punch(false);
+        punch.handle_input(Instant::ZERO, Input::Failed(Attempt(0), io::ErrorKind::AddrNotAvailable));
+        assert_eq!(punch.poll_output(), None);
+        assert!(punch.poll_timeout().is_some());
+    }
+
+    proptest! {
+        /// Two machines whose streams are confirmed in any order keep one and the same stream.
+        #[test]
+        fn both_sides_keep_one_stream(order in proptest::collection::vec((any::<bool>(), 0u64..4), 1..40)) {
+            let (mut low, mut high) = (punch(true), punch(false));
+            for (side, stream) in order {
+                let machine = if side { &mut low } else { &mut high };
+                machine.handle_input(Instant::ZERO, Input::Confirmed(StreamId(stream)));
+                while let Some(output) = low.poll_output() {
+                    if let Output::Nominate(stream) = output {
+                        high.handle_input(Instant::ZERO, Input::Nominated(stream));
+                    }
+                }
+            }
+            prop_assert_eq!(low.won(), high.won());
+        }
+    }
+}

@@ -1,0 +1,380 @@
+//! The rendezvous client: registers a rank, waits for its group, reconnects while it may.
+//!
+//! Pure; [`crate::net::join`] drives it. It survives a rendezvous that is not there yet, dies, or
+//! restarts before the group is handed out: it connects and registers anew until its deadline.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rand_chacha::ChaCha8Rng;
+use rand_core::{Rng, SeedableRng};
+
+use super::{ClientMessage, Group, GroupId, InstanceId, NameHash, Refusal, Registration, ServerMessage, Waiting};
+use crate::time::Instant;
+
+/// First pause before another connection; doubles up to [`PAUSE_MAX`], and is drawn from its upper half.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+/// Longest pause before another connection.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// A server that does not complete a TCP handshake in this time is given up: three lost SYNs.
+const CONNECT_MAX: Duration = Duration::from_secs(3);
+/// How often a waiting client asks for the state.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
+/// A server that is silent for this long after a question is given up.
+const ANSWER_MAX: Duration = Duration::from_secs(3);
+
+/// Who wants to join what.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Group to join.
+    pub group: GroupId,
+    /// Its name without the key.
+    pub name: NameHash,
+    /// Rank claimed.
+    pub rank: u32,
+    /// Size of the group.
+    pub size: u32,
+    /// This process.
+    pub instance: InstanceId,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Input {
+    /// The connection stands; `candidates` are the addresses of this side that peers may try.
+    Connected {
+        /// Addresses to register.
+        candidates: Vec<SocketAddr>,
+    },
+    /// The connection could not be made, or ended.
+    Disconnected(io::ErrorKind),
+    /// The server sent a message.
+    Message(ServerMessage),
+    /// The server sent what is not a message.
+    Malformed,
+    /// The group that was handed out did not come together; register again.
+    Retry,
+}
+
+/// What to do.
+#[derive(Debug)]
+pub enum Output {
+    /// Open a connection, from a fresh local port; drop an older one.
+    Connect,
+    /// Send a message.
+    Send(ClientMessage),
+    /// The group is complete.
+    Joined(Group),
+    /// The session of the last group is void; stop punching for it.
+    Dissolved,
+    /// The server's refusal is final.
+    Refused(Refusal),
+}
+
+#[derive(Debug)]
+enum State {
+    Pausing { until: Instant },
+    Connecting { until: Instant },
+    Waiting { ping_at: Instant, answer_until: Instant },
+    Joined,
+    Refused,
+}
+
+/// The client's state.
+#[derive(Debug)]
+pub struct Client {
+    identity: Identity,
+    entropy: ChaCha8Rng,
+    state: State,
+    candidates: Vec<SocketAddr>,
+    failures: u32,
+    last_failure: Option<io::ErrorKind>,
+    waiting: Option<Waiting>,
+    session: Option<super::SessionId>,
+    nonce: super::Nonce,
+    outputs: VecDeque<Output>,
+}
+
+impl Client {
+    /// Makes a client that connects at once; `seed` must be secret.
+    pub fn new(now: Instant, identity: Identity, seed: [u8; 32]) -> Self {
+        Self {
+            identity,
+            entropy: ChaCha8Rng::from_seed(seed),
+            state: State::Connecting { until: now + CONNECT_MAX },
+            candidates: Vec::new(),
+            failures: 0,
+            last_failure: None,
+            waiting: None,
+            session: None,
+            nonce: [0; 16],
+            outputs: VecDeque::from([Output::Connect]),
+        }
+    }
+
+    /// Takes what happened.
+    pub fn handle_input(&mut self, now: Instant, input: Input) {
+        match input {
+            Input::Connected { candidates } => {
+                if matches!(self.state, State::Connecting { .. }) {
+                    self.candidates = candidates;
+                    self.register(now);
+                }
+            }
+            Input::Disconnected(kind) => self.disconnected(now, kind),
+            Input::Malformed => self.disconnected(now, io::ErrorKind::InvalidData),
+            Input::Message(message) => self.hear(now, message),
+            Input::Retry => self.reconnect(now),
+        }
+    }
+
+    /// Does what is due at `now`.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        match self.state {
+            State::Pausing { until } if now >= until => self.connect(now),
+            State::Connecting { until } if now >= until => self.disconnected(now, io::ErrorKind::TimedOut),
+            State::Waiting { answer_until, .. } if now >= answer_until => {
+                self.disconnected(now, io::ErrorKind::TimedOut);
+            }
+            State::Waiting { ping_at, answer_until } if now >= ping_at => {
+                self.outputs.push_back(Output::Send(ClientMessage::Ping));
+                self.state = State::Waiting { ping_at: now + PING_INTERVAL, answer_until };
+            }
+            State::Pausing { .. }
+            | State::Connecting { .. }
+            | State::Waiting { .. }
+            | State::Joined
+            | State::Refused => {}
+        }
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When `handle_timeout` is due.
+    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        match self.state {
+            State::Pausing { until } => Some((until, "the pause before another connection ends")),
+            State::Connecting { until } => Some((until, "the rendezvous does not answer")),
+            State::Waiting { ping_at, answer_until } => Some((ping_at.min(answer_until), "ask for the state")),
+            State::Joined | State::Refused => None,
+        }
+    }
+
+    /// What the server last said of the group.
+    pub fn waiting(&self) -> Option<Waiting> {
+        self.waiting
+    }
+
+    /// What the last failed connection met.
+    pub fn last_failure(&self) -> Option<io::ErrorKind> {
+        self.last_failure
+    }
+
+    /// The nonce of the last registration.
+    pub fn nonce(&self) -> &super::Nonce {
+        &self.nonce
+    }
+
+    fn register(&mut self, now: Instant) {
+        self.entropy.fill_bytes(&mut self.nonce);
+        let Identity { group, name, rank, size, instance } = self.identity;
+        let (nonce, candidates) = (self.nonce, self.candidates.clone());
+        self.outputs.push_back(Output::Send(ClientMessage::Register(Registration {
+            group,
+            name,
+            rank,
+            size,
+            instance,
+            nonce,
+            candidates,
+        })));
+        self.state = State::Waiting { ping_at: now + PING_INTERVAL, answer_until: now + ANSWER_MAX };
+    }
+
+    fn hear(&mut self, now: Instant, message: ServerMessage) {
+        match message {
+            ServerMessage::Probe => {
+                self.outputs.push_back(Output::Send(ClientMessage::Ping));
+                self.heard(now);
+            }
+            ServerMessage::Waiting(waiting) => {
+                self.waiting = Some(waiting);
+                self.failures = 0;
+                self.heard(now);
+            }
+            ServerMessage::Group(group) => self.join(now, group),
+            ServerMessage::Refused(refusal) if refusal.is_retryable() => {
+                self.disconnected(now, io::ErrorKind::ConnectionRefused);
+            }
+            ServerMessage::Refused(refusal) => {
+                self.state = State::Refused;
+                self.outputs.push_back(Output::Refused(refusal));
+            }
+            ServerMessage::Dissolved(session) => {
+                if self.session == Some(session) && matches!(self.state, State::Joined) {
+                    self.outputs.push_back(Output::Dissolved);
+                    self.reconnect(now);
+                }
+            }
+            // Losses matter to the communicator, which stands only once this machine is done.
+            ServerMessage::Lost { .. } => {}
+        }
+    }
+
+    fn heard(&mut self, now: Instant) {
+        if let State::Waiting { answer_until, .. } = &mut self.state {
+            *answer_until = now + PING_INTERVAL + ANSWER_MAX;
+        }
+    }
+
+    fn join(&mut self, now: Instant, group: Group) {
+        if !matches!(self.state, State::Waiting { .. }) {
+            return;
+        }
+        let own = group.members.get(self.identity.rank as usize);
+        let fits =
+            group.members.len() == self.identity.size as usize && own.is_some_and(|member| member.nonce == self.nonce);
+        if !fits {
+            return self.disconnected(now, io::ErrorKind::InvalidData);
+        }
+        self.session = Some(group.session);
+        self.state = State::Joined;
+        self.outputs.push_back(Output::Joined(group));
+    }
+
+    fn disconnected(&mut self, now: Instant, kind: io::ErrorKind) {
+        match self.state {
+            State::Connecting { .. } | State::Waiting { .. } => {
+                self.last_failure = Some(kind);
+                self.pause(now);
+            }
+            // A complete group goes on without its rendezvous.
+            State::Joined | State::Pausing { .. } | State::Refused => {}
+        }
+    }
+
+    fn pause(&mut self, now: Instant) {
+        let pause = PAUSE_MIN.saturating_mul(1 << self.failures.min(8)).min(PAUSE_MAX);
+        self.failures = self.failures.saturating_add(1);
+        let half = u64::try_from(pause.as_nanos() / 2).expect("PAUSE_MAX fits");
+        let pause = Duration::from_nanos(half + self.entropy.next_u64() % half);
+        self.state = State::Pausing { until: now + pause };
+    }
+
+    /// A group that did not come together needs a fresh local port: a mapping of the failed
+    /// attempt may be stuck (reference: SYN_SENT2 of Linux's tracker).
+    fn reconnect(&mut self, now: Instant) {
+        self.session = None;
+        self.connect(now);
+    }
+
+    fn connect(&mut self, now: Instant) {
+        self.outputs.push_back(Output::Connect);
+        self.state = State::Connecting { until: now + CONNECT_MAX };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::rendezvous::Member;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn client() -> Client {
+        let identity = Identity { group: [1; 32], name: [2; 16], rank: 1, size: 2, instance: [3; 16] };
+        let mut client = Client::new(Instant::ZERO, identity, [5; 32]);
+        assert!(matches!(client.poll_output(), Some(Output::Connect)));
+        client
+    }
+
+    fn registered(client: &mut Client, now: Instant) -> Registration {
+        client.handle_input(now, Input::Connected { candidates: vec![] });
+        match client.poll_output() {
+            Some(Output::Send(ClientMessage::Register(registration))) => registration,
+            other => panic!("no registration: {other:?}"),
+        }
+    }
+
+    fn group(nonce: super::super::Nonce) -> Group {
+        let member =
+            |rank, nonce| Member { rank, nonce, observed: SocketAddr::from(([1, 1, 1, 1], 1)), candidates: vec![] };
+        Group { session: [9; 16], members: vec![member(0, [0; 16]), member(1, nonce)] }
+    }
+
+    #[test]
+    fn registers_and_joins() {
+        let mut client = client();
+        let registration = registered(&mut client, Instant::ZERO);
+        client.handle_input(Instant::ZERO, Input::Message(ServerMessage::Group(group(registration.nonce))));
+        assert!(matches!(client.poll_output(), Some(Output::Joined(_))));
+        assert_eq!(client.poll_timeout(), None);
+    }
+
+    #[test]
+    fn a_group_for_another_registration_is_not_taken() {
+        let mut client = client();
+        registered(&mut client, Instant::ZERO);
+        client.handle_input(Instant::ZERO, Input::Message(ServerMessage::Group(group([0; 16]))));
+        assert!(client.poll_output().is_none(), "a replayed answer leads nowhere");
+        assert!(matches!(client.state, State::Pausing { .. }));
+    }
+
+    #[test]
+    fn reconnects_after_a_pause_that_grows_and_is_bounded() {
+        let mut client = client();
+        let mut now = Instant::ZERO;
+        let mut pauses = Vec::new();
+        for _ in 0..12 {
+            client.handle_input(now, Input::Disconnected(io::ErrorKind::ConnectionRefused));
+            let (at, _) = client.poll_timeout().expect("pausing");
+            pauses.push(at - now);
+            now = at;
+            client.handle_timeout(now);
+            assert!(matches!(client.poll_output(), Some(Output::Connect)));
+        }
+        assert!(pauses[0] < PAUSE_MIN && pauses[11] >= PAUSE_MAX / 2 && pauses[11] < PAUSE_MAX, "{pauses:?}");
+    }
+
+    #[test]
+    fn a_silent_server_is_given_up() {
+        let mut client = client();
+        registered(&mut client, Instant::ZERO);
+        client.handle_timeout(Instant::ZERO + SECOND);
+        assert!(matches!(client.poll_output(), Some(Output::Send(ClientMessage::Ping))));
+        client.handle_timeout(Instant::ZERO + 3 * SECOND);
+        assert!(matches!(client.state, State::Pausing { .. }));
+        assert_eq!(client.last_failure(), Some(io::ErrorKind::TimedOut));
+    }
+
+    #[test]
+    fn a_dissolved_session_starts_over_on_a_fresh_connection() {
+        let mut client = client();
+        let registration = registered(&mut client, Instant::ZERO);
+        client.handle_input(Instant::ZERO, Input::Message(ServerMessage::Group(group(registration.nonce))));
+        client.poll_output();
+        client.handle_input(Instant::ZERO, Input::Message(ServerMessage::Dissolved([8; 16])));
+        assert!(client.poll_output().is_none(), "another session does not matter");
+        client.handle_input(Instant::ZERO, Input::Message(ServerMessage::Dissolved([9; 16])));
+        assert!(matches!(client.poll_output(), Some(Output::Dissolved)));
+        assert!(matches!(client.poll_output(), Some(Output::Connect)));
+    }
+
+    #[test]
+    fn final_refusals_end_it_and_others_do_not() {
+        let mut client = client();
+        registered(&mut client, Instant::ZERO);
+        client.handle_input(Instant::ZERO, Input::Message(ServerMessage::Refused(Refusal::Busy)));
+        assert!(client.poll_output().is_none());
+        client.handle_timeout(Instant::ZERO + SECOND);
+        client.poll_output();
+        registered(&mut client, Instant::ZERO + SECOND);
+        client.handle_input(Instant::ZERO, Input::Message(ServerMessage::Refused(Refusal::RankTaken)));
+        assert!(matches!(client.poll_output(), Some(Output::Refused(Refusal::RankTaken))));
+    }
+}

@@ -1,0 +1,496 @@
+//! The rendezvous server: pairs registrations into groups. Pure; [`crate::net::rendezvous`] drives it.
+//!
+//! Invariants: every table is bounded by [`ServerConfig`]; whatever waits expires; a client can
+//! cost nobody but itself; a rank that a living process holds is never given away, and one that a
+//! dead process holds is given to its successor within [`ServerConfig::probe_within`].
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use rand_chacha::ChaCha8Rng;
+use rand_core::{Rng, SeedableRng};
+
+use super::{
+    ClientMessage, Group, GroupId, Member, NameHash, Refusal, Registration, SIZE_MAX, ServerMessage, SessionId,
+    Waiting, candidate_is_allowed,
+};
+use crate::time::Instant;
+
+/// One connection, numbered by the driver and never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Connection(pub u64);
+
+/// Limits of a server.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Most connections at once; further ones are closed unread. Default 16,384.
+    pub connections_max: usize,
+    /// Most connections from one address; one NAT may hide a whole group. Default 8,192.
+    pub connections_per_source_max: usize,
+    /// Largest group. Default and upper bound 4,096.
+    pub size_max: u32,
+    /// A connection that has not registered after this time is closed. Default 5 s.
+    pub register_within: Duration,
+    /// A registration that waited this long is refused as expired. Default 10 min.
+    pub wait_max: Duration,
+    /// A rank's holder that does not answer a probe for this long loses it. Default 1 s.
+    pub probe_within: Duration,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            connections_max: 16_384,
+            connections_per_source_max: 8_192,
+            size_max: SIZE_MAX,
+            register_within: Duration::from_secs(5),
+            wait_max: Duration::from_secs(600),
+            probe_within: Duration::from_secs(1),
+        }
+    }
+}
+
+/// What happened to a connection.
+#[derive(Debug)]
+pub enum Input {
+    /// It was accepted.
+    Opened(SocketAddr),
+    /// It sent a message.
+    Message(ClientMessage),
+    /// It sent what is not a message.
+    Malformed,
+    /// It ended, or keep-alive gave it up.
+    Closed,
+}
+
+/// What to do with a connection.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Send a message.
+    Send(Connection, ServerMessage),
+    /// Close it after what was sent. The driver reports no `Closed` for it.
+    Close(Connection),
+}
+
+#[derive(Debug)]
+enum State {
+    Unregistered,
+    Waiting {
+        group: GroupId,
+        rank: u32,
+    },
+    /// Waits for the holder of the rank to answer a probe.
+    Contending {
+        registration: Registration,
+        holder: Connection,
+    },
+    Member {
+        session: SessionId,
+        rank: u32,
+    },
+}
+
+#[derive(Debug)]
+struct Client {
+    from: SocketAddr,
+    state: State,
+    deadline: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Seat {
+    connection: Connection,
+    registration: Registration,
+    contender: Option<Connection>,
+}
+
+#[derive(Debug)]
+struct Forming {
+    size: u32,
+    name: NameHash,
+    seats: BTreeMap<u32, Seat>,
+}
+
+#[derive(Debug)]
+struct Session {
+    group: GroupId,
+    members: BTreeMap<u32, Connection>,
+    formed: bool,
+}
+
+/// The server's state.
+#[derive(Debug)]
+pub struct Server {
+    config: ServerConfig,
+    entropy: ChaCha8Rng,
+    clients: BTreeMap<Connection, Client>,
+    sources: BTreeMap<IpAddr, usize>,
+    forming: BTreeMap<GroupId, Forming>,
+    names: BTreeMap<NameHash, BTreeSet<GroupId>>,
+    sessions: BTreeMap<SessionId, Session>,
+    running: BTreeMap<GroupId, BTreeSet<SessionId>>,
+    deadlines: BTreeSet<(Instant, Connection)>,
+    outputs: VecDeque<Output>,
+}
+
+impl Server {
+    /// Makes a server whose session identifiers come from `seed`, which must be secret.
+    pub fn new(config: ServerConfig, seed: [u8; 32]) -> Self {
+        Self {
+            config,
+            entropy: ChaCha8Rng::from_seed(seed),
+            clients: BTreeMap::new(),
+            sources: BTreeMap::new(),
+            forming: BTreeMap::new(),
+            names: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            running: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// Takes what happened to `connection`. Input for a connection that the server closed is ignored.
+    pub fn handle_input(&mut self, now: Instant, connection: Connection, input: Input) {
+        match input {
+            Input::Opened(from) => self.open(now, connection, from),
+            Input::Closed => self.forget(now, connection, true),
+            Input::Malformed => self.refuse(now, connection, Refusal::Malformed),
+            Input::Message(message) => {
+                if self.clients.contains_key(&connection) {
+                    self.hear(now, connection, message);
+                }
+            }
+        }
+    }
+
+    /// Expires what has waited until `now`.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(&(at, connection)) = self.deadlines.first() {
+            if at > now {
+                break;
+            }
+            self.deadlines.pop_first();
+            let Some(client) = self.clients.get_mut(&connection) else { continue };
+            client.deadline = None;
+            if let State::Contending { holder, .. } = client.state {
+                self.succeed(now, connection, holder);
+            } else {
+                self.refuse(now, connection, Refusal::Expired);
+            }
+        }
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When `handle_timeout` is due.
+    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        self.deadlines.first().map(|(at, _)| (*at, "a registration or a probe expires"))
+    }
+
+    /// Connections that are open.
+    pub fn connections(&self) -> usize {
+        self.clients.len()
+    }
+
+    /// Groups that wait for ranks.
+    pub fn groups_forming(&self) -> usize {
+        self.forming.len()
+    }
+
+    /// Sessions with at least one member connected.
+    pub fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    fn open(&mut self, now: Instant, connection: Connection, from: SocketAddr) {
+        if self.clients.contains_key(&connection) {
+            return;
+        }
+        let of_source = self.sources.get(&from.ip()).copied().unwrap_or(0);
+        if self.clients.len() >= self.config.connections_max || of_source >= self.config.connections_per_source_max {
+            self.outputs.push_back(Output::Send(connection, ServerMessage::Refused(Refusal::Busy)));
+            self.outputs.push_back(Output::Close(connection));
+            return;
+        }
+        *self.sources.entry(from.ip()).or_default() += 1;
+        self.clients.insert(connection, Client { from, state: State::Unregistered, deadline: None });
+        self.set_deadline(connection, now + self.config.register_within);
+    }
+
+    fn set_deadline(&mut self, connection: Connection, at: Instant) {
+        self.clear_deadline(connection);
+        if let Some(client) = self.clients.get_mut(&connection) {
+            client.deadline = Some(at);
+            self.deadlines.insert((at, connection));
+        }
+    }
+
+    fn clear_deadline(&mut self, connection: Connection) {
+        if let Some(at) = self.clients.get_mut(&connection).and_then(|client| client.deadline.take()) {
+            self.deadlines.remove(&(at, connection));
+        }
+    }
+
+    fn send(&mut self, connection: Connection, message: ServerMessage) {
+        self.outputs.push_back(Output::Send(connection, message));
+    }
+
+    fn refuse(&mut self, now: Instant, connection: Connection, refusal: Refusal) {
+        if self.clients.contains_key(&connection) {
+            self.send(connection, ServerMessage::Refused(refusal));
+            self.outputs.push_back(Output::Close(connection));
+            self.forget(now, connection, true);
+        }
+    }
+
+    fn hear(&mut self, now: Instant, connection: Connection, message: ClientMessage) {
+        self.answer_contender(now, connection);
+        match message {
+            ClientMessage::Register(registration) => self.register(now, connection, registration),
+            ClientMessage::Ping => self.tell_state(connection),
+            ClientMessage::Formed(session) => {
+                if let Some(session) = self.sessions.get_mut(&session)
+                    && session.members.values().any(|member| *member == connection)
+                {
+                    session.formed = true;
+                }
+            }
+            ClientMessage::Leave(_) => {
+                self.outputs.push_back(Output::Close(connection));
+                self.forget(now, connection, false);
+            }
+        }
+    }
+
+    /// A holder that speaks keeps its rank.
+    fn answer_contender(&mut self, now: Instant, holder: Connection) {
+        let Some(State::Waiting { group, rank }) = self.clients.get(&holder).map(|client| &client.state) else {
+            return;
+        };
+        let seat = self.forming.get_mut(group).and_then(|forming| forming.seats.get_mut(rank));
+        if let Some(contender) = seat.and_then(|seat| seat.contender.take()) {
+            self.refuse(now, contender, Refusal::RankTaken);
+        }
+    }
+
+    fn register(&mut self, now: Instant, connection: Connection, registration: Registration) {
+        let state = self.clients.get(&connection).map(|client| &client.state);
+        if !matches!(state, Some(State::Unregistered)) {
+            return self.refuse(now, connection, Refusal::Malformed);
+        }
+        let Registration { group, rank, size, instance, .. } = registration;
+        let size_max = self.config.size_max.min(SIZE_MAX);
+        if size == 0 || size > size_max {
+            return self.refuse(now, connection, Refusal::SizeOutOfRange { max: size_max });
+        }
+        if rank >= size {
+            return self.refuse(now, connection, Refusal::RankOutOfRange);
+        }
+        if let Some(forming) = self.forming.get_mut(&group) {
+            if forming.size != size {
+                let expected = forming.size;
+                return self.refuse(now, connection, Refusal::SizeMismatch { expected });
+            }
+            if let Some(seat) = forming.seats.get_mut(&rank) {
+                let holder = seat.connection;
+                if seat.registration.instance == instance {
+                    self.outputs.push_back(Output::Close(holder));
+                    self.forget(now, holder, true);
+                } else if seat.contender.is_some() {
+                    return self.refuse(now, connection, Refusal::RankTaken);
+                } else {
+                    seat.contender = Some(connection);
+                    self.send(holder, ServerMessage::Probe);
+                    self.set_state(connection, State::Contending { registration, holder });
+                    return self.set_deadline(connection, now + self.config.probe_within);
+                }
+            }
+        }
+        self.dissolve_unformed(group, rank);
+        self.seat(now, connection, registration);
+    }
+
+    fn set_state(&mut self, connection: Connection, state: State) {
+        if let Some(client) = self.clients.get_mut(&connection) {
+            client.state = state;
+        }
+    }
+
+    /// The holder did not answer: its rank goes to `contender`.
+    fn succeed(&mut self, now: Instant, contender: Connection, holder: Connection) {
+        self.outputs.push_back(Output::Close(holder));
+        // Forgetting the holder turns its contender into an ordinary registration.
+        self.forget(now, holder, true);
+        debug_assert!(
+            self.clients.get(&contender).is_none_or(|client| !matches!(client.state, State::Contending { .. })),
+            "a contender is seated or refused once its holder is gone"
+        );
+    }
+
+    fn seat(&mut self, now: Instant, connection: Connection, mut registration: Registration) {
+        let Some(client) = self.clients.get_mut(&connection) else { return };
+        let observed = client.from;
+        registration.candidates.retain(|candidate| candidate_is_allowed(*candidate, observed.ip()));
+        let Registration { group, name, rank, size, .. } = registration;
+        client.state = State::Waiting { group, rank };
+        let forming = self.forming.entry(group).or_insert_with(|| Forming { size, name, seats: BTreeMap::new() });
+        self.names.entry(name).or_default().insert(group);
+        forming.seats.insert(rank, Seat { connection, registration, contender: None });
+        let complete = forming.seats.len() == size as usize;
+        self.set_deadline(connection, now + self.config.wait_max);
+        if complete {
+            self.complete(group);
+        } else {
+            self.tell_state(connection);
+        }
+    }
+
+    fn complete(&mut self, group: GroupId) {
+        let Some(forming) = self.forming.remove(&group) else { return };
+        self.forget_name(forming.name, group);
+        let mut session = SessionId::default();
+        self.entropy.fill_bytes(&mut session);
+        let mut members = Vec::with_capacity(forming.seats.len());
+        let mut connections = BTreeMap::new();
+        for (rank, seat) in forming.seats {
+            let Some(client) = self.clients.get_mut(&seat.connection) else { continue };
+            client.state = State::Member { session, rank };
+            members.push(Member {
+                rank,
+                nonce: seat.registration.nonce,
+                observed: client.from,
+                candidates: seat.registration.candidates,
+            });
+            connections.insert(rank, seat.connection);
+            self.clear_deadline(seat.connection);
+        }
+        let message = ServerMessage::Group(Group { session, members });
+        for connection in connections.values() {
+            self.outputs.push_back(Output::Send(*connection, message.clone()));
+        }
+        self.running.entry(group).or_default().insert(session);
+        self.sessions.insert(session, Session { group, members: connections, formed: false });
+    }
+
+    fn forget_name(&mut self, name: NameHash, group: GroupId) {
+        if let Some(groups) = self.names.get_mut(&name) {
+            groups.remove(&group);
+            if groups.is_empty() {
+                self.names.remove(&name);
+            }
+        }
+    }
+
+    fn tell_state(&mut self, connection: Connection) {
+        let Some(client) = self.clients.get(&connection) else { return };
+        let State::Waiting { group, .. } = client.state else { return };
+        let Some(forming) = self.forming.get(&group) else { return };
+        let missing = (0..).zip(forming.seats.keys()).find(|(expected, rank)| expected != *rank);
+        let seated = u32::try_from(forming.seats.len()).expect("a group has at most SIZE_MAX members");
+        let waiting = Waiting {
+            observed: client.from,
+            present: seated,
+            missing: missing.map_or(seated, |(expected, _)| expected),
+            other_key: self.names.get(&forming.name).is_some_and(|groups| groups.len() > 1),
+            running: self.running.contains_key(&group),
+        };
+        self.send(connection, ServerMessage::Waiting(waiting));
+    }
+
+    /// Sends the members of a session that never formed back to registration when one of them
+    /// registers again.
+    fn dissolve_unformed(&mut self, group: GroupId, rank: u32) {
+        let Some(sessions) = self.running.get(&group) else { return };
+        let unformed = sessions
+            .iter()
+            .copied()
+            .find(|session| self.sessions.get(session).is_some_and(|s| !s.formed && s.members.contains_key(&rank)));
+        if let Some(session) = unformed {
+            self.dissolve(session);
+        }
+    }
+
+    fn dissolve(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.remove(&id) else { return };
+        self.forget_running(session.group, id);
+        for connection in session.members.into_values() {
+            self.set_state(connection, State::Unregistered);
+            self.send(connection, ServerMessage::Dissolved(id));
+        }
+    }
+
+    fn forget_running(&mut self, group: GroupId, session: SessionId) {
+        if let Some(sessions) = self.running.get_mut(&group) {
+            sessions.remove(&session);
+            if sessions.is_empty() {
+                self.running.remove(&group);
+            }
+        }
+    }
+
+    /// Removes a connection; `lost` tells whether it vanished or left in good order.
+    fn forget(&mut self, now: Instant, connection: Connection, lost: bool) {
+        self.clear_deadline(connection);
+        let Some(client) = self.clients.remove(&connection) else { return };
+        if let Some(count) = self.sources.get_mut(&client.from.ip()) {
+            *count -= 1;
+            if *count == 0 {
+                self.sources.remove(&client.from.ip());
+            }
+        }
+        match client.state {
+            State::Unregistered => {}
+            State::Contending { registration, .. } => {
+                let forming = self.forming.get_mut(&registration.group);
+                if let Some(seat) = forming.and_then(|forming| forming.seats.get_mut(&registration.rank))
+                    && seat.contender == Some(connection)
+                {
+                    seat.contender = None;
+                }
+            }
+            State::Waiting { group, rank } => self.vacate(now, group, rank),
+            State::Member { session, rank } => self.part(session, rank, lost),
+        }
+    }
+
+    fn vacate(&mut self, now: Instant, group: GroupId, rank: u32) {
+        let Some(forming) = self.forming.get_mut(&group) else { return };
+        let contender = forming.seats.remove(&rank).and_then(|seat| seat.contender);
+        if forming.seats.is_empty() {
+            let name = forming.name;
+            self.forming.remove(&group);
+            self.forget_name(name, group);
+        }
+        let Some(contender) = contender else { return };
+        let Some(client) = self.clients.get_mut(&contender) else { return };
+        if let State::Contending { registration, .. } = std::mem::replace(&mut client.state, State::Unregistered) {
+            self.seat(now, contender, registration);
+        }
+    }
+
+    fn part(&mut self, id: SessionId, rank: u32, lost: bool) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        session.members.remove(&rank);
+        if session.members.is_empty() {
+            let group = session.group;
+            self.sessions.remove(&id);
+            return self.forget_running(group, id);
+        }
+        if !session.formed {
+            return self.dissolve(id);
+        }
+        if lost {
+            for member in session.members.values() {
+                self.outputs.push_back(Output::Send(*member, ServerMessage::Lost { session: id, rank }));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

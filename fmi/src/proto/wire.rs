@@ -1,0 +1,105 @@
+//! Reading and writing of bounded fields, big-endian, shared by all formats of this crate.
+//!
+//! A reader never panics and never allocates more than the input is long.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// Why bytes are not a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// The message ends before its last field.
+    #[error("message ends too early")]
+    Short,
+    /// Bytes follow the last field.
+    #[error("{0} bytes follow the message")]
+    Trailing(usize),
+    /// The version is not ours.
+    #[error("version {0} is not supported")]
+    Version(u8),
+    /// A field holds a value that has no meaning.
+    #[error("value {value} is not allowed in field {field}")]
+    Value {
+        /// Name of the field.
+        field: &'static str,
+        /// Its value.
+        value: u64,
+    },
+    /// A length field exceeds its limit.
+    #[error("length {0} exceeds the limit of {1}")]
+    TooLong(u64, u64),
+}
+
+/// Takes fields from the front of a slice.
+#[derive(Debug)]
+pub struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    /// Reads from `bytes`.
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    /// Takes `N` bytes.
+    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
+        let (head, tail) = self.0.split_first_chunk().ok_or(WireError::Short)?;
+        self.0 = tail;
+        Ok(*head)
+    }
+
+    /// Takes one byte.
+    pub fn u8(&mut self) -> Result<u8, WireError> {
+        self.array::<1>().map(|[byte]| byte)
+    }
+
+    /// Takes two bytes.
+    pub fn u16(&mut self) -> Result<u16, WireError> {
+        self.array().map(u16::from_be_bytes)
+    }
+
+    /// Takes four bytes.
+    pub fn u32(&mut self) -> Result<u32, WireError> {
+        self.array().map(u32::from_be_bytes)
+    }
+
+    /// Takes eight bytes.
+    pub fn u64(&mut self) -> Result<u64, WireError> {
+        self.array().map(u64::from_be_bytes)
+    }
+
+    /// Takes an address: family 4 or 6, address, port.
+    pub fn address(&mut self) -> Result<SocketAddr, WireError> {
+        let ip = match self.u8()? {
+            4 => IpAddr::V4(Ipv4Addr::from(self.array::<4>()?)),
+            6 => IpAddr::V6(Ipv6Addr::from(self.array::<16>()?)),
+            other => return Err(WireError::Value { field: "address family", value: u64::from(other) }),
+        };
+        Ok(SocketAddr::new(ip, self.u16()?))
+    }
+
+    /// Ends the message.
+    pub fn finish(self) -> Result<(), WireError> {
+        if self.0.is_empty() { Ok(()) } else { Err(WireError::Trailing(self.0.len())) }
+    }
+}
+
+/// Appends fields to a vector.
+pub trait Write {
+    /// Appends raw bytes.
+    fn put(&mut self, bytes: &[u8]) -> &mut Self;
+
+    /// Appends an address: family 4 or 6, address, port.
+    fn put_address(&mut self, address: SocketAddr) -> &mut Self {
+        match address.ip() {
+            IpAddr::V4(ip) => self.put(&[4]).put(&ip.octets()),
+            IpAddr::V6(ip) => self.put(&[6]).put(&ip.octets()),
+        };
+        self.put(&address.port().to_be_bytes())
+    }
+}
+
+impl Write for Vec<u8> {
+    fn put(&mut self, bytes: &[u8]) -> &mut Self {
+        self.extend_from_slice(bytes);
+        self
+    }
+}
