@@ -136,8 +136,9 @@ impl Envelope {
 impl fmt::Display for Envelope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (operation, length) = (self.kind.operation(), self.length);
+        let elements = crate::datatype::name_of(self.datatype);
         if self.kind == Kind::Message {
-            return write!(f, "message with tag {} of {length} bytes", self.root_or_tag);
+            return write!(f, "message with tag {} of {elements}", self.root_or_tag);
         }
         write!(f, "{operation} number {}", self.sequence)?;
         if matches!(self.kind, Kind::Broadcast | Kind::Reduce) {
@@ -147,7 +148,7 @@ impl fmt::Display for Envelope {
             let commutes = if self.commutative { "commutative" } else { "non-commutative" };
             write!(f, " with {commutes} operator {}", crate::op::name_of(self.operator))?;
         }
-        write!(f, " on {}, step {} of {length} bytes", crate::datatype::name_of(self.datatype), self.step)
+        write!(f, " on {elements}, step {} of {length} bytes", self.step)
     }
 }
 

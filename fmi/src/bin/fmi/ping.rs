@@ -97,7 +97,7 @@ async fn ping_peer(comm: &mut Communicator, peer: u32) -> Result<Duration> {
     for measured_by in [comm.rank().min(peer), comm.rank().max(peer)] {
         for number in 0..=PINGS {
             let begun = comm.now();
-            let mut echo = [0];
+            let mut echo = [0u32];
             if measured_by != comm.rank() {
                 comm.recv(peer, TAG, &mut echo).await?;
                 comm.send(peer, TAG, &echo).await?;

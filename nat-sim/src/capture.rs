@@ -1,0 +1,161 @@
+//! What is kept of a run: a packet capture, an event log, and a digest of both.
+//!
+//! Every packet is recorded once on each network that it crosses, when it is put there. The digest
+//! chains all of it with its times, so two runs are the same exactly if their digests are.
+
+use std::fmt;
+use std::io::{self, Write};
+
+use fmi::time::Instant;
+use pcap_file::pcapng::PcapNgWriter;
+use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketBlock;
+use pcap_file::pcapng::blocks::interface_description::{InterfaceDescriptionBlock, InterfaceDescriptionOption};
+use pcap_file::{DataLink, Endianness};
+
+use crate::packet::Packet;
+
+/// Where records go, beside the digest.
+#[derive(Default)]
+pub struct Sinks {
+    /// A pcapng file, one interface for each network.
+    pub pcap: Option<Box<dyn Write + Send>>,
+    /// An event log, one JSON object a line.
+    pub log: Option<Box<dyn Write + Send>>,
+}
+
+impl fmt::Debug for Sinks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sinks").field("pcap", &self.pcap.is_some()).field("log", &self.log.is_some()).finish()
+    }
+}
+
+pub(crate) struct Capture {
+    pcap: Option<PcapNgWriter<Box<dyn Write + Send>>>,
+    log: Option<Box<dyn Write + Send>>,
+    digest: blake3::Hasher,
+    pub(crate) packets: u64,
+    bytes: u64,
+    bytes_max: u64,
+    failed: Option<String>,
+}
+
+impl fmt::Debug for Capture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Capture").field("packets", &self.packets).finish_non_exhaustive()
+    }
+}
+
+/// Most bytes of one packet that are recorded.
+const SNAPLEN: u32 = 65_535;
+
+impl Capture {
+    pub(crate) fn new(sinks: Sinks, networks: &[String], bytes_max: u64) -> io::Result<Self> {
+        let pcap = sinks.pcap.map(|file| open_pcap(file, networks)).transpose()?;
+        Ok(Self { pcap, log: sinks.log, digest: blake3::Hasher::new(), packets: 0, bytes: 0, bytes_max, failed: None })
+    }
+
+    pub(crate) fn packet(&mut self, now: Instant, network: usize, name: &str, packet: &Packet) {
+        self.packets += 1;
+        self.digest.update(&now.as_nanos().to_le_bytes()).update(&(network as u64).to_le_bytes());
+        self.digest.update(packet.bytes());
+        if self.pcap.is_none() && self.log.is_none() {
+            return;
+        }
+        self.bytes += packet.bytes().len() as u64 + 32;
+        if self.bytes > self.bytes_max {
+            self.failed.get_or_insert_with(|| format!("the capture exceeds {} bytes", self.bytes_max));
+            return;
+        }
+        if let Some(pcap) = &mut self.pcap {
+            let block = EnhancedPacketBlock {
+                interface_id: u32::try_from(network).expect("few networks"),
+                timestamp: now.since_origin(),
+                original_len: u32::try_from(packet.bytes().len()).expect("packets are below 64 KiB"),
+                data: packet.bytes().into(),
+                options: vec![],
+            };
+            if let Err(error) = pcap.write_pcapng_block(block) {
+                self.failed.get_or_insert_with(|| format!("the capture cannot be written: {error}"));
+            }
+        }
+        if self.log.is_some() {
+            let text = describe(packet);
+            self.line(&serde_json::json!({ "ns": now.as_nanos(), "on": name, "packet": text }));
+        }
+    }
+
+    /// Records anything else that happened; all of it is part of the digest.
+    pub(crate) fn event(&mut self, now: Instant, what: &str, detail: &str) {
+        self.digest.update(&now.as_nanos().to_le_bytes()).update(what.as_bytes()).update(detail.as_bytes());
+        if self.log.is_some() {
+            self.line(&serde_json::json!({ "ns": now.as_nanos(), "event": what, "detail": detail }));
+        }
+    }
+
+    fn line(&mut self, value: &serde_json::Value) {
+        if let Some(log) = &mut self.log
+            && let Err(error) = writeln!(log, "{value}")
+        {
+            self.failed.get_or_insert_with(|| format!("the event log cannot be written: {error}"));
+        }
+    }
+
+    /// Why recording stopped, if it did.
+    pub(crate) fn failure(&self) -> Option<&str> {
+        self.failed.as_deref()
+    }
+
+    pub(crate) fn finish(&mut self) -> String {
+        if let Some(log) = &mut self.log
+            && let Err(error) = log.flush()
+        {
+            self.failed = Some(error.to_string());
+        }
+        // Dropping the writers flushes what they buffer.
+        (self.pcap, self.log) = (None, None);
+        self.digest.finalize().to_hex()[..32].to_owned()
+    }
+}
+
+fn open_pcap(file: Box<dyn Write + Send>, networks: &[String]) -> io::Result<PcapNgWriter<Box<dyn Write + Send>>> {
+    let broken = |error: pcap_file::PcapError| io::Error::other(error.to_string());
+    let mut pcap = PcapNgWriter::with_endianness(file, Endianness::Little).map_err(broken)?;
+    for name in networks {
+        let block = InterfaceDescriptionBlock {
+            linktype: DataLink::RAW,
+            snaplen: SNAPLEN,
+            options: vec![
+                InterfaceDescriptionOption::IfName(name.as_str().into()),
+                // The writer stamps packets in nanoseconds.
+                InterfaceDescriptionOption::IfTsResol(9),
+            ],
+        };
+        pcap.write_pcapng_block(block).map_err(broken)?;
+    }
+    Ok(pcap)
+}
+
+fn describe(packet: &Packet) -> String {
+    if let Some(error) = packet.icmp_error() {
+        let quoted = error.quoted;
+        return format!(
+            "{} > {} icmp {}/{} about {} > {}",
+            packet.source(),
+            packet.destination(),
+            error.kind,
+            error.code,
+            quoted.source,
+            quoted.destination
+        );
+    }
+    let Some(flow) = packet.flow() else {
+        return format!("{} > {}", packet.source(), packet.destination());
+    };
+    let Some(segment) = packet.segment() else {
+        return format!("{} > {} udp", flow.source, flow.destination);
+    };
+    let flags = [(segment.syn, 'S'), (segment.fin, 'F'), (segment.rst, 'R'), (segment.ack, '.')];
+    let flags: String = flags.into_iter().filter_map(|(set, letter)| set.then_some(letter)).collect();
+    let (sequence, acknowledgement, payload) = (segment.sequence, segment.acknowledgement, segment.payload);
+    format!("{} > {} [{flags}] {sequence} {acknowledgement} len {payload}", flow.source, flow.destination)
+}

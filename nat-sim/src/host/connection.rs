@@ -1,0 +1,494 @@
+//! One TCP connection: a smoltcp interface with one socket, and Linux's opening around it.
+
+use std::io;
+use std::net::SocketAddrV4;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use fmi::time::Instant;
+use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
+use smoltcp::phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
+use smoltcp::wire::{HardwareAddress, IpCidr, IpEndpoint};
+
+use crate::host::{SYN_RECEIVED_TIMEOUT, SYN_TIMEOUT, SYN_TIMES};
+use crate::packet::{Packet, Segment};
+use crate::topology::TcpConfig;
+
+/// The wire of one connection: a packet in, packets out.
+#[derive(Debug)]
+struct Wire {
+    mtu: usize,
+    incoming: Option<Packet>,
+    outgoing: Vec<Vec<u8>>,
+}
+
+struct Incoming(Packet);
+struct Outgoing<'a>(&'a mut Vec<Vec<u8>>);
+
+impl RxToken for Incoming {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        f(self.0.bytes())
+    }
+}
+
+impl TxToken for Outgoing<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        let mut bytes = vec![0; len];
+        let result = f(&mut bytes);
+        self.0.push(bytes);
+        result
+    }
+}
+
+impl Device for Wire {
+    type RxToken<'a> = Incoming;
+    type TxToken<'a> = Outgoing<'a>;
+
+    fn receive(&mut self, _: smoltcp::time::Instant) -> Option<(Incoming, Outgoing<'_>)> {
+        self.incoming.take().map(|packet| (Incoming(packet), Outgoing(&mut self.outgoing)))
+    }
+
+    fn transmit(&mut self, _: smoltcp::time::Instant) -> Option<Outgoing<'_>> {
+        Some(Outgoing(&mut self.outgoing))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ip;
+        capabilities.max_transmission_unit = self.mtu;
+        // Packets of the lab are never damaged: checksums are made and not checked.
+        let mut checksums = ChecksumCapabilities::default();
+        (checksums.ipv4, checksums.tcp) = (Checksum::Tx, Checksum::Tx);
+        capabilities.checksum = checksums;
+        capabilities
+    }
+}
+
+/// How a connection is being opened, as far as our layer is concerned.
+#[derive(Debug)]
+enum Opening {
+    /// The application waits for it; SYNs go out at Linux's times.
+    Active {
+        begun: Instant,
+        syn: Option<Packet>,
+        sent: usize,
+    },
+    /// A listener made it.
+    Passive {
+        begun: Instant,
+    },
+    Done,
+}
+
+pub(crate) struct Connection {
+    pub(crate) local: SocketAddrV4,
+    pub(crate) remote: SocketAddrV4,
+    interface: Interface,
+    sockets: SocketSet<'static>,
+    handle: SocketHandle,
+    wire: Wire,
+    opening: Opening,
+    passive: bool,
+    was_established: bool,
+    detached: bool,
+    write_shut: bool,
+    muted: bool,
+    reset_seen: bool,
+    error: Option<io::ErrorKind>,
+    /// Acknowledgement number of the last segment that went out.
+    acknowledged: Option<u32>,
+    timer: Option<Instant>,
+    timer_is_new: bool,
+    pub(crate) connect_waker: Option<Waker>,
+    pub(crate) read_waits: bool,
+    pub(crate) write_waits: bool,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} > {} {}", self.local, self.remote, self.state())
+    }
+}
+
+/// Delay of an acknowledgement that nothing carries; smoltcp acknowledges every second segment at once.
+const ACK_DELAY: smoltcp::time::Duration = smoltcp::time::Duration::from_millis(10);
+
+/// smoltcp's clock counts microseconds: an earlier timer would find nothing due.
+const TIMER_STEP: Duration = Duration::from_micros(1);
+
+fn to_smoltcp(now: Instant) -> smoltcp::time::Instant {
+    smoltcp::time::Instant::from_micros(i64::try_from(now.as_nanos() / 1000).expect("below 292,000 years"))
+}
+
+fn from_smoltcp(at: smoltcp::time::Instant) -> Instant {
+    Instant::from_nanos(u64::try_from(at.total_micros()).unwrap_or(0).saturating_mul(1000))
+}
+
+impl Connection {
+    fn new(
+        now: Instant,
+        tcp: TcpConfig,
+        local: SocketAddrV4,
+        remote: SocketAddrV4,
+        seed: u64,
+        opening: Opening,
+    ) -> Self {
+        let mut wire = Wire { mtu: tcp.mtu, incoming: None, outgoing: Vec::new() };
+        let mut config = Config::new(HardwareAddress::Ip);
+        config.random_seed = seed;
+        let mut interface = Interface::new(config, &mut wire, to_smoltcp(now));
+        interface.update_ip_addrs(|addresses| {
+            // A prefix of no bits: every destination is on the wire.
+            addresses.push(IpCidr::new((*local.ip()).into(), 0)).expect("room for one address");
+        });
+        let buffer = |bytes: usize| SocketBuffer::new(vec![0; bytes]);
+        let mut socket = Socket::new(buffer(tcp.receive_bytes), buffer(tcp.send_bytes));
+        socket.set_nagle_enabled(false);
+        socket.set_ack_delay(Some(ACK_DELAY));
+        socket.set_hop_limit(Some(crate::packet::HOP_LIMIT));
+        let mut sockets = SocketSet::new(Vec::with_capacity(1));
+        let handle = sockets.add(socket);
+        let passive = matches!(opening, Opening::Passive { .. });
+        Self {
+            local,
+            remote,
+            interface,
+            sockets,
+            handle,
+            wire,
+            opening,
+            passive,
+            was_established: false,
+            detached: false,
+            write_shut: false,
+            muted: false,
+            reset_seen: false,
+            error: None,
+            acknowledged: None,
+            timer: None,
+            timer_is_new: false,
+            connect_waker: None,
+            read_waits: false,
+            write_waits: false,
+        }
+    }
+
+    pub(super) fn connect(
+        now: Instant,
+        tcp: TcpConfig,
+        local: SocketAddrV4,
+        remote: SocketAddrV4,
+        seed: u64,
+    ) -> io::Result<Self> {
+        let opening = Opening::Active { begun: now, syn: None, sent: 0 };
+        let mut connection = Self::new(now, tcp, local, remote, seed, opening);
+        let Self { interface, sockets, handle, .. } = &mut connection;
+        let socket = sockets.get_mut::<Socket<'_>>(*handle);
+        let (from, to) = (IpEndpoint::from(local), IpEndpoint::from(remote));
+        socket.connect(interface.context(), to, from).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        Ok(connection)
+    }
+
+    pub(super) fn accept(
+        now: Instant,
+        tcp: TcpConfig,
+        local: SocketAddrV4,
+        remote: SocketAddrV4,
+        seed: u64,
+    ) -> io::Result<Self> {
+        let mut connection = Self::new(now, tcp, local, remote, seed, Opening::Passive { begun: now });
+        let listen = connection.socket().listen(IpEndpoint::from(local));
+        listen.map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        Ok(connection)
+    }
+
+    fn socket(&mut self) -> &mut Socket<'static> {
+        self.sockets.get_mut(self.handle)
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.sockets.get::<Socket<'_>>(self.handle).state()
+    }
+
+    pub(super) fn is_passive(&self) -> bool {
+        self.passive
+    }
+
+    pub(super) fn was_established(&self) -> bool {
+        self.was_established
+    }
+
+    pub(super) fn is_detached(&self) -> bool {
+        self.detached
+    }
+
+    pub(super) fn is_established(&self) -> bool {
+        self.was_established
+    }
+
+    /// Whether another connection may take its endpoints.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.state(), State::TimeWait) || (self.detached && self.state() == State::Closed)
+    }
+
+    pub(super) fn timer_is_due(&mut self, now: Instant) -> bool {
+        let due = self.timer.is_some_and(|at| at <= now);
+        if due {
+            self.timer = None;
+        }
+        due
+    }
+
+    /// The timer to set, once for each time.
+    pub(super) fn next_timer(&mut self) -> Option<Instant> {
+        std::mem::take(&mut self.timer_is_new).then_some(self.timer).flatten()
+    }
+
+    /// Ends an opening connection; whether it was one.
+    pub(super) fn fail_opening(&mut self, kind: io::ErrorKind) -> bool {
+        if matches!(self.opening, Opening::Done) {
+            return false;
+        }
+        self.error = Some(kind);
+        self.opening = Opening::Done;
+        self.silence();
+        self.wake_connect();
+        true
+    }
+
+    /// Closes the socket without the RST that smoltcp would send.
+    fn silence(&mut self) {
+        self.muted = true;
+        self.socket().abort();
+    }
+
+    /// The application lets go. False if the connection never opened.
+    pub(super) fn detach(&mut self) -> bool {
+        self.detached = true;
+        if !self.was_established {
+            return false;
+        }
+        let socket = self.socket();
+        // Linux resets a connection that is closed with bytes unread.
+        if socket.recv_queue() > 0 {
+            socket.abort();
+        } else {
+            socket.close();
+        }
+        true
+    }
+
+    pub(super) fn abort(&mut self) {
+        self.detached = true;
+        self.socket().abort();
+    }
+
+    fn wake_connect(&mut self) {
+        if let Some(waker) = self.connect_waker.take() {
+            waker.wake();
+        }
+    }
+
+    pub(super) fn service(&mut self, now: Instant, incoming: Option<(Packet, Segment)>, out: &mut Vec<Packet>) {
+        if let Some((packet, segment)) = incoming {
+            self.ingest(now, packet, segment, out);
+        }
+        self.emit(now, out);
+        self.repeat_syn(now, out);
+        self.notice();
+        self.plan(now);
+    }
+
+    fn ingest(&mut self, now: Instant, packet: Packet, segment: Segment, out: &mut Vec<Packet>) {
+        let mut represent = None;
+        if segment.syn && segment.ack && self.state() == State::SynReceived {
+            // smoltcp takes no SYN|ACK here; without its SYN the segment is the ACK that opens.
+            self.present(now, packet.without_syn());
+        } else if self.was_established && segment.ack && !segment.syn && !segment.rst {
+            let length = u32::try_from(segment.payload).expect("below 64 KiB") + u32::from(segment.fin);
+            let end = segment.sequence.wrapping_add(length);
+            let is_old = |expected: u32| length > 0 && expected.wrapping_sub(end) < 1 << 31;
+            if self.acknowledged.is_some_and(is_old) {
+                represent = Some(segment);
+            }
+        }
+        self.reset_seen |= segment.rst;
+        self.present(now, packet);
+        if let Some(old) = represent {
+            // The answer to the old segment tells what is expected now.
+            self.emit(now, out);
+            let expected = self.acknowledged.unwrap_or(old.sequence);
+            let ack = Segment { syn: false, fin: false, rst: false, ack: true, sequence: expected, payload: 0, ..old };
+            self.present(now, Packet::tcp(self.remote, self.local, ack, &[]));
+        }
+    }
+
+    fn present(&mut self, now: Instant, packet: Packet) {
+        self.wire.incoming = Some(packet);
+        self.interface.poll_ingress_single(to_smoltcp(now), &mut self.wire, &mut self.sockets);
+        self.wire.incoming = None;
+    }
+
+    fn emit(&mut self, now: Instant, out: &mut Vec<Packet>) {
+        while self.interface.poll_egress(to_smoltcp(now), &mut self.wire, &mut self.sockets) != PollResult::None {}
+        if self.muted {
+            self.wire.outgoing.clear();
+        }
+        for bytes in std::mem::take(&mut self.wire.outgoing) {
+            let packet = Packet::parse(bytes).expect("smoltcp sends whole packets");
+            let Some(segment) = packet.segment() else { continue };
+            if segment.ack {
+                self.acknowledged = Some(segment.acknowledgement);
+            }
+            if let (true, false, Opening::Active { syn, sent, .. }) = (segment.syn, segment.ack, &mut self.opening) {
+                // The first SYN is smoltcp's; its own repetitions are not Linux's and stay here.
+                if syn.is_some() {
+                    continue;
+                }
+                *syn = Some(packet.clone());
+                *sent = 1;
+            }
+            out.push(packet);
+        }
+    }
+
+    fn repeat_syn(&mut self, now: Instant, out: &mut Vec<Packet>) {
+        let state = self.state();
+        match &mut self.opening {
+            Opening::Active { begun, .. } if now >= *begun + SYN_TIMEOUT => {
+                self.fail_opening(io::ErrorKind::TimedOut);
+            }
+            Opening::Active { begun, syn: Some(syn), sent } if state == State::SynSent => {
+                while SYN_TIMES.get(*sent).is_some_and(|at| now >= *begun + Duration::from_secs(*at)) {
+                    out.push(syn.clone());
+                    *sent += 1;
+                }
+            }
+            Opening::Passive { begun } if now >= *begun + SYN_RECEIVED_TIMEOUT => {
+                self.fail_opening(io::ErrorKind::TimedOut);
+            }
+            Opening::Active { .. } | Opening::Passive { .. } | Opening::Done => {}
+        }
+    }
+
+    /// Draws what our layer must know from smoltcp's state.
+    fn notice(&mut self) {
+        match self.state() {
+            State::Listen | State::SynSent | State::SynReceived => {}
+            State::Closed => {
+                let kind = match (&self.opening, self.reset_seen) {
+                    (Opening::Active { .. }, true) => io::ErrorKind::ConnectionRefused,
+                    (_, true) => io::ErrorKind::ConnectionReset,
+                    (_, false) => io::ErrorKind::TimedOut,
+                };
+                if self.error.is_none() && !self.detached && !self.closed_in_order() {
+                    self.error = Some(kind);
+                }
+                self.opening = Opening::Done;
+                self.wake_connect();
+            }
+            State::Established
+            | State::FinWait1
+            | State::FinWait2
+            | State::CloseWait
+            | State::Closing
+            | State::LastAck
+            | State::TimeWait => {
+                if !self.was_established {
+                    self.was_established = true;
+                    self.opening = Opening::Done;
+                    self.wake_connect();
+                }
+            }
+        }
+    }
+
+    /// Closed after FINs both ways: neither reset nor timed out.
+    fn closed_in_order(&self) -> bool {
+        self.was_established && !self.reset_seen && self.write_shut
+    }
+
+    fn plan(&mut self, now: Instant) {
+        let smoltcp = self.interface.poll_at(to_smoltcp(now), &self.sockets).map(from_smoltcp);
+        let own = match &self.opening {
+            Opening::Active { begun, sent, .. } => {
+                let repeat = SYN_TIMES.get(*sent).filter(|_| self.state() == State::SynSent);
+                Some(repeat.map_or(*begun + SYN_TIMEOUT, |at| *begun + Duration::from_secs(*at)))
+            }
+            Opening::Passive { begun } => Some(*begun + SYN_RECEIVED_TIMEOUT),
+            Opening::Done => None,
+        };
+        let at = smoltcp.into_iter().chain(own).min();
+        // A timer that is set already fires early enough and plans anew.
+        if let Some(at) = at.map(|at| at.max(now + TIMER_STEP))
+            && self.timer.is_none_or(|set| at < set)
+        {
+            self.timer = Some(at);
+            self.timer_is_new = true;
+        }
+    }
+
+    pub(crate) fn set_keepalive(&mut self, interval: Duration, silence_max: Duration) {
+        let micros = |duration: Duration| {
+            smoltcp::time::Duration::from_micros(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
+        };
+        let socket = self.socket();
+        socket.set_keep_alive(Some(micros(interval)));
+        // smoltcp counts silence from the last segment that came.
+        socket.set_timeout(Some(micros(interval + silence_max)));
+    }
+
+    pub(crate) fn poll_connected(&mut self, cx: &Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(kind) = self.error {
+            return Poll::Ready(Err(kind.into()));
+        }
+        if self.was_established {
+            return Poll::Ready(Ok(()));
+        }
+        self.connect_waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    pub(crate) fn poll_read(&mut self, cx: &Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        self.read_waits = false;
+        let error = self.error;
+        let socket = self.socket();
+        if socket.can_recv() {
+            let read = socket.recv_slice(buffer).map_err(|_| io::Error::from(io::ErrorKind::NotConnected));
+            return Poll::Ready(read);
+        }
+        if let Some(kind) = error {
+            return Poll::Ready(Err(kind.into()));
+        }
+        if !socket.may_recv() {
+            return Poll::Ready(Ok(0));
+        }
+        socket.register_recv_waker(cx.waker());
+        self.read_waits = true;
+        Poll::Pending
+    }
+
+    pub(crate) fn poll_write(&mut self, cx: &Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.write_waits = false;
+        if let Some(kind) = self.error {
+            return Poll::Ready(Err(kind.into()));
+        }
+        let socket = self.socket();
+        if !socket.may_send() {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        if !socket.can_send() {
+            socket.register_send_waker(cx.waker());
+            self.write_waits = true;
+            return Poll::Pending;
+        }
+        Poll::Ready(socket.send_slice(bytes).map_err(|_| io::ErrorKind::BrokenPipe.into()))
+    }
+
+    /// Sends a FIN after what was written.
+    pub(crate) fn shut_write(&mut self) {
+        self.write_shut = true;
+        self.socket().close();
+    }
+}

@@ -1,0 +1,262 @@
+//! Who is connected to whom, as data: networks, hosts on them, gateways between them, sites.
+//!
+//! Network 0 is the internet. A gateway joins an outer network, where it has an address like a
+//! host, and an inner one, whose packets for elsewhere it takes. Inner networks may overlap in
+//! addresses, as private networks do, and gateways may stand behind gateways.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use crate::link::LinkConfig;
+use crate::nat::NatConfig;
+
+/// A network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NetworkId(pub usize);
+/// The internet.
+pub const INTERNET: NetworkId = NetworkId(0);
+
+/// A host, numbered in the order of [`Topology::host`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HostId(pub usize);
+
+/// A gateway, numbered in the order of [`Topology::gateway`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct GatewayId(pub usize);
+
+/// A site: what turmoil can cut off or crash as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SiteId(pub usize);
+
+/// A host.
+#[derive(Clone, Debug)]
+pub struct HostSpec {
+    /// Its network.
+    pub network: NetworkId,
+    /// Its address there.
+    pub address: Ipv4Addr,
+    /// Its link.
+    pub link: LinkConfig,
+    /// Its site.
+    pub site: SiteId,
+    /// Its TCP.
+    pub tcp: TcpConfig,
+}
+
+/// Sizes of a host's TCP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpConfig {
+    /// Largest packet. Default 1500 bytes; 9001 inside a cloud.
+    pub mtu: usize,
+    /// Receive buffer of a connection, which bounds its window. Default 64 KiB.
+    pub receive_bytes: usize,
+    /// Send buffer of a connection. Default 64 KiB.
+    pub send_bytes: usize,
+}
+
+impl Default for TcpConfig {
+    fn default() -> Self {
+        Self { mtu: 1500, receive_bytes: 64 << 10, send_bytes: 64 << 10 }
+    }
+}
+
+/// A gateway.
+#[derive(Clone, Debug)]
+pub struct GatewaySpec {
+    /// What it does.
+    pub nat: NatConfig,
+    /// Its outer network.
+    pub outer: NetworkId,
+    /// Its address there.
+    pub address: Ipv4Addr,
+    /// Its outer link; the inner one is part of the links of the hosts.
+    pub link: LinkConfig,
+    /// Its inner network.
+    pub inner: NetworkId,
+    /// Its site.
+    pub site: SiteId,
+}
+
+/// The whole.
+#[derive(Clone, Debug)]
+pub struct Topology {
+    pub(crate) networks: Vec<String>,
+    pub(crate) hosts: Vec<HostSpec>,
+    pub(crate) gateways: Vec<GatewaySpec>,
+    pub(crate) sites: Vec<String>,
+    pub(crate) latencies: BTreeMap<(SiteId, SiteId), Duration>,
+}
+
+/// Why a topology cannot be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TopologyError {
+    /// A number names nothing.
+    #[error("{0} does not exist")]
+    Unknown(String),
+    /// Two nodes have one address on one network.
+    #[error("{address} is used twice on network {network}")]
+    AddressTwice {
+        /// The address.
+        address: Ipv4Addr,
+        /// The network.
+        network: String,
+    },
+    /// Two gateways serve one inner network, or one serves the internet.
+    #[error("network {0} has more than one way out")]
+    WaysOut(String),
+    /// An inner network has no gateway.
+    #[error("network {0} has no way out")]
+    NoWayOut(String),
+    /// A gateway is behind itself.
+    #[error("network {0} is behind itself")]
+    Circle(String),
+    /// A packet does not hold a TCP header and data.
+    #[error("an MTU of {0} bytes is not from 576 to 65535")]
+    Mtu(usize),
+}
+
+impl Default for Topology {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Topology {
+    /// The internet with one site and nobody on it.
+    pub fn new() -> Self {
+        Self {
+            networks: vec!["internet".into()],
+            hosts: Vec::new(),
+            gateways: Vec::new(),
+            sites: vec!["home".into()],
+            latencies: BTreeMap::new(),
+        }
+    }
+
+    /// Adds a network; a gateway must lead out of it.
+    pub fn network(&mut self, name: impl Into<String>) -> NetworkId {
+        self.networks.push(name.into());
+        NetworkId(self.networks.len() - 1)
+    }
+
+    /// Adds a site, with the same latency to and from all others.
+    pub fn site(&mut self, name: impl Into<String>, latency: Duration) -> SiteId {
+        let site = SiteId(self.sites.len());
+        self.sites.push(name.into());
+        for other in 0..site.0 {
+            self.latencies.insert((SiteId(other), site), latency);
+        }
+        site
+    }
+
+    /// Adds a host.
+    pub fn host(&mut self, spec: HostSpec) -> HostId {
+        self.hosts.push(spec);
+        HostId(self.hosts.len() - 1)
+    }
+
+    /// Adds a gateway.
+    pub fn gateway(&mut self, spec: GatewaySpec) -> GatewayId {
+        self.gateways.push(spec);
+        GatewayId(self.gateways.len() - 1)
+    }
+
+    /// Hosts of this topology.
+    pub fn hosts(&self) -> &[HostSpec] {
+        &self.hosts
+    }
+
+    /// Checks that every packet has a way.
+    ///
+    /// # Errors
+    /// The first thing that cannot be.
+    pub fn check(&self) -> Result<(), TopologyError> {
+        let mut addresses = BTreeSet::new();
+        let hosts = self.hosts.iter().map(|host| (host.network, host.address, host.site));
+        let gateways = self.gateways.iter().map(|gateway| (gateway.outer, gateway.address, gateway.site));
+        for (network, address, site) in hosts.chain(gateways) {
+            let name = self.networks.get(network.0).ok_or_else(|| unknown("network", network.0))?;
+            self.sites.get(site.0).ok_or_else(|| unknown("site", site.0))?;
+            if !addresses.insert((network, address)) {
+                return Err(TopologyError::AddressTwice { address, network: name.clone() });
+            }
+        }
+        if let Some(host) = self.hosts.iter().find(|host| !(576..=65_535).contains(&host.tcp.mtu)) {
+            return Err(TopologyError::Mtu(host.tcp.mtu));
+        }
+        let mut ways_out = BTreeMap::new();
+        for gateway in &self.gateways {
+            let name = self.networks.get(gateway.inner.0).ok_or_else(|| unknown("network", gateway.inner.0))?;
+            if gateway.inner == INTERNET || ways_out.insert(gateway.inner, gateway.outer).is_some() {
+                return Err(TopologyError::WaysOut(name.clone()));
+            }
+        }
+        for (index, name) in self.networks.iter().enumerate() {
+            let mut network = NetworkId(index);
+            let mut passed = BTreeSet::new();
+            while network != INTERNET {
+                if !passed.insert(network) {
+                    return Err(TopologyError::Circle(name.clone()));
+                }
+                network = *ways_out.get(&network).ok_or_else(|| TopologyError::NoWayOut(name.clone()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn unknown(what: &str, number: usize) -> TopologyError {
+    TopologyError::Unknown(format!("{what} {number}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nat::preset;
+
+    fn host(network: NetworkId, last: u8) -> HostSpec {
+        HostSpec {
+            network,
+            address: [10, 0, 0, last].into(),
+            link: LinkConfig::default(),
+            site: SiteId(0),
+            tcp: TcpConfig::default(),
+        }
+    }
+
+    fn gateway(outer: NetworkId, inner: NetworkId, last: u8) -> GatewaySpec {
+        GatewaySpec {
+            nat: preset::linux_masq_drop(),
+            outer,
+            address: [203, 0, 113, last].into(),
+            link: LinkConfig::default(),
+            inner,
+            site: SiteId(0),
+        }
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let mut topology = Topology::new();
+        let lan = topology.network("lan");
+        topology.host(host(lan, 2));
+        assert_eq!(topology.check(), Err(TopologyError::NoWayOut("lan".into())));
+        topology.gateway(gateway(INTERNET, lan, 1));
+        assert_eq!(topology.check(), Ok(()));
+        let mut twice = topology.clone();
+        twice.host(host(lan, 2));
+        assert!(matches!(twice.check(), Err(TopologyError::AddressTwice { .. })));
+        let mut two_ways = topology.clone();
+        two_ways.gateway(gateway(INTERNET, lan, 2));
+        assert!(matches!(two_ways.check(), Err(TopologyError::WaysOut(_))));
+        let mut circle = topology.clone();
+        let (a, b) = (circle.network("a"), circle.network("b"));
+        circle.gateway(gateway(a, b, 3));
+        circle.gateway(gateway(b, a, 4));
+        assert!(matches!(circle.check(), Err(TopologyError::Circle(_))));
+        let mut nowhere = topology;
+        nowhere.host(host(NetworkId(9), 3));
+        assert!(matches!(nowhere.check(), Err(TopologyError::Unknown(_))));
+    }
+}

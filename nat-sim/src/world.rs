@@ -1,0 +1,588 @@
+//! A world: a topology with functions that run on it, on turmoil's sites and clock.
+//!
+//! Each site is a turmoil host. It runs a pump, which handles the site's events when their time has
+//! come and carries packets to and from other sites, and the functions placed there. A function is a
+//! scope: killing it drops its tasks and its host's sockets without a packet.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, SystemTime};
+
+use fmi::time::Instant;
+use smoltcp::socket::tcp::State;
+use tokio::task::LocalSet;
+use turmoil::net::UdpSocket;
+
+use crate::capture::{Capture, Sinks};
+use crate::fabric::Fabric;
+use crate::nat::DropReason;
+use crate::net::{Shared, SimNet, sleep};
+use crate::packet::Packet;
+use crate::topology::{GatewayId, HostId, SiteId, Topology, TopologyError};
+
+/// Port of the pumps on turmoil's network.
+const PUMP_PORT: u16 = 9;
+/// Datagrams that a pump may have waiting: more than any window of packets.
+const UDP_CAPACITY: usize = 1 << 20;
+
+type Program = Rc<dyn Fn(SimNet) -> Pin<Box<dyn Future<Output = ()>>>>;
+
+/// Something that goes wrong, or right again, at a given time.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fault {
+    /// A function vanishes: no FIN, no RST.
+    Kill(HostId),
+    /// A killed or finished function starts anew.
+    Start(HostId),
+    /// No packet passes between two sites.
+    Cut(SiteId, SiteId),
+    /// Packets pass again.
+    Heal(SiteId, SiteId),
+    /// All functions of a site vanish, with the site's turmoil host.
+    CrashSite(SiteId),
+    /// A crashed site comes back; its functions start anew.
+    BounceSite(SiteId),
+    /// A gateway forgets everything.
+    RebootGateway(GatewayId),
+    /// A host's link begins to lose this share of packets, in parts per million.
+    Lose(HostId, u32),
+}
+
+/// What ends a run that does not end by itself.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Simulated time. Default 10 minutes.
+    pub time_max: Duration,
+    /// Events. Default 200 million.
+    pub events_max: u64,
+    /// Bytes of capture and log. Default 1 GiB.
+    pub capture_bytes_max: u64,
+    /// Simulated time in which no application gets anything done. Default 5 minutes; it must
+    /// exceed the longest wait that is meant.
+    pub no_progress_max: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            time_max: Duration::from_secs(600),
+            events_max: 200_000_000,
+            capture_bytes_max: 1 << 30,
+            no_progress_max: Duration::from_secs(300),
+        }
+    }
+}
+
+/// Why a run was ended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Stuck {
+    /// [`Limits::time_max`].
+    #[error("not finished after {0:?} of simulated time\n{1}")]
+    Time(Duration, String),
+    /// [`Limits::events_max`].
+    #[error("not finished after {0} events\n{1}")]
+    Events(u64, String),
+    /// [`Limits::capture_bytes_max`], or the disk.
+    #[error("{0}")]
+    Capture(String),
+    /// [`Limits::no_progress_max`].
+    #[error("nothing got done for {0:?} of simulated time\n{1}")]
+    NoProgress(Duration, String),
+    /// Every task waits and nothing is on its way.
+    #[error("every function waits and nothing is on its way\n{0}")]
+    Deadlock(String),
+    /// A function panicked, or turmoil failed.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Why a world cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum WorldError {
+    /// Its topology cannot be.
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+    /// A latency between sites is not a positive multiple of the resolution.
+    #[error("a latency of {latency:?} between sites is not a positive multiple of the resolution of {resolution:?}")]
+    Latency {
+        /// The latency.
+        latency: Duration,
+        /// The resolution.
+        resolution: Duration,
+    },
+    /// The capture cannot be written.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// What a run left behind.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Chained over every packet and every event with its time.
+    pub digest: String,
+    /// Simulated time at the end.
+    pub elapsed: Duration,
+    /// Events handled.
+    pub events: u64,
+    /// Packets put on a network.
+    pub packets: u64,
+    /// Packets that links lost or that had nowhere to go.
+    pub lost: u64,
+    /// Packets that gateways dropped, by reason.
+    pub drops: BTreeMap<DropReason, u64>,
+    /// Why the run was ended; `None` if all functions that matter finished.
+    pub stuck: Option<Stuck>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Status {
+    NotStarted,
+    Running,
+    Finished,
+    Killed,
+}
+
+struct Function {
+    host: HostId,
+    site: SiteId,
+    start: Instant,
+    matters: bool,
+    program: Program,
+}
+
+/// What the world and the scope of a function tell each other.
+struct Scope {
+    status: Status,
+    wanted: bool,
+    waker: Option<Waker>,
+}
+
+/// A world that is being put together.
+pub struct World {
+    topology: Topology,
+    seed: u64,
+    resolution: Duration,
+    functions: Vec<Function>,
+    faults: Vec<(Instant, Fault)>,
+    limits: Limits,
+    sinks: Sinks,
+}
+
+impl std::fmt::Debug for World {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("World").field("seed", &self.seed).field("resolution", &self.resolution).finish_non_exhaustive()
+    }
+}
+
+impl World {
+    /// An empty world. One tick of the clock that functions see takes `resolution`; packets move at
+    /// exact times in between.
+    pub fn new(topology: Topology, seed: u64, resolution: Duration) -> Self {
+        Self {
+            topology,
+            seed,
+            resolution,
+            functions: Vec::new(),
+            faults: Vec::new(),
+            limits: Limits::default(),
+            sinks: Sinks::default(),
+        }
+    }
+
+    /// Places a function on a host; the run ends when all such have finished or been killed.
+    pub fn function<F, Fut>(&mut self, host: HostId, start: Duration, program: F)
+    where
+        F: Fn(SimNet) -> Fut + 'static,
+        Fut: Future<Output = ()> + 'static,
+    {
+        self.place(host, start, true, program);
+    }
+
+    /// Places a service on a host; the run does not wait for it.
+    pub fn service<F, Fut>(&mut self, host: HostId, program: F)
+    where
+        F: Fn(SimNet) -> Fut + 'static,
+        Fut: Future<Output = ()> + 'static,
+    {
+        self.place(host, Duration::ZERO, false, program);
+    }
+
+    fn place<F, Fut>(&mut self, host: HostId, start: Duration, matters: bool, program: F)
+    where
+        F: Fn(SimNet) -> Fut + 'static,
+        Fut: Future<Output = ()> + 'static,
+    {
+        let site = self.topology.hosts.get(host.0).map_or(SiteId(0), |spec| spec.site);
+        let program: Program = Rc::new(move |net| Box::pin(program(net)));
+        self.functions.push(Function { host, site, start: Instant::ZERO + start, matters, program });
+    }
+
+    /// Plans a fault.
+    pub fn fault(&mut self, at: Duration, fault: Fault) {
+        self.faults.push((Instant::ZERO + at, fault));
+    }
+
+    /// Sets the limits.
+    pub fn limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    /// Sets where packets and events are written.
+    pub fn sinks(&mut self, sinks: Sinks) {
+        self.sinks = sinks;
+    }
+
+    /// Runs until all functions that matter have ended, or a limit is met.
+    ///
+    /// # Errors
+    /// If the world cannot be made.
+    pub fn run(mut self) -> Result<Report, WorldError> {
+        self.topology.check()?;
+        for latency in self.topology.latencies.values().copied() {
+            if latency.is_zero() || latency.as_nanos() % self.resolution.as_nanos() != 0 {
+                return Err(WorldError::Latency { latency, resolution: self.resolution });
+            }
+        }
+        let capture = Capture::new(self.sinks, &self.topology.networks, self.limits.capture_bytes_max)?;
+        let shared = Shared::new(Fabric::new(&self.topology, self.seed, capture), self.resolution);
+        // Of two faults at one time the first that was planned comes first.
+        self.faults.sort_by_key(|(at, _)| *at);
+        let scopes = self
+            .functions
+            .iter()
+            .map(|_| Arc::new(Mutex::new(Scope { status: Status::NotStarted, wanted: true, waker: None })));
+        let mut run = Run {
+            sim: build_sim(self.seed),
+            scopes: scopes.collect(),
+            functions: Rc::new(self.functions),
+            shared,
+            limits: self.limits,
+            faults: self.faults.into(),
+            progress: (0, Instant::ZERO),
+        };
+        run.place_sites(&self.topology);
+        let stuck = run.drive();
+        Ok(run.report(stuck))
+    }
+}
+
+fn build_sim(seed: u64) -> turmoil::Sim<'static> {
+    turmoil::Builder::new()
+        .tick_duration(Duration::from_millis(1))
+        .simulation_duration(Duration::from_secs(u64::from(u32::MAX)))
+        .epoch(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000))
+        .rng_seed(seed)
+        .udp_capacity(UDP_CAPACITY)
+        .min_message_latency(Duration::from_millis(1))
+        .max_message_latency(Duration::from_millis(1))
+        .build()
+}
+
+fn site_name(site: SiteId) -> String {
+    format!("site-{}", site.0)
+}
+
+struct Run {
+    sim: turmoil::Sim<'static>,
+    shared: Arc<Shared>,
+    functions: Rc<Vec<Function>>,
+    scopes: Vec<Arc<Mutex<Scope>>>,
+    limits: Limits,
+    faults: std::collections::VecDeque<(Instant, Fault)>,
+    progress: (u64, Instant),
+}
+
+fn lock(scope: &Mutex<Scope>) -> std::sync::MutexGuard<'_, Scope> {
+    scope.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Run {
+    fn place_sites(&mut self, topology: &Topology) {
+        for site in (0..topology.sites.len()).map(SiteId) {
+            let (shared, functions, scopes) = (self.shared.clone(), self.functions.clone(), self.scopes.clone());
+            self.sim.host(site_name(site), move || {
+                let (shared, functions, scopes) = (shared.clone(), functions.clone(), scopes.clone());
+                async move {
+                    let local = LocalSet::new();
+                    for (index, scope) in scopes.iter().enumerate().filter(|(index, _)| functions[*index].site == site)
+                    {
+                        local.spawn_local(keep(shared.clone(), functions.clone(), index, scope.clone()));
+                    }
+                    local.run_until(pump(shared, site)).await
+                }
+            });
+        }
+        for ((a, b), latency) in &topology.latencies {
+            let ticks = latency.as_nanos() / self.shared.tick().as_nanos();
+            // A message is handed over one tick after its latency has passed.
+            let ticks = u64::try_from(ticks).expect("latencies are short");
+            self.sim.set_link_latency(site_name(*a), site_name(*b), Duration::from_millis(ticks));
+        }
+    }
+
+    fn now(&self) -> Instant {
+        self.shared.scale(self.sim.elapsed())
+    }
+
+    fn drive(&mut self) -> Option<Stuck> {
+        loop {
+            let now = self.now();
+            while self.faults.front().is_some_and(|(at, _)| *at <= now) {
+                if let Some((_, fault)) = self.faults.pop_front() {
+                    self.inflict(now, &fault);
+                }
+            }
+            if self.is_done() {
+                return None;
+            }
+            if let Err(error) = self.sim.step() {
+                return Some(Stuck::Failed(error.to_string()));
+            }
+            if let Some(stuck) = self.watch() {
+                return Some(stuck);
+            }
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        let ended = |scope: &Arc<Mutex<Scope>>| {
+            let scope = lock(scope);
+            matches!(scope.status, Status::Finished | Status::Killed)
+        };
+        self.functions.iter().zip(&self.scopes).all(|(function, scope)| !function.matters || ended(scope))
+    }
+
+    fn inflict(&mut self, now: Instant, fault: &Fault) {
+        self.shared.fabric().capture.event(now, "fault", &format!("{fault:?}"));
+        match fault {
+            Fault::Kill(host) => self.kill(*host),
+            Fault::Start(host) => self.start(*host),
+            Fault::Cut(a, b) => self.sim.partition(site_name(*a), site_name(*b)),
+            Fault::Heal(a, b) => self.sim.repair(site_name(*a), site_name(*b)),
+            Fault::CrashSite(site) => {
+                for host in self.hosts_of(*site) {
+                    self.kill(host);
+                }
+                self.sim.crash(site_name(*site));
+            }
+            Fault::BounceSite(site) => {
+                for host in self.hosts_of(*site) {
+                    self.start(host);
+                }
+                self.sim.bounce(site_name(*site));
+            }
+            Fault::RebootGateway(gateway) => self.shared.fabric().reboot(*gateway),
+            Fault::Lose(host, loss_ppm) => self.shared.fabric().set_loss(*host, *loss_ppm),
+        }
+    }
+
+    fn hosts_of(&self, site: SiteId) -> Vec<HostId> {
+        self.functions.iter().filter(|function| function.site == site).map(|function| function.host).collect()
+    }
+
+    fn scopes_of(&self, host: HostId) -> impl Iterator<Item = &Arc<Mutex<Scope>>> {
+        let of_host = move |(function, _): &(&Function, _)| function.host == host;
+        self.functions.iter().zip(&self.scopes).filter(of_host).map(|(_, scope)| scope)
+    }
+
+    /// Sockets first: what the tasks drop afterwards finds nothing to close.
+    fn kill(&mut self, host: HostId) {
+        self.shared.fabric().hosts[host.0].kill();
+        for scope in self.scopes_of(host) {
+            let mut scope = lock(scope);
+            scope.wanted = false;
+            scope.status = Status::Killed;
+            if let Some(waker) = scope.waker.take() {
+                waker.wake();
+            }
+        }
+    }
+
+    fn start(&mut self, host: HostId) {
+        self.shared.fabric().hosts[host.0].alive = true;
+        for scope in self.scopes_of(host) {
+            let mut scope = lock(scope);
+            scope.wanted = true;
+            scope.status = Status::NotStarted;
+            if let Some(waker) = scope.waker.take() {
+                waker.wake();
+            }
+        }
+    }
+
+    fn watch(&mut self) -> Option<Stuck> {
+        let now = self.now();
+        let (events, progress, idle, failure) = {
+            let fabric = self.shared.fabric();
+            let idle = fabric.is_idle() && fabric.sleeps.is_empty();
+            (fabric.events, fabric.progress(), idle, fabric.capture.failure().map(str::to_owned))
+        };
+        if let Some(failure) = failure {
+            return Some(Stuck::Capture(failure));
+        }
+        if now - Instant::ZERO > self.limits.time_max {
+            return Some(Stuck::Time(self.limits.time_max, self.dump()));
+        }
+        if events > self.limits.events_max {
+            return Some(Stuck::Events(events, self.dump()));
+        }
+        if progress != self.progress.0 {
+            self.progress = (progress, now);
+        }
+        let waited = now - self.progress.1;
+        if waited > self.limits.no_progress_max {
+            return Some(Stuck::NoProgress(waited, self.dump()));
+        }
+        // Packets between sites are on turmoil's network: give them time to land.
+        let nothing_planned = self.faults.is_empty()
+            && self.scopes.iter().all(|scope| {
+                let scope = lock(scope);
+                scope.status != Status::NotStarted
+            });
+        if idle && nothing_planned && waited > self.shared.tick() * IDLE_TICKS && !self.is_done() {
+            return Some(Stuck::Deadlock(self.dump()));
+        }
+        None
+    }
+
+    /// Who waits for what.
+    fn dump(&self) -> String {
+        use std::fmt::Write;
+        let fabric = self.shared.fabric();
+        let mut text = String::new();
+        for (function, scope) in self.functions.iter().zip(&self.scopes) {
+            let status = lock(scope).status;
+            let host = &fabric.hosts[function.host.0];
+            let _ = writeln!(text, "host {} ({}) {status:?}", function.host.0, host.address);
+            for connection in host.connections() {
+                let waits = match (connection.state(), connection.read_waits, connection.write_waits) {
+                    (State::SynSent | State::SynReceived, ..) => "for the handshake",
+                    (_, true, true) => "to read and to write",
+                    (_, true, false) => "to read",
+                    (_, false, true) => "to write",
+                    (_, false, false) => continue,
+                };
+                let _ = writeln!(text, "  waits {waits} on {connection:?}");
+            }
+            for (port, listener) in &host.listeners {
+                if listener.waker.is_some() {
+                    let _ = writeln!(text, "  waits for a connection to port {port}");
+                }
+            }
+            let next = fabric.sleeps.iter().filter(|((host, _), _)| *host == function.host).map(|(_, at)| *at).min();
+            if let Some(at) = next {
+                let _ = writeln!(text, "  sleeps until {:?}", at.since_origin());
+            }
+        }
+        text
+    }
+
+    fn report(self, stuck: Option<Stuck>) -> Report {
+        let elapsed = self.now() - Instant::ZERO;
+        // Tasks end before the last look at the fabric: what they drop still sends.
+        drop(self.sim);
+        let mut fabric = self.shared.fabric();
+        let stuck = stuck.or_else(|| fabric.capture.failure().map(|failure| Stuck::Capture(failure.to_owned())));
+        Report {
+            digest: fabric.capture.finish(),
+            elapsed,
+            events: fabric.events,
+            packets: fabric.capture.packets,
+            lost: fabric.lost,
+            drops: std::mem::take(&mut fabric.drops),
+            stuck,
+        }
+    }
+}
+
+/// Ticks without anything on its way before a world counts as stuck.
+const IDLE_TICKS: u32 = 10_000;
+
+/// Runs one function: waits for its start, polls it until it ends or is killed, and again if it is
+/// started anew.
+async fn keep(shared: Arc<Shared>, functions: Rc<Vec<Function>>, index: usize, scope: Arc<Mutex<Scope>>) {
+    let function = &functions[index];
+    sleep(&shared, function.start).await;
+    loop {
+        std::future::poll_fn(|cx| {
+            let mut scope = lock(&scope);
+            let ready = scope.wanted && scope.status == Status::NotStarted;
+            scope.waker = Some(cx.waker().clone());
+            if ready { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        lock(&scope).status = Status::Running;
+        let tasks = LocalSet::new();
+        let program = (function.program)(SimNet::new(shared.clone(), function.host));
+        let run = tasks.run_until(program);
+        let mut run = std::pin::pin!(run);
+        let finished = std::future::poll_fn(|cx| {
+            {
+                let mut scope = lock(&scope);
+                if scope.status != Status::Running {
+                    return Poll::Ready(false);
+                }
+                scope.waker = Some(cx.waker().clone());
+            }
+            run.as_mut().poll(cx).map(|()| true)
+        })
+        .await;
+        if finished {
+            lock(&scope).status = Status::Finished;
+        }
+    }
+}
+
+/// Moves the packets of one site.
+async fn pump(shared: Arc<Shared>, site: SiteId) -> turmoil::Result {
+    let socket = UdpSocket::bind((IpAddr::from([0, 0, 0, 0]), PUMP_PORT)).await?;
+    let mut bytes = vec![0; 1 << 16];
+    loop {
+        let next = shared.fabric().run_until(site, shared.now());
+        loop {
+            let Some((to_site, to, packet)) = shared.fabric().take_outbox(site) else { break };
+            let mut datagram = u32::try_from(to).expect("few attachments").to_be_bytes().to_vec();
+            datagram.extend_from_slice(packet.bytes());
+            socket.send_to(&datagram, (site_name(to_site), PUMP_PORT)).await?;
+        }
+        let at = next.unwrap_or(Instant::FAR_FUTURE);
+        let received = wait(&shared, site, at, &socket, &mut bytes).await?;
+        if let Some(length) = received
+            && let Some((to, packet)) = bytes[..length].split_first_chunk()
+            && let Ok(packet) = Packet::parse(packet.to_vec())
+        {
+            let to = usize::try_from(u32::from_be_bytes(*to)).expect("32 bits");
+            shared.fabric().arrive_from_afar(shared.now(), to, packet);
+        }
+    }
+}
+
+/// Waits for the next event or the next packet from another site, whose length it returns.
+async fn wait(
+    shared: &Shared,
+    site: SiteId,
+    at: Instant,
+    socket: &UdpSocket,
+    bytes: &mut [u8],
+) -> io::Result<Option<usize>> {
+    let mut rest = std::pin::pin!(sleep(shared, at));
+    let mut receive = std::pin::pin!(socket.recv_from(bytes));
+    std::future::poll_fn(|cx: &mut Context<'_>| {
+        // Woken by whoever planned something earlier than `at`.
+        if shared.fabric().next_event(site).is_some_and(|due| due < at) {
+            return Poll::Ready(Ok(None));
+        }
+        shared.fabric().set_waker(site, cx.waker());
+        if let Poll::Ready(received) = receive.as_mut().poll(cx) {
+            return Poll::Ready(received.map(|(length, _)| Some(length)));
+        }
+        rest.as_mut().poll(cx).map(|()| Ok(None))
+    })
+    .await
+}

@@ -1,0 +1,88 @@
+//! Small worlds for tests.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use fmi::net::rendezvous::Rendezvous;
+use fmi::proto::rendezvous::server::ServerConfig;
+use nat_sim::World;
+use nat_sim::link::LinkConfig;
+use nat_sim::nat::NatConfig;
+use nat_sim::topology::{GatewaySpec, HostId, HostSpec, INTERNET, NetworkId, SiteId, TcpConfig, Topology};
+
+pub(crate) const RENDEZVOUS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+pub(crate) const RENDEZVOUS_PORT: u16 = 7000;
+
+pub(crate) fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// A value that programs of a world leave for the test.
+#[derive(Debug, Default)]
+pub(crate) struct Board<T>(Arc<Mutex<Vec<T>>>);
+
+impl<T> Clone for Board<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T> Board<T> {
+    pub(crate) fn new() -> Self {
+        Self(Arc::default())
+    }
+
+    pub(crate) fn put(&self, value: T) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(value);
+    }
+
+    pub(crate) fn take(&self) -> Vec<T> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+pub(crate) fn host(network: NetworkId, address: [u8; 4], latency: Duration) -> HostSpec {
+    HostSpec {
+        network,
+        address: address.into(),
+        link: LinkConfig::with_latency(latency),
+        site: SiteId(0),
+        tcp: TcpConfig::default(),
+    }
+}
+
+/// The internet with a server on it, and one host behind each gateway. The private addresses are
+/// all the same.
+pub(crate) fn behind(
+    nats: &[NatConfig],
+    lan: Duration,
+    wan: Duration,
+    server: Duration,
+) -> (Topology, HostId, Vec<HostId>) {
+    let mut topology = Topology::new();
+    let rendezvous = topology.host(host(INTERNET, RENDEZVOUS.octets(), server));
+    let hosts = (1u8..).zip(nats).map(|(number, nat)| {
+        let inner = topology.network(format!("lan-{number}"));
+        topology.gateway(GatewaySpec {
+            nat: *nat,
+            outer: INTERNET,
+            address: [203, 0, 113, number].into(),
+            link: LinkConfig::with_latency(wan),
+            inner,
+            site: SiteId(0),
+        });
+        topology.host(host(inner, [10, 0, 0, 2], lan))
+    });
+    let hosts = hosts.collect();
+    (topology, rendezvous, hosts)
+}
+
+pub(crate) fn serve(world: &mut World, host: HostId) {
+    world.service(host, |net| async move {
+        let address = (RENDEZVOUS, RENDEZVOUS_PORT).into();
+        let rendezvous = Rendezvous::bind(net, address, ServerConfig::default()).expect("bound");
+        match rendezvous.serve().await {}
+    });
+}
