@@ -1,1 +1,16 @@
+//! Worlds, programs and faults as data, and the runner that checks what comes out.
+//!
+//! A [`Scenario`] and a seed make one run; the run makes an [`Outcome`]. Standing checks are always
+//! on: results equal a sequential reference, every rank ends or fails by its deadline, and the
+//! secret of the group is on no wire and in no error.
+#![warn(missing_docs)]
 
+pub mod catalog;
+pub mod matrix;
+pub mod oracle;
+mod program;
+mod run;
+mod scenario;
+
+pub use run::{Options, Outcome, RankEnd, WriteSend, run};
+pub use scenario::{Expect, FaultAt, Placement, Program, Scenario, Step, Target, WorldSpec};

@@ -1,1 +1,169 @@
-fn main() {}
+//! The program `lab`: runs the catalogue, replays seeds, draws the matrix.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program talks to its user")]
+
+use std::fs::File;
+use std::io::{BufWriter, IsTerminal};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use scenarios::catalog;
+
+mod matrix;
+mod sweep;
+
+/// Runs scenarios of functions behind NATs, each from a seed.
+#[derive(Parser)]
+#[command(version, about, after_help = "Without a command, runs the whole catalogue with one seed.")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// List the scenarios.
+    List,
+    /// Run scenarios with seeds.
+    Run(RunArguments),
+    /// Repeat one run and print its digest.
+    Replay(ReplayArguments),
+    /// Measure every pair of NATs beside the oracle.
+    Matrix {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        /// Seed of all cells.
+        #[arg(long, env = "FMI_SEED", default_value_t = 1)]
+        seed: u64,
+    },
+}
+
+#[derive(clap::Args)]
+struct RunArguments {
+    /// Scenarios; all if none is named.
+    names: Vec<String>,
+    /// Seeds from A up to B, without B.
+    #[arg(long, env = "FMI_SEEDS", value_name = "A..B", value_parser = seeds)]
+    seeds: Option<Range<u64>>,
+    /// Runs at once; one for each core if not given.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    jobs: Option<u16>,
+    /// Print one JSON object for each run.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::Args)]
+struct ReplayArguments {
+    /// The scenario.
+    name: String,
+    /// The seed.
+    #[arg(long)]
+    seed: u64,
+    /// Write the packets, for Wireshark.
+    #[arg(long, value_name = "FILE")]
+    pcap: Option<PathBuf>,
+    /// Write the events, a JSON object a line.
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+}
+
+fn seeds(text: &str) -> Result<Range<u64>, String> {
+    let (from, to) = text.split_once("..").ok_or("give seeds as A..B, for instance 1..100")?;
+    let number = |text: &str| text.parse::<u64>().map_err(|_| format!("{text:?} is not a seed"));
+    let seeds = number(from)?..number(to)?;
+    if seeds.is_empty() { Err(format!("{text} holds no seed; B is left out")) } else { Ok(seeds) }
+}
+
+/// Ends with code 2, as bad usage does.
+fn usage(message: &str) -> ExitCode {
+    eprintln!("lab: {message}");
+    ExitCode::from(2)
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_env("FMI_LOG").unwrap_or_else(|_| "error".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+    let default = RunArguments { names: Vec::new(), seeds: None, jobs: None, json: false };
+    match arguments.command.unwrap_or(Command::Run(default)) {
+        Command::List => list(),
+        Command::Run(arguments) => run(arguments),
+        Command::Replay(arguments) => replay(&arguments),
+        Command::Matrix { json, seed } => matrix::run(json, seed),
+    }
+}
+
+fn list() -> ExitCode {
+    let mut table = sweep::table(&["scenario", "functions", "what it shows"]);
+    for scenario in catalog::all() {
+        let functions = scenario.world.functions.len().to_string();
+        table.add_row([scenario.name, functions, scenario.about]);
+    }
+    println!("{table}");
+    ExitCode::SUCCESS
+}
+
+fn unknown(name: &str) -> ExitCode {
+    usage(&format!("there is no scenario {name:?}; `lab list` shows all"))
+}
+
+fn run(arguments: RunArguments) -> ExitCode {
+    let mut scenarios = Vec::new();
+    for name in &arguments.names {
+        match catalog::find_scenario(name) {
+            Some(scenario) => scenarios.push(scenario),
+            None => return unknown(name),
+        }
+    }
+    if arguments.names.is_empty() {
+        scenarios = catalog::all();
+    }
+    let seed = std::env::var("FMI_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
+    let seeds = arguments.seeds.unwrap_or(seed..seed.saturating_add(1));
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let jobs = arguments.jobs.map_or(cores, usize::from);
+    let shows_progress = !arguments.json && std::io::stderr().is_terminal();
+    let outcomes = sweep::run(&scenarios, seeds, jobs, shows_progress);
+    sweep::report(&outcomes, arguments.json)
+}
+
+fn create(path: Option<&Path>) -> Result<Option<Box<dyn scenarios::WriteSend>>, String> {
+    let Some(path) = path else { return Ok(None) };
+    let file = File::create(path).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+    Ok(Some(Box::new(BufWriter::new(file))))
+}
+
+fn replay(arguments: &ReplayArguments) -> ExitCode {
+    let Some(scenario) = catalog::find_scenario(&arguments.name) else { return unknown(&arguments.name) };
+    let files = create(arguments.pcap.as_deref()).and_then(|pcap| Ok((pcap, create(arguments.log.as_deref())?)));
+    let (pcap, log) = match files {
+        Ok(files) => files,
+        Err(message) => return usage(&message),
+    };
+    let outcome = scenarios::run(&scenario, arguments.seed, scenarios::Options { pcap, log });
+    println!("scenario {} seed {}", outcome.scenario, outcome.seed);
+    for (rank, end) in &outcome.ends {
+        let how = end.error.as_deref().unwrap_or("finished");
+        println!("  rank {rank} after {:.3} s: {how}", end.at.as_secs_f64());
+    }
+    let report = &outcome.report;
+    println!(
+        "{:.3} s simulated, {} packets, {} events, {} lost, dropped {:?}",
+        report.elapsed.as_secs_f64(),
+        report.packets,
+        report.events,
+        report.lost,
+        report.drops
+    );
+    println!("digest {}", report.digest);
+    if outcome.passed() {
+        return ExitCode::SUCCESS;
+    }
+    for violation in &outcome.violations {
+        eprintln!("lab: {violation}");
+    }
+    ExitCode::FAILURE
+}

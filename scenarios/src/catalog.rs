@@ -1,0 +1,197 @@
+//! The named scenarios.
+
+use std::time::Duration;
+
+use fmi::FAILURE_BOUND;
+use nat_sim::nat::preset::{ALL, Preset, find};
+use nat_sim::topology::TcpConfig;
+
+use crate::matrix::PAIR_DEADLINE;
+use crate::oracle::{self, Verdict};
+use crate::scenario::{Expect, FaultAt, Program, Scenario, Step, Target, WorldSpec};
+
+const fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+const fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn preset(name: &str) -> Preset {
+    find(name).expect("the catalogue names presets that exist")
+}
+
+/// All of them.
+pub fn all() -> Vec<Scenario> {
+    let mut scenarios = Vec::new();
+    for (index, first) in ALL.into_iter().enumerate() {
+        scenarios.extend(ALL[index..].iter().map(|second| pair(first, *second)));
+    }
+    scenarios.extend([2, 3, 8, 33].map(group));
+    scenarios.push(group_256());
+    scenarios.push(same_nat());
+    scenarios.push(staggered());
+    scenarios.push(killed_in_allreduce());
+    scenarios.extend(rendezvous_faults());
+    scenarios.extend([1, 5].map(lossy));
+    scenarios.push(cut_off());
+    scenarios.push(two_functions());
+    scenarios
+}
+
+/// Finds a scenario; pairs in either order.
+pub fn find_scenario(name: &str) -> Option<Scenario> {
+    let pair_named = || {
+        let (first, second) = name.strip_prefix("pair-")?.split_once("-x-")?;
+        Some(pair(find(first)?, find(second)?))
+    };
+    all().into_iter().find(|scenario| scenario.name == name).or_else(pair_named)
+}
+
+fn scenario(name: &str, about: &str, world: WorldSpec, steps: impl Into<Vec<Step>>) -> Scenario {
+    Scenario {
+        name: name.into(),
+        about: about.into(),
+        world,
+        program: Program::once(steps),
+        faults: Vec::new(),
+        deadline: seconds(120),
+        expect: Expect::Success,
+    }
+}
+
+/// Two functions behind two gateways.
+pub fn pair(first: Preset, second: Preset) -> Scenario {
+    let mut world = WorldSpec::region(2, first);
+    world.gateways[1] = second;
+    (world.lan, world.wan, world.server) = (millis(1), millis(9), millis(5));
+    let name = format!("pair-{}-x-{}", first.name, second.name);
+    let about = format!("{} with {}", first.about, second.about);
+    let mut scenario = scenario(&name, &about, world, [Step::Exchange { bytes: 4096 }, Step::Barrier]);
+    if oracle::predict(&(first.config)(), &(second.config)()) == Verdict::None {
+        scenario.expect = Expect::Unconnected;
+        scenario.program.join_deadline = PAIR_DEADLINE;
+    }
+    scenario
+}
+
+const COLLECTIVES: [Step; 6] = [
+    Step::Barrier,
+    Step::Broadcast { root: 1, bytes: 4096 },
+    Step::Allreduce { bytes: 8 },
+    Step::Allreduce { bytes: 40_000 },
+    Step::OrderedReduce { root: 1 },
+    Step::Barrier,
+];
+
+fn group(size: usize) -> Scenario {
+    let mut world = WorldSpec::region(size, preset("linux_masq_drop"));
+    for (index, gateway) in world.gateways.iter_mut().enumerate() {
+        *gateway = preset(["linux_masq_drop", "aws_lambda", "rfc_strict", "linux_masq_rst"][index % 4]);
+    }
+    (world.start_jitter, world.link_jitter) = (millis(50), millis(2));
+    let about = format!("{size} functions behind mixed NATs run every collective");
+    let mut scenario = scenario(&format!("group-{size}"), &about, world, COLLECTIVES);
+    scenario.program.rounds = 2;
+    scenario
+}
+
+/// The scenario that speed is measured with.
+pub fn group_256() -> Scenario {
+    let mut world = WorldSpec::region(256, preset("aws_lambda"));
+    // Jumbo frames and modest buffers, as between functions of one region.
+    world.tcp = TcpConfig { mtu: 9001, receive_bytes: 32 << 10, send_bytes: 32 << 10 };
+    world.start_jitter = millis(200);
+    let steps = [
+        Step::Allreduce { bytes: 8 },
+        Step::Allreduce { bytes: 1 << 20 },
+        Step::Broadcast { root: 0, bytes: 4096 },
+        Step::Barrier,
+    ];
+    scenario("group-256", "256 functions form a full mesh and compute", world, steps)
+}
+
+/// One group of `size` that does nothing for a while; for measuring the cost of idleness.
+pub fn idle(size: usize, time: Duration) -> Scenario {
+    let mut world = WorldSpec::region(size, preset("aws_lambda"));
+    world.tcp = TcpConfig { mtu: 9001, receive_bytes: 32 << 10, send_bytes: 32 << 10 };
+    let mut scenario = scenario("idle", "functions that wait", world, [Step::Sleep(time), Step::Barrier]);
+    scenario.deadline = time + seconds(60);
+    scenario
+}
+
+/// Join, punch, exchange 64 KiB, leave: the unit of simulation speed.
+pub fn two_functions() -> Scenario {
+    let mut world = WorldSpec::region(2, preset("linux_masq_drop"));
+    world.start_jitter = millis(20);
+    scenario("two-functions", "join, punch, exchange 64 KiB, leave", world, [Step::Exchange { bytes: 64 << 10 }])
+}
+
+fn same_nat() -> Scenario {
+    let mut world = WorldSpec::region(4, preset("linux_masq_drop"));
+    for function in &mut world.functions[1..] {
+        function.gateway = Some(0);
+    }
+    world.gateways.truncate(1);
+    scenario("same-nat", "four functions behind one NAT without hairpin", world, COLLECTIVES)
+}
+
+fn staggered() -> Scenario {
+    let mut world = WorldSpec::region(8, preset("linux_masq_rst"));
+    world.start_jitter = seconds(10);
+    scenario("cold-starts", "cold starts spread over 10 s", world, COLLECTIVES)
+}
+
+fn killed_in_allreduce() -> Scenario {
+    let mut world = WorldSpec::region(8, preset("aws_lambda"));
+    world.start_jitter = millis(20);
+    let at = millis(1500);
+    let name = "killed-in-allreduce";
+    let about = "a function vanishes in the middle of allreduces; every survivor names it";
+    let mut scenario = scenario(name, about, world, [Step::Allreduce { bytes: 100_000 }]);
+    scenario.program.rounds = 100_000;
+    scenario.faults = vec![FaultAt::Kill(at, Target::Rank(5))];
+    // The probe, the notice's way, and a tick for each program to see it.
+    scenario.expect = Expect::Lost { rank: 5, at, bound: FAILURE_BOUND + millis(20) };
+    scenario
+}
+
+fn rendezvous_faults() -> [Scenario; 3] {
+    let base = |name: &str, about: &str, kill: Duration, start: Duration| {
+        let mut world = WorldSpec::region(4, preset("linux_masq_drop"));
+        world.start_jitter = millis(300);
+        let steps = [Step::Allreduce { bytes: 1000 }, Step::Sleep(millis(700)), Step::Allreduce { bytes: 1000 }];
+        let mut scenario = scenario(name, about, world, steps);
+        scenario.program.rounds = 3;
+        let rendezvous = Target::Rendezvous;
+        scenario.faults = vec![FaultAt::Kill(kill, rendezvous), FaultAt::Start(start, rendezvous)];
+        scenario
+    };
+    [
+        base("rendezvous-before", "the rendezvous comes 2 s late", Duration::ZERO, seconds(2)),
+        base("rendezvous-during", "the rendezvous restarts while ranks join", millis(150), millis(900)),
+        base("rendezvous-after", "the rendezvous restarts under a running group", millis(1200), seconds(2)),
+    ]
+}
+
+fn lossy(percent: u32) -> Scenario {
+    let mut world = WorldSpec::region(4, preset("linux_masq_drop"));
+    world.loss = f64::from(percent) / 100.0;
+    world.start_jitter = millis(100);
+    let about = format!("{percent} % of all packets are lost");
+    scenario(&format!("loss-{percent}"), &about, world, COLLECTIVES)
+}
+
+fn cut_off() -> Scenario {
+    let mut world = WorldSpec::region(4, preset("linux_masq_drop"));
+    world.sites = vec![millis(10)];
+    for function in &mut world.functions[2..] {
+        function.site = 1;
+    }
+    let steps = [Step::Allreduce { bytes: 1000 }, Step::Sleep(millis(100))];
+    let mut scenario = scenario("site-cut-off", "one of two sites is cut off for 3 s", world, steps);
+    scenario.program.rounds = 20;
+    scenario.faults = vec![FaultAt::Cut(millis(1000), millis(4000), 1)];
+    scenario
+}

@@ -1,0 +1,90 @@
+//! What must come out between two gateways, from their configuration alone: no packet, no clock.
+//!
+//! Both sides connect and listen on one local port, at the same moment, as far from each other as
+//! one `d` each way; nothing is lost.
+//!
+//! A SYN from X reaches Y's function if Y's filter admits it. Y has talked to the rendezvous from
+//! the mapping that X aims at, and has sent a SYN towards X's address as the rendezvous saw it. If
+//! Y's mapping depends on the remote, that SYN left from another mapping. If X's mapping depends on
+//! the remote, its SYN comes from a port that Y never sent to.
+//!
+//! If both SYNs arrive where they are aimed, the connection opens simultaneously and stands on both
+//! sides after one round trip. If only X's does, Y's listener answers: X has it after one round
+//! trip, Y half a round trip later.
+
+use nat_sim::nat::{Filtering, Mapping, NatConfig};
+
+/// What must come out for one pair.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Verdict {
+    /// A direct connection; round trips until it stands on each side.
+    Direct {
+        /// On the first side.
+        first: f64,
+        /// On the second side.
+        second: f64,
+    },
+    /// No direct connection.
+    None,
+}
+
+/// Whether a function keeps its external endpoint from the rendezvous to its peer.
+fn is_predictable(nat: &NatConfig) -> bool {
+    match nat.mapping {
+        Mapping::EndpointIndependent | Mapping::OneToOne | Mapping::PreserveOverlap => true,
+        Mapping::AddressDependent | Mapping::AddressAndPortDependent => false,
+    }
+}
+
+/// Whether a SYN from behind `from` gets through `to`.
+fn reaches(from: &NatConfig, to: &NatConfig) -> bool {
+    match to.filtering {
+        Filtering::EndpointIndependent => true,
+        Filtering::AddressDependent => is_predictable(to),
+        Filtering::AddressAndPortDependent => is_predictable(to) && is_predictable(from),
+    }
+}
+
+/// What must come out between a function behind `first` and one behind `second`.
+pub fn predict(first: &NatConfig, second: &NatConfig) -> Verdict {
+    let simultaneous = is_predictable(first) && is_predictable(second);
+    match (reaches(first, second), reaches(second, first)) {
+        (true, true) if simultaneous => Verdict::Direct { first: 1.0, second: 1.0 },
+        // Two connections; the lower rank nominates the first that proves itself, either may win.
+        (true, true) => Verdict::Direct { first: 1.5, second: 1.5 },
+        (true, false) => Verdict::Direct { first: 1.0, second: 1.5 },
+        (false, true) => Verdict::Direct { first: 1.5, second: 1.0 },
+        (false, false) => Verdict::None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nat_sim::nat::preset::*;
+
+    #[test]
+    fn known_pairs_come_out_as_the_field_says() {
+        let direct = |first, second| Verdict::Direct { first, second };
+        assert_eq!(predict(&linux_masq_drop(), &aws_lambda()), direct(1.0, 1.0), "the punch of TCPunch");
+        assert_eq!(predict(&rfc_strict(), &linux_random()), direct(1.5, 1.0), "who filters by address listens");
+        assert_eq!(predict(&linux_masq_drop(), &linux_random()), Verdict::None);
+        assert_eq!(predict(&aws_natgw(), &azure_natgw()), Verdict::None, "two random ones need a relay");
+    }
+
+    #[test]
+    fn the_order_of_a_pair_does_not_matter() {
+        for a in ALL {
+            for b in ALL {
+                let (ab, ba) = (predict(&(a.config)(), &(b.config)()), predict(&(b.config)(), &(a.config)()));
+                match (ab, ba) {
+                    (Verdict::Direct { first, second }, Verdict::Direct { first: second_, second: first_ }) => {
+                        assert_eq!((first, second), (first_, second_));
+                    }
+                    (Verdict::None, Verdict::None) => {}
+                    other => panic!("{} and {}: {other:?}", a.name, b.name),
+                }
+            }
+        }
+    }
+}

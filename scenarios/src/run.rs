@@ -1,0 +1,330 @@
+//! Scenario × seed → outcome.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use fmi::net::Net;
+use fmi::net::rendezvous::Rendezvous;
+use fmi::proto::rendezvous::server::ServerConfig;
+use fmi::{Config, ErrorKind, LinkInfo};
+use nat_sim::link::LinkConfig;
+use nat_sim::topology::{GatewaySpec, HostId, HostSpec, INTERNET, SiteId, TcpConfig, Topology};
+use nat_sim::{Fault, Limits, Purpose, Report, SimNet, Sinks, World, stream};
+use rand_core::Rng;
+
+use crate::program::{self, Failure};
+use crate::scenario::{Expect, FaultAt, Scenario, Target, WorldSpec};
+
+const SERVER: ([u8; 4], u16) = ([192, 0, 2, 1], 7000);
+/// The secret of every group; no wire and no error may show it.
+const SECRET: &str = "correct horse battery staple";
+
+/// What is written beside the outcome.
+#[derive(Debug, Default)]
+pub struct Options {
+    /// A packet capture.
+    pub pcap: Option<Box<dyn WriteSend>>,
+    /// An event log.
+    pub log: Option<Box<dyn WriteSend>>,
+}
+
+/// A file, or what stands for one.
+pub trait WriteSend: Write + Send + std::fmt::Debug {}
+impl<T: Write + Send + std::fmt::Debug> WriteSend for T {}
+
+/// How one rank ended.
+#[derive(Clone, Debug)]
+pub struct RankEnd {
+    /// Simulated time.
+    pub at: Duration,
+    /// `None` for success.
+    pub error: Option<String>,
+    /// The rank that the error names.
+    pub names: Option<u32>,
+    /// Whether the error says that a peer could not be connected.
+    pub unconnected: bool,
+    /// Whether a result was wrong.
+    pub wrong: bool,
+}
+
+/// What came out of a run.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Name of the scenario.
+    pub scenario: String,
+    /// Seed.
+    pub seed: u64,
+    /// What the lab reports.
+    pub report: Report,
+    /// How each rank ended, if it did.
+    pub ends: BTreeMap<u32, RankEnd>,
+    /// How each rank that joined reaches its peers.
+    pub links: BTreeMap<u32, Vec<LinkInfo>>,
+    /// When each rank had joined.
+    pub joined_at: BTreeMap<u32, Duration>,
+    /// What is not as it must be; empty for a pass.
+    pub violations: Vec<String>,
+}
+
+impl Outcome {
+    /// Whether everything is as it must be.
+    pub fn passed(&self) -> bool {
+        self.violations.is_empty()
+    }
+
+    /// The command that repeats the run.
+    pub fn replay_command(&self) -> String {
+        format!("cargo run --release -p scenarios -- replay {} --seed {}", self.scenario, self.seed)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Board {
+    ends: BTreeMap<u32, RankEnd>,
+    links: BTreeMap<u32, Vec<LinkInfo>>,
+    joined_at: BTreeMap<u32, Duration>,
+}
+
+type SharedBoard = Arc<Mutex<Board>>;
+
+fn lock(board: &SharedBoard) -> std::sync::MutexGuard<'_, Board> {
+    board.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Looks for the secret in everything that is put on a wire.
+#[derive(Debug)]
+struct Sniffer {
+    inner: Option<Box<dyn WriteSend>>,
+    tail: Vec<u8>,
+    found: Arc<Mutex<bool>>,
+}
+
+impl Write for Sniffer {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.tail.extend_from_slice(bytes);
+        if self.tail.windows(SECRET.len()).any(|window| window == SECRET.as_bytes()) {
+            *self.found.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        }
+        let keep = self.tail.len().saturating_sub(SECRET.len());
+        self.tail.drain(..keep);
+        match &mut self.inner {
+            Some(inner) => inner.write_all(bytes).map(|()| bytes.len()),
+            None => Ok(bytes.len()),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.inner.as_mut().map_or(Ok(()), |inner| inner.flush())
+    }
+}
+
+/// The hosts of a world, and where its faults hit.
+struct Layout {
+    rendezvous: HostId,
+    functions: Vec<HostId>,
+}
+
+fn topology(spec: &WorldSpec) -> (Topology, Layout) {
+    let mut topology = Topology::new();
+    for (number, latency) in (1..).zip(&spec.sites) {
+        topology.site(format!("site {number}"), *latency);
+    }
+    let link = |latency| LinkConfig { latency, jitter: spec.link_jitter, ..LinkConfig::default() };
+    let octets = |number: usize| u16::try_from(number).expect("at most 4,096 functions").to_be_bytes();
+    let rendezvous = topology.host(HostSpec {
+        network: INTERNET,
+        address: SERVER.0.into(),
+        link: link(spec.server),
+        site: SiteId(0),
+        tcp: TcpConfig { receive_bytes: 8 << 10, ..spec.tcp },
+    });
+    let mut networks = Vec::new();
+    for (number, preset) in spec.gateways.iter().enumerate() {
+        let site = spec.functions.iter().find(|function| function.gateway == Some(number));
+        let [high, low] = octets(number + 1);
+        let inner = topology.network(format!("lan-{number}"));
+        networks.push(inner);
+        topology.gateway(GatewaySpec {
+            nat: (preset.config)(),
+            outer: INTERNET,
+            address: [203, 0, high, low].into(),
+            link: link(spec.wan),
+            inner,
+            site: SiteId(site.map_or(0, |function| function.site)),
+        });
+    }
+    // Private addresses repeat from network to network, as they do.
+    let mut hosts_on = vec![0usize; networks.len()];
+    let functions = spec.functions.iter().enumerate().map(|(rank, function)| {
+        let (network, address, latency) = match function.gateway {
+            Some(gateway) => {
+                hosts_on[gateway] += 1;
+                let [high, low] = octets(hosts_on[gateway] + 1);
+                (networks[gateway], [10, 0, high, low], spec.lan)
+            }
+            None => {
+                let [high, low] = octets(rank + 1);
+                (INTERNET, [198, 51, high, low], spec.lan + spec.wan)
+            }
+        };
+        let link = link(latency).losing(spec.loss);
+        let site = SiteId(function.site);
+        topology.host(HostSpec { network, address: address.into(), link, site, tcp: spec.tcp })
+    });
+    let functions = functions.collect();
+    (topology, Layout { rendezvous, functions })
+}
+
+/// Runs a scenario with a seed.
+pub fn run(scenario: &Scenario, seed: u64, options: Options) -> Outcome {
+    let spec = &scenario.world;
+    let (topology, layout) = topology(spec);
+    let mut world = World::new(topology, seed, spec.resolution);
+    let found = Arc::new(Mutex::new(false));
+    let watches = options.pcap.is_some();
+    let sniffer = Sniffer { inner: options.pcap, tail: Vec::new(), found: found.clone() };
+    world.sinks(Sinks {
+        pcap: watches.then(|| Box::new(sniffer) as Box<dyn Write + Send>),
+        log: options.log.map(|log| Box::new(log) as Box<dyn Write + Send>),
+    });
+    world.limits(Limits { time_max: scenario.deadline, ..Limits::default() });
+    world.service(layout.rendezvous, serve);
+    let board = SharedBoard::default();
+    let mut starts = stream(seed, Purpose::Workload, 0);
+    let shared = Rc::new(scenario.clone());
+    for (rank, (host, function)) in (0u32..).zip(layout.functions.iter().zip(&spec.functions)) {
+        let jitter = u64::try_from(spec.start_jitter.as_micros()).expect("short") + 1;
+        let start = function.start + Duration::from_micros(starts.next_u64() % jitter);
+        let (board, scenario) = (board.clone(), shared.clone());
+        world.function(*host, start, move |net| rank_main(net, rank, scenario.clone(), board.clone()));
+    }
+    for fault in &scenario.faults {
+        plan(&mut world, fault, &layout, spec);
+    }
+    let report = world.run().expect("the catalogue describes worlds that can be");
+    let Board { ends, links, joined_at } = std::mem::take(&mut *lock(&board));
+    let mut outcome = Outcome {
+        scenario: scenario.name.clone(),
+        seed,
+        report,
+        ends,
+        links,
+        joined_at,
+        violations: Vec::new(),
+    };
+    outcome.violations = violations(scenario, &outcome);
+    if *found.lock().unwrap_or_else(PoisonError::into_inner) {
+        outcome.violations.push("the secret of the group is on a wire".into());
+    }
+    outcome
+}
+
+async fn serve(net: SimNet) {
+    match Rendezvous::bind(net.clone(), SERVER.into(), ServerConfig::default()) {
+        Ok(rendezvous) => match rendezvous.serve().await {},
+        Err(error) => net.record("rendezvous", &error.to_string()),
+    }
+}
+
+async fn rank_main(net: SimNet, rank: u32, scenario: Rc<Scenario>, board: SharedBoard) {
+    let size = u32::try_from(scenario.world.functions.len()).expect("at most 4,096 functions");
+    let (ip, port) = SERVER;
+    let address = std::net::SocketAddr::from((ip, port));
+    let mut config = Config::new(rank, size, scenario.name.clone(), address.to_string());
+    config.key = Some(SECRET.into());
+    config.join_deadline = scenario.program.join_deadline;
+    config.operation_deadline = scenario.program.operation_deadline;
+    let now = || Net::now(&net).since_origin();
+    let joined = |comm: &fmi::Communicator| {
+        let mut board = lock(&board);
+        board.links.insert(rank, comm.links().collect());
+        board.joined_at.insert(rank, now());
+        net.record("joined", &rank.to_string());
+    };
+    let result = program::run(&net, &config, &scenario.program, joined).await;
+    let at = now();
+    let mut end = RankEnd { at, error: None, names: None, unconnected: false, wrong: false };
+    match result {
+        Ok(()) => {}
+        Err(Failure::Operation(error)) => {
+            end.names = error.peer();
+            end.unconnected = matches!(error.kind(), ErrorKind::Unconnected { .. });
+            end.error = Some(error.to_string());
+        }
+        Err(Failure::Wrong(what)) => {
+            end.wrong = true;
+            end.error = Some(what);
+        }
+    }
+    net.record("ended", &format!("{rank} {:?}", end.error));
+    lock(&board).ends.insert(rank, end);
+}
+
+fn plan(world: &mut World, fault: &FaultAt, layout: &Layout, spec: &WorldSpec) {
+    let host = |target: &Target| match target {
+        Target::Rank(rank) => layout.functions[*rank as usize],
+        Target::Rendezvous => layout.rendezvous,
+    };
+    match fault {
+        FaultAt::Kill(at, target) => world.fault(*at, Fault::Kill(host(target))),
+        FaultAt::Start(at, target) => world.fault(*at, Fault::Start(host(target))),
+        FaultAt::Cut(from, to, site) => {
+            for other in (0..=spec.sites.len()).filter(|other| other != site) {
+                world.fault(*from, Fault::Cut(SiteId(*site), SiteId(other)));
+                world.fault(*to, Fault::Heal(SiteId(*site), SiteId(other)));
+            }
+        }
+        FaultAt::Reboot(at, gateway) => {
+            world.fault(*at, Fault::RebootGateway(nat_sim::topology::GatewayId(*gateway)));
+        }
+    }
+}
+
+/// The standing checks and what the scenario expects.
+fn violations(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
+    let mut violations = Vec::new();
+    if let Some(stuck) = &outcome.report.stuck {
+        violations.push(stuck.to_string());
+    }
+    let size = u32::try_from(scenario.world.functions.len()).expect("at most 4,096 functions");
+    let dies = match scenario.expect {
+        Expect::Lost { rank, .. } => Some(rank),
+        Expect::Success | Expect::Unconnected => None,
+    };
+    for rank in (0..size).filter(|rank| Some(*rank) != dies) {
+        let Some(end) = outcome.ends.get(&rank) else {
+            violations.push(format!("rank {rank} neither finished nor failed"));
+            continue;
+        };
+        let error = end.error.as_deref();
+        if error.is_some_and(|error| error.contains(SECRET)) {
+            violations.push(format!("the error of rank {rank} shows the secret"));
+        }
+        if end.wrong {
+            violations.push(format!("rank {rank}: {}", error.unwrap_or_default()));
+            continue;
+        }
+        match (&scenario.expect, error) {
+            (Expect::Success, None) => {}
+            (Expect::Success, Some(error)) => violations.push(format!("rank {rank} failed: {error}")),
+            (Expect::Unconnected, Some(_)) if end.unconnected => {}
+            (Expect::Unconnected, Some(error)) => violations.push(format!("rank {rank} failed otherwise: {error}")),
+            (Expect::Unconnected | Expect::Lost { .. }, None) => {
+                violations.push(format!("rank {rank} finished, which cannot be"));
+            }
+            (Expect::Lost { rank: lost, at, bound }, Some(error)) => {
+                if end.names != Some(*lost) {
+                    violations.push(format!("rank {rank} does not name rank {lost}: {error}"));
+                }
+                if end.at > *at + *bound {
+                    let late = end.at - *at;
+                    violations.push(format!("rank {rank} learnt of the loss after {late:?}, the bound is {bound:?}"));
+                }
+            }
+        }
+    }
+    violations
+}
