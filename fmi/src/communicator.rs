@@ -235,10 +235,13 @@ impl Communicator {
 
     fn check_other(&self, operation: Operation, name: &str, rank: u32) -> Result<()> {
         self.check_rank(operation, name, rank)?;
-        if rank != self.rank {
+        let what = if rank == self.rank {
+            format!("{name} is {rank}, which is this rank itself")
+        } else if self.revoked.is_none() && self.links[rank as usize].is_none() {
+            format!("there is no connection to rank {rank}: this group joined with `peers` for collectives only")
+        } else {
             return Ok(());
-        }
-        let what = format!("{name} is {rank}, which is this rank itself");
+        };
         Err(self.error(operation, ErrorKind::InvalidArgument(what)))
     }
 

@@ -64,9 +64,26 @@ pub struct Config {
     /// small, and a peer that is ahead gets an error.
     #[serde(default = "mailbox_bytes_max")]
     pub mailbox_bytes_max: u64,
+    /// Which ranks to connect to. Default all; equal on all ranks.
+    #[serde(default)]
+    pub peers: Peers,
     /// Peers to which connections are made at the same time. Default 1,024; every one costs a socket.
     #[serde(default = "peers_at_once_max")]
     pub peers_at_once_max: usize,
+}
+
+/// Which ranks a rank connects to when it joins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Peers {
+    /// All: any message and any collective can run.
+    #[default]
+    All,
+    /// Those that collectives use, about 2 log₂ `size` of them (rank 0 has all): enough for every
+    /// collective with any root. A message to another rank is refused. For groups of hundreds, whose
+    /// full mesh would cost each rank a socket and a NAT mapping for every other.
+    Collectives,
 }
 
 fn any_ip() -> IpAddr {
@@ -135,6 +152,7 @@ impl Config {
             cause_wait: cause_wait(),
             frame_bytes_max: frame_bytes_max(),
             mailbox_bytes_max: mailbox_bytes_max(),
+            peers: Peers::All,
             peers_at_once_max: peers_at_once_max(),
         }
     }

@@ -47,7 +47,7 @@ pub mod schedule;
 pub mod time;
 
 pub use communicator::Communicator;
-pub use config::Config;
+pub use config::{Config, Peers};
 pub use datatype::Element;
 pub use error::{Error, ErrorKind, Operation, Path, Result};
 pub use net::link::LinkInfo;
@@ -55,7 +55,7 @@ pub use net::link::LinkInfo;
 pub use net::real::RealNet;
 
 /// Time from the silent death of a rank (no FIN, no RST) until the rendezvous knows, at most: its
-/// probes go out every second, and three seconds of silence end a connection.
+/// probes go out every second, and five seconds of silence end a connection.
 pub const FAILURE_BOUND: std::time::Duration = std::time::Duration::from_secs(
     net::rendezvous::KEEPALIVE_INTERVAL.as_secs() + net::rendezvous::SILENCE_MAX.as_secs(),
 );

@@ -32,7 +32,7 @@ impl fmt::Debug for Sinks {
 pub(crate) struct Capture {
     pcap: Option<PcapNgWriter<Box<dyn Write + Send>>>,
     log: Option<Box<dyn Write + Send>>,
-    digest: blake3::Hasher,
+    digest: Digest,
     pub(crate) packets: u64,
     bytes: u64,
     bytes_max: u64,
@@ -45,13 +45,39 @@ impl fmt::Debug for Capture {
     }
 }
 
+/// A hash over all records. Records are gathered first: hashing them one by one costs twice as much.
+#[derive(Default)]
+struct Digest {
+    hasher: blake3::Hasher,
+    gathered: Vec<u8>,
+}
+
+/// Bytes that are hashed at once.
+const GATHERED_BYTES: usize = 64 << 10;
+
+impl Digest {
+    fn update(&mut self, bytes: &[u8]) -> &mut Self {
+        self.gathered.extend_from_slice(bytes);
+        if self.gathered.len() >= GATHERED_BYTES {
+            self.hasher.update(&self.gathered);
+            self.gathered.clear();
+        }
+        self
+    }
+
+    fn finish(&mut self) -> String {
+        self.hasher.update(&std::mem::take(&mut self.gathered));
+        self.hasher.finalize().to_hex()[..32].to_owned()
+    }
+}
+
 /// Most bytes of one packet that are recorded.
 const SNAPLEN: u32 = 65_535;
 
 impl Capture {
     pub(crate) fn new(sinks: Sinks, networks: &[String], bytes_max: u64) -> io::Result<Self> {
         let pcap = sinks.pcap.map(|file| open_pcap(file, networks)).transpose()?;
-        Ok(Self { pcap, log: sinks.log, digest: blake3::Hasher::new(), packets: 0, bytes: 0, bytes_max, failed: None })
+        Ok(Self { pcap, log: sinks.log, digest: Digest::default(), packets: 0, bytes: 0, bytes_max, failed: None })
     }
 
     pub(crate) fn packet(&mut self, now: Instant, network: usize, name: &str, packet: &Packet) {
@@ -113,7 +139,7 @@ impl Capture {
         }
         // Dropping the writers flushes what they buffer.
         (self.pcap, self.log) = (None, None);
-        self.digest.finalize().to_hex()[..32].to_owned()
+        self.digest.finish()
     }
 }
 

@@ -237,11 +237,11 @@ impl Nat {
         let mut verdicts = Vec::new();
         while self.held.front().is_some_and(|(until, _)| *until <= now) {
             let Some((_, packet)) = self.held.pop_front() else { break };
-            verdicts.push(match self.config.unsolicited {
-                Unsolicited::Hold { then_icmp: true, .. } => {
-                    Verdict::Reply(Side::Outside, packet.unreachable_reply(self.external, 3))
-                }
-                _ => Verdict::Drop(DropReason::HeldInVain),
+            let answers = matches!(self.config.unsolicited, Unsolicited::Hold { then_icmp: true, .. });
+            verdicts.push(if answers {
+                Verdict::Reply(Side::Outside, packet.unreachable_reply(self.external, 3))
+            } else {
+                Verdict::Drop(DropReason::HeldInVain)
             });
         }
         verdicts
@@ -327,7 +327,7 @@ impl Nat {
         let key = MappingKey { transport, internal, selector };
         if !self.mappings.contains_key(&key) {
             if self.config.mapping == Mapping::OneToOne
-                && *self.one_to_one.get_or_insert(*internal.ip()) != *internal.ip()
+                && *self.one_to_one.get_or_insert_with(|| *internal.ip()) != *internal.ip()
             {
                 return Err(DropReason::Exhausted);
             }
@@ -520,10 +520,8 @@ fn opposite(side: Side) -> Side {
 
 fn next_phase(phase: Phase, from: Side, segment: Option<Segment>) -> Phase {
     let Some(segment) = segment else {
-        return match phase {
-            Phase::Unreplied { by } if by != from => Phase::Established,
-            other => other,
-        };
+        let replied = matches!(phase, Phase::Unreplied { by } if by != from);
+        return if replied { Phase::Established } else { phase };
     };
     if segment.rst {
         return Phase::Reset;

@@ -344,8 +344,9 @@ impl AsyncWrite for SimStream {
                             break;
                         }
                     }
-                    _ if written > 0 => break,
-                    other => return other,
+                    Poll::Ready(Err(_)) | Poll::Pending if written > 0 => break,
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => return Poll::Pending,
                 }
             }
             host.service(now, id, None, effects);

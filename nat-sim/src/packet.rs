@@ -1,4 +1,5 @@
 //! IPv4 packets as bytes on a wire, with valid checksums.
+#![expect(clippy::wildcard_enum_match_arm, reason = "protocol numbers are an open set")]
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 

@@ -30,6 +30,7 @@ pub fn all() -> Vec<Scenario> {
     }
     scenarios.extend([2, 3, 8, 33].map(group));
     scenarios.push(group_256());
+    scenarios.push(mesh_256());
     scenarios.push(same_nat());
     scenarios.push(staggered());
     scenarios.push(killed_in_allreduce());
@@ -97,26 +98,41 @@ fn group(size: usize) -> Scenario {
     scenario
 }
 
-/// The scenario that speed is measured with.
-pub fn group_256() -> Scenario {
+fn region_of_256() -> WorldSpec {
     let mut world = WorldSpec::region(256, preset("aws_lambda"));
-    // Jumbo frames and modest buffers, as between functions of one region.
+    // Jumbo frames, as between functions of one region.
     world.tcp = TcpConfig { mtu: 9001, receive_bytes: 32 << 10, send_bytes: 32 << 10 };
     world.start_jitter = millis(200);
+    world
+}
+
+/// The scenario that speed is measured with.
+pub fn group_256() -> Scenario {
     let steps = [
         Step::Allreduce { bytes: 8 },
         Step::Allreduce { bytes: 1 << 20 },
         Step::Broadcast { root: 0, bytes: 4096 },
         Step::Barrier,
     ];
-    scenario("group-256", "256 functions form a full mesh and compute", world, steps)
+    let mut scenario = scenario("group-256", "256 functions form a group and compute", region_of_256(), steps);
+    scenario.program.peers = fmi::Peers::Collectives;
+    scenario
+}
+
+fn mesh_256() -> Scenario {
+    let mut world = region_of_256();
+    // 65,280 sockets: small ones.
+    (world.tcp.receive_bytes, world.tcp.send_bytes) = (4 << 10, 2 << 10);
+    scenario("mesh-256", "256 functions connect all to all", world, [Step::Allreduce { bytes: 8 }, Step::Barrier])
 }
 
 /// One group of `size` that does nothing for a while; for measuring the cost of idleness.
 pub fn idle(size: usize, time: Duration) -> Scenario {
-    let mut world = WorldSpec::region(size, preset("aws_lambda"));
-    world.tcp = TcpConfig { mtu: 9001, receive_bytes: 32 << 10, send_bytes: 32 << 10 };
+    let mut world = region_of_256();
+    world.functions.truncate(size);
+    world.gateways.truncate(size);
     let mut scenario = scenario("idle", "functions that wait", world, [Step::Sleep(time), Step::Barrier]);
+    scenario.program.peers = fmi::Peers::Collectives;
     scenario.deadline = time + seconds(60);
     scenario
 }

@@ -54,7 +54,12 @@ impl From<Error> for Failure {
 }
 
 /// Runs the program on one rank.
-pub(crate) async fn run(net: &SimNet, config: &Config, program: &Program, joined: impl FnOnce(&Communicator)) -> Result<(), Failure> {
+pub(crate) async fn run(
+    net: &SimNet,
+    config: &Config,
+    program: &Program,
+    joined: impl FnOnce(&Communicator),
+) -> Result<(), Failure> {
     let mut comm = Communicator::connect(net.clone(), config).await?;
     joined(&comm);
     let mut number = 0;
@@ -82,7 +87,7 @@ async fn step_once(net: &SimNet, comm: &mut Communicator, step: &Step, number: u
             let mut receive = vec![0; send.len()];
             comm.allreduce(&send, &mut receive, Sum).await?;
             // A sample of elements is enough: a misplaced segment shifts all of its elements.
-            let sample = |index: usize| index % 97 == 0 || index + 1 == send.len();
+            let sample = |index: usize| index.is_multiple_of(97) || index + 1 == send.len();
             let sum = |index| (0..size).fold(0u64, |sum, rank| sum.wrapping_add(value(rank, number, index)));
             let expected = |index: usize| if sample(index) { sum(index) } else { receive[index] };
             compare(step, &receive, expected).map_err(Failure::Wrong)?;
@@ -93,7 +98,9 @@ async fn step_once(net: &SimNet, comm: &mut Communicator, step: &Step, number: u
             let mut receive = vec![0; send.len()];
             comm.reduce(&send, &mut receive, Custom::ordered(AFFINE, compose), root).await?;
             if rank == root {
-                let fold = |index| (1..size).fold(value(0, number, index), |acc, rank| compose(acc, value(rank, number, index)));
+                let fold = |index| {
+                    (1..size).fold(value(0, number, index), |acc, rank| compose(acc, value(rank, number, index)))
+                };
                 compare(step, &receive, fold).map_err(Failure::Wrong)?;
             }
         }

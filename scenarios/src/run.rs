@@ -206,15 +206,8 @@ pub fn run(scenario: &Scenario, seed: u64, options: Options) -> Outcome {
     }
     let report = world.run().expect("the catalogue describes worlds that can be");
     let Board { ends, links, joined_at } = std::mem::take(&mut *lock(&board));
-    let mut outcome = Outcome {
-        scenario: scenario.name.clone(),
-        seed,
-        report,
-        ends,
-        links,
-        joined_at,
-        violations: Vec::new(),
-    };
+    let mut outcome =
+        Outcome { scenario: scenario.name.clone(), seed, report, ends, links, joined_at, violations: Vec::new() };
     outcome.violations = violations(scenario, &outcome);
     if *found.lock().unwrap_or_else(PoisonError::into_inner) {
         outcome.violations.push("the secret of the group is on a wire".into());
@@ -235,6 +228,7 @@ async fn rank_main(net: SimNet, rank: u32, scenario: Rc<Scenario>, board: Shared
     let address = std::net::SocketAddr::from((ip, port));
     let mut config = Config::new(rank, size, scenario.name.clone(), address.to_string());
     config.key = Some(SECRET.into());
+    config.peers = scenario.program.peers;
     config.join_deadline = scenario.program.join_deadline;
     config.operation_deadline = scenario.program.operation_deadline;
     let now = || Net::now(&net).since_origin();

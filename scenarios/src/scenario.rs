@@ -108,6 +108,8 @@ pub struct Program {
     pub steps: Vec<Step>,
     /// How often.
     pub rounds: u32,
+    /// Which ranks connect.
+    pub peers: fmi::Peers,
     /// Deadline of the join.
     pub join_deadline: Duration,
     /// Deadline of each operation.
@@ -118,7 +120,7 @@ impl Program {
     /// These steps once, with the default deadlines.
     pub fn once(steps: impl Into<Vec<Step>>) -> Self {
         let (join_deadline, operation_deadline) = (Duration::from_secs(30), Duration::from_secs(30));
-        Self { steps: steps.into(), rounds: 1, join_deadline, operation_deadline }
+        Self { steps: steps.into(), rounds: 1, peers: fmi::Peers::All, join_deadline, operation_deadline }
     }
 }
 

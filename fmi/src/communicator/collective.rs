@@ -142,7 +142,7 @@ impl Communicator {
         let (operator, commutative) = (op.code(), op.is_commutative());
         let signature = Signature { kind, root, datatype: T::DATATYPE, operator, commutative };
         let mut call = self.collective_call(&signature, size_of::<T>());
-        let mut scratch = vec![T::zeroed(); buffer.len()];
+        let mut scratch = vec![T::zeroed(); schedule.scratch()];
         let mut combine = |own: &mut [u8], received: &[u8], side: Side| {
             let own = bytemuck::cast_slice_mut::<u8, T>(own);
             let received = bytemuck::cast_slice::<u8, T>(received);

@@ -9,7 +9,7 @@ use crate::net::Timer;
 use crate::net::link::{LinkError, Outgoing};
 use crate::proto::frame::{Envelope, Kind};
 use crate::proto::mailbox::Stored;
-use crate::schedule::{Schedule, Side, Step};
+use crate::schedule::{Round, Schedule, Side, Step, needs_scratch};
 use crate::time::Instant;
 
 /// Combines `right` into `left` or the other way round; the result goes to the first argument.
@@ -61,7 +61,7 @@ impl Communicator {
         Call { operation, envelope, element_bytes, deadline, timer, suspect: None }
     }
 
-    /// Runs a schedule over `buffer`; `scratch` is as long and as aligned.
+    /// Runs a schedule over `buffer`; `scratch` holds [`Schedule::scratch`] elements and is as aligned.
     pub(super) async fn execute(
         &mut self,
         call: &mut Call,
@@ -310,10 +310,8 @@ impl Communicator {
         match error {
             LinkError::Wire(wire) => Err(fail(ErrorKind::Malformed(wire.to_string())).caused_by(wire)),
             LinkError::Io(io) => {
-                let how = match io.kind() {
-                    std::io::ErrorKind::UnexpectedEof => "it closed the connection".to_owned(),
-                    _ => io.to_string(),
-                };
+                let closed = io.kind() == std::io::ErrorKind::UnexpectedEof;
+                let how = if closed { "it closed the connection".to_owned() } else { io.to_string() };
                 let error = fail(ErrorKind::PeerLost(how)).caused_by(io);
                 let until = self.clock.now() + self.limits.cause_wait;
                 call.suspect.get_or_insert(Suspect { error, until });
@@ -355,7 +353,7 @@ impl Communicator {
 }
 
 /// Splits a round into frames; whatever a send of the round reads is received into scratch.
-fn plan(call: &Call, round: &[Step], steps: &mut [(u32, u32)]) -> (Vec<Sending>, Vec<Receiving>) {
+fn plan(call: &Call, round: &Round, steps: &mut [(u32, u32)]) -> (Vec<Sending>, Vec<Receiving>) {
     let bytes = |range: &Range<usize>| range.start * call.element_bytes..range.end * call.element_bytes;
     let (mut sends, mut receives) = (Vec::new(), Vec::new());
     let frame = |step: u32, range: &Range<usize>| Envelope { step, length: range.len() as u64, ..call.envelope };
@@ -369,21 +367,21 @@ fn plan(call: &Call, round: &[Step], steps: &mut [(u32, u32)]) -> (Vec<Sending>,
     }
     let mut scratch_taken = 0;
     for step in round {
-        let (from, range, side) = match step {
+        let (from, side) = match step {
             Step::Send { .. } => continue,
-            Step::Receive { from, range } => (*from, bytes(range), None),
-            Step::Reduce { from, range, side } => (*from, bytes(range), Some(*side)),
+            Step::Receive { from, .. } => (*from, None),
+            Step::Reduce { from, side, .. } => (*from, Some(*side)),
         };
+        let range = bytes(step.range());
         let number = &mut steps[from as usize].1;
         let envelope = frame(*number, &range);
         *number += 1;
-        let is_read = sends.iter().any(|send| send.range.start < range.end && range.start < send.range.end);
-        let place = if side.is_none() && !is_read {
-            Place::Buffer(range)
-        } else {
+        let place = if needs_scratch(round, step) {
             let at = scratch_taken..scratch_taken + range.len();
             scratch_taken = at.end;
             Place::Scratch { at, target: range, side }
+        } else {
+            Place::Buffer(range)
         };
         receives.push(Receiving { peer: from, envelope, place, done: false });
     }

@@ -3,7 +3,7 @@
 //! A failed round (a pair that did not connect in time, a rank that vanished meanwhile, a rendezvous
 //! that restarted) starts over from a fresh local port until the join deadline.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -20,7 +20,7 @@ use super::framed::{Framed, ReceiveError};
 use super::link::{Link, LinkInfo};
 use super::{BoxFuture, ByteStream, Listener, Net, Timer, within};
 use crate::communicator::{Communicator, Parts, erase};
-use crate::config::Config;
+use crate::config::{Config, Peers};
 use crate::error::{Error, ErrorKind, Operation, Path, Result};
 use crate::key::Key;
 use crate::proto::mesh::{Mesh, Output as MeshOutput};
@@ -192,6 +192,7 @@ struct Round<N: Net> {
     next_stream: u64,
     links: Vec<Option<Link>>,
     linked: usize,
+    wanted: usize,
     attempts: Vec<u32>,
 }
 
@@ -243,7 +244,7 @@ impl<N: Net> Joiner<N> {
             let mut moved = self.poll_control(cx);
             if let Some(round) = &mut self.round {
                 moved |= round.poll(cx, &self.net, self.listener.as_mut(), self.local, &self.config);
-                if round.linked + 1 == round.links.len() {
+                if round.linked == round.wanted {
                     return Poll::Ready(Ok(self.finish()));
                 }
             }
@@ -388,9 +389,14 @@ impl<N: Net> Round<N> {
         let mut seed = [0; 8];
         net.fill_entropy(&mut seed);
         let size = group.members.len();
+        let peers: BTreeSet<u32> = match config.peers {
+            Peers::All => (0..config.size).filter(|peer| *peer != config.rank).collect(),
+            Peers::Collectives => crate::schedule::peers(config.rank, config.size),
+        };
+        let wanted = peers.len();
         let credentials = Arc::new(Credentials::new(key, group.clone(), config.rank));
         Self {
-            mesh: Mesh::new(config.rank, group, config.peers_at_once_max, u64::from_be_bytes(seed)),
+            mesh: Mesh::new(config.rank, group, peers, config.peers_at_once_max, u64::from_be_bytes(seed)),
             mesh_timer: Timer::new(Arc::new(net.clone())),
             credentials,
             started: net.now(),
@@ -403,6 +409,7 @@ impl<N: Net> Round<N> {
             next_stream: 0,
             links: (0..size).map(|_| None).collect(),
             linked: 0,
+            wanted,
             attempts: vec![0; size],
         }
     }

@@ -21,7 +21,7 @@ use crate::time::Instant;
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
 /// A client whose kernel is silent for this long is lost. With the interval and a round trip this
 /// bounds the time from a silent death to the error on every survivor.
-pub const SILENCE_MAX: Duration = Duration::from_secs(3);
+pub const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// A client that does not read may let this much pile up: one `Group` of the largest size and more.
 const QUEUED_BYTES_MAX: usize = 2 << 20;
 /// Connections that wait to be accepted.

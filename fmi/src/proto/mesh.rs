@@ -1,4 +1,4 @@
-//! The connections of one rank to all its peers: one [`Punch`] for each. Pure.
+//! The connections of one rank to its peers: one [`Punch`] for each. Pure.
 //!
 //! All pairs are punched at once, with at most [`Mesh::attempts_max`] connections in the making; the
 //! rest wait their turn in rank order starting behind the own rank, so that a large group does not
@@ -37,7 +37,7 @@ pub enum Output {
         /// The stream.
         stream: StreamId,
     },
-    /// Every peer is connected.
+    /// Every wanted peer is connected.
     Complete,
 }
 
@@ -48,6 +48,7 @@ pub struct Mesh {
     group: Group,
     pairs: Vec<Option<Punch>>,
     waiting: VecDeque<u32>,
+    peers: BTreeSet<u32>,
     open: BTreeSet<u32>,
     timers: BTreeSet<(Instant, u32)>,
     attempts_max: usize,
@@ -76,18 +77,19 @@ pub fn candidates(own: &Member, peer: &Member) -> Vec<Candidate> {
 }
 
 impl Mesh {
-    /// Starts towards all other members. `seed` drives the pauses between attempts.
+    /// Starts towards `peers`. `seed` drives the pauses between attempts.
     ///
     /// # Panics
     /// If `rank` is not in the group.
-    pub fn new(rank: u32, group: Group, attempts_max: usize, seed: u64) -> Self {
+    pub fn new(rank: u32, group: Group, peers: BTreeSet<u32>, attempts_max: usize, seed: u64) -> Self {
         let size = u32::try_from(group.members.len()).expect("a group has at most SIZE_MAX members");
         assert!(rank < size, "the client machine checked that the rank is in the group");
         let mut mesh = Self {
             rank,
             group,
             pairs: (0..size).map(|_| None).collect(),
-            waiting: (1..size).map(|distance| (rank + distance) % size).collect(),
+            waiting: (1..size).map(|distance| (rank + distance) % size).filter(|peer| peers.contains(peer)).collect(),
+            peers,
             open: BTreeSet::new(),
             timers: BTreeSet::new(),
             attempts_max: attempts_max.max(1),
@@ -96,7 +98,7 @@ impl Mesh {
             outputs: VecDeque::new(),
         };
         mesh.fill();
-        if size == 1 {
+        if mesh.peers.is_empty() {
             mesh.outputs.push_back(Output::Complete);
         }
         mesh
@@ -131,16 +133,13 @@ impl Mesh {
 
     /// The lowest peer without a connection, its machine if it has started, and how many there are.
     pub fn unconnected(&self) -> Option<(u32, Option<&Punch>, usize)> {
-        let size = u32::try_from(self.pairs.len()).expect("a group has at most SIZE_MAX members");
-        let missing = |peer: &u32| {
-            *peer != self.rank && self.pairs[*peer as usize].as_ref().is_none_or(|punch| punch.won().is_none())
-        };
-        let count = self.pairs.len() - 1 - self.connected;
-        (0..size).find(missing).map(|peer| (peer, self.pairs[peer as usize].as_ref(), count))
+        let missing = |peer: &u32| self.pairs[*peer as usize].as_ref().is_none_or(|punch| punch.won().is_none());
+        let count = self.peers.len() - self.connected;
+        self.peers.iter().copied().find(missing).map(|peer| (peer, self.pairs[peer as usize].as_ref(), count))
     }
 
     fn pair(&mut self, peer: u32) -> Option<&mut Punch> {
-        if peer == self.rank || peer as usize >= self.pairs.len() {
+        if !self.peers.contains(&peer) {
             return None;
         }
         if self.pairs[peer as usize].is_none() {
@@ -189,7 +188,7 @@ impl Mesh {
         if won {
             self.connected += 1;
             self.open.remove(&peer);
-            if self.connected + 1 == self.pairs.len() {
+            if self.connected == self.peers.len() {
                 self.outputs.push_back(Output::Complete);
             }
             self.fill();
@@ -233,7 +232,7 @@ mod tests {
     #[test]
     fn attempts_are_bounded_and_all_peers_get_their_turn() {
         let members = (0..10).map(|rank| member(rank, &format!("1.1.1.{rank}:1"), "10.0.0.1:1")).collect();
-        let mut mesh = Mesh::new(7, Group { session: [0; 16], members }, 3, 1);
+        let mut mesh = Mesh::new(7, Group { session: [0; 16], members }, (0..7).chain(8..10).collect(), 3, 1);
         let mut turns = Vec::new();
         let mut complete = false;
         while let Some(output) = mesh.poll_output() {
@@ -258,6 +257,6 @@ mod tests {
     #[test]
     fn a_group_of_one_is_complete() {
         let group = Group { session: [0; 16], members: vec![member(0, "1.1.1.1:1", "1.1.1.1:1")] };
-        assert_eq!(Mesh::new(0, group, 8, 1).poll_output(), Some(Output::Complete));
+        assert_eq!(Mesh::new(0, group, BTreeSet::new(), 8, 1).poll_output(), Some(Output::Complete));
     }
 }

@@ -56,6 +56,26 @@ pub enum Step {
     },
 }
 
+impl Step {
+    /// What it sends, or where it receives.
+    pub fn range(&self) -> &Range<usize> {
+        match self {
+            Self::Send { range, .. } | Self::Receive { range, .. } | Self::Reduce { range, .. } => range,
+        }
+    }
+}
+
+/// Whether what `step` receives must wait for the end of its round: it is combined, or a send of the
+/// round reads where it goes.
+pub(crate) fn needs_scratch(round: &Round, step: &Step) -> bool {
+    let overlaps = |send: &Step| matches!(send, Step::Send { range, .. } if range.start < step.range().end && step.range().start < range.end);
+    match step {
+        Step::Send { .. } => false,
+        Step::Reduce { .. } => true,
+        Step::Receive { .. } => round.iter().any(overlaps),
+    }
+}
+
 /// Steps that run at once.
 pub type Round = Vec<Step>;
 
@@ -67,6 +87,15 @@ pub struct Schedule {
 }
 
 impl Schedule {
+    /// Elements of scratch memory that running it takes.
+    pub fn scratch(&self) -> usize {
+        let of_round = |round: &Round| {
+            let places = round.iter().filter(|step| needs_scratch(round, step));
+            places.map(|step| step.range().len()).sum()
+        };
+        self.rounds.iter().map(of_round).max().unwrap_or(0)
+    }
+
     fn push(&mut self, steps: impl IntoIterator<Item = Step>) {
         let round: Round = steps.into_iter().collect();
         if !round.is_empty() {
@@ -93,4 +122,27 @@ pub fn allreduce(me: u32, size: u32, count: usize, element_bytes: usize) -> Sche
 /// Chooses a reduce: any tree if the operator commutes, else one that keeps the order of ranks.
 pub fn reduce(me: u32, size: u32, root: u32, count: usize, commutative: bool) -> Schedule {
     if commutative { reduce_binomial(me, size, root, count) } else { reduce_ordered(me, size, root, count) }
+}
+
+/// The peers of `me` in any collective of this module with any root. Symmetric: who is a peer has
+/// `me` as a peer.
+///
+/// Trees and barriers reach 2ᵏ up and down, whatever the root; allreduces reach their partners; an
+/// ordered reduce ends with a transfer from rank 0 to the root.
+pub fn peers(me: u32, size: u32) -> std::collections::BTreeSet<u32> {
+    let distances = (0..rounds_for(size)).map(|k| (1 << k) % size);
+    let mut peers: std::collections::BTreeSet<u32> =
+        distances.flat_map(|distance| [(me + distance) % size, (me + size - distance) % size]).collect();
+    let partners = allreduce_recursive_doubling(me, size, 1).rounds;
+    peers.extend(partners.iter().flatten().map(|step| match step {
+        Step::Send { to, .. } => *to,
+        Step::Receive { from, .. } | Step::Reduce { from, .. } => *from,
+    }));
+    if me == 0 {
+        peers.extend(0..size);
+    } else {
+        peers.insert(0);
+    }
+    peers.remove(&me);
+    peers
 }

@@ -99,7 +99,11 @@ fn receive(
 }
 
 fn contributions(size: u32, count: usize) -> Vec<Vec<Value>> {
-    (0..size).map(|rank| vec![Rc::new(vec![rank]); count]).collect()
+    let of_rank = |rank| {
+        let value = Rc::new(vec![rank]);
+        (0..count).map(|_| value.clone()).collect()
+    };
+    (0..size).map(of_rank).collect()
 }
 
 fn schedules(size: u32, make: impl Fn(u32) -> Schedule) -> Vec<Schedule> {
@@ -180,6 +184,34 @@ fn all_schedules_are_right_for_sizes_to_33_and_every_root() {
     for size in 1..=33 {
         verify_size(size, 0..size).unwrap_or_else(|error| panic!("size {size}: {error}"));
     }
+}
+
+#[test]
+fn every_schedule_stays_among_the_peers_of_its_rank() {
+    for size in 1..=33 {
+        for me in 0..size {
+            let known = peers(me, size);
+            assert!(known.iter().all(|peer| peers(*peer, size).contains(&me)), "symmetric");
+            let roots = (0..size).flat_map(|root| {
+                [
+                    broadcast_binomial(me, size, root, 1),
+                    reduce_binomial(me, size, root, 1),
+                    reduce_ordered(me, size, root, 1),
+                ]
+            });
+            let others = [
+                barrier_dissemination(me, size),
+                allreduce_recursive_doubling(me, size, 1),
+                allreduce_halving(me, size, 64),
+            ];
+            for step in roots.chain(others).flat_map(|schedule| schedule.rounds).flatten() {
+                let (Step::Send { to: peer, .. } | Step::Receive { from: peer, .. } | Step::Reduce { from: peer, .. }) =
+                    step;
+                assert!(known.contains(&peer), "size {size}: rank {me} uses {peer}");
+            }
+        }
+    }
+    assert_eq!(peers(77, 256).len(), 16, "rank 0 is not among the powers of two of 77");
 }
 
 #[test]

@@ -122,7 +122,7 @@ fn run(arguments: RunArguments) -> ExitCode {
         scenarios = catalog::all();
     }
     let seed = std::env::var("FMI_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
-    let seeds = arguments.seeds.unwrap_or(seed..seed.saturating_add(1));
+    let seeds = arguments.seeds.unwrap_or_else(|| seed..seed.saturating_add(1));
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let jobs = arguments.jobs.map_or(cores, usize::from);
     let shows_progress = !arguments.json && std::io::stderr().is_terminal();
