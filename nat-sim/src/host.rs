@@ -9,6 +9,8 @@
 //!   takes two one-way trips, as on Linux, and not three.
 //! - The acknowledgement of an entirely old segment is presented again at the expected sequence;
 //!   otherwise two ends that both lost data retransmit for ever.
+//! - Repeated acknowledgements are kept from a connection that waits for its FIN to be
+//!   acknowledged; the third one would stop the FIN's timer.
 //! - No congestion control: the loss recovery of Reno and Cubic in smoltcp is far from Linux's.
 //!   **Throughput under loss is not Linux's in this lab.**
 //! - SYNs are repeated by our layer at Linux's times, with its final time-out.

@@ -49,7 +49,7 @@ pub struct HostSpec {
 pub struct TcpConfig {
     /// Largest packet. Default 1500 bytes; 9001 inside a cloud.
     pub mtu: usize,
-    /// Receive buffer of a connection, which bounds its window. Default 64 KiB.
+    /// Receive buffer of a connection, which bounds its window. Default 128 KiB, Linux's first one.
     pub receive_bytes: usize,
     /// Send buffer of a connection. Default 64 KiB.
     pub send_bytes: usize,
@@ -57,7 +57,7 @@ pub struct TcpConfig {
 
 impl Default for TcpConfig {
     fn default() -> Self {
-        Self { mtu: 1500, receive_bytes: 64 << 10, send_bytes: 64 << 10 }
+        Self { mtu: 1500, receive_bytes: 128 << 10, send_bytes: 64 << 10 }
     }
 }
 

@@ -101,7 +101,8 @@ impl Envelope {
             return Err(WireError::Version(version));
         }
         let kind = reader.u8()?;
-        let kind = Kind::from_byte(kind).ok_or_else(|| WireError::Value { field: "frame kind", value: u64::from(kind) })?;
+        let kind =
+            Kind::from_byte(kind).ok_or_else(|| WireError::Value { field: "frame kind", value: u64::from(kind) })?;
         let commutative = match reader.u8()? {
             0 => false,
             1 => true,

@@ -98,6 +98,8 @@ pub(crate) struct Connection {
     error: Option<io::ErrorKind>,
     /// Acknowledgement number of the last segment that went out.
     acknowledged: Option<u32>,
+    /// Sequence number behind our FIN, once it is sent.
+    fin_end: Option<u32>,
     timer: Option<Instant>,
     timer_is_new: bool,
     pub(crate) connect_waker: Option<Waker>,
@@ -166,6 +168,7 @@ impl Connection {
             reset_seen: false,
             error: None,
             acknowledged: None,
+            fin_end: None,
             timer: None,
             timer_is_new: false,
             connect_waker: None,
@@ -301,6 +304,9 @@ impl Connection {
     }
 
     fn ingest(&mut self, now: Instant, packet: Packet, segment: Segment, out: &mut Vec<Packet>) {
+        if self.only_repeats_itself(segment) {
+            return;
+        }
         let mut represent = None;
         if segment.syn && segment.ack && self.state() == State::SynReceived {
             // smoltcp takes no SYN|ACK here; without its SYN the segment is the ACK that opens.
@@ -324,6 +330,17 @@ impl Connection {
         }
     }
 
+    /// Whether only a FIN of ours is unacknowledged and the segment says nothing about it. smoltcp
+    /// takes the third such segment for a reason to repeat data at once, finds none, and forgets its
+    /// timer: the FIN would never be sent again.
+    fn only_repeats_itself(&mut self, segment: Segment) -> bool {
+        let bare = segment.ack && !segment.syn && !segment.fin && !segment.rst && segment.payload == 0;
+        let closing = matches!(self.state(), State::FinWait1 | State::Closing | State::LastAck);
+        bare && closing
+            && self.fin_end.is_some_and(|end| segment.acknowledgement != end)
+            && self.socket().send_queue() == 0
+    }
+
     fn present(&mut self, now: Instant, packet: Packet) {
         self.wire.incoming = Some(packet);
         self.interface.poll_ingress_single(to_smoltcp(now), &mut self.wire, &mut self.sockets);
@@ -340,6 +357,10 @@ impl Connection {
             let Some(segment) = packet.segment() else { continue };
             if segment.ack {
                 self.acknowledged = Some(segment.acknowledgement);
+            }
+            if segment.fin {
+                let length = u32::try_from(segment.payload).expect("below 64 KiB") + 1;
+                self.fin_end = Some(segment.sequence.wrapping_add(length));
             }
             if let (true, false, Opening::Active { syn, sent, .. }) = (segment.syn, segment.ack, &mut self.opening) {
                 // The first SYN is smoltcp's; its own repetitions are not Linux's and stay here.

@@ -1,0 +1,119 @@
+//! Goal: every entry of the catalogue comes out as it must, with fixed and with fresh seeds. Method:
+//! run them. Fresh seeds come from `FMI_SEED`, else from the clock, and are printed.
+
+use std::time::SystemTime;
+
+use scenarios::{Options, Outcome, Scenario, catalog};
+
+/// Seeds that every run of the tests uses.
+const FIXED: [u64; 2] = [1, 2];
+/// Fresh seeds for each entry.
+const FRESH: u64 = 2;
+/// From this size on, one fixed seed has to do.
+const LARGE: usize = 100;
+
+#[expect(clippy::disallowed_methods, reason = "a fresh seed must come from somewhere; it is printed")]
+fn fresh_seed() -> u64 {
+    let given = std::env::var("FMI_SEED").ok().and_then(|seed| seed.parse().ok());
+    given.unwrap_or_else(|| {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        since.as_secs() % 1_000_000 * 1000
+    })
+}
+
+fn check(scenario: &Scenario, seed: u64) -> Result<Outcome, String> {
+    let outcome = scenarios::run(scenario, seed, Options::default());
+    if outcome.passed() {
+        return Ok(outcome);
+    }
+    Err(format!("{}\n{}", outcome.violations.join("\n"), outcome.replay_command()))
+}
+
+/// Runs the part of the catalogue whose names begin with one of `prefixes`.
+fn run(prefixes: &[&str]) {
+    let fresh = fresh_seed();
+    println!("fresh seeds from {fresh}");
+    let mut failures = Vec::new();
+    let mut runs = 0;
+    for scenario in catalog::all() {
+        if !prefixes.iter().any(|prefix| scenario.name.starts_with(prefix)) {
+            continue;
+        }
+        let is_large = scenario.world.functions.len() >= LARGE;
+        let fixed = FIXED.into_iter().take(if is_large { 1 } else { FIXED.len() });
+        let seeds = fixed.chain((fresh..fresh + FRESH).filter(|_| !is_large));
+        for seed in seeds {
+            runs += 1;
+            failures.extend(check(&scenario, seed).err());
+        }
+    }
+    assert!(runs > 0, "a part of the catalogue is empty");
+    assert!(failures.is_empty(), "{} of {runs} runs failed:\n{}", failures.len(), failures.join("\n\n"));
+}
+
+const PAIRS: &str = "pair-";
+const LARGE_GROUPS: [&str; 2] = ["group-256", "mesh-256"];
+const GROUPS: [&str; 6] = ["group-2", "group-3", "group-8", "same-nat", "cold-starts", "two-functions"];
+const FAULTS: [&str; 4] = ["killed-", "rendezvous-", "loss-", "site-"];
+
+#[test]
+fn every_pair_of_nats_comes_out_as_predicted() {
+    run(&[PAIRS]);
+}
+
+#[test]
+fn groups_of_every_size_compute() {
+    let small = catalog::all().into_iter().filter(|scenario| scenario.world.functions.len() < LARGE);
+    let names: Vec<_> = small.map(|scenario| scenario.name).collect();
+    let groups: Vec<_> =
+        names.iter().map(String::as_str).filter(|name| GROUPS.iter().any(|g| name.starts_with(g))).collect();
+    run(&groups);
+}
+
+#[test]
+fn faults_are_survived_or_named() {
+    run(&FAULTS);
+}
+
+#[test]
+fn a_group_of_256_computes() {
+    run(&LARGE_GROUPS[..1]);
+}
+
+#[test]
+fn a_full_mesh_of_256_stands() {
+    run(&LARGE_GROUPS[1..]);
+}
+
+#[test]
+fn no_entry_of_the_catalogue_is_left_out() {
+    let known = |name: &str| {
+        let prefixes = FAULTS.iter().chain(&GROUPS).chain(&LARGE_GROUPS).chain(std::iter::once(&PAIRS));
+        prefixes.into_iter().any(|prefix| name.starts_with(prefix))
+    };
+    let left_out: Vec<_> =
+        catalog::all().into_iter().map(|scenario| scenario.name).filter(|name| !known(name)).collect();
+    assert!(left_out.is_empty(), "{left_out:?}");
+}
+
+#[test]
+fn the_lab_agrees_with_the_oracle_on_all_144_cells() {
+    let cells = scenarios::matrix::all(fresh_seed(), || ());
+    assert_eq!(cells.len(), 144);
+    let disagreements: Vec<_> =
+        cells.iter().filter_map(|cell| cell.disagreement.as_ref().map(|what| (what, &cell.replay))).collect();
+    assert!(disagreements.is_empty(), "{disagreements:#?}");
+}
+
+/// The checks themselves: a run that does not come out as said is noticed.
+#[test]
+fn a_wrong_expectation_fails() {
+    let mut scenario = catalog::find_scenario("two-functions").expect("in the catalogue");
+    scenario.expect = scenarios::Expect::Unconnected;
+    assert!(check(&scenario, 1).expect_err("it connects").contains("finished, which cannot be"));
+    let mut scenario = catalog::find_scenario("killed-in-allreduce").expect("in the catalogue");
+    if let scenarios::Expect::Lost { bound, .. } = &mut scenario.expect {
+        *bound = std::time::Duration::from_millis(100);
+    }
+    assert!(check(&scenario, 1).expect_err("too late").contains("learnt of the loss after"));
+}
