@@ -45,8 +45,9 @@ pub struct Config {
     /// cannot form fails after this time.
     #[serde(default = "join_deadline", deserialize_with = "seconds")]
     pub join_deadline: Duration,
-    /// Time for one try to connect all pairs, after which the group registers again from fresh
-    /// ports. Default 10 s; shorter than a few SYN retransmissions (3 s) it gives up lossy links.
+    /// Longest time for one try to connect all pairs, after which the group registers again from
+    /// fresh ports; the first try has 2 s and each further one twice as long. Default 10 s; shorter
+    /// than a few SYN retransmissions (3 s) it gives up lossy links.
     #[serde(default = "punch_deadline", deserialize_with = "seconds")]
     pub punch_deadline: Duration,
     /// Time for one operation. Default 30 s; it must exceed the longest wait for a slow rank.

@@ -36,6 +36,10 @@ pub(crate) type Control = Framed<Box<dyn ByteStream>>;
 /// A stream whose other end has not proved itself after this time is dropped: a SYN-ACK may need
 /// three retransmissions.
 const PROOF_MAX: Duration = Duration::from_secs(4);
+/// Time for the first round; each further one has twice as long. A mapping that is stuck (a retry
+/// behind Linux's tracker in SYN_SENT2 leaves it untranslated) costs this much, and a lost SYN must
+/// have time for its repetition.
+const FIRST_ROUND: Duration = Duration::from_secs(2);
 /// Streams accepted from strangers at once, beyond the size of the group.
 const STRANGERS_MAX: usize = 64;
 /// Idle connections are probed this often, below the shortest idle time-out of a cloud's NAT
@@ -174,6 +178,7 @@ struct Joiner<N: Net> {
     control: Option<Framed<N::Stream>>,
     local: Option<SocketAddr>,
     listener: Option<N::Listener>,
+    rounds: u32,
     round: Option<Round<N>>,
 }
 
@@ -221,6 +226,7 @@ impl<N: Net> Joiner<N> {
             control: None,
             local: None,
             listener: None,
+            rounds: 0,
             round: None,
             net,
             config,
@@ -297,8 +303,9 @@ impl<N: Net> Joiner<N> {
     }
 
     fn start_round(&mut self, group: Group) {
-        let now = self.net.now();
-        self.round_deadline = now + self.config.punch_deadline;
+        let patience = FIRST_ROUND.saturating_mul(1 << self.rounds.min(8)).min(self.config.punch_deadline);
+        self.rounds += 1;
+        self.round_deadline = self.net.now() + patience;
         self.round = Some(Round::new(&self.net, &self.config, self.key.clone(), group));
     }
 

@@ -1,0 +1,211 @@
+//! Goal: the program and the library work on real sockets, with separate processes. Method: the
+//! binary `fmi` over loopback, on free ports.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+
+const FMI: &str = env!("CARGO_BIN_EXE_fmi");
+
+fn fmi(arguments: &[&str]) -> Command {
+    let mut command = Command::new(FMI);
+    command.args(arguments);
+    for variable in ["FMI_RANK", "FMI_SIZE", "FMI_GROUP", "FMI_RENDEZVOUS", "FMI_KEY", "FMI_LOG"] {
+        command.env_remove(variable);
+    }
+    command
+}
+
+/// A rendezvous of its own for each test; ends with it.
+struct Rendezvous {
+    child: Child,
+    address: String,
+}
+
+impl Rendezvous {
+    fn start() -> Self {
+        let mut child =
+            fmi(&["rendezvous", "--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).spawn().expect("started");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
+        let address = line.trim().strip_prefix("listening on ").expect("the address").to_owned();
+        Self { child, address }
+    }
+
+    fn ping(&self, group: &str, rank: u32, size: u32, key: &str, deadline: &str) -> Command {
+        let (rank, size) = (rank.to_string(), size.to_string());
+        let mut command =
+            fmi(&["ping", "--rendezvous", &self.address, "--group", group, "--rank", &rank, "--size", &size]);
+        command.args(["--deadline", deadline, "--json"]).env("FMI_KEY", key);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+}
+
+impl Drop for Rendezvous {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn finish(children: Vec<Child>) -> Vec<Output> {
+    children.into_iter().map(|child| child.wait_with_output().expect("ended")).collect()
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn processes_meet_and_ping_each_other() {
+    let rendezvous = Rendezvous::start();
+    let ranks = 0..5;
+    let children = ranks.clone().map(|rank| rendezvous.ping("g", rank, 5, "k", "20s").spawn().expect("started"));
+    for (rank, output) in ranks.zip(finish(children.collect())) {
+        assert!(output.status.success(), "{}", stderr(&output));
+        let report = json(&output);
+        assert_eq!(report["rank"], rank);
+        let peers = report["peers"].as_array().expect("peers");
+        assert_eq!(peers.len(), 4);
+        for peer in peers {
+            assert_eq!(peer["path"], "private", "loopback is no NAT");
+            assert!(peer["connect_ms"].as_f64().is_some_and(|time| time >= 0.0));
+            assert!(peer["round_trip_ms"].as_f64().is_some_and(|time| time > 0.0));
+        }
+    }
+}
+
+#[test]
+fn one_rendezvous_serves_groups_side_by_side_and_survives_garbage() {
+    let rendezvous = Rendezvous::start();
+    let mut silent = Vec::new();
+    for greeting in [&b""[..], b"GET / HTTP/1.1\r\n\r\n", &[0xff; 64]] {
+        let mut stream = TcpStream::connect(&rendezvous.address).expect("connected");
+        stream.write_all(greeting).expect("sent");
+        silent.push(stream);
+    }
+    let groups = [("a", "k"), ("b", "k"), ("a", "another key")];
+    let members = groups.iter().flat_map(|(group, key)| [0, 1].map(|rank| (group, key, rank)));
+    let children =
+        members.map(|(group, key, rank)| rendezvous.ping(group, rank, 2, key, "20s").spawn().expect("started"));
+    for output in finish(children.collect()) {
+        assert!(output.status.success(), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn mistakes_are_told_and_exit_codes_tell_them_apart() {
+    let rendezvous = Rendezvous::start();
+    let waiting = rendezvous.ping("g", 0, 2, "k", "4s").spawn().expect("started");
+    let wrong_key = rendezvous.ping("g", 1, 2, "x", "2s").output().expect("ended");
+    assert_eq!(wrong_key.status.code(), Some(1));
+    assert!(stderr(&wrong_key).contains("with another key"), "{}", stderr(&wrong_key));
+    let twice = rendezvous.ping("g", 0, 2, "k", "5s").output().expect("ended");
+    assert!(stderr(&twice).contains("another process holds this rank"), "{}", stderr(&twice));
+    let size = rendezvous.ping("g", 2, 3, "k", "5s").output().expect("ended");
+    assert!(stderr(&size).contains("the group has 2 ranks"), "{}", stderr(&size));
+    let outputs = finish(vec![waiting]);
+    assert!(stderr(&outputs[0]).contains("rank 1 is missing"), "{}", stderr(&outputs[0]));
+
+    let mut nowhere = rendezvous.ping("g", 0, 2, "k", "1s");
+    drop(rendezvous);
+    let nowhere = nowhere.output().expect("ended");
+    assert!(stderr(&nowhere).contains("no rendezvous answered"), "{}", stderr(&nowhere));
+    for arguments in
+        [&["ping"][..], &["launch", "-n", "0", "--", "true"], &["rendezvous", "--listen", "nonsense"], &["dance"]]
+    {
+        assert_eq!(fmi(arguments).output().expect("ended").status.code(), Some(2), "{arguments:?}");
+    }
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address").to_string();
+    let output = fmi(&["rendezvous", "--listen", &address]).output().expect("ended");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains(&format!("cannot listen on {address}")), "{}", stderr(&output));
+}
+
+#[test]
+fn launch_runs_a_group_and_passes_exit_codes_on() {
+    let output = fmi(&["launch", "-n", "8", "--", FMI, "ping", "--deadline", "20s"]).output().expect("ended");
+    assert!(output.status.success(), "{}", stderr(&output));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    for rank in 0..8 {
+        assert!(text.contains(&format!("[{rank}] rank {rank} of 8")), "{text}");
+    }
+    let fails = "test \"$FMI_RANK\" != 2 || exit 7; sleep 0.1";
+    let output = fmi(&["launch", "-n", "4", "--", "sh", "-c", fails]).output().expect("ended");
+    assert_eq!(output.status.code(), Some(7));
+    assert!(stderr(&output).contains("rank 2 ended with exit status: 7"), "{}", stderr(&output));
+    let output = fmi(&["launch", "-n", "1", "--", "/nonexistent/program"]).output().expect("ended");
+    assert!(stderr(&output).contains("cannot start \"/nonexistent/program\""), "{}", stderr(&output));
+}
+
+#[test]
+fn launch_passes_signals_on() {
+    let script = "trap 'echo got it; exit 9' TERM; echo ready; while :; do sleep 0.05; done";
+    let mut child =
+        fmi(&["launch", "-n", "2", "--", "sh", "-c", script]).stdout(Stdio::piped()).spawn().expect("started");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let mut ready = 0;
+    while ready < 2 {
+        ready += usize::from(lines.next().expect("a line").expect("text").ends_with("ready"));
+    }
+    let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().expect("kill runs");
+    assert!(killed.success());
+    let rest: Vec<String> = lines.map(|line| line.expect("text")).collect();
+    assert_eq!(rest.iter().filter(|line| line.ends_with("got it")).count(), 2, "{rest:?}");
+    assert_eq!(child.wait().expect("ended").code(), Some(128 + 15));
+}
+
+/// One rank of a group that computes for ever, in a process of its own: this test binary again.
+#[test]
+fn helper_rank() {
+    let Ok(config) = fmi::Config::from_env() else { return };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let ended = runtime.block_on(async {
+        let mut comm = fmi::Communicator::connect(fmi::RealNet::new(), &config).await?;
+        println!("joined");
+        loop {
+            let mut sum = [0u64; 1000];
+            comm.allreduce(&[1; 1000], &mut sum, fmi::op::Sum).await?;
+            assert_eq!(sum, [u64::from(config.size); 1000]);
+        }
+        #[expect(unreachable_code, reason = "gives the block its type")]
+        fmi::Result::<()>::Ok(())
+    });
+    let error = ended.expect_err("somebody is killed");
+    println!("names {:?}: {error}", error.peer());
+}
+
+#[test]
+fn a_killed_process_is_named_by_every_survivor() {
+    let rendezvous = Rendezvous::start();
+    let this = std::env::current_exe().expect("a path");
+    let start = |rank: u32| {
+        let mut command = Command::new(&this);
+        command.args(["--exact", "helper_rank", "--nocapture"]);
+        command.env("FMI_RANK", rank.to_string()).env("FMI_SIZE", "4").env("FMI_GROUP", "doomed");
+        command.env("FMI_RENDEZVOUS", &rendezvous.address).env("FMI_KEY", "k").stdout(Stdio::piped());
+        command.spawn().expect("started")
+    };
+    let mut children: Vec<_> = (0..4).map(start).collect();
+    let mut outputs: Vec<_> =
+        children.iter_mut().map(|child| BufReader::new(child.stdout.take().expect("piped")).lines()).collect();
+    for lines in &mut outputs {
+        assert!(lines.any(|line| line.expect("text").contains("joined")));
+    }
+    children[2].kill().expect("killed");
+    for (rank, lines) in outputs.into_iter().enumerate().filter(|(rank, _)| *rank != 2) {
+        let text: Vec<String> = lines.map(|line| line.expect("text")).collect();
+        assert!(text.iter().any(|line| line.contains("names Some(2)")), "rank {rank}: {text:?}");
+    }
+    for mut child in children {
+        let _ = child.wait();
+    }
+}
