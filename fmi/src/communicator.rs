@@ -45,6 +45,7 @@ pub struct Communicator {
     collectives: u64,
     sent: BTreeMap<u32, u64>,
     lost: Option<u32>,
+    dissolved: bool,
     running: Option<Operation>,
     revoked: Option<String>,
 }
@@ -118,6 +119,7 @@ impl Communicator {
             collectives: 0,
             sent: BTreeMap::new(),
             lost: None,
+            dissolved: false,
             running: None,
             revoked: None,
         }
@@ -201,6 +203,7 @@ impl Communicator {
                     self.lost.get_or_insert(rank);
                 }
                 Poll::Ready(Ok(ServerMessage::Dissolved(session))) if session == self.session => {
+                    self.dissolved = true;
                     self.control = None;
                 }
                 Poll::Ready(Ok(ServerMessage::Probe)) => control.queue(&ClientMessage::Ping.emit()),

@@ -336,9 +336,13 @@ impl Communicator {
             let kind = ErrorKind::PeerLost("the rendezvous lost its connection".into());
             return Poll::Ready(Err(self.error(call.operation, kind).with_peer(lost)));
         }
+        if self.dissolved && !self.formed {
+            let kind = ErrorKind::Revoked("the rendezvous dissolved the session".into());
+            return Poll::Ready(Err(self.error(call.operation, kind)));
+        }
         let at = match &call.suspect {
-            // Without a rendezvous no word can come.
-            Some(suspect) if self.control.is_some() => suspect.until.min(call.deadline),
+            // Without a rendezvous no word can come, and a group that forms starts over at once.
+            Some(suspect) if self.control.is_some() && self.formed => suspect.until.min(call.deadline),
             Some(_) => Instant::ZERO,
             None => call.deadline,
         };

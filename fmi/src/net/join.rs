@@ -2,6 +2,11 @@
 //!
 //! A failed round (a pair that did not connect in time, a rank that vanished meanwhile, a rendezvous
 //! that restarted) starts over from a fresh local port until the join deadline.
+//!
+//! **A rank gives a round up by its own clock only before it enters the barrier.** While it has not,
+//! nobody can have passed, so nobody is left behind in a group that another rank has abandoned. In
+//! the barrier a rank waits until it passes, or hears that the round is void: a connection ends, or
+//! the rendezvous dissolves the session.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
@@ -110,7 +115,7 @@ impl<N: Net> Prepared<N> {
         loop {
             let parts = poll_fn(|cx| joiner.poll(cx)).await?;
             let mut comm = Communicator::assemble(&joiner.config, Arc::new(joiner.net.clone()), parts);
-            match comm.join_barrier(joiner.round_deadline.min(joiner.deadline)).await {
+            match comm.join_barrier(joiner.deadline).await {
                 Ok(()) => {
                     comm.mark_formed();
                     return Ok(comm);

@@ -1,0 +1,24 @@
+//! Goal: a seed that once failed never fails again. Method: one line each, with the cause.
+
+use scenarios::{Options, catalog};
+
+const REGRESSIONS: [(&str, u64); 5] = [
+    // A rank gave up its round by its clock inside the join barrier, which others had passed: they
+    // ran as a group of which it was no longer part.
+    ("loss-1", 33),
+    ("loss-1", 110),
+    ("loss-5", 12),
+    // Three seconds of silence ended control connections of a site that was cut off for three.
+    ("site-cut-off", 1),
+    // The rendezvous restarted between two ranks' registrations.
+    ("rendezvous-during", 1),
+];
+
+#[test]
+fn past_failures_stay_fixed() {
+    for (name, seed) in REGRESSIONS {
+        let scenario = catalog::find_scenario(name).expect("in the catalogue");
+        let outcome = scenarios::run(&scenario, seed, Options::default());
+        assert!(outcome.passed(), "{}\n{}", outcome.violations.join("\n"), outcome.replay_command());
+    }
+}
