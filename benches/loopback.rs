@@ -1,0 +1,148 @@
+//! Ping-pong and allreduce between processes over loopback, beside a plain blocking-socket
+//! ping-pong in the same run: compare the ratio, not the times.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+
+use criterion::{BenchmarkId, Criterion, criterion_group};
+use fmi::{Communicator, Config, RealNet};
+use fmi_benches::{Group, ROLE, child, runtime};
+
+const SIZES: [usize; 3] = [8, 1 << 10, 1 << 20];
+const TAG: u32 = 1;
+/// Where the plain peer connects to.
+const ADDRESS: &str = "FMI_BENCH_ADDRESS";
+
+/// A plain peer: sends back what it gets, in messages whose length goes ahead once.
+fn serve_plain() {
+    let address = std::env::var(ADDRESS).expect("set by the parent");
+    let mut stream = TcpStream::connect(address).expect("connected");
+    stream.set_nodelay(true).expect("an option");
+    let mut length = [0; 8];
+    while stream.read_exact(&mut length).is_ok() {
+        let mut buffer = vec![0; usize::try_from(u64::from_le_bytes(length)).expect("fits")];
+        while stream.read_exact(&mut buffer[..1]).is_ok() && buffer[0] == 1 {
+            stream.read_exact(&mut buffer[1..]).expect("a message");
+            stream.write_all(&buffer).expect("sent");
+        }
+    }
+}
+
+fn plain(criterion: &mut Criterion) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+    let address = listener.local_addr().expect("an address").to_string();
+    let mut peer = child("plain", &[(ADDRESS, address)]);
+    let (mut stream, _) = listener.accept().expect("accepted");
+    stream.set_nodelay(true).expect("an option");
+    let mut group = criterion.benchmark_group("ping-pong");
+    for bytes in SIZES {
+        let mut buffer = vec![1; bytes];
+        stream.write_all(&(bytes as u64).to_le_bytes()).expect("sent");
+        group.bench_function(BenchmarkId::new("plain blocking sockets", bytes), |bencher| {
+            bencher.iter(|| {
+                stream.write_all(&buffer).expect("sent");
+                stream.read_exact(&mut buffer).expect("received");
+            });
+        });
+        stream.write_all(&[0]).expect("sent");
+    }
+    group.finish();
+    drop(stream);
+    let _ = peer.wait();
+}
+
+/// Serves until rank 0 leaves.
+async fn serve_fmi(role: &str) -> fmi::Result<()> {
+    let config = Config::from_env()?;
+    let mut comm = Communicator::connect(RealNet::new(), &config).await?;
+    let mut bytes = [0u64];
+    loop {
+        comm.broadcast(&mut bytes, 0).await?;
+        let mut buffer = vec![0u8; usize::try_from(bytes[0]).expect("fits")];
+        let send = vec![1u64; buffer.len() / 8];
+        let mut receive = send.clone();
+        loop {
+            // One byte ahead of each turn says whether there is one.
+            let mut more = [0u8];
+            comm.broadcast(&mut more, 0).await?;
+            if more[0] == 0 {
+                break;
+            }
+            for _ in 0..TURN {
+                if role == "ping-pong" {
+                    comm.recv(0, TAG, &mut buffer).await?;
+                    comm.send(0, TAG, &buffer).await?;
+                } else {
+                    comm.allreduce(&send, &mut receive, fmi::op::Sum).await?;
+                }
+            }
+        }
+    }
+}
+
+/// Operations between two words of whether to go on; their cost is spread over these.
+const TURN: u64 = 16;
+
+/// Times `iterations` operations, rounded up to turns.
+async fn turns(comm: &mut Communicator, iterations: u64, role: &str, bytes: usize) -> std::time::Duration {
+    let mut buffer = vec![1u8; bytes];
+    let send = vec![1u64; bytes / 8];
+    let mut receive = send.clone();
+    let turns = iterations.div_ceil(TURN);
+    let begun = comm.now();
+    for _ in 0..turns {
+        comm.broadcast(&mut [1u8], 0).await.expect("the group lives");
+        for _ in 0..TURN {
+            if role == "ping-pong" {
+                comm.send(1, TAG, &buffer).await.expect("the group lives");
+                comm.recv(1, TAG, &mut buffer).await.expect("the group lives");
+            } else {
+                comm.allreduce(&send, &mut receive, fmi::op::Sum).await.expect("the group lives");
+            }
+        }
+    }
+    let took = comm.now() - begun;
+    #[expect(clippy::cast_precision_loss, reason = "a share of whole turns")]
+    let share = iterations as f64 / (turns * TURN) as f64;
+    took.mul_f64(share)
+}
+
+fn over_fmi(criterion: &mut Criterion, role: &str, size: u32) {
+    let runtime = runtime();
+    let mut members = Group::form(&runtime, role, size);
+    let mut group = criterion.benchmark_group(role);
+    group.sample_size(20);
+    for bytes in SIZES {
+        let mut announced = [bytes as u64];
+        runtime.block_on(members.comm.broadcast(&mut announced, 0)).expect("the group lives");
+        group.bench_function(BenchmarkId::new(format!("fmi, {size} ranks"), bytes), |bencher| {
+            bencher.iter_custom(|iterations| runtime.block_on(turns(&mut members.comm, iterations, role, bytes)));
+        });
+        runtime.block_on(members.comm.broadcast(&mut [0u8], 0)).expect("the group lives");
+    }
+    group.finish();
+}
+
+fn ping_pong(criterion: &mut Criterion) {
+    over_fmi(criterion, "ping-pong", 2);
+}
+
+fn allreduce(criterion: &mut Criterion) {
+    for size in [2, 4, 8] {
+        over_fmi(criterion, "allreduce", size);
+    }
+}
+
+criterion_group!(benches, plain, ping_pong, allreduce);
+
+fn main() {
+    match std::env::var(ROLE).as_deref() {
+        Ok("plain") => serve_plain(),
+        // Rank 0 ends the group; that is the end of this process and no failure.
+        Ok(role) => drop(runtime().block_on(serve_fmi(role))),
+        Err(_) => {
+            benches();
+            Criterion::default().configure_from_args().final_summary();
+        }
+    }
+}
