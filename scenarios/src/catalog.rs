@@ -195,8 +195,12 @@ fn lossy(percent: u32) -> Scenario {
     let mut world = WorldSpec::region(4, preset("linux_masq_drop"));
     world.loss = f64::from(percent) / 100.0;
     world.start_jitter = millis(100);
-    let about = format!("{percent} % of all packets are lost");
-    scenario(&format!("loss-{percent}"), &about, world, COLLECTIVES)
+    let about = format!("{percent} % of the packets between functions are lost");
+    let mut scenario = scenario(&format!("loss-{percent}"), &about, world, COLLECTIVES);
+    // Time-outs double from 1 s: seven losses in a row take two minutes.
+    (scenario.program.join_deadline, scenario.program.operation_deadline) = (seconds(60), seconds(130));
+    scenario.deadline = seconds(600);
+    scenario
 }
 
 fn cut_off() -> Scenario {

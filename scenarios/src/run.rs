@@ -170,7 +170,7 @@ fn topology(spec: &WorldSpec) -> (Topology, Layout) {
                 (INTERNET, [198, 51, high, low], spec.lan + spec.wan)
             }
         };
-        let link = link(latency).losing(spec.loss);
+        let link = link(latency).losing(spec.loss / 2.0);
         let site = SiteId(function.site);
         topology.host(HostSpec { network, address: address.into(), link, site, tcp: spec.tcp })
     });

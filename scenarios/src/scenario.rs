@@ -36,7 +36,7 @@ pub struct WorldSpec {
     pub start_jitter: Duration,
     /// Up to this much more time on each link, drawn from the seed.
     pub link_jitter: Duration,
-    /// Share of packets lost on each function's link.
+    /// Share of packets lost between two functions, half of it on the link of each.
     pub loss: f64,
     /// Latencies to all other sites; the first site is always there and has none.
     pub sites: Vec<Duration>,
