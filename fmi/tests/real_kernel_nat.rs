@@ -1,6 +1,7 @@
 //! Goal: functions behind two masquerading gateways of the real kernel connect directly. Method:
 //! network namespaces with nftables, made and removed by the test; all traffic stays inside them.
 //! Needs root, `ip` and `nft`; says why it is skipped where it cannot run.
+#![expect(clippy::print_stdout, reason = "a reason to skip is printed")]
 
 use std::process::{Child, Command, Output, Stdio};
 

@@ -1,6 +1,6 @@
 //! The connections of one rank to its peers: one [`Punch`] for each. Pure.
 //!
-//! All pairs are punched at once, with at most [`Mesh::attempts_max`] connections in the making; the
+//! All pairs are punched at once, with at most `attempts_max` peers in the making; the
 //! rest wait their turn in rank order starting behind the own rank, so that a large group does not
 //! rush at rank 0.
 

@@ -1,0 +1,78 @@
+//! Goal: pure modules stay pure, and no file outgrows its reader. Method: read the sources. One
+//! crate holds pure machines and drivers; this is what keeps them apart.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Files longer than this are split.
+const LINES_MAX: usize = 800;
+
+/// Folders and files without I/O, clock, tasks or entropy of their own.
+const PURE: [&str; 8] = [
+    "fmi/src/proto",
+    "fmi/src/schedule",
+    "fmi/src/op.rs",
+    "fmi/src/datatype.rs",
+    "fmi/src/key.rs",
+    "nat-sim/src/nat",
+    "nat-sim/src/nat.rs",
+    "nat-sim/src/link.rs",
+];
+
+/// What a pure file does not contain.
+const IMPURE: [&str; 9] =
+    ["tokio", "async fn", ".await", "Instant::now", "SystemTime", "std::net::Tcp", "thread", "getrandom", "HashMap"];
+
+fn sources(path: &Path, found: &mut Vec<PathBuf>) {
+    if path.is_dir() {
+        for entry in fs::read_dir(path).expect("a folder") {
+            sources(&entry.expect("an entry").path(), found);
+        }
+    } else if path.extension().is_some_and(|extension| extension == "rs") {
+        found.push(path.to_owned());
+    }
+}
+
+fn below(root: &Path, folders: &[&str]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for folder in folders {
+        let path = root.join(folder);
+        assert!(path.exists(), "{} is gone; this list is out of date", path.display());
+        sources(&path, &mut found);
+    }
+    found
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
+}
+
+#[test]
+fn pure_modules_contain_nothing_impure() {
+    for file in below(&root(), &PURE) {
+        let text = fs::read_to_string(&file).expect("readable");
+        for (number, line) in (1..).zip(text.lines()) {
+            let code = line.split("//").next().unwrap_or_default();
+            let found = IMPURE.iter().find(|word| code.contains(**word));
+            assert!(found.is_none(), "{}:{number} has {found:?}", file.display());
+        }
+    }
+}
+
+#[test]
+fn nothing_spawns_or_selects() {
+    for file in below(&root(), &["fmi/src", "nat-sim/src", "scenarios/src"]) {
+        let text = fs::read_to_string(&file).expect("readable");
+        for word in ["tokio::spawn", "tokio::select!", "spawn_blocking", "sync::watch"] {
+            assert!(!text.contains(word), "{} has {word}", file.display());
+        }
+    }
+}
+
+#[test]
+fn no_file_is_too_long() {
+    for file in below(&root(), &["fmi", "nat-sim", "scenarios", "benches", "fuzz/fuzz_targets"]) {
+        let lines = fs::read_to_string(&file).expect("readable").lines().count();
+        assert!(lines <= LINES_MAX, "{} has {lines} lines", file.display());
+    }
+}

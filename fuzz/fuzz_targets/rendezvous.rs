@@ -1,0 +1,47 @@
+//! Clients that send anything, in any order, neither panic the server nor make it grow.
+#![no_main]
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use fmi::proto::rendezvous::server::{Connection, Input, Output, Server, ServerConfig};
+use fmi::proto::rendezvous::ClientMessage;
+use fmi::time::Instant;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    let config = ServerConfig { connections_max: 8, ..ServerConfig::default() };
+    let mut server = Server::new(config, [0; 32]);
+    let mut now = Instant::ZERO;
+    let mut next = 0;
+    // Each line is one thing that happens: a connection, an action, a message.
+    for line in bytes.split(|byte| *byte == b'\n') {
+        let Some((&[connection, action], message)) = line.split_first_chunk::<2>() else { continue };
+        let mut connection = Connection(u64::from(connection % 8));
+        let input = match action % 5 {
+            0 => {
+                next += 1;
+                connection = Connection(7 + next);
+                Input::Opened(SocketAddr::from(([1, 1, 1, 1], 1)))
+            }
+            1 => Input::Closed,
+            2 => Input::Malformed,
+            3 => {
+                now += Duration::from_millis(u64::from(action) * 10);
+                server.handle_timeout(now);
+                continue;
+            }
+            _ => match ClientMessage::parse(message) {
+                Ok(message) => Input::Message(message),
+                Err(_) => Input::Malformed,
+            },
+        };
+        server.handle_input(now, connection, input);
+        while let Some(output) = server.poll_output() {
+            if let Output::Send(_, message) = output {
+                let _ = message.emit();
+            }
+        }
+        assert!(server.connections() <= 8);
+    }
+});
