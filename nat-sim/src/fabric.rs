@@ -187,6 +187,20 @@ impl Fabric {
         self.gateways[gateway.0].reboot();
     }
 
+    /// The power of a site is cut: what is on its way within it is gone, and its gateways forget.
+    pub(crate) fn crash_site(&mut self, site: SiteId) {
+        let queue = &mut self.queues[site.0];
+        queue.events.clear();
+        queue.outbox.clear();
+        (queue.waker, queue.planned) = (None, None);
+        for gateway in 0..self.gateways.len() {
+            if self.attachments[self.outer_attachments[gateway]].site == site {
+                self.gateways[gateway].reboot();
+                self.gateway_timers[gateway] = None;
+            }
+        }
+    }
+
     fn schedule(&mut self, site: SiteId, at: Instant, happening: Happening) {
         let event = Event { at, sequence: self.sequence, happening };
         self.sequence += 1;

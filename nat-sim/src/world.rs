@@ -370,6 +370,7 @@ impl Run {
                     self.kill(host);
                 }
                 self.sim.crash(site_name(*site));
+                self.shared.fabric().crash_site(*site);
             }
             Fault::BounceSite(site) => {
                 for host in self.hosts_of(*site) {

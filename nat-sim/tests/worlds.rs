@@ -1,0 +1,222 @@
+//! Goal: nested gateways, sites, faults and resolutions do what they say to the production code.
+//! Method: small groups that compute, results and times compared.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Board, RENDEZVOUS, RENDEZVOUS_PORT, behind, host, millis, serve};
+use fmi::net::Net;
+use fmi::{Communicator, Config, Path};
+use nat_sim::link::LinkConfig;
+use nat_sim::nat::preset;
+use nat_sim::topology::{GatewayId, GatewaySpec, HostId, INTERNET, SiteId, Topology};
+use nat_sim::{Fault, SimNet, World};
+
+fn config(rank: u32, size: u32) -> Config {
+    let mut config = Config::new(rank, size, "test", format!("{RENDEZVOUS}:{RENDEZVOUS_PORT}"));
+    config.key = Some(b"a secret of the test".to_vec());
+    config
+}
+
+type Line = (u32, u64, Vec<Path>, Duration);
+
+/// Joins, sums, sleeps and sums again; reports the sum, the paths and the time of the first result.
+async fn compute(net: SimNet, rank: u32, size: u32, pause: Duration) -> Line {
+    let mut comm = Communicator::connect(net.clone(), &config(rank, size)).await.expect("joined");
+    let mut sum = [0u64];
+    comm.allreduce(&[1 << rank], &mut sum, fmi::op::Sum).await.expect("reduced");
+    let at = Net::now(&net).since_origin();
+    Net::sleep_until(&net, Net::now(&net) + pause).await;
+    comm.allreduce(&[1 << rank], &mut sum, fmi::op::Sum).await.expect("reduced again");
+    let paths = comm.links().map(|link| link.path).collect();
+    comm.barrier().await.expect("all here");
+    comm.leave().await;
+    (rank, sum[0], paths, at)
+}
+
+fn place(world: &mut World, hosts: &[HostId], pause: Duration) -> Board<Line> {
+    let board = Board::new();
+    let size = u32::try_from(hosts.len()).expect("few");
+    for (rank, host) in (0..size).zip(hosts) {
+        let board = board.clone();
+        world.function(*host, Duration::ZERO, move |net| {
+            let board = board.clone();
+            async move { board.put(compute(net, rank, size, pause).await) }
+        });
+    }
+    board
+}
+
+fn run(world: World, board: &Board<Line>, size: usize) -> Vec<Line> {
+    let report = world.run().expect("a world");
+    assert_eq!(report.stuck, None);
+    let mut lines = board.take();
+    lines.sort_unstable_by_key(|line| line.0);
+    assert_eq!(lines.len(), size);
+    assert!(lines.iter().all(|line| line.1 == (1 << size) - 1), "{lines:?}");
+    lines
+}
+
+/// A gateway of a provider, a gateway of a home behind it, and functions on either.
+fn nested() -> (Topology, HostId, Vec<HostId>) {
+    let (mut topology, rendezvous, mut hosts) = behind(&[preset::rfc_strict()], millis(1), millis(2), millis(2));
+    let provider = topology.network("provider");
+    let spec = |outer, address: [u8; 4], inner, nat| GatewaySpec {
+        nat,
+        outer,
+        address: address.into(),
+        link: LinkConfig::with_latency(millis(1)),
+        inner,
+        site: SiteId(0),
+    };
+    topology.gateway(spec(INTERNET, [203, 0, 113, 99], provider, preset::rfc_ideal()));
+    for number in [1u8, 2] {
+        let home = topology.network(format!("home-{number}"));
+        topology.gateway(spec(provider, [100, 64, 0, number], home, preset::linux_masq_drop()));
+        hosts.push(topology.host(host(home, [192, 168, 0, 2], millis(1))));
+    }
+    (topology, rendezvous, hosts)
+}
+
+#[test]
+fn functions_behind_two_gateways_in_a_row_connect() {
+    let (topology, rendezvous, hosts) = nested();
+    let mut world = World::new(topology, 1, millis(1));
+    serve(&mut world, rendezvous);
+    let board = place(&mut world, &hosts, Duration::ZERO);
+    // The two homes meet at the provider's gateway, which hairpins.
+    let lines = run(world, &board, 3);
+    assert!(lines.iter().all(|line| line.2 == [Path::Direct, Path::Direct]), "{lines:?}");
+}
+
+#[test]
+fn results_and_times_do_not_depend_on_the_resolution() {
+    let times = |resolution: Duration| {
+        let nats = [preset::linux_masq_drop(), preset::aws_lambda(), preset::rfc_strict()];
+        let (topology, rendezvous, hosts) = behind(&nats, millis(1), millis(3), millis(2));
+        let mut world = World::new(topology, 5, resolution);
+        serve(&mut world, rendezvous);
+        let board = place(&mut world, &hosts, millis(50));
+        run(world, &board, 3).into_iter().map(|line| line.3).collect::<Vec<_>>()
+    };
+    let coarse = times(millis(1));
+    assert_eq!(coarse, times(Duration::from_micros(100)), "all latencies are whole milliseconds");
+    assert_eq!(coarse, times(Duration::from_micros(10)));
+}
+
+#[test]
+fn latencies_below_a_millisecond_are_exact() {
+    let tick = Duration::from_micros(10);
+    let latency = Duration::from_micros(130);
+    let (topology, rendezvous, hosts) =
+        behind(&[preset::aws_lambda(), preset::aws_lambda()], tick, latency - tick, latency);
+    let mut world = World::new(topology, 5, tick);
+    serve(&mut world, rendezvous);
+    let board = place(&mut world, &hosts, Duration::ZERO);
+    // One way, between the two or to the server, is 260 us. Both at once: handshake with the
+    // rendezvous (2), registration and group (2), punch (2), proof (1), nomination (1), the join's
+    // barrier (1), one round of the allreduce (1).
+    let lines = run(world, &board, 2);
+    let slower = lines.iter().map(|line| line.3).max().expect("two");
+    assert_eq!(slower, 10 * 2 * latency);
+}
+
+fn two_sites() -> (World, Vec<HostId>) {
+    let mut topology = Topology::new();
+    let far = topology.site("far", millis(5));
+    let rendezvous = topology.host(host(INTERNET, RENDEZVOUS.octets(), millis(1)));
+    let mut hosts = Vec::new();
+    for last in [1u8, 2] {
+        let mut spec = host(INTERNET, [1, 0, 0, last], millis(1));
+        spec.site = if last == 2 { far } else { SiteId(0) };
+        hosts.push(topology.host(spec));
+    }
+    let mut world = World::new(topology, 3, millis(1));
+    serve(&mut world, rendezvous);
+    (world, hosts)
+}
+
+#[test]
+fn packets_between_sites_take_turmoils_latency() {
+    let (mut world, hosts) = two_sites();
+    let board = Board::new();
+    for (number, host) in hosts.iter().enumerate() {
+        let board = board.clone();
+        world.function(*host, Duration::ZERO, move |net| {
+            let board = board.clone();
+            async move {
+                let begun = Net::now(&net);
+                let server = (RENDEZVOUS, RENDEZVOUS_PORT).into();
+                let stream = net.connect(([0, 0, 0, 0], 0).into(), server).await.expect("connected");
+                board.put((number, Net::now(&net) - begun));
+                drop(stream);
+            }
+        });
+    }
+    assert_eq!(world.run().expect("a world").stuck, None);
+    let mut times = board.take();
+    times.sort_unstable();
+    assert_eq!(times, [(0, millis(4)), (1, millis(14))]);
+}
+
+#[test]
+fn a_cut_between_sites_delays_and_a_crash_of_a_site_ends_its_functions() {
+    let (mut world, hosts) = two_sites();
+    let board = place(&mut world, &hosts, millis(500));
+    world.fault(millis(400), Fault::Cut(SiteId(0), SiteId(1)));
+    world.fault(millis(3400), Fault::Heal(SiteId(0), SiteId(1)));
+    let lines = run(world, &board, 2);
+    assert!(lines.iter().all(|line| line.3 < millis(400)), "the first result comes before the cut");
+
+    let (mut world, hosts) = two_sites();
+    let starts = Board::new();
+    for host in &hosts {
+        let starts = starts.clone();
+        world.function(*host, Duration::ZERO, move |net| {
+            let starts = starts.clone();
+            async move {
+                starts.put((net.address().octets()[3], Net::now(&net).since_origin()));
+                Net::sleep_until(&net, Net::now(&net) + millis(2000)).await;
+            }
+        });
+    }
+    world.fault(millis(1000), Fault::CrashSite(SiteId(1)));
+    world.fault(millis(1500), Fault::BounceSite(SiteId(1)));
+    assert_eq!(world.run().expect("a world").stuck, None);
+    let mut starts = starts.take();
+    starts.sort_unstable();
+    assert_eq!(starts, [(1, Duration::ZERO), (2, Duration::ZERO), (2, millis(1500))]);
+}
+
+/// A gateway that forgets its sessions cuts what runs through it; the lost rank is named.
+#[test]
+fn a_rebooted_gateway_breaks_what_runs_through_it() {
+    let (topology, rendezvous, hosts) =
+        behind(&[preset::aws_lambda(), preset::linux_masq_rst()], millis(1), millis(1), millis(1));
+    let mut world = World::new(topology, 3, millis(1));
+    serve(&mut world, rendezvous);
+    let board = Board::new();
+    for (rank, host) in (0u32..).zip(hosts) {
+        let board = board.clone();
+        world.function(host, Duration::ZERO, move |net| {
+            let board = board.clone();
+            async move {
+                let mut comm = Communicator::connect(net.clone(), &config(rank, 2)).await.expect("joined");
+                let failed = loop {
+                    if let Err(error) = comm.barrier().await {
+                        break error;
+                    }
+                    Net::sleep_until(&net, Net::now(&net) + millis(10)).await;
+                };
+                board.put((rank, failed.peer()));
+            }
+        });
+    }
+    world.fault(millis(500), Fault::RebootGateway(GatewayId(1)));
+    assert_eq!(world.run().expect("a world").stuck, None);
+    let mut ends = board.take();
+    ends.sort_unstable();
+    assert_eq!(ends.len(), 2);
+    assert_eq!(ends[0], (0, Some(1)), "rank 0 loses rank 1");
+}
