@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Board, RENDEZVOUS, RENDEZVOUS_PORT, host, millis, serve};
+use common::{Board, KEY, RENDEZVOUS, RENDEZVOUS_PORT, host, millis, serve};
 use fmi::net::Net;
 use fmi::proto::rendezvous::{ClientMessage, Refusal, Registration};
 use fmi::{Communicator, Config, Error, ErrorKind, Path};
@@ -13,11 +13,8 @@ use nat_sim::topology::{HostId, INTERNET, Topology};
 use nat_sim::{SimNet, World};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-const KEY: &[u8] = b"the key of the healthy";
-
 fn config(rank: u32, size: u32) -> Config {
-    let mut config = Config::new(rank, size, "test", format!("{RENDEZVOUS}:{RENDEZVOUS_PORT}"));
-    config.key = Some(KEY.to_vec());
+    let mut config = common::config(rank, size);
     config.join_deadline = Duration::from_secs(5);
     config.operation_deadline = Duration::from_secs(3);
     config

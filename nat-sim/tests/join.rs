@@ -5,18 +5,12 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Board, RENDEZVOUS, RENDEZVOUS_PORT, behind, millis, serve};
+use common::{Board, behind, config, millis, serve};
+use fmi::Communicator;
 use fmi::net::Net;
 use fmi::net::join::Prepared;
-use fmi::{Communicator, Config};
 use nat_sim::World;
 use nat_sim::nat::preset;
-
-fn config(rank: u32, size: u32) -> Config {
-    let mut config = Config::new(rank, size, "test", format!("{RENDEZVOUS}:{RENDEZVOUS_PORT}"));
-    config.key = Some(b"a secret of the test".to_vec());
-    config
-}
 
 #[test]
 fn two_functions_behind_nats_exchange_values() {

@@ -5,19 +5,13 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Board, RENDEZVOUS, RENDEZVOUS_PORT, behind, host, millis, serve};
+use common::{Board, RENDEZVOUS, RENDEZVOUS_PORT, behind, config, host, millis, serve};
 use fmi::net::Net;
-use fmi::{Communicator, Config, Path};
+use fmi::{Communicator, Path};
 use nat_sim::link::LinkConfig;
 use nat_sim::nat::preset;
 use nat_sim::topology::{GatewayId, GatewaySpec, HostId, INTERNET, SiteId, Topology};
 use nat_sim::{Fault, SimNet, World};
-
-fn config(rank: u32, size: u32) -> Config {
-    let mut config = Config::new(rank, size, "test", format!("{RENDEZVOUS}:{RENDEZVOUS_PORT}"));
-    config.key = Some(b"a secret of the test".to_vec());
-    config
-}
 
 type Line = (u32, u64, Vec<Path>, Duration);
 

@@ -111,7 +111,7 @@ impl Communicator {
                     Place::Scratch { at, .. } => &mut scratch[at.clone()],
                 };
                 match self.poll_frame(cx, call, receive.peer, &receive.envelope, target) {
-                    Poll::Ready(Ok(())) => receive.done = true,
+                    Poll::Ready(Ok(_)) => receive.done = true,
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                     Poll::Pending => pending = true,
                 }
@@ -123,47 +123,10 @@ impl Communicator {
         self.poll_trouble(cx, call, None)
     }
 
-    /// Receives the frame that `wanted` describes; others on the way go to the mailbox.
-    fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-        call: &mut Call,
-        peer: u32,
-        wanted: &Envelope,
-        target: &mut [u8],
-    ) -> Poll<Result<()>> {
-        if let Some(stored) = self.mailbox.take(peer, wanted) {
-            self.check_envelope(call, peer, wanted, &stored.envelope)?;
-            target.copy_from_slice(&stored.payload);
-            return Poll::Ready(Ok(()));
-        }
-        loop {
-            let envelope = match self.poll_envelope(cx, call, peer) {
-                Poll::Ready(Ok(Some(envelope))) => envelope,
-                Poll::Ready(Ok(None)) | Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-            };
-            if envelope.is_same_operation(wanted) {
-                self.check_envelope(call, peer, wanted, &envelope)?;
-                return match self.link(peer).poll_payload(cx, target) {
-                    Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
-                    Poll::Ready(Err(error)) => {
-                        self.suspect(call, peer, error)?;
-                        Poll::Pending
-                    }
-                    Poll::Pending => Poll::Pending,
-                };
-            }
-            match self.poll_store(cx, call, peer, wanted, envelope) {
-                Poll::Ready(Ok(true)) => {}
-                Poll::Ready(Ok(false)) | Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-            }
-        }
-    }
-
-    /// Receives a message whose length is not known beforehand; returns its length.
-    pub(super) fn poll_message(
+    /// Receives the next frame of the operation of `wanted` and returns its length; frames of others
+    /// on the way go to the mailbox. A frame of a collective must be what `wanted` says, a message
+    /// may be shorter than `target`.
+    pub(super) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
         call: &mut Call,
@@ -171,17 +134,10 @@ impl Communicator {
         wanted: &Envelope,
         target: &mut [u8],
     ) -> Poll<Result<usize>> {
-        let buffer_bytes = target.len() as u64;
-        let too_long = |comm: &Self, call: &Call, message_bytes: u64| {
-            comm.error(call.operation, ErrorKind::Truncated { message_bytes, buffer_bytes }).with_peer(peer)
-        };
         if let Some(stored) = self.mailbox.take(peer, wanted) {
-            self.check_datatype(call, peer, wanted, &stored.envelope)?;
-            let Some(place) = target.get_mut(..stored.payload.len()) else {
-                return Poll::Ready(Err(too_long(self, call, stored.envelope.length)));
-            };
-            place.copy_from_slice(&stored.payload);
-            return Poll::Ready(Ok(stored.payload.len()));
+            let length = self.accept(call, peer, wanted, &stored.envelope, target.len())?;
+            target[..length].copy_from_slice(&stored.payload);
+            return Poll::Ready(Ok(length));
         }
         loop {
             let envelope = match self.poll_envelope(cx, call, peer) {
@@ -190,11 +146,7 @@ impl Communicator {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             };
             if envelope.is_same_operation(wanted) {
-                self.check_datatype(call, peer, wanted, &envelope)?;
-                let length = usize::try_from(envelope.length).unwrap_or(usize::MAX);
-                if length > target.len() {
-                    return Poll::Ready(Err(too_long(self, call, envelope.length)));
-                }
+                let length = self.accept(call, peer, wanted, &envelope, target.len())?;
                 return match self.link(peer).poll_payload(cx, &mut target[..length]) {
                     Poll::Ready(Ok(())) => Poll::Ready(Ok(length)),
                     Poll::Ready(Err(error)) => {
@@ -208,6 +160,22 @@ impl Communicator {
                 Poll::Ready(Ok(true)) => {}
                 Poll::Ready(Ok(false)) | Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    /// Checks a frame against what is wanted and the buffer for it; returns its length.
+    fn accept(&self, call: &Call, peer: u32, wanted: &Envelope, theirs: &Envelope, buffer: usize) -> Result<usize> {
+        let is_message = wanted.kind == Kind::Message;
+        let agrees = if is_message { wanted.datatype == theirs.datatype } else { wanted == theirs };
+        if !agrees {
+            return Err(self.mismatch(call, peer, wanted, theirs));
+        }
+        match usize::try_from(theirs.length) {
+            Ok(length) if length <= buffer => Ok(length),
+            _ => {
+                let kind = ErrorKind::Truncated { message_bytes: theirs.length, buffer_bytes: buffer as u64 };
+                Err(self.error(call.operation, kind).with_peer(peer))
             }
         }
     }
@@ -286,14 +254,6 @@ impl Communicator {
     fn mismatch(&self, call: &Call, peer: u32, mine: &Envelope, theirs: &Envelope) -> Error {
         let (mine, theirs) = (mine.to_string(), theirs.to_string());
         self.error(call.operation, ErrorKind::Mismatch { mine, theirs }).with_peer(peer)
-    }
-
-    fn check_envelope(&self, call: &Call, peer: u32, mine: &Envelope, theirs: &Envelope) -> Result<()> {
-        if mine == theirs { Ok(()) } else { Err(self.mismatch(call, peer, mine, theirs)) }
-    }
-
-    fn check_datatype(&self, call: &Call, peer: u32, mine: &Envelope, theirs: &Envelope) -> Result<()> {
-        if mine.datatype == theirs.datatype { Ok(()) } else { Err(self.mismatch(call, peer, mine, theirs)) }
     }
 
     /// Notes that the link to `peer` broke. Malformed bytes fail at once; a broken stream may be

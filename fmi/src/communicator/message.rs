@@ -149,6 +149,6 @@ impl Communicator {
         buffer: &mut [u8],
     ) -> Poll<Result<usize>> {
         let wanted = call.envelope;
-        self.poll_message(cx, call, from, &wanted, buffer)
+        self.poll_frame(cx, call, from, &wanted, buffer)
     }
 }

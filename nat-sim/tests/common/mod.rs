@@ -14,6 +14,8 @@ use nat_sim::topology::{GatewaySpec, HostId, HostSpec, INTERNET, NetworkId, Site
 
 pub(crate) const RENDEZVOUS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub(crate) const RENDEZVOUS_PORT: u16 = 7000;
+/// The secret of the group "test".
+pub(crate) const KEY: &[u8] = b"the key of the healthy";
 
 pub(crate) fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
@@ -41,6 +43,13 @@ impl<T> Board<T> {
     pub(crate) fn take(&self) -> Vec<T> {
         std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// A rank of the group "test".
+pub(crate) fn config(rank: u32, size: u32) -> fmi::Config {
+    let mut config = fmi::Config::new(rank, size, "test", format!("{RENDEZVOUS}:{RENDEZVOUS_PORT}"));
+    config.key = Some(KEY.to_vec());
+    config
 }
 
 pub(crate) fn host(network: NetworkId, address: [u8; 4], latency: Duration) -> HostSpec {
