@@ -7,12 +7,11 @@
 //!   else a listener makes a connection for this one SYN, else an RST goes out.
 //! - A SYN|ACK in SYN-RECEIVED is first presented without its SYN, so that a simultaneous open
 //!   takes two one-way trips, as on Linux, and not three.
-//! - The acknowledgement of an entirely old segment is presented again at the expected sequence;
-//!   otherwise two ends that both lost data retransmit for ever.
 //! - Repeated acknowledgements are kept from a connection that waits for its FIN to be
 //!   acknowledged; the third one would stop the FIN's timer.
-//! - No congestion control: the loss recovery of Reno and Cubic in smoltcp is far from Linux's.
-//!   **Throughput under loss is not Linux's in this lab.**
+//! - No congestion control: with Reno or Cubic two ends of smoltcp that both lost data can send each
+//!   other old segments for ever; without, they retransmit their whole window and finish. **Throughput
+//!   under loss is not Linux's in this lab.**
 //! - SYNs are repeated by our layer at Linux's times, with its final time-out.
 //! - A cancelled connection attempt is forgotten in silence.
 //! - TIME_WAIT gives way to a new connection of the same pair, as Linux with timestamps does. It

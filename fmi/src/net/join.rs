@@ -29,7 +29,7 @@ use crate::config::{Config, Peers};
 use crate::error::{Error, ErrorKind, Operation, Path, Result};
 use crate::key::Key;
 use crate::proto::mesh::{Mesh, Output as MeshOutput};
-use crate::proto::punch::{Attempt, Candidate, Input as PunchInput, StreamId};
+use crate::proto::punch::{Attempt, Candidate, Input as PunchInput, Punch, StreamId};
 use crate::proto::rendezvous::client::{Client, Identity, Input as ClientInput, Output as ClientOutput};
 use crate::proto::rendezvous::{Group, SERVER_MESSAGE_BYTES_MAX, ServerMessage};
 use crate::proto::session::{CONFIRM_BYTES, Credentials, NOMINATE_BYTES};
@@ -185,6 +185,8 @@ struct Joiner<N: Net> {
     listener: Option<N::Listener>,
     rounds: u32,
     round: Option<Round<N>>,
+    /// What was missing when an earlier round was given up.
+    unconnected: Option<(u32, ErrorKind)>,
 }
 
 /// One try to connect all pairs of a session.
@@ -233,6 +235,7 @@ impl<N: Net> Joiner<N> {
             listener: None,
             rounds: 0,
             round: None,
+            unconnected: None,
             net,
             config,
             key,
@@ -245,8 +248,15 @@ impl<N: Net> Joiner<N> {
     }
 
     fn retry(&mut self) {
-        self.round = None;
+        self.abandon_round();
         self.client.handle_input(self.net.now(), ClientInput::Retry);
+    }
+
+    /// Ends a round and keeps what it lacked, for the error at the deadline.
+    fn abandon_round(&mut self) {
+        if let Some(lacked) = self.round.take().and_then(|round| round.unconnected()) {
+            self.unconnected = Some(lacked);
+        }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Parts>> {
@@ -282,7 +292,8 @@ impl<N: Net> Joiner<N> {
         while let Some(output) = self.client.poll_output() {
             match output {
                 ClientOutput::Connect => {
-                    (self.control, self.listener, self.round) = (None, None, None);
+                    self.abandon_round();
+                    (self.control, self.listener) = (None, None);
                     self.round_deadline = Instant::FAR_FUTURE;
                     // A connection opened ahead of the join serves for the first time only.
                     if self.connecting.is_none() {
@@ -297,7 +308,7 @@ impl<N: Net> Joiner<N> {
                     }
                 }
                 ClientOutput::Joined(group) => self.start_round(group),
-                ClientOutput::Dissolved => self.round = None,
+                ClientOutput::Dissolved => self.abandon_round(),
                 ClientOutput::Refused(refusal) => {
                     let error = Error::new(Operation::Join, ErrorKind::Refused(refusal));
                     return Err(error.on(self.config.rank));
@@ -377,14 +388,9 @@ impl<N: Net> Joiner<N> {
 
     fn deadline_error(&self) -> Error {
         let error = |kind| Error::new(Operation::Join, kind).on(self.config.rank);
-        if let Some(round) = &self.round
-            && let Some((peer, punch, missing)) = round.mesh.unconnected()
-        {
-            let missing = u32::try_from(missing).expect("a group has at most SIZE_MAX members");
-            let last = punch.and_then(|punch| punch.last_failure());
-            let last = last.map_or_else(|| "no answer".to_owned(), |kind| kind.to_string());
-            let attempts = punch.map_or(0, |punch| punch.attempts());
-            return error(ErrorKind::Unconnected { missing, attempts, last }).with_peer(peer);
+        let current = self.round.as_ref().and_then(Round::unconnected);
+        if let Some((peer, kind)) = current.or_else(|| self.unconnected.clone()) {
+            return error(kind).with_peer(peer);
         }
         if let Some(waiting) = self.client.waiting() {
             let crate::proto::rendezvous::Waiting { present, missing, other_key, running, .. } = waiting;
@@ -464,6 +470,16 @@ impl<N: Net> Round<N> {
             moved = true;
         }
         moved
+    }
+
+    /// The lowest peer without a connection, and how it stands with it.
+    fn unconnected(&self) -> Option<(u32, ErrorKind)> {
+        let (peer, punch, missing) = self.mesh.unconnected()?;
+        let missing = u32::try_from(missing).expect("a group has at most SIZE_MAX members");
+        let last = punch.and_then(Punch::last_failure);
+        let last = last.map_or_else(|| "no answer".to_owned(), |kind| kind.to_string());
+        let attempts = punch.map_or(0, Punch::attempts);
+        Some((peer, ErrorKind::Unconnected { missing, attempts, last }))
     }
 
     fn drain_mesh(&mut self, net: &N, local: SocketAddr) {

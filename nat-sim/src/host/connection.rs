@@ -96,8 +96,6 @@ pub(crate) struct Connection {
     muted: bool,
     reset_seen: bool,
     error: Option<io::ErrorKind>,
-    /// Acknowledgement number of the last segment that went out.
-    acknowledged: Option<u32>,
     /// Sequence number behind our FIN, once it is sent.
     fin_end: Option<u32>,
     timer: Option<Instant>,
@@ -167,7 +165,6 @@ impl Connection {
             muted: false,
             reset_seen: false,
             error: None,
-            acknowledged: None,
             fin_end: None,
             timer: None,
             timer_is_new: false,
@@ -295,7 +292,7 @@ impl Connection {
 
     pub(super) fn service(&mut self, now: Instant, incoming: Option<(Packet, Segment)>, out: &mut Vec<Packet>) {
         if let Some((packet, segment)) = incoming {
-            self.ingest(now, packet, segment, out);
+            self.ingest(now, packet, segment);
         }
         self.emit(now, out);
         self.repeat_syn(now, out);
@@ -303,31 +300,16 @@ impl Connection {
         self.plan(now);
     }
 
-    fn ingest(&mut self, now: Instant, packet: Packet, segment: Segment, out: &mut Vec<Packet>) {
+    fn ingest(&mut self, now: Instant, packet: Packet, segment: Segment) {
         if self.only_repeats_itself(segment) {
             return;
         }
-        let mut represent = None;
         if segment.syn && segment.ack && self.state() == State::SynReceived {
             // smoltcp takes no SYN|ACK here; without its SYN the segment is the ACK that opens.
             self.present(now, packet.without_syn());
-        } else if self.was_established && segment.ack && !segment.syn && !segment.rst {
-            let length = u32::try_from(segment.payload).expect("below 64 KiB") + u32::from(segment.fin);
-            let end = segment.sequence.wrapping_add(length);
-            let is_old = |expected: u32| length > 0 && expected.wrapping_sub(end) < 1 << 31;
-            if self.acknowledged.is_some_and(is_old) {
-                represent = Some(segment);
-            }
         }
         self.reset_seen |= segment.rst;
         self.present(now, packet);
-        if let Some(old) = represent {
-            // The answer to the old segment tells what is expected now.
-            self.emit(now, out);
-            let expected = self.acknowledged.unwrap_or(old.sequence);
-            let ack = Segment { syn: false, fin: false, rst: false, ack: true, sequence: expected, payload: 0, ..old };
-            self.present(now, Packet::tcp(self.remote, self.local, ack, &[]));
-        }
     }
 
     /// Whether only a FIN of ours is unacknowledged and the segment says nothing about it. smoltcp
@@ -355,9 +337,6 @@ impl Connection {
         for bytes in std::mem::take(&mut self.wire.outgoing) {
             let packet = Packet::parse(bytes).expect("smoltcp sends whole packets");
             let Some(segment) = packet.segment() else { continue };
-            if segment.ack {
-                self.acknowledged = Some(segment.acknowledgement);
-            }
             if segment.fin {
                 let length = u32::try_from(segment.payload).expect("below 64 KiB") + 1;
                 self.fin_end = Some(segment.sequence.wrapping_add(length));
