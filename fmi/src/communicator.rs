@@ -178,6 +178,7 @@ impl Communicator {
 
     pub(crate) fn mark_formed(&mut self) {
         self.formed = true;
+        self.links.iter().flatten().for_each(Link::settle);
         if let Some(control) = &mut self.control {
             control.queue(&ClientMessage::Formed(self.session).emit());
         }

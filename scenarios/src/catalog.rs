@@ -9,6 +9,7 @@ use nat_sim::topology::TcpConfig;
 use crate::matrix::PAIR_DEADLINE;
 use crate::oracle::{self, Verdict};
 use crate::scenario::{Expect, FaultAt, Program, Scenario, Step, Target, WorldSpec};
+use crate::swarm;
 
 const fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
@@ -38,16 +39,21 @@ pub fn all() -> Vec<Scenario> {
     scenarios.extend([1, 5].map(lossy));
     scenarios.push(cut_off());
     scenarios.push(two_functions());
+    scenarios.extend((1..=SWARM).map(swarm::draw));
     scenarios
 }
 
-/// Finds a scenario; pairs in either order.
+/// Drawn scenarios in the catalogue; any other number can be named as well.
+const SWARM: u64 = 20;
+
+/// Finds a scenario; pairs in either order, and drawn ones of any number.
 pub fn find_scenario(name: &str) -> Option<Scenario> {
     let pair_named = || {
         let (first, second) = name.strip_prefix("pair-")?.split_once("-x-")?;
         Some(pair(find(first)?, find(second)?))
     };
-    all().into_iter().find(|scenario| scenario.name == name).or_else(pair_named)
+    let drawn = || name.strip_prefix(swarm::PREFIX)?.parse().ok().map(swarm::draw);
+    all().into_iter().find(|scenario| scenario.name == name).or_else(pair_named).or_else(drawn)
 }
 
 fn scenario(name: &str, about: &str, world: WorldSpec, steps: impl Into<Vec<Step>>) -> Scenario {

@@ -11,6 +11,7 @@ pub mod oracle;
 mod program;
 mod run;
 mod scenario;
+pub mod swarm;
 
 pub use run::{Options, Outcome, RankEnd, WriteSend, run};
 pub use scenario::{Expect, FaultAt, Placement, Program, Scenario, Step, Target, WorldSpec};

@@ -53,9 +53,21 @@ fn run(prefixes: &[&str]) {
 }
 
 const PAIRS: &str = "pair-";
+const SWARM: &str = "swarm-";
+/// Drawn scenarios beside those of the catalogue.
+const FRESH_SWARM: u64 = 100;
 const LARGE_GROUPS: [&str; 2] = ["group-256", "mesh-256"];
 const GROUPS: [&str; 6] = ["group-2", "group-3", "group-8", "same-nat", "cold-starts", "two-functions"];
 const FAULTS: [&str; 4] = ["killed-", "rendezvous-", "loss-", "site-"];
+
+#[test]
+fn drawn_scenarios_succeed() {
+    run(&[SWARM]);
+    let fresh = fresh_seed();
+    let drawn = (fresh..fresh + FRESH_SWARM).map(|number| check(&scenarios::swarm::draw(number), number).err());
+    let failures: Vec<_> = drawn.flatten().collect();
+    assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+}
 
 #[test]
 fn every_pair_of_nats_comes_out_as_predicted() {
@@ -89,7 +101,7 @@ fn a_full_mesh_of_256_stands() {
 #[test]
 fn no_entry_of_the_catalogue_is_left_out() {
     let known = |name: &str| {
-        let prefixes = FAULTS.iter().chain(&GROUPS).chain(&LARGE_GROUPS).chain(std::iter::once(&PAIRS));
+        let prefixes = FAULTS.iter().chain(&GROUPS).chain(&LARGE_GROUPS).chain([&PAIRS, &SWARM]);
         prefixes.into_iter().any(|prefix| name.starts_with(prefix))
     };
     let left_out: Vec<_> =

@@ -22,7 +22,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::framed::{Framed, ReceiveError};
-use super::link::{Link, LinkInfo};
+use super::link::{KEEPALIVE, Link, LinkInfo, SILENCE_MAX};
 use super::{BoxFuture, ByteStream, Listener, Net, Timer, within};
 use crate::communicator::{Communicator, Parts, erase};
 use crate::config::{Config, Peers};
@@ -47,11 +47,11 @@ const PROOF_MAX: Duration = Duration::from_secs(4);
 const FIRST_ROUND: Duration = Duration::from_secs(2);
 /// Streams accepted from strangers at once, beyond the size of the group.
 const STRANGERS_MAX: usize = 64;
-/// Idle connections are probed this often, below the shortest idle time-out of a cloud's NAT
-/// (Azure, 240 s).
-const LINK_KEEPALIVE: Duration = Duration::from_secs(100);
-/// A peer whose kernel is silent for this long while bytes wait is lost.
-const LINK_SILENCE_MAX: Duration = Duration::from_secs(20);
+/// While a group forms, idle connections are probed this often. A peer that gave the round up may have
+/// closed with an RST that was lost; only a probe tells a rank that waits in the barrier.
+const JOINING_KEEPALIVE: Duration = Duration::from_secs(1);
+/// How long a peer may then be silent.
+const JOINING_SILENCE_MAX: Duration = Duration::from_secs(5);
 
 /// A rank with an open connection to the rendezvous that has not registered yet.
 #[derive(Debug)]
@@ -282,7 +282,7 @@ impl<N: Net> Joiner<N> {
         self.listener = None;
         if let Some(control) = &self.control {
             // Keeps the NAT's mapping of the control channel alive.
-            let _ = control.stream().set_keepalive(LINK_KEEPALIVE, LINK_SILENCE_MAX);
+            let _ = control.stream().set_keepalive(KEEPALIVE, SILENCE_MAX);
         }
         let session = round.credentials.group().session;
         Parts { links: round.links, control: self.control.take().map(erase), session }
@@ -525,7 +525,7 @@ impl<N: Net> Round<N> {
     fn stream_id(&mut self, net: &N, stream: &N::Stream) -> StreamId {
         let id = StreamId(self.next_stream);
         self.next_stream += 1;
-        let _ = stream.set_keepalive(LINK_KEEPALIVE, LINK_SILENCE_MAX);
+        let _ = stream.set_keepalive(JOINING_KEEPALIVE, JOINING_SILENCE_MAX);
         self.streams.insert(id, Candidature { path: Path::Direct, connected_at: net.now() });
         id
     }

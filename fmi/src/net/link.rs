@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -12,6 +13,12 @@ use crate::error::Path;
 use crate::proto::frame::{ENVELOPE_BYTES, Envelope};
 use crate::proto::wire::WireError;
 use crate::time::Instant;
+
+/// Idle connections of a group are probed this often, below the shortest idle time-out of a cloud's
+/// NAT (Azure, 240 s). Losses are the rendezvous' to notice; these probes keep mappings alive.
+pub(crate) const KEEPALIVE: Duration = Duration::from_secs(100);
+/// A peer whose kernel is silent for this long while bytes wait is lost.
+pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(20);
 
 /// How a peer is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +76,12 @@ impl Outgoing {
 impl Link {
     pub(crate) fn new(stream: Box<dyn ByteStream>, info: LinkInfo) -> Self {
         Self { stream, info, head: [0; ENVELOPE_BYTES], head_taken: 0, body: None, parked: Vec::new() }
+    }
+
+    /// Probes as a formed group does.
+    pub(crate) fn settle(&self) {
+        // A stream that refuses the option is broken, which its next use tells.
+        let _ = self.stream.set_keepalive(KEEPALIVE, SILENCE_MAX);
     }
 
     pub(crate) fn info(&self) -> LinkInfo {

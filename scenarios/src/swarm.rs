@@ -1,0 +1,115 @@
+//! Scenarios drawn from a number: random sizes, gateways, programs and faults, all survivable.
+
+use std::time::Duration;
+
+use nat_sim::nat::Mapping;
+use nat_sim::nat::preset::{ALL, Preset};
+use rand_chacha::ChaCha8Rng;
+use rand_core::{Rng, SeedableRng};
+
+use crate::oracle::{self, Verdict};
+use crate::scenario::{Expect, FaultAt, Placement, Program, Scenario, Step, Target, WorldSpec};
+
+/// Prefix of the names; the number follows.
+pub const PREFIX: &str = "swarm-";
+
+struct Draw(ChaCha8Rng);
+
+impl Draw {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0.next_u64() % bound
+    }
+
+    fn one_in(&mut self, count: u64) -> bool {
+        self.below(count) == 0
+    }
+
+    fn size(&mut self, from: u64, to: u64) -> usize {
+        usize::try_from(from + self.below(to - from + 1)).expect("small")
+    }
+
+    fn millis(&mut self, bound: u64) -> Duration {
+        Duration::from_millis(self.below(bound))
+    }
+}
+
+/// Gateways of which every pair connects.
+fn gateways(draw: &mut Draw, count: usize) -> Vec<Preset> {
+    let mut chosen: Vec<Preset> = Vec::new();
+    while chosen.len() < count {
+        let preset = ALL[draw.size(0, ALL.len() as u64 - 1)];
+        let connects = |other: &Preset| oracle::predict(&(preset.config)(), &(other.config)()) != Verdict::None;
+        // Two functions behind the same kind must connect as well, and share it.
+        let is_shared = (preset.config)().mapping != Mapping::OneToOne;
+        if is_shared && connects(&preset) && chosen.iter().all(connects) {
+            chosen.push(preset);
+        }
+    }
+    chosen
+}
+
+fn steps(draw: &mut Draw, size: u32) -> Vec<Step> {
+    let count = draw.size(1, 6);
+    let root = |draw: &mut Draw| u32::try_from(draw.below(u64::from(size))).expect("below size");
+    let step = |_| match draw.below(6) {
+        0 => Step::Barrier,
+        1 => Step::Broadcast { root: root(draw), bytes: draw.size(0, 20_000) },
+        2 => Step::Allreduce { bytes: draw.size(0, 200) },
+        3 => Step::Allreduce { bytes: draw.size(1000, 100_000) },
+        4 => Step::OrderedReduce { root: root(draw) },
+        _ => Step::Exchange { bytes: draw.size(0, 5000) },
+    };
+    (0..count).map(step).collect()
+}
+
+/// Draws scenario `number`.
+pub fn draw(number: u64) -> Scenario {
+    let mut draw = Draw(ChaCha8Rng::seed_from_u64(number));
+    let size = draw.size(1, 12);
+    let gateways = {
+        let count = draw.size(1, size as u64);
+        gateways(&mut draw, count)
+    };
+    let sites = if draw.one_in(3) { vec![Duration::from_millis(1 + draw.below(20))] } else { Vec::new() };
+    // A gateway and all behind it stand on one site.
+    let site_of: Vec<usize> = gateways.iter().map(|_| draw.size(0, sites.len() as u64)).collect();
+    let place = |_| {
+        let gateway = draw.size(0, gateways.len() as u64 - 1);
+        Placement { gateway: Some(gateway), start: Duration::ZERO, site: site_of[gateway] }
+    };
+    let functions: Vec<Placement> = (0..size).map(place).collect();
+    let mut world = WorldSpec { functions, gateways, sites, ..WorldSpec::region(0, ALL[0]) };
+    (world.lan, world.wan) = (Duration::from_millis(1), Duration::from_millis(1) + draw.millis(20));
+    world.server = Duration::from_millis(1) + draw.millis(20);
+    world.start_jitter = draw.millis(3000);
+    world.link_jitter = if draw.one_in(2) { draw.millis(5) } else { Duration::ZERO };
+    world.loss = if draw.one_in(3) { 0.02 } else { 0.0 };
+    let steps = steps(&mut draw, u32::try_from(size).expect("small"));
+    let mut program = Program { rounds: 1 + u32::try_from(draw.below(4)).expect("small"), ..Program::once(steps) };
+    program.peers = if draw.one_in(2) && !program.steps.iter().any(|step| matches!(step, Step::Exchange { .. })) {
+        fmi::Peers::Collectives
+    } else {
+        fmi::Peers::All
+    };
+    (program.join_deadline, program.operation_deadline) = (Duration::from_secs(90), Duration::from_secs(130));
+    let mut faults = Vec::new();
+    if draw.one_in(3) {
+        let at = draw.millis(4000);
+        faults.push(FaultAt::Kill(at, Target::Rendezvous));
+        faults.push(FaultAt::Start(at + Duration::from_millis(100) + draw.millis(3000), Target::Rendezvous));
+    }
+    if !world.sites.is_empty() && draw.one_in(2) {
+        let from = draw.millis(5000);
+        // Shorter than what takes a rank for dead.
+        faults.push(FaultAt::Cut(from, from + draw.millis(3000), 1));
+    }
+    Scenario {
+        name: format!("{PREFIX}{number}"),
+        about: format!("{size} functions, drawn from {number}"),
+        world,
+        program,
+        faults,
+        deadline: Duration::from_secs(900),
+        expect: Expect::Success,
+    }
+}
