@@ -26,8 +26,11 @@ struct Rendezvous {
 
 impl Rendezvous {
     fn start() -> Self {
-        let mut child =
-            fmi(&["rendezvous", "--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).spawn().expect("started");
+        Self::start_on("127.0.0.1:0")
+    }
+
+    fn start_on(address: &str) -> Self {
+        let mut child = fmi(&["rendezvous", "--listen", address]).stdout(Stdio::piped()).spawn().expect("started");
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
         let address = line.trim().strip_prefix("listening on ").expect("the address").to_owned();
@@ -79,6 +82,21 @@ fn processes_meet_and_ping_each_other() {
             assert!(peer["connect_ms"].as_f64().is_some_and(|time| time >= 0.0));
             assert!(peer["round_trip_ms"].as_f64().is_some_and(|time| time > 0.0));
         }
+    }
+}
+
+#[test]
+fn a_rendezvous_on_both_families_hands_out_plain_ipv4_addresses() {
+    let rendezvous = Rendezvous::start_on("[::]:0");
+    let port = rendezvous.address.rsplit_once(':').expect("a port").1;
+    let address = format!("127.0.0.1:{port}");
+    let ping = |rank: &str| {
+        let mut command = fmi(&["ping", "--group", "g", "--size", "2", "--rank", rank, "--rendezvous", &address]);
+        command.args(["--deadline", "20s", "--json"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().expect("started")
+    };
+    for output in finish(vec![ping("0"), ping("1")]) {
+        assert!(output.status.success(), "{}", stderr(&output));
     }
 }
 

@@ -165,6 +165,8 @@ impl<N: Net> Driver<N> {
         };
         // A client that is gone already has no address; its stream is dropped.
         let Ok(from) = stream.peer_addr() else { return true };
+        // A socket that listens on both families shows IPv4 clients as mapped addresses.
+        let from = SocketAddr::new(from.ip().to_canonical(), from.port());
         if let Err(error) = stream.set_keepalive(KEEPALIVE_INTERVAL, SILENCE_MAX) {
             tracing::debug!(%from, %error, "no keep-alive on a connection");
         }
@@ -198,9 +200,9 @@ impl<N: Net> Driver<N> {
             let mut cx = Context::from_waker(&waker);
             let flushed = client.framed.poll_flush(&mut cx);
             if client.closing {
-                if flushed.is_ready() {
-                    self.clients.remove(&connection);
-                }
+                // What the socket does not take at once is not waited for: a client that does not
+                // read cannot hold memory here.
+                self.clients.remove(&connection);
                 return;
             }
             let input = match (flushed, client.framed.poll_receive(&mut cx, ClientMessage::parse)) {
