@@ -96,6 +96,7 @@ impl Communicator {
     ///
     /// # Cancel safety
     /// Dropping the future leaves the group, which forms without this rank or not at all.
+    #[tracing::instrument(skip_all, fields(rank = config.rank))]
     pub async fn connect<N: Net>(net: N, config: &Config) -> Result<Self> {
         join::Prepared::new(net, config).await?.join().await
     }
@@ -284,4 +285,28 @@ impl Drop for Communicator {
 /// The control channel with its stream erased.
 pub(crate) fn erase<S: crate::net::ByteStream>(framed: Framed<S>) -> Control {
     framed.map(|stream| Box::new(stream) as Box<dyn crate::net::ByteStream>)
+}
+
+#[cfg(all(test, feature = "real"))]
+mod tests {
+    use super::*;
+    use crate::RealNet;
+
+    fn is_send<T: Send>(_: &T) {}
+
+    /// Applications on runtimes with several threads move these futures between them.
+    #[tokio::test]
+    async fn futures_can_move_between_threads() {
+        let config = Config::new(0, 1, "alone", "127.0.0.1:1");
+        is_send(&Communicator::connect(RealNet::new(), &config));
+        let parts = Parts { links: vec![None], control: None, session: [0; 16] };
+        let mut comm = Communicator::assemble(&config, Arc::new(RealNet::new()), parts);
+        let (send, mut receive) = ([1u8, 2], [0; 2]);
+        let operation = comm.allreduce(&send, &mut receive, crate::op::Sum);
+        is_send(&operation);
+        operation.await.expect("a group of one needs nobody");
+        is_send(&comm.barrier());
+        is_send(&comm.recv(0, 0, &mut [0u8]));
+        assert_eq!(receive, send);
+    }
 }
