@@ -9,7 +9,7 @@ use common::{Board, RENDEZVOUS, RENDEZVOUS_PORT, behind, config, host, millis, s
 use fmi::net::Net;
 use fmi::{Communicator, Path};
 use nat_sim::link::LinkConfig;
-use nat_sim::nat::preset;
+use nat_sim::nat::{Filtering, NatConfig, preset};
 use nat_sim::topology::{GatewayId, GatewaySpec, HostId, INTERNET, SiteId, Topology};
 use nat_sim::{Fault, SimNet, World};
 
@@ -213,4 +213,18 @@ fn a_rebooted_gateway_breaks_what_runs_through_it() {
     ends.sort_unstable();
     assert_eq!(ends.len(), 2);
     assert_eq!(ends[0], (0, Some(1)), "rank 0 loses rank 1");
+}
+
+/// Behind two gateways that map per remote and admit anybody, each side's SYN reaches the other's
+/// listener from an unforeseen port: two connections, of which both sides must keep the same one.
+#[test]
+fn two_connections_of_a_pair_come_down_to_one() {
+    let open = NatConfig { filtering: Filtering::EndpointIndependent, ..preset::linux_random() };
+    for seed in 0..50 {
+        let (topology, rendezvous, hosts) = behind(&[open, open, open], millis(1), millis(3), millis(2));
+        let mut world = World::new(topology, seed, millis(1));
+        serve(&mut world, rendezvous);
+        let board = place(&mut world, &hosts, millis(10));
+        run(world, &board, 3);
+    }
 }
