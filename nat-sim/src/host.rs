@@ -257,12 +257,12 @@ impl Host {
         effects: &mut Effects,
     ) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        let was_open = connection.is_established();
+        let was_open = connection.was_established();
         connection.service(now, incoming, &mut effects.packets);
         if let Some(at) = connection.next_timer() {
             effects.timers.push((at, id));
         }
-        if !was_open && connection.is_established() {
+        if !was_open && connection.was_established() {
             self.progress += 1;
             if connection.is_passive() {
                 let port = connection.local.port();

@@ -53,7 +53,8 @@ const JOINING_KEEPALIVE: Duration = Duration::from_secs(1);
 /// How long a peer may then be silent.
 const JOINING_SILENCE_MAX: Duration = Duration::from_secs(5);
 
-/// A rank with an open connection to the rendezvous that has not registered yet.
+/// A rank with a checked configuration that has not registered yet, and may open its connection to
+/// the rendezvous ahead of that.
 #[derive(Debug)]
 pub struct Prepared<N: Net> {
     net: N,

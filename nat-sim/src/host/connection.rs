@@ -223,10 +223,6 @@ impl Connection {
         self.detached
     }
 
-    pub(super) fn is_established(&self) -> bool {
-        self.was_established
-    }
-
     /// Whether another connection may take its endpoints.
     pub(super) fn is_over(&self) -> bool {
         matches!(self.state(), State::TimeWait) || (self.detached && self.state() == State::Closed)
