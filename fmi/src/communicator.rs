@@ -77,7 +77,7 @@ pub(crate) struct Parts {
 
 impl Communicator {
     /// Joins the group of `config`: meets the other ranks at the rendezvous, connects to each, and
-    /// returns once all are connected to all.
+    /// returns once every rank is connected to all that [`Config::peers`] names.
     ///
     /// # Examples
     /// ```no_run

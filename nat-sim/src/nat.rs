@@ -299,16 +299,22 @@ impl Nat {
             // A tracker may delete a session on an RST, but the RST itself still leaves.
             return Ok(port);
         }
+        self.may_begin(segment)?;
+        let key = self.mapping_for(transport, source, destination)?;
+        let port = self.mappings[&key].port;
+        self.begin(now, SessionKey { transport, port, remote: destination }, key, Side::Inside, segment);
+        Ok(port)
+    }
+
+    /// Whether a packet may begin a session.
+    fn may_begin(&self, segment: Option<Segment>) -> Result<(), DropReason> {
         if segment.is_some_and(|segment| segment.rst || (segment.syn && segment.fin)) {
             return Err(DropReason::InvalidFlags);
         }
         if self.sessions.len() >= self.config.sessions_max {
             return Err(DropReason::Exhausted);
         }
-        let key = self.mapping_for(transport, source, destination)?;
-        let port = self.mappings[&key].port;
-        self.begin(now, SessionKey { transport, port, remote: destination }, key, Side::Inside, segment);
-        Ok(port)
+        Ok(())
     }
 
     /// Finds or makes the mapping for a new session from inside.
@@ -398,12 +404,7 @@ impl Nat {
             // The same pair already talks through another port.
             return Err(DropReason::Filtered);
         }
-        if segment.is_some_and(|segment| segment.rst || (segment.syn && segment.fin)) {
-            return Err(DropReason::InvalidFlags);
-        }
-        if self.sessions.len() >= self.config.sessions_max {
-            return Err(DropReason::Exhausted);
-        }
+        self.may_begin(segment)?;
         self.begin(now, key, mapping, Side::Outside, segment);
         Ok(mapping.internal)
     }

@@ -167,11 +167,6 @@ impl Packet {
         &self.0
     }
 
-    /// Gives the bytes up.
-    pub fn into_bytes(self) -> Vec<u8> {
-        self.0
-    }
-
     fn ip(&self) -> Ipv4Packet<&[u8]> {
         Ipv4Packet::new_unchecked(&self.0[..])
     }

@@ -159,7 +159,6 @@ struct Function {
 /// What the world and the scope of a function tell each other.
 struct Scope {
     status: Status,
-    wanted: bool,
     waker: Option<Waker>,
 }
 
@@ -253,10 +252,8 @@ impl World {
         let shared = Shared::new(Fabric::new(&self.topology, self.seed, capture), self.resolution);
         // Of two faults at one time the first that was planned comes first.
         self.faults.sort_by_key(|(at, _)| *at);
-        let scopes = self
-            .functions
-            .iter()
-            .map(|_| Arc::new(Mutex::new(Scope { status: Status::NotStarted, wanted: true, waker: None })));
+        let scopes =
+            self.functions.iter().map(|_| Arc::new(Mutex::new(Scope { status: Status::NotStarted, waker: None })));
         let mut run = Run {
             sim: build_sim(self.seed),
             scopes: scopes.collect(),
@@ -395,22 +392,19 @@ impl Run {
     /// Sockets first: what the tasks drop afterwards finds nothing to close.
     fn kill(&mut self, host: HostId) {
         self.shared.fabric().hosts[host.0].kill();
-        for scope in self.scopes_of(host) {
-            let mut scope = lock(scope);
-            scope.wanted = false;
-            scope.status = Status::Killed;
-            if let Some(waker) = scope.waker.take() {
-                waker.wake();
-            }
-        }
+        self.set_status(host, Status::Killed);
     }
 
     fn start(&mut self, host: HostId) {
         self.shared.fabric().hosts[host.0].alive = true;
+        self.set_status(host, Status::NotStarted);
+    }
+
+    /// Tells the scopes of a host's functions, which act on it when they are polled.
+    fn set_status(&mut self, host: HostId, status: Status) {
         for scope in self.scopes_of(host) {
             let mut scope = lock(scope);
-            scope.wanted = true;
-            scope.status = Status::NotStarted;
+            scope.status = status;
             if let Some(waker) = scope.waker.take() {
                 waker.wake();
             }
@@ -513,7 +507,7 @@ async fn keep(shared: Arc<Shared>, functions: Rc<Vec<Function>>, index: usize, s
     loop {
         std::future::poll_fn(|cx| {
             let mut scope = lock(&scope);
-            let ready = scope.wanted && scope.status == Status::NotStarted;
+            let ready = scope.status == Status::NotStarted;
             scope.waker = Some(cx.waker().clone());
             if ready { Poll::Ready(()) } else { Poll::Pending }
         })

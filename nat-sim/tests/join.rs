@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Board, behind, config, millis, serve};
+use common::{behind, config, millis, ranks, serve};
 use fmi::Communicator;
 use fmi::net::Net;
 use fmi::net::join::Prepared;
@@ -18,22 +18,15 @@ fn two_functions_behind_nats_exchange_values() {
         behind(&[preset::linux_masq_drop(), preset::aws_lambda()], millis(1), millis(4), millis(5));
     let mut world = World::new(topology, 1, millis(1));
     serve(&mut world, rendezvous);
-    let board = Board::new();
-    for (rank, host) in (0u32..).zip(hosts) {
-        let board = board.clone();
-        world.function(host, Duration::ZERO, move |net| {
-            let board = board.clone();
-            async move {
-                let mut comm = Communicator::connect(net, &config(rank, 2)).await.expect("joined");
-                let mut sum = [0u32; 3];
-                comm.allreduce(&[rank, 10, 7], &mut sum, fmi::op::Sum).await.expect("reduced");
-                let path = comm.links().next().expect("one peer").path;
-                board.put((rank, sum, path));
-                comm.barrier().await.expect("all here");
-                comm.leave().await;
-            }
-        });
-    }
+    let board = ranks(&mut world, &hosts, |net, rank| async move {
+        let mut comm = Communicator::connect(net, &config(rank, 2)).await.expect("joined");
+        let mut sum = [0u32; 3];
+        comm.allreduce(&[rank, 10, 7], &mut sum, fmi::op::Sum).await.expect("reduced");
+        let path = comm.links().next().expect("one peer").path;
+        comm.barrier().await.expect("all here");
+        comm.leave().await;
+        (rank, sum, path)
+    });
     let report = world.run().expect("a world");
     assert_eq!(report.stuck, None);
     let mut results = board.take();
@@ -51,26 +44,19 @@ fn a_silent_pair_connects_at_the_floor() {
             behind(&[preset::linux_masq_drop(), preset::linux_masq_drop()], millis(lan), millis(wan), millis(server));
         let mut world = World::new(topology, 7, millis(1));
         serve(&mut world, rendezvous);
-        let board = Board::new();
         // Rank 0 waits; rank 1 comes later and starts the clock.
         let late = Duration::from_secs(2);
-        for (rank, host) in (0u32..).zip(hosts) {
-            let board = board.clone();
-            world.function(host, Duration::ZERO, move |net| {
-                let board = board.clone();
-                async move {
-                    let mut prepared = Prepared::new(net.clone(), &config(rank, 2)).await.expect("valid");
-                    prepared.warm().await.expect("the rendezvous answers");
-                    if rank == 1 {
-                        Net::sleep_until(&net, fmi::time::Instant::ZERO + late).await;
-                    }
-                    let comm = prepared.join().await.expect("joined");
-                    let link = comm.links().next().expect("one peer");
-                    board.put(link.connected_at.since_origin() - late);
-                    comm.leave().await;
-                }
-            });
-        }
+        let board = ranks(&mut world, &hosts, move |net, rank| async move {
+            let mut prepared = Prepared::new(net.clone(), &config(rank, 2)).await.expect("valid");
+            prepared.warm().await.expect("the rendezvous answers");
+            if rank == 1 {
+                Net::sleep_until(&net, fmi::time::Instant::ZERO + late).await;
+            }
+            let comm = prepared.join().await.expect("joined");
+            let link = comm.links().next().expect("one peer");
+            comm.leave().await;
+            link.connected_at.since_origin() - late
+        });
         let report = world.run().expect("a world");
         assert_eq!(report.stuck, None);
         let to_rendezvous = 2 * millis(lan + wan + server);

@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Board, RENDEZVOUS, RENDEZVOUS_PORT, behind, config, host, millis, serve};
+use common::{Board, RENDEZVOUS, RENDEZVOUS_PORT, behind, config, host, millis, ranks, serve};
 use fmi::net::Net;
 use fmi::{Communicator, Path};
 use nat_sim::link::LinkConfig;
@@ -30,16 +30,8 @@ async fn compute(net: SimNet, rank: u32, size: u32, pause: Duration) -> Line {
 }
 
 fn place(world: &mut World, hosts: &[HostId], pause: Duration) -> Board<Line> {
-    let board = Board::new();
     let size = u32::try_from(hosts.len()).expect("few");
-    for (rank, host) in (0..size).zip(hosts) {
-        let board = board.clone();
-        world.function(*host, Duration::ZERO, move |net| {
-            let board = board.clone();
-            async move { board.put(compute(net, rank, size, pause).await) }
-        });
-    }
-    board
+    ranks(world, hosts, move |net, rank| compute(net, rank, size, pause))
 }
 
 fn run(world: World, board: &Board<Line>, size: usize) -> Vec<Line> {
@@ -134,20 +126,14 @@ fn two_sites() -> (World, Vec<HostId>) {
 #[test]
 fn packets_between_sites_take_turmoils_latency() {
     let (mut world, hosts) = two_sites();
-    let board = Board::new();
-    for (number, host) in hosts.iter().enumerate() {
-        let board = board.clone();
-        world.function(*host, Duration::ZERO, move |net| {
-            let board = board.clone();
-            async move {
-                let begun = Net::now(&net);
-                let server = (RENDEZVOUS, RENDEZVOUS_PORT).into();
-                let stream = net.connect(([0, 0, 0, 0], 0).into(), server).await.expect("connected");
-                board.put((number, Net::now(&net) - begun));
-                drop(stream);
-            }
-        });
-    }
+    let board = ranks(&mut world, &hosts, |net, number| async move {
+        let begun = Net::now(&net);
+        let server = (RENDEZVOUS, RENDEZVOUS_PORT).into();
+        let stream = net.connect(([0, 0, 0, 0], 0).into(), server).await.expect("connected");
+        let took = Net::now(&net) - begun;
+        drop(stream);
+        (number, took)
+    });
     assert_eq!(world.run().expect("a world").stuck, None);
     let mut times = board.take();
     times.sort_unstable();
@@ -190,23 +176,15 @@ fn a_rebooted_gateway_breaks_what_runs_through_it() {
         behind(&[preset::aws_lambda(), preset::linux_masq_rst()], millis(1), millis(1), millis(1));
     let mut world = World::new(topology, 3, millis(1));
     serve(&mut world, rendezvous);
-    let board = Board::new();
-    for (rank, host) in (0u32..).zip(hosts) {
-        let board = board.clone();
-        world.function(host, Duration::ZERO, move |net| {
-            let board = board.clone();
-            async move {
-                let mut comm = Communicator::connect(net.clone(), &config(rank, 2)).await.expect("joined");
-                let failed = loop {
-                    if let Err(error) = comm.barrier().await {
-                        break error;
-                    }
-                    Net::sleep_until(&net, Net::now(&net) + millis(10)).await;
-                };
-                board.put((rank, failed.peer()));
+    let board = ranks(&mut world, &hosts, |net, rank| async move {
+        let mut comm = Communicator::connect(net.clone(), &config(rank, 2)).await.expect("joined");
+        loop {
+            if let Err(error) = comm.barrier().await {
+                return (rank, error.peer());
             }
-        });
-    }
+            Net::sleep_until(&net, Net::now(&net) + millis(10)).await;
+        }
+    });
     world.fault(millis(500), Fault::RebootGateway(GatewayId(1)));
     assert_eq!(world.run().expect("a world").stuck, None);
     let mut ends = board.take();

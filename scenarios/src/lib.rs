@@ -2,7 +2,7 @@
 //!
 //! A [`Scenario`] and a seed make one run; the run makes an [`Outcome`]. Standing checks are always
 //! on: results equal a sequential reference, every rank ends or fails by its deadline, and the
-//! secret of the group is on no wire and in no error.
+//! secret of the group is in no error. A run with a capture is searched for the secret as well.
 #![warn(missing_docs)]
 
 pub mod catalog;

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use nat_sim::nat::NatConfig;
 use nat_sim::nat::preset::Preset;
 use nat_sim::topology::TcpConfig;
 
@@ -61,12 +60,6 @@ impl WorldSpec {
             sites: Vec::new(),
             tcp: TcpConfig::default(),
         }
-    }
-
-    /// The configuration of a function's gateway.
-    pub fn nat_of(&self, rank: usize) -> Option<NatConfig> {
-        let gateway = self.functions.get(rank)?.gateway?;
-        self.gateways.get(gateway).map(|preset| (preset.config)())
     }
 }
 

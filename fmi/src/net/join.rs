@@ -31,7 +31,7 @@ use crate::key::Key;
 use crate::proto::mesh::{Mesh, Output as MeshOutput};
 use crate::proto::punch::{Attempt, Candidate, Input as PunchInput, Punch, StreamId};
 use crate::proto::rendezvous::client::{Client, Identity, Input as ClientInput, Output as ClientOutput};
-use crate::proto::rendezvous::{Group, SERVER_MESSAGE_BYTES_MAX, ServerMessage};
+use crate::proto::rendezvous::{Group, SERVER_MESSAGE_BYTES_MAX, SIZE_MAX, ServerMessage};
 use crate::proto::session::{CONFIRM_BYTES, Credentials, NOMINATE_BYTES};
 use crate::time::Instant;
 
@@ -46,7 +46,7 @@ const PROOF_MAX: Duration = Duration::from_secs(4);
 /// have time for its repetition.
 const FIRST_ROUND: Duration = Duration::from_secs(2);
 /// Streams accepted from strangers at once, beyond the size of the group.
-const STRANGERS_MAX: usize = 64;
+const STRANGERS_MAX: u32 = 64;
 /// While a group forms, idle connections are probed this often. A peer that gave the round up may have
 /// closed with an RST that was lost; only a probe tells a rank that waits in the barrier.
 const JOINING_KEEPALIVE: Duration = Duration::from_secs(1);
@@ -206,7 +206,6 @@ struct Round<N: Net> {
     links: Vec<Option<Link>>,
     linked: usize,
     wanted: usize,
-    attempts: Vec<u32>,
 }
 
 impl<N: Net> Joiner<N> {
@@ -327,20 +326,18 @@ impl<N: Net> Joiner<N> {
     }
 
     fn poll_control(&mut self, cx: &mut Context<'_>) -> bool {
-        let mut moved = false;
         if let Some(connecting) = &mut self.connecting
             && let Poll::Ready(result) = connecting.as_mut().poll(cx)
         {
-            moved = true;
             self.connecting = None;
             let input = match result.and_then(|stream| self.connected(stream)) {
                 Ok(candidates) => ClientInput::Connected { candidates },
                 Err(error) => ClientInput::Disconnected(error.kind()),
             };
             self.client.handle_input(self.net.now(), input);
-            return moved;
+            return true;
         }
-        let Some(control) = &mut self.control else { return moved };
+        let Some(control) = &mut self.control else { return false };
         let flushed = control.poll_flush(cx);
         let input = match (control.poll_receive(cx, ServerMessage::parse), flushed) {
             (Poll::Ready(Ok(message)), _) => ClientInput::Message(message),
@@ -351,7 +348,7 @@ impl<N: Net> Joiner<N> {
             (Poll::Ready(Err(ReceiveError::Io(error))), _) | (_, Poll::Ready(Err(error))) => {
                 ClientInput::Disconnected(error.kind())
             }
-            (Poll::Pending, _) => return moved,
+            (Poll::Pending, _) => return false,
         };
         if !matches!(input, ClientInput::Message(_)) {
             self.control = None;
@@ -363,7 +360,7 @@ impl<N: Net> Joiner<N> {
     /// Listens on the local port of the connection, its own one and not the one that others see.
     fn connected(&mut self, stream: N::Stream) -> io::Result<Vec<SocketAddr>> {
         let local = stream.local_addr()?;
-        self.listener = Some(self.net.listen(local, self.config.size.saturating_add(64).min(4096))?);
+        self.listener = Some(self.net.listen(local, self.config.size.saturating_add(STRANGERS_MAX).min(SIZE_MAX))?);
         self.local = Some(local);
         self.control = Some(Framed::new(stream, SERVER_MESSAGE_BYTES_MAX));
         Ok(vec![local])
@@ -429,7 +426,6 @@ impl<N: Net> Round<N> {
             links: (0..size).map(|_| None).collect(),
             linked: 0,
             wanted,
-            attempts: vec![0; size],
         }
     }
 
@@ -452,7 +448,7 @@ impl<N: Net> Round<N> {
             moved = true;
         }
         if let Some(listener) = listener {
-            while self.strangers < self.links.len() + STRANGERS_MAX {
+            while self.strangers < self.links.len() + STRANGERS_MAX as usize {
                 match listener.poll_accept(cx) {
                     Poll::Ready(Ok(stream)) => self.accepted(net, config.rank, stream),
                     Poll::Ready(Err(error)) => {
@@ -510,7 +506,6 @@ impl<N: Net> Round<N> {
     }
 
     fn connect(&mut self, net: &N, local: SocketAddr, peer: u32, attempt: Attempt, candidate: Candidate) {
-        self.attempts[peer as usize] = attempt.0 + 1;
         let connect = net.connect(local, candidate.remote);
         let work = async move { Event::Connected { peer, attempt, result: connect.await } };
         self.push_abortable(peer, work);
@@ -661,7 +656,7 @@ impl<N: Net> Round<N> {
             path: won.path,
             addresses_known_at: self.started,
             connected_at: won.connected_at,
-            attempts: self.attempts[peer as usize],
+            attempts: self.mesh.attempts(peer),
         };
         tracing::debug!(?info, "connected");
         self.links[peer as usize] = Some(Link::new(Box::new(stream), info));

@@ -138,6 +138,11 @@ impl Mesh {
         self.peers.iter().copied().find(missing).map(|peer| (peer, self.pairs[peer as usize].as_ref(), count))
     }
 
+    /// Attempts made so far towards `peer`.
+    pub fn attempts(&self, peer: u32) -> u32 {
+        self.pairs.get(peer as usize).and_then(Option::as_ref).map_or(0, Punch::attempts)
+    }
+
     fn pair(&mut self, peer: u32) -> Option<&mut Punch> {
         if !self.peers.contains(&peer) {
             return None;

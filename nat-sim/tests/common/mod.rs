@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use fmi::net::rendezvous::Rendezvous;
 use fmi::proto::rendezvous::server::ServerConfig;
-use nat_sim::World;
 use nat_sim::link::LinkConfig;
 use nat_sim::nat::NatConfig;
 use nat_sim::topology::{GatewaySpec, HostId, HostSpec, INTERNET, NetworkId, SiteId, TcpConfig, Topology};
+use nat_sim::{SimNet, World};
 
 pub(crate) const RENDEZVOUS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub(crate) const RENDEZVOUS_PORT: u16 = 7000;
@@ -94,4 +94,21 @@ pub(crate) fn serve(world: &mut World, host: HostId) {
         let rendezvous = Rendezvous::bind(net, address, ServerConfig::default()).expect("bound");
         match rendezvous.serve().await {}
     });
+}
+
+/// Runs `program` as rank 0, 1, … on each host from the start; what it returns goes to the board.
+pub(crate) fn ranks<T: 'static, F: Future<Output = T> + 'static>(
+    world: &mut World,
+    hosts: &[HostId],
+    program: impl Fn(SimNet, u32) -> F + Clone + 'static,
+) -> Board<T> {
+    let board = Board::new();
+    for (rank, host) in (0u32..).zip(hosts) {
+        let (board, program) = (board.clone(), program.clone());
+        world.function(*host, Duration::ZERO, move |net| {
+            let (board, run) = (board.clone(), program(net, rank));
+            async move { board.put(run.await) }
+        });
+    }
+    board
 }

@@ -175,11 +175,6 @@ impl Client {
         self.last_failure
     }
 
-    /// The nonce of the last registration.
-    pub fn nonce(&self) -> &super::Nonce {
-        &self.nonce
-    }
-
     fn register(&mut self, now: Instant) {
         self.entropy.fill_bytes(&mut self.nonce);
         let Identity { group, name, rank, size, instance } = self.identity;
