@@ -174,14 +174,20 @@ fn describe(packet: &Packet) -> String {
             quoted.destination
         );
     }
-    let Some(flow) = packet.flow() else {
-        return format!("{} > {}", packet.source(), packet.destination());
+    if let Some(echo) = packet.as_echo() {
+        let what = if echo.is_request { "request" } else { "reply" };
+        let (source, destination) = (packet.source(), packet.destination());
+        return format!("{source} > {destination} echo {what} {} {}", echo.identifier, echo.sequence);
+    }
+    let Some((_, source, destination)) = packet.endpoints() else {
+        let fragment = packet.fragment().map_or_else(String::new, |at| format!(" fragment at {}", at.offset));
+        return format!("{} > {}{fragment}", packet.source(), packet.destination());
     };
     let Some(segment) = packet.segment() else {
-        return format!("{} > {} udp", flow.source, flow.destination);
+        return format!("{source} > {destination} udp len {}", packet.payload().len());
     };
     let flags = [(segment.syn, 'S'), (segment.fin, 'F'), (segment.rst, 'R'), (segment.ack, '.')];
     let flags: String = flags.into_iter().filter_map(|(set, letter)| set.then_some(letter)).collect();
     let (sequence, acknowledgement, payload) = (segment.sequence, segment.acknowledgement, segment.payload);
-    format!("{} > {} [{flags}] {sequence} {acknowledgement} len {payload}", flow.source, flow.destination)
+    format!("{source} > {destination} [{flags}] {sequence} {acknowledgement} len {payload}")
 }

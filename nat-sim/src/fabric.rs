@@ -6,7 +6,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::task::Waker;
 
 use fmi::time::Instant;
@@ -16,7 +16,7 @@ use rand_core::{Rng, SeedableRng};
 use crate::capture::Capture;
 use crate::host::{ConnectionId, Effects, Host};
 use crate::link::{Direction, LinkConfig};
-use crate::nat::{DropReason, Nat, Side, Verdict};
+use crate::nat::{DropReason, Mapping, Nat, Side, Verdict};
 use crate::packet::Packet;
 use crate::topology::{GatewayId, HostId, NetworkId, SiteId, Topology};
 
@@ -107,7 +107,7 @@ struct Queue {
 #[derive(Debug)]
 pub(crate) struct Fabric {
     networks: Vec<String>,
-    members: Vec<BTreeMap<Ipv4Addr, usize>>,
+    members: Vec<BTreeMap<IpAddr, usize>>,
     ways_out: Vec<Option<usize>>,
     attachments: Vec<Attachment>,
     host_attachments: Vec<usize>,
@@ -153,23 +153,49 @@ impl Fabric {
         };
         for (index, spec) in topology.hosts.iter().enumerate() {
             let entropy = stream(seed, Purpose::Hosts, index as u64);
-            fabric.hosts.push(Host::new(spec.address, spec.tcp, entropy));
+            fabric.hosts.push(Host::new(spec.address, &spec.also, spec.tcp, entropy));
             let at = fabric.attach(Node::Host(index), spec.network, spec.site, spec.link.clone());
-            fabric.members[spec.network.0].insert(spec.address, at);
+            for address in fabric.hosts[index].addresses() {
+                fabric.members[spec.network.0].insert(*address, at);
+            }
             fabric.host_attachments.push(at);
         }
         let mut seeds = stream(seed, Purpose::Gateways, 0);
         for (index, spec) in topology.gateways.iter().enumerate() {
-            fabric.gateways.push(Nat::new(spec.nat, spec.address, seeds.next_u64()));
+            let addresses: Vec<_> = std::iter::once(spec.address).chain(spec.pool.iter().copied()).collect();
+            fabric.gateways.push(Nat::with_pool(spec.nat, addresses.clone(), seeds.next_u64()));
             let outer = fabric.attach(Node::Gateway(index, Side::Outside), spec.outer, spec.site, spec.link.clone());
-            fabric.members[spec.outer.0].insert(spec.address, outer);
+            for address in addresses {
+                fabric.members[spec.outer.0].insert(address.into(), outer);
+            }
             fabric.outer_attachments.push(outer);
             let inner_link = LinkConfig::with_latency(std::time::Duration::ZERO);
             let inner = fabric.attach(Node::Gateway(index, Side::Inside), spec.inner, spec.site, inner_link);
             fabric.ways_out[spec.inner.0] = Some(inner);
             fabric.inner_attachments.push(inner);
         }
+        fabric.route(topology);
         fabric
+    }
+
+    /// Makes addresses that no gateway translates known on the networks outside.
+    fn route(&mut self, topology: &Topology) {
+        for host in &topology.hosts {
+            let addresses = std::iter::once(IpAddr::V4(host.address)).chain(host.also.iter().copied());
+            for address in addresses {
+                let mut network = host.network;
+                while let Some(way_out) = self.ways_out[network.0]
+                    && let Node::Gateway(gateway, _) = self.attachments[way_out].node
+                {
+                    let spec = &topology.gateways[gateway];
+                    if address.is_ipv4() && spec.nat.tcp.mapping != Mapping::None {
+                        break;
+                    }
+                    self.members[spec.outer.0].entry(address).or_insert(self.outer_attachments[gateway]);
+                    network = spec.outer;
+                }
+            }
+        }
     }
 
     fn attach(&mut self, node: Node, network: NetworkId, site: SiteId, link: LinkConfig) -> usize {
@@ -185,6 +211,15 @@ impl Fabric {
 
     pub(crate) fn reboot(&mut self, gateway: GatewayId) {
         self.gateways[gateway.0].reboot();
+    }
+
+    /// A gateway gets another address and forgets everything.
+    pub(crate) fn renumber(&mut self, gateway: GatewayId, address: Ipv4Addr) {
+        let outer = self.outer_attachments[gateway.0];
+        let members = &mut self.members[self.attachments[outer].network.0];
+        members.retain(|known, at| *at != outer || known.is_ipv6());
+        members.insert(address.into(), outer);
+        self.gateways[gateway.0].change_address(address);
     }
 
     /// The power of a site is cut: what is on its way within it is gone, and its gateways forget.
@@ -240,7 +275,7 @@ impl Fabric {
 
     /// A host may send to itself.
     fn is_own(&self, attachment: usize, packet: &Packet) -> bool {
-        matches!(self.attachments[attachment].node, Node::Host(host) if self.hosts[host].address == packet.destination())
+        matches!(self.attachments[attachment].node, Node::Host(host) if self.hosts[host].addresses().contains(&packet.destination()))
     }
 
     /// Takes a packet down the last link to an attachment of the own site.
@@ -308,6 +343,9 @@ impl Fabric {
                     Side::Outside => nat.inbound(now, packet),
                 };
                 self.carry_out(now, gateway, verdict);
+                while let Some(verdict) = self.gateways[gateway].next_verdict() {
+                    self.carry_out(now, gateway, verdict);
+                }
                 self.plan_gateway(gateway);
             }
         }
@@ -315,7 +353,7 @@ impl Fabric {
 
     fn carry_out(&mut self, now: Instant, gateway: usize, verdict: Verdict) {
         match verdict {
-            Verdict::Forward(side, packet) | Verdict::Reply(side, packet) => {
+            Verdict::Forward(side, packet) | Verdict::Untranslated(side, packet) | Verdict::Reply(side, packet) => {
                 let at = match side {
                     Side::Inside => self.inner_attachments[gateway],
                     Side::Outside => self.outer_attachments[gateway],

@@ -14,26 +14,35 @@
 //!   under loss is not Linux's in this lab.**
 //! - SYNs are repeated by our layer at Linux's times, with its final time-out.
 //! - A cancelled connection attempt is forgotten in silence.
+//! - Initial sequence numbers grow with time for each pair of endpoints, as Linux's do: trackers in
+//!   gateways tell a repeated SYN from a new one by them.
+//! - In SYN-RECEIVED only an RST with the exact number counts; the SYN|ACK of a simultaneous open is
+//!   repeated by the timer of its SYN.
+//! - ICMP errors end an attempt if they quote its SYN, with Linux's errors.
 //! - TIME_WAIT gives way to a new connection of the same pair, as Linux with timestamps does. It
 //!   lasts 10 s, not 60.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::hash::BuildHasher;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::task::Waker;
 use std::time::Duration;
 
 use fmi::time::Instant;
+use foldhash::fast::FixedState;
 use rand_chacha::ChaCha8Rng;
 use rand_core::Rng;
 use smoltcp::socket::tcp::State;
 
-use crate::packet::{IcmpError, Packet, Segment};
+use crate::packet::{Fragment, IcmpError, Packet, Segment, Transport};
 use crate::topology::TcpConfig;
 
 mod connection;
+mod datagram;
 
 pub(crate) use connection::Connection;
+use datagram::{Datagrams, Echoes};
 
 /// When Linux (6.5 and later, default settings) sends a SYN, after the first, in seconds.
 pub const SYN_TIMES: [u64; 11] = [0, 1, 2, 3, 4, 5, 7, 11, 19, 35, 69];
@@ -43,6 +52,8 @@ pub const SYN_TIMEOUT: Duration = Duration::from_millis(134_500);
 pub const SYN_RECEIVED_TIMEOUT: Duration = Duration::from_secs(63);
 /// First and last port that is chosen where none is asked for; Linux's range.
 pub const EPHEMERAL_PORTS: (u16, u16) = (32_768, 60_999);
+/// When the SYN|ACK of a simultaneous open is repeated, in seconds after the SYN.
+pub const SYN_ACK_TIMES: [u64; 6] = [1, 3, 7, 15, 31, 63];
 
 /// A connection of one host; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,22 +80,45 @@ pub(crate) struct Effects {
 #[derive(Debug)]
 pub(crate) struct Host {
     pub(crate) address: Ipv4Addr,
+    addresses: Vec<IpAddr>,
     tcp: TcpConfig,
     pub(crate) entropy: ChaCha8Rng,
     pub(crate) alive: bool,
     connections: BTreeMap<ConnectionId, Connection>,
-    by_endpoints: BTreeMap<(u16, SocketAddrV4), ConnectionId>,
-    pub(crate) listeners: BTreeMap<u16, ListenerState>,
+    by_endpoints: BTreeMap<Endpoints, ConnectionId>,
+    pub(crate) listeners: BTreeMap<ListenerId, ListenerState>,
+    pub(crate) datagrams: BTreeMap<u16, Datagrams>,
+    pub(crate) echoes: BTreeMap<u16, Echoes>,
+    identification: u16,
+    fragments: VecDeque<(Fragment, Vec<Packet>)>,
+    /// Secret of this host's initial sequence numbers.
+    isn_secret: u64,
     next: u64,
     /// Things that applications got done: the detector of no progress watches it.
     pub(crate) progress: u64,
 }
 
+/// Local port and address, and the remote endpoint.
+type Endpoints = (u16, IpAddr, SocketAddr);
+
+fn endpoints(local: SocketAddr, remote: SocketAddr) -> Endpoints {
+    (local.port(), local.ip(), remote)
+}
+
+/// A listener: its port, and its address unless it takes connections to all.
+pub(crate) type ListenerId = (u16, Option<IpAddr>);
+
 impl Host {
-    pub(crate) fn new(address: Ipv4Addr, tcp: TcpConfig, entropy: ChaCha8Rng) -> Self {
+    pub(crate) fn new(address: Ipv4Addr, also: &[IpAddr], tcp: TcpConfig, mut entropy: ChaCha8Rng) -> Self {
         Self {
             address,
+            addresses: std::iter::once(address.into()).chain(also.iter().copied()).collect(),
             tcp,
+            datagrams: BTreeMap::new(),
+            echoes: BTreeMap::new(),
+            identification: 0,
+            fragments: VecDeque::new(),
+            isn_secret: entropy.next_u64(),
             entropy,
             alive: true,
             connections: BTreeMap::new(),
@@ -101,6 +135,25 @@ impl Host {
         self.connections.clear();
         self.by_endpoints.clear();
         self.listeners.clear();
+        self.datagrams.clear();
+        self.echoes.clear();
+    }
+
+    pub(crate) fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+
+    /// The own address from which a remote one is reached.
+    fn address_for(&self, remote: IpAddr) -> Option<IpAddr> {
+        self.addresses.iter().copied().find(|address| address.is_ipv4() == remote.is_ipv4())
+    }
+
+    /// A number that grows by one in 64 ns from a start of its own for each pair of endpoints
+    /// (RFC 6528), as Linux's.
+    fn initial_number(&self, now: Instant, local: SocketAddr, remote: SocketAddr) -> u32 {
+        let start = FixedState::with_seed(self.isn_secret).hash_one((local, remote));
+        let ticks = start.wrapping_add(now.as_nanos() / 64) & u64::from(u32::MAX);
+        u32::try_from(ticks).expect("masked")
     }
 
     pub(crate) fn connection(&mut self, id: ConnectionId) -> Option<&mut Connection> {
@@ -111,41 +164,47 @@ impl Host {
         self.connections.values()
     }
 
-    fn free_port(&mut self) -> io::Result<u16> {
+    fn free_port(&mut self, is_free: impl Fn(&Self, u16) -> bool) -> io::Result<u16> {
         let (low, high) = EPHEMERAL_PORTS;
         let count = u32::from(high - low) + 1;
         let start = self.entropy.next_u32() % count;
         let port = |offset| low + u16::try_from((start + offset) % count).expect("within the range");
-        let is_free = |port: &u16| {
-            let lowest = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
-            !self.listeners.contains_key(port)
-                && self.by_endpoints.range((*port, lowest)..).next().is_none_or(|((used, _), _)| used != port)
-        };
-        (0..count).map(port).find(is_free).ok_or_else(|| io::ErrorKind::AddrInUse.into())
+        (0..count).map(port).find(|port| is_free(self, *port)).ok_or_else(|| io::ErrorKind::AddrInUse.into())
+    }
+
+    fn free_stream_port(&mut self) -> io::Result<u16> {
+        self.free_port(|host, port| {
+            let lowest = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
+            let first = (port, Ipv4Addr::UNSPECIFIED.into(), lowest);
+            let is_connected = host.by_endpoints.range(first..).next().is_some_and(|((used, ..), _)| *used == port);
+            let listens = host.listeners.range((port, None)..).next().is_some_and(|((used, _), _)| *used == port);
+            !is_connected && !listens
+        })
     }
 
     /// Begins to connect.
     pub(crate) fn connect(
         &mut self,
         now: Instant,
-        local_port: u16,
-        remote: SocketAddrV4,
+        local: SocketAddr,
+        remote: SocketAddr,
         effects: &mut Effects,
     ) -> io::Result<ConnectionId> {
         if !self.alive {
             return Err(io::ErrorKind::NetworkDown.into());
         }
-        let port = if local_port == 0 { self.free_port()? } else { local_port };
-        if let Some(id) = self.by_endpoints.get(&(port, remote)).copied() {
+        let port = if local.port() == 0 { self.free_stream_port()? } else { local.port() };
+        let own = self.address_for(remote.ip()).ok_or(io::ErrorKind::NetworkUnreachable)?;
+        let local = SocketAddr::new(if local.ip().is_unspecified() { own } else { local.ip() }, port);
+        if let Some(id) = self.by_endpoints.get(&endpoints(local, remote)).copied() {
             let replaceable = self.connections.get(&id).is_none_or(Connection::is_over);
             if !replaceable {
                 return Err(io::ErrorKind::AddrNotAvailable.into());
             }
             self.forget(id);
         }
-        let local = SocketAddrV4::new(self.address, port);
-        let seed = self.entropy.next_u64();
-        let connection = Connection::connect(now, self.tcp, local, remote, seed)?;
+        let seeds = (self.entropy.next_u64(), self.initial_number(now, local, remote));
+        let connection = Connection::connect(now, self.tcp, local, remote, seeds)?;
         let id = self.insert(connection);
         self.service(now, id, None, effects);
         Ok(id)
@@ -154,34 +213,35 @@ impl Host {
     fn insert(&mut self, connection: Connection) -> ConnectionId {
         let id = ConnectionId(self.next);
         self.next += 1;
-        self.by_endpoints.insert((connection.local.port(), connection.remote), id);
+        self.by_endpoints.insert(endpoints(connection.local, connection.remote), id);
         self.connections.insert(id, connection);
         id
     }
 
-    pub(crate) fn listen(&mut self, port: u16, backlog: usize) -> io::Result<u16> {
+    pub(crate) fn listen(&mut self, local: SocketAddr, backlog: usize) -> io::Result<ListenerId> {
         if !self.alive {
             return Err(io::ErrorKind::NetworkDown.into());
         }
-        let port = if port == 0 { self.free_port()? } else { port };
-        if self.listeners.contains_key(&port) {
+        let port = if local.port() == 0 { self.free_stream_port()? } else { local.port() };
+        let id = (port, (!local.ip().is_unspecified()).then_some(local.ip()));
+        if self.listeners.contains_key(&id) {
             return Err(io::ErrorKind::AddrInUse.into());
         }
-        self.listeners.insert(port, ListenerState { backlog: backlog.max(1), ..ListenerState::default() });
-        Ok(port)
+        self.listeners.insert(id, ListenerState { backlog: backlog.max(1), ..ListenerState::default() });
+        Ok(id)
     }
 
     /// Closes a listener; connections that nobody accepted are reset, as on Linux.
-    pub(crate) fn close_listener(&mut self, now: Instant, port: u16, effects: &mut Effects) {
-        let Some(listener) = self.listeners.remove(&port) else { return };
+    pub(crate) fn close_listener(&mut self, now: Instant, id: ListenerId, effects: &mut Effects) {
+        let Some(listener) = self.listeners.remove(&id) else { return };
         for id in listener.ready {
             self.abandon(now, id, effects);
         }
     }
 
     /// The next connection that a listener has made.
-    pub(crate) fn accept(&mut self, port: u16) -> Option<ConnectionId> {
-        let listener = self.listeners.get_mut(&port)?;
+    pub(crate) fn accept(&mut self, id: ListenerId) -> Option<ConnectionId> {
+        let listener = self.listeners.get_mut(&id)?;
         let id = listener.ready.pop_front()?;
         listener.pending -= 1;
         self.progress += 1;
@@ -190,14 +250,28 @@ impl Host {
 
     /// A packet arrives.
     pub(crate) fn receive(&mut self, now: Instant, packet: Packet, effects: &mut Effects) {
-        if !self.alive || packet.destination() != self.address {
+        if !self.alive || !self.addresses.contains(&packet.destination()) {
             return;
         }
+        let packet = match packet.fragment() {
+            None => packet,
+            Some(fragment) => match self.gather(fragment, packet) {
+                Some(whole) => whole,
+                None => return,
+            },
+        };
         if let Some(error) = packet.icmp_error() {
             return self.receive_error(error);
         }
-        let (Some(flow), Some(segment)) = (packet.flow(), packet.segment()) else { return };
-        let endpoints = (flow.destination.port(), flow.source);
+        if let Some(echo) = packet.as_echo() {
+            return self.receive_echo(now, echo, &packet, effects);
+        }
+        let Some((transport, source, destination)) = packet.endpoints() else { return };
+        if transport == Transport::Udp {
+            return self.receive_datagram(source, destination.port(), &packet, effects);
+        }
+        let Some(segment) = packet.segment() else { return };
+        let endpoints = endpoints(destination, source);
         if let Some(id) = self.by_endpoints.get(&endpoints).copied() {
             let reopens =
                 segment.syn && !segment.ack && self.connections.get(&id).is_some_and(|connection| connection.is_over());
@@ -206,35 +280,44 @@ impl Host {
             }
             self.forget(id);
         }
-        if segment.syn && !segment.ack && !segment.rst && self.knock(now, flow.destination, flow.source) {
+        if segment.syn && !segment.ack && !segment.rst && self.knock(now, destination, source) {
             let id = self.by_endpoints[&endpoints];
             return self.service(now, id, Some((packet, segment)), effects);
         }
-        let is_full = segment.syn && self.listeners.contains_key(&flow.destination.port());
+        let is_full = segment.syn && self.listener_for(destination).is_some();
         if !is_full {
             effects.packets.extend(packet.reset_reply());
         }
     }
 
     /// Makes a connection for a SYN if a listener has room for it.
-    fn knock(&mut self, now: Instant, local: SocketAddrV4, remote: SocketAddrV4) -> bool {
-        let Some(listener) = self.listeners.get_mut(&local.port()) else { return false };
+    fn knock(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr) -> bool {
+        let seeds = (self.entropy.next_u64(), self.initial_number(now, local, remote));
+        let Some(listener) = self.listener_for(local).and_then(|id| self.listeners.get_mut(&id)) else { return false };
         if listener.pending >= listener.backlog {
             return false;
         }
-        let seed = self.entropy.next_u64();
-        let Ok(connection) = Connection::accept(now, self.tcp, local, remote, seed) else { return false };
+        let Ok(connection) = Connection::accept(now, self.tcp, local, remote, seeds) else { return false };
         listener.pending += 1;
         self.insert(connection);
         true
     }
 
+    /// Who takes connections to a local endpoint.
+    fn listener_for(&self, local: SocketAddr) -> Option<ListenerId> {
+        let candidates = [(local.port(), Some(local.ip())), (local.port(), None)];
+        candidates.into_iter().find(|id| self.listeners.contains_key(id))
+    }
+
     fn receive_error(&mut self, error: IcmpError) {
-        let endpoints = (error.quoted.source.port(), error.quoted.destination);
-        let Some(id) = self.by_endpoints.get(&endpoints).copied() else { return };
+        let (local, remote) = (error.quoted.source.into(), error.quoted.destination.into());
+        if error.quoted.transport != Transport::Tcp {
+            return;
+        }
+        let Some(id) = self.by_endpoints.get(&endpoints(local, remote)).copied() else { return };
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let Some(kind) = kind_of(error) else { return };
-        if connection.fail_opening(kind) {
+        if connection.is_quoted(error.sequence) && connection.fail_opening(kind) {
             self.reap(id);
         }
     }
@@ -265,8 +348,8 @@ impl Host {
         if !was_open && connection.was_established() {
             self.progress += 1;
             if connection.is_passive() {
-                let port = connection.local.port();
-                match self.listeners.get_mut(&port) {
+                let listener = self.listener_for(self.connections[&id].local);
+                match listener.and_then(|id| self.listeners.get_mut(&id)) {
                     Some(listener) => {
                         listener.ready.push_back(id);
                         if let Some(waker) = listener.waker.take() {
@@ -305,7 +388,8 @@ impl Host {
             return;
         }
         let passive_and_unopened = connection.is_passive() && !connection.was_established();
-        if passive_and_unopened && let Some(listener) = self.listeners.get_mut(&connection.local.port()) {
+        let listener = self.listener_for(connection.local).filter(|_| passive_and_unopened);
+        if let Some(listener) = listener.and_then(|id| self.listeners.get_mut(&id)) {
             listener.pending -= 1;
         }
         if passive_and_unopened || connection.is_detached() {
@@ -315,7 +399,7 @@ impl Host {
 
     fn forget(&mut self, id: ConnectionId) {
         if let Some(connection) = self.connections.remove(&id) {
-            let endpoints = (connection.local.port(), connection.remote);
+            let endpoints = endpoints(connection.local, connection.remote);
             if self.by_endpoints.get(&endpoints) == Some(&id) {
                 self.by_endpoints.remove(&endpoints);
             }
@@ -329,7 +413,10 @@ fn kind_of(error: IcmpError) -> Option<io::ErrorKind> {
         (3, 3) => Some(io::ErrorKind::ConnectionRefused),
         (3, 0 | 6 | 9 | 11) => Some(io::ErrorKind::NetworkUnreachable),
         (3, 4) => None,
-        (3, _) | (11, 0) => Some(io::ErrorKind::HostUnreachable),
+        (3, 5) => Some(io::ErrorKind::Unsupported),
+        // ENOPROTOOPT, EHOSTDOWN, ENONET and EPROTO have no kind of their own.
+        (3, 2 | 7 | 8) | (12, 0) => Some(io::ErrorKind::Other),
+        (3, 0..=15) | (11, 0) => Some(io::ErrorKind::HostUnreachable),
         _ => None,
     }
 }

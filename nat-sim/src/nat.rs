@@ -1,12 +1,24 @@
 //! A NAT gateway as a pure translator: packets and times in, verdicts out.
 //!
-//! There is no clock, no I/O and no randomness but the seed, which is drawn from only when a port
-//! is chosen. Every drop has a reason. Two choices that decide what gets through are these: the
-//! filter hangs off the mapping (not off the internal endpoint), and an inbound packet that the
-//! filter admits makes a session, so that the reply leaves from the port that was reached.
+//! There is no clock, no I/O and no randomness but the seed, which is drawn from in three places: the
+//! choice of a port, of an initial sequence number, and of first packets to lose. Every drop has a
+//! reason.
+//!
+//! # What happens to a packet
+//!
+//! On its way out: checksums, hop limit, fragments, ICMP errors; hairpinning if it is for an address
+//! of the gateway; its session, which the tracker lets it move; else its mapping, else a fresh one
+//! within the limits; a session; the rewrite. On its way in: the same checks; its session; else a
+//! mapping whose filter admits it; else the rule for the unsolicited. Limits come before allocation,
+//! allocation before the filter opens, and that before the packet leaves.
+//!
+//! Two choices decide what gets through: the filter hangs off the mapping (not off the internal
+//! endpoint), and an inbound packet that it admits makes a session, so that the reply leaves from
+//! the port that was reached.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
 
 use fmi::time::Instant;
 use rand_chacha::ChaCha8Rng;
@@ -14,15 +26,35 @@ use rand_core::{Rng, SeedableRng};
 
 use crate::packet::{Flow, Packet, Segment, Transport};
 
+mod allocate;
 mod behavior;
+mod firewall;
+mod fragment;
+mod icmp;
 pub mod preset;
+mod proxy;
+mod refuse;
+pub mod requirement;
+mod table;
 #[cfg(test)]
 mod tests;
+mod tracker;
 
-pub use behavior::{Allocation, Filtering, Hairpin, Mapping, NatConfig, Timers, Unsolicited};
+pub use behavior::{
+    Allocation, Exhaustion, Fallback, Filtering, Fragments, Hairpin, IcmpErrors, Invalid, Ipv6, Mapping, Midstream,
+    NatConfig, OnReset, OnStray, OnSyn, Overload, Pooling, PortClass, Quarantine, Refresh, Rules, SimultaneousOpen,
+    TableLimits, Timers, Tracking, Unsolicited,
+};
+pub use tracker::SessionState;
+
+use allocate::Ports;
+use firewall::Firewall;
+use fragment::Reassembly;
+use table::{MappingId, SessionId, Tables};
+use tracker::{Fate, Seen, Track};
 
 /// A side of the gateway.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Side {
     /// Towards the hosts behind it.
     Inside,
@@ -38,24 +70,86 @@ pub enum DropReason {
     NoMapping,
     /// The filter does not admit its source.
     Filtered,
-    /// No port or no session is left.
+    /// No session is left.
     Exhausted,
+    /// No external port is left for it.
+    NoPort,
+    /// Its host has all the sessions or ports that it may have.
+    HostLimit,
+    /// Its remote has all the sessions that it may have.
+    RemoteLimit,
+    /// Too many sessions have begun in this second.
+    RateLimit,
     /// It came to the own external address from inside, and the gateway does not hairpin.
     NoHairpin,
-    /// It has no hop left.
+    /// It came to the endpoint that stands for its own sender.
+    OwnEndpoint,
+    /// It has no hop left, and may not be answered.
     HopLimit,
     /// It is for another address.
     NotMine,
     /// Its flags make no sense for a packet that would begin a session.
     InvalidFlags,
-    /// An outbound SYN overtook the held SYN (RFC 5382 REQ-4).
+    /// The tracker does not take it for a part of its connection.
+    Invalid,
+    /// It belongs to no connection that the gateway knows.
+    Midstream,
+    /// It is an inbound SYN, and the gateway lets none pass.
+    SimultaneousOpen,
+    /// A held SYN that an outbound one met (RFC 5382 REQ-4).
     HeldAndMatched,
     /// The queue of held SYNs is full.
     HoldQueueFull,
     /// A held SYN that nothing matched, where policy forbids an answer.
     HeldInVain,
+    /// A checksum is wrong.
+    BadChecksum,
+    /// It is a fragment, and the gateway drops those.
+    Fragment,
+    /// It is a fragment whose first one is missing, and no room is left to wait for it.
+    FragmentsFull,
+    /// It waited for the first fragment in vain.
+    FragmentTimeout,
+    /// A race in the gateway lost it.
+    FirstPacketLost,
+    /// It is an ICMP error, and the gateway drops those.
+    IcmpIgnored,
+    /// It is IPv6, which does not pass.
+    Ipv6,
     /// Its protocol is not translated.
     NotTranslated,
+}
+
+impl DropReason {
+    /// All of them.
+    pub const ALL: [Self; 26] = [
+        Self::NoMapping,
+        Self::Filtered,
+        Self::Exhausted,
+        Self::NoPort,
+        Self::HostLimit,
+        Self::RemoteLimit,
+        Self::RateLimit,
+        Self::NoHairpin,
+        Self::OwnEndpoint,
+        Self::HopLimit,
+        Self::NotMine,
+        Self::InvalidFlags,
+        Self::Invalid,
+        Self::Midstream,
+        Self::SimultaneousOpen,
+        Self::HeldAndMatched,
+        Self::HoldQueueFull,
+        Self::HeldInVain,
+        Self::BadChecksum,
+        Self::Fragment,
+        Self::FragmentsFull,
+        Self::FragmentTimeout,
+        Self::FirstPacketLost,
+        Self::IcmpIgnored,
+        Self::Ipv6,
+        Self::NotTranslated,
+    ];
 }
 
 /// What becomes of a packet.
@@ -63,487 +157,491 @@ pub enum DropReason {
 pub enum Verdict {
     /// It goes on, translated.
     Forward(Side, Packet),
+    /// It goes on as it came, with its private source: the tracker finds it invalid (Linux).
+    Untranslated(Side, Packet),
     /// It is answered, and goes no further.
     Reply(Side, Packet),
-    /// It is kept to wait for an outbound SYN.
+    /// It is kept: a SYN to wait for an outbound one, a fragment for the first.
     Held,
     /// It goes no further.
     Drop(DropReason),
 }
 
-/// Which remotes share a mapping.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Selector {
-    All,
-    Address(Ipv4Addr),
-    Endpoint(SocketAddrV4),
-    /// All remotes of one external port, of which a source may hold several (Linux).
-    Port(u16),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct MappingKey {
-    transport: Transport,
-    internal: SocketAddrV4,
-    selector: Selector,
-}
-
-#[derive(Clone, Debug)]
-struct MappingState {
-    port: u16,
-    sessions: usize,
-    /// Live sessions per remote address.
-    contacts: BTreeMap<Ipv4Addr, usize>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct SessionKey {
-    transport: Transport,
-    port: u16,
-    remote: SocketAddrV4,
-}
-
-/// How far a session has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// Packets from one side only.
-    Unreplied {
-        by: Side,
-    },
-    /// Both sides have spoken, the handshake is not over.
-    Opening,
-    Established,
-    /// FINs seen from inside and outside.
-    Closing {
-        inside: bool,
-        outside: bool,
-    },
-    Reset,
-}
-
-#[derive(Clone, Debug)]
-struct Session {
-    mapping: MappingKey,
-    phase: Phase,
-    deadline: Instant,
-}
-
-/// One live mapping, as oracles see it.
+/// One live session, as oracles see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SnapshotRow {
     /// Transport.
     pub transport: Transport,
-    /// Endpoint behind the gateway.
+    /// Endpoint behind the gateway; the external one for a session of the gateway itself.
     pub internal: SocketAddrV4,
     /// Endpoint that the gateway shows.
     pub external: SocketAddrV4,
     /// The other end.
     pub remote: SocketAddrV4,
+    /// How far it has come.
+    pub state: SessionState,
+    /// Whether only one side has spoken.
+    pub is_unreplied: bool,
+    /// When it is forgotten.
+    pub expires: Instant,
 }
 
 /// A gateway.
 #[derive(Clone, Debug)]
 pub struct Nat {
     config: NatConfig,
-    external: Ipv4Addr,
-    /// The only host behind a one-to-one gateway, learnt from its first packet.
-    one_to_one: Option<Ipv4Addr>,
+    addresses: Vec<Ipv4Addr>,
     entropy: ChaCha8Rng,
-    next_port: u16,
-    mappings: BTreeMap<MappingKey, MappingState>,
-    ports: BTreeMap<(Transport, u16), BTreeSet<MappingKey>>,
-    sessions: BTreeMap<SessionKey, Session>,
-    outbound: BTreeMap<(Transport, SocketAddrV4, SocketAddrV4), u16>,
-    deadlines: BTreeSet<(Instant, SessionKey)>,
+    tables: Tables,
+    ports: Ports,
+    /// Sessions that may give way, by when they expire; kept only where the policy evicts.
+    evictable: BTreeSet<(Instant, SessionId)>,
     held: VecDeque<(Instant, Packet)>,
+    reassembly: Reassembly,
+    firewall: Firewall,
+    /// Ports that hosts asked for, with the time until which they hold.
+    statics: BTreeMap<(Transport, SocketAddrV4), (SocketAddrV4, Instant)>,
+    /// The second in which sessions are counted, and their number.
+    rate: (u64, usize),
+    follows: VecDeque<Verdict>,
 }
 
-/// SYNs held at once for want of an outbound one; memory must not grow with an attack.
-const HELD_MAX: usize = 1024;
+/// What came of offering a packet to its session.
+enum Stepped {
+    /// It passes to or as this endpoint, with its sequence numbers shifted.
+    Passes {
+        near: SocketAddrV4,
+        shift: u32,
+        /// The session is the gateway's own.
+        is_own: bool,
+    },
+    Invalid,
+    Gone,
+}
+
+/// Why a packet begins no session.
+enum Refusal {
+    Invalid,
+    Midstream,
+    Full(DropReason),
+    Drop(DropReason),
+}
 
 impl Nat {
     /// Makes a gateway that shows `external`.
     pub fn new(config: NatConfig, external: Ipv4Addr, seed: u64) -> Self {
+        Self::with_pool(config, vec![external], seed)
+    }
+
+    /// Makes a gateway with several external addresses.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn with_pool(config: NatConfig, addresses: Vec<Ipv4Addr>, seed: u64) -> Self {
+        assert!(!addresses.is_empty(), "a gateway has an address");
         Self {
-            next_port: config.ports.0,
-            config,
-            external,
-            one_to_one: None,
+            addresses,
             entropy: ChaCha8Rng::seed_from_u64(seed),
-            mappings: BTreeMap::new(),
-            ports: BTreeMap::new(),
-            sessions: BTreeMap::new(),
-            outbound: BTreeMap::new(),
-            deadlines: BTreeSet::new(),
+            tables: Tables::new(config.tcp.mapping == Mapping::PreserveOverlap || config.udp.mapping == Mapping::PreserveOverlap),
+            ports: Ports::default(),
+            evictable: BTreeSet::new(),
             held: VecDeque::new(),
+            reassembly: Reassembly::default(),
+            firewall: Firewall::default(),
+            statics: BTreeMap::new(),
+            rate: (0, 0),
+            follows: VecDeque::new(),
+            config,
         }
     }
 
-    /// Its external address.
+    /// Its first external address.
     pub fn external(&self) -> Ipv4Addr {
-        self.external
+        self.addresses[0]
     }
 
-    /// Translates a packet that comes from inside.
+    /// Its configuration.
+    pub fn config(&self) -> &NatConfig {
+        &self.config
+    }
+
+    fn is_mine(&self, address: Ipv4Addr) -> bool {
+        self.addresses.contains(&address)
+    }
+
+    /// Translates a packet that comes from inside. Drain [`Nat::next_verdict`] afterwards.
     pub fn outbound(&mut self, now: Instant, mut packet: Packet) -> Verdict {
         self.expire(now);
-        let Some(flow) = packet.flow() else { return Verdict::Drop(DropReason::NotTranslated) };
+        if !packet.is_v4() {
+            return self.pass_ipv6(now, Side::Inside, packet);
+        }
+        if self.config.verifies_checksums && !packet.checksums_are_valid() {
+            return Verdict::Drop(DropReason::BadChecksum);
+        }
+        if packet.is_icmp_error() {
+            return self.outbound_error(now, packet);
+        }
+        if packet.fragment().is_some() {
+            return self.fragment(now, Side::Inside, packet);
+        }
         if !packet.decrement_hop_limit() {
-            return Verdict::Drop(DropReason::HopLimit);
+            return self.expired_in_transit(Side::Inside, &packet);
         }
-        if *flow.destination.ip() == self.external && self.config.hairpin != Hairpin::ExternalSource {
-            return match (self.config.hairpin, packet.reset_reply()) {
-                (Hairpin::Reset, Some(reset)) => Verdict::Reply(Side::Inside, reset),
-                _ => Verdict::Drop(DropReason::NoHairpin),
-            };
-        }
-        let port = match self.outbound_port(now, flow, packet.segment()) {
-            Ok(port) => port,
-            Err(reason) => return Verdict::Drop(reason),
-        };
-        self.drop_held(flow, port);
-        packet.set_source(SocketAddrV4::new(self.external, port));
-        if *flow.destination.ip() == self.external {
-            return self.inbound(now, packet);
-        }
-        Verdict::Forward(Side::Outside, packet)
+        self.translate_outbound(now, packet)
     }
 
-    /// Translates a packet that comes from outside.
+    /// Translates a packet that comes from outside. Drain [`Nat::next_verdict`] afterwards.
     pub fn inbound(&mut self, now: Instant, mut packet: Packet) -> Verdict {
         self.expire(now);
-        if packet.destination() != self.external {
-            return Verdict::Drop(DropReason::NotMine);
+        if !packet.is_v4() {
+            return self.pass_ipv6(now, Side::Outside, packet);
         }
-        if let Some(error) = packet.icmp_error() {
-            return self.inbound_error(error.quoted, packet);
+        if self.config.verifies_checksums && !packet.checksums_are_valid() {
+            return Verdict::Drop(DropReason::BadChecksum);
         }
-        let Some(flow) = packet.flow() else { return Verdict::Drop(DropReason::NotTranslated) };
+        if packet.is_icmp_error() {
+            return self.inbound_error(now, packet);
+        }
+        if packet.fragment().is_some() {
+            return self.fragment(now, Side::Outside, packet);
+        }
         if !packet.decrement_hop_limit() {
-            return Verdict::Drop(DropReason::HopLimit);
+            return self.expired_in_transit(Side::Outside, &packet);
         }
-        let key = SessionKey { transport: flow.transport, port: flow.destination.port(), remote: flow.source };
-        let internal = match self.admit(now, key, packet.segment()) {
-            Ok(internal) => internal,
-            Err(reason) => return self.refuse(now, packet, reason),
-        };
-        packet.set_destination(internal);
-        Verdict::Forward(Side::Inside, packet)
+        self.translate_inbound(now, packet, None)
+    }
+
+    /// What else follows from the last packet: fragments that waited for it, held SYNs that it met.
+    pub fn next_verdict(&mut self) -> Option<Verdict> {
+        self.follows.pop_front()
     }
 
     /// Answers the held SYNs whose time is over, and forgets what has expired.
     pub fn tick(&mut self, now: Instant) -> Vec<Verdict> {
         self.expire(now);
-        let mut verdicts = Vec::new();
+        let mut verdicts: Vec<_> = self.reassembly.give_up(now).collect();
         while self.held.front().is_some_and(|(until, _)| *until <= now) {
             let Some((_, packet)) = self.held.pop_front() else { break };
-            let answers = matches!(self.config.unsolicited, Unsolicited::Hold { then_icmp: true, .. });
-            verdicts.push(if answers {
-                Verdict::Reply(Side::Outside, packet.unreachable_reply(self.external, 3))
-            } else {
-                Verdict::Drop(DropReason::HeldInVain)
-            });
+            let answers = matches!(self.config.unsolicited.syn, OnSyn::Hold { then_icmp: true, .. });
+            let destination = packet.flow().map_or(self.external(), |flow| *flow.destination.ip());
+            let answer = packet.unreachable_reply(destination, 3).filter(|_| answers);
+            let verdict = answer.map_or(Verdict::Drop(DropReason::HeldInVain), |answer| Verdict::Reply(Side::Outside, answer));
+            verdicts.push(self.turn_back(now, verdict));
         }
         verdicts
     }
 
     /// When [`Nat::tick`] has something to do that can be seen outside.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.held.front().map(|(until, _)| *until)
+        let held = self.held.front().map(|(until, _)| *until);
+        held.into_iter().chain(self.reassembly.next_deadline()).min()
     }
 
     /// Loses all state, as after a power cut.
     pub fn reboot(&mut self) {
-        self.mappings.clear();
-        self.ports.clear();
-        self.sessions.clear();
-        self.outbound.clear();
-        self.deadlines.clear();
-        self.held.clear();
+        let entropy = self.entropy.clone();
+        *self = Self::with_pool(self.config, std::mem::take(&mut self.addresses), 0);
+        self.entropy = entropy;
+    }
+
+    /// Gets another external address, and loses all state with the old one.
+    pub fn change_address(&mut self, external: Ipv4Addr) {
+        self.addresses = vec![external];
+        self.reboot();
+    }
+
+    /// Gives a host a port for a time, as UPnP IGD, NAT-PMP and PCP do: everybody may send to it.
+    /// Returns the external endpoint; `None` if the gateway takes no such wishes, or the port is
+    /// taken.
+    pub fn map_port(
+        &mut self,
+        now: Instant,
+        transport: Transport,
+        internal: SocketAddrV4,
+        wanted: u16,
+        lifetime: Duration,
+    ) -> Option<SocketAddrV4> {
+        self.expire(now);
+        if !self.config.port_control {
+            return None;
+        }
+        let is_free = |port: u16| {
+            let external = SocketAddrV4::new(self.external(), port);
+            let holder = self.statics.get(&(transport, external)).filter(|(_, until)| *until > now);
+            holder.is_none_or(|(holder, _)| *holder == internal) && self.tables.mappings_at(transport, external).is_empty()
+        };
+        let port = (wanted..=u16::MAX).chain(1024..wanted).find(|port| is_free(*port))?;
+        let external = SocketAddrV4::new(self.external(), port);
+        self.statics.insert((transport, external), (internal, now + lifetime));
+        Some(external)
     }
 
     /// All live sessions, in order.
     pub fn snapshot(&mut self, now: Instant) -> Vec<SnapshotRow> {
         self.expire(now);
-        let rows = self.sessions.iter().map(|(key, session)| SnapshotRow {
-            transport: key.transport,
-            internal: session.mapping.internal,
-            external: SocketAddrV4::new(self.external, key.port),
-            remote: key.remote,
-        });
-        rows.collect()
+        let mut rows: Vec<_> = (self.tables.sessions.iter())
+            .map(|(_, session)| SnapshotRow {
+                transport: session.transport,
+                internal: session.internal,
+                external: session.external,
+                remote: session.remote,
+                state: session.track.state(),
+                is_unreplied: session.track.is_unreplied(),
+                expires: session.deadline,
+            })
+            .collect();
+        rows.sort_unstable();
+        rows
     }
 
     /// Number of live sessions, at the time of the last packet.
     pub fn sessions(&self) -> usize {
-        self.sessions.len()
+        self.tables.sessions.len()
     }
 
-    fn inbound_error(&mut self, quoted: Flow, mut packet: Packet) -> Verdict {
-        let key = SessionKey { transport: quoted.transport, port: quoted.source.port(), remote: quoted.destination };
-        match self.sessions.get(&key) {
-            Some(session) if *quoted.source.ip() == self.external => {
-                packet.restore_quote(session.mapping.internal);
-                Verdict::Forward(Side::Inside, packet)
+    fn translate_outbound(&mut self, now: Instant, mut packet: Packet) -> Verdict {
+        let Some(flow) = packet.flow() else { return Verdict::Drop(DropReason::NotTranslated) };
+        let is_hairpin = self.is_mine(*flow.destination.ip());
+        if is_hairpin && !matches!(self.config.hairpin, Hairpin::ExternalSource) {
+            return self.turn_away_hairpin(now, packet, flow);
+        }
+        let seen = Seen::of(&packet, Side::Inside);
+        let session = self.tables.from_inside(flow.transport, flow.source, flow.destination);
+        let (external, shift) = match session.map_or(Stepped::Gone, |id| self.step(now, id, seen)) {
+            Stepped::Passes { near, shift, .. } => (near, shift),
+            Stepped::Invalid => return self.invalid_outbound(packet),
+            Stepped::Gone => match self.begin_outbound(now, flow, seen) {
+                Ok(begun) => begun,
+                Err(refusal) => return self.refuse_outbound(packet, &refusal),
+            },
+        };
+        self.drop_held(flow, external);
+        packet.set_source(external);
+        if shift != 0 {
+            packet.shift_numbers(shift, 0);
+        }
+        if !is_hairpin {
+            return Verdict::Forward(Side::Outside, packet);
+        }
+        let verdict = self.translate_inbound(now, packet, Some(flow.source));
+        self.turn_back(now, verdict)
+    }
+
+    /// An answer of the gateway to a hairpinned packet goes to whoever sent it.
+    fn turn_back(&mut self, now: Instant, verdict: Verdict) -> Verdict {
+        match verdict {
+            Verdict::Reply(Side::Outside, packet) if packet.v4_destination().is_some_and(|to| self.is_mine(to)) => {
+                self.inbound(now, packet)
             }
-            _ => Verdict::Drop(DropReason::NoMapping),
+            verdict => verdict,
         }
     }
 
-    /// The external port for a packet from inside: of its session, of its mapping, or a fresh one.
-    fn outbound_port(&mut self, now: Instant, flow: Flow, segment: Option<Segment>) -> Result<u16, DropReason> {
-        let Flow { transport, source, destination } = flow;
-        if let Some(port) = self.outbound.get(&(transport, source, destination)).copied() {
-            let key = SessionKey { transport, port, remote: destination };
-            self.track(now, key, Side::Inside, segment);
-            // A tracker may delete a session on an RST, but the RST itself still leaves.
-            return Ok(port);
+    fn translate_inbound(&mut self, now: Instant, mut packet: Packet, sender: Option<SocketAddrV4>) -> Verdict {
+        let Some(flow) = packet.flow() else { return Verdict::Drop(DropReason::NotTranslated) };
+        if !self.is_mine(*flow.destination.ip()) && self.config.tcp.mapping != Mapping::None {
+            return Verdict::Drop(DropReason::NotMine);
         }
-        self.may_begin(segment)?;
-        let key = self.mapping_for(transport, source, destination)?;
-        let port = self.mappings[&key].port;
-        self.begin(now, SessionKey { transport, port, remote: destination }, key, Side::Inside, segment);
-        Ok(port)
+        let seen = Seen::of(&packet, Side::Outside);
+        let is_first_syn = seen.segment.is_some_and(|segment| segment.syn && !segment.ack && !segment.rst);
+        if is_first_syn && self.config.simultaneous_open == SimultaneousOpen::DropInboundSyn {
+            return Verdict::Drop(DropReason::SimultaneousOpen);
+        }
+        if is_first_syn && self.config.simultaneous_open == SimultaneousOpen::ResetInboundSyn {
+            let reset = packet.reset_reply();
+            return reset.map_or(Verdict::Drop(DropReason::SimultaneousOpen), |reset| Verdict::Reply(Side::Outside, reset));
+        }
+        let session = self.tables.from_outside(flow.transport, flow.destination, flow.source);
+        if let Some(verdict) = session.and_then(|id| self.step_proxy(id, &packet)) {
+            return verdict;
+        }
+        let (internal, shift) = match session.map_or(Stepped::Gone, |id| self.step(now, id, seen)) {
+            Stepped::Passes { is_own: true, .. } => return self.refuse(now, packet, DropReason::NoMapping),
+            Stepped::Passes { near, shift, .. } => (near, shift),
+            Stepped::Invalid => return self.refuse(now, packet, DropReason::Invalid),
+            Stepped::Gone => match self.begin_inbound(now, flow, seen) {
+                Ok(internal) => (internal, 0),
+                Err(reason) => return self.refuse(now, packet, reason),
+            },
+        };
+        if sender == Some(internal) {
+            return Verdict::Drop(DropReason::OwnEndpoint);
+        }
+        packet.set_destination(internal);
+        if shift != 0 {
+            packet.shift_numbers(0, shift.wrapping_neg());
+        }
+        Verdict::Forward(Side::Inside, packet)
     }
 
-    /// Whether a packet may begin a session.
-    fn may_begin(&self, segment: Option<Segment>) -> Result<(), DropReason> {
-        if segment.is_some_and(|segment| segment.rst || (segment.syn && segment.fin)) {
-            return Err(DropReason::InvalidFlags);
+    /// Offers a packet to its session. The near endpoint is the external one for a packet on its way
+    /// out, else the internal one.
+    fn step(&mut self, now: Instant, id: SessionId, seen: Seen) -> Stepped {
+        let config = self.config;
+        let session = self.tables.session_mut(id);
+        let age = now - session.begun_at;
+        let fate = session.track.step(&config, seen, session.begun_by, age);
+        let near = match seen.from {
+            Side::Inside => session.external,
+            Side::Outside => session.internal,
+        };
+        let (shift, old, is_own) = (session.shift, session.deadline, session.mapping.is_none());
+        match fate {
+            Fate::Keep => {}
+            Fate::Refresh(idle) => self.plan(now, id, now + idle),
+            Fate::Shorten(idle) => self.plan(now, id, old.min(now + idle)),
+            Fate::End => self.end(now, id),
+            Fate::Reopen => {
+                self.end(now, id);
+                return Stepped::Gone;
+            }
+            Fate::Invalid => return Stepped::Invalid,
         }
-        if self.sessions.len() >= self.config.sessions_max {
+        Stepped::Passes { near, shift, is_own }
+    }
+
+    fn plan(&mut self, now: Instant, id: SessionId, deadline: Instant) {
+        let old = self.tables.session(id).deadline;
+        // An idle time of nothing ends at the next packet, not before.
+        let deadline = deadline.max(now + Duration::from_nanos(1));
+        self.tables.plan(id, deadline);
+        if matches!(self.config.exhaustion, Exhaustion::EvictClosing | Exhaustion::EvictAny) {
+            self.evictable.remove(&(old, id));
+            let session = self.tables.session(id);
+            if self.config.exhaustion == Exhaustion::EvictAny || session.track.state().is_closing() {
+                self.evictable.insert((deadline, id));
+            }
+        }
+    }
+
+    /// Makes a session for a packet from inside. Returns its external endpoint, and what is added to
+    /// its sequence numbers.
+    fn begin_outbound(&mut self, now: Instant, flow: Flow, seen: Seen) -> Result<(SocketAddrV4, u32), Refusal> {
+        if let Some(segment) = seen.segment {
+            self.may_begin_outbound(segment)?;
+        }
+        self.check_limits(now, flow).map_err(Refusal::Full)?;
+        if self.config.first_packet_loss_ppm > 0 && self.entropy.next_u32() % 1_000_000 < self.config.first_packet_loss_ppm {
+            return Err(Refusal::Drop(DropReason::FirstPacketLost));
+        }
+        let mapping = self.mapping_for(now, flow.transport, flow.source, flow.destination).map_err(Refusal::Full)?;
+        let external = self.tables.mapping(mapping).external;
+        let id = self.begin(now, flow.transport, flow.source, flow.destination, mapping, seen);
+        let rewrites = self.config.rewrites_isn && flow.transport == Transport::Tcp;
+        let shift = if rewrites { self.entropy.next_u32() | 1 } else { 0 };
+        self.tables.session_mut(id).shift = shift;
+        Ok((external, shift))
+    }
+
+    fn may_begin_outbound(&self, segment: Segment) -> Result<(), Refusal> {
+        let is_linux = matches!(self.config.tracking, Tracking::Linux(_));
+        if !tracker::begins(self.config.tracking, segment) {
+            return Err(if is_linux { Refusal::Invalid } else { Refusal::Drop(DropReason::InvalidFlags) });
+        }
+        if segment.syn && !segment.ack {
+            return Ok(());
+        }
+        match self.config.midstream {
+            Midstream::PickUp if self.config.tcp.mapping != Mapping::L4Proxy => Ok(()),
+            Midstream::Drop if is_linux => Err(Refusal::Invalid),
+            Midstream::Reset | Midstream::Drop | Midstream::PickUp => Err(Refusal::Midstream),
+        }
+    }
+
+    fn check_limits(&mut self, now: Instant, flow: Flow) -> Result<(), DropReason> {
+        let limits = self.config.limits;
+        if self.tables.use_of(*flow.source.ip()).sessions >= limits.sessions_per_host_max {
+            return Err(DropReason::HostLimit);
+        }
+        let second = now.as_nanos() / 1_000_000_000;
+        if self.rate.0 != second {
+            self.rate = (second, 0);
+        }
+        if self.rate.1 >= limits.new_per_second_max {
+            return Err(DropReason::RateLimit);
+        }
+        if self.tables.sessions.len() >= limits.sessions_max && !self.make_room(now) {
             return Err(DropReason::Exhausted);
         }
+        self.rate.1 += 1;
         Ok(())
     }
 
-    /// Finds or makes the mapping for a new session from inside.
-    fn mapping_for(
+    /// Ends a session to make room for another, where the policy allows that.
+    fn make_room(&mut self, now: Instant) -> bool {
+        let Some(&(_, id)) = self.evictable.first() else { return false };
+        self.end(now, id);
+        true
+    }
+
+    fn begin(
         &mut self,
+        now: Instant,
         transport: Transport,
         internal: SocketAddrV4,
         remote: SocketAddrV4,
-    ) -> Result<MappingKey, DropReason> {
-        let selector = match self.config.mapping {
-            Mapping::EndpointIndependent | Mapping::OneToOne => Selector::All,
-            Mapping::AddressDependent => Selector::Address(*remote.ip()),
-            Mapping::AddressAndPortDependent => Selector::Endpoint(remote),
-            Mapping::PreserveOverlap => return self.overlapping_mapping_for(transport, internal, remote),
-        };
-        let key = MappingKey { transport, internal, selector };
-        if !self.mappings.contains_key(&key) {
-            if self.config.mapping == Mapping::OneToOne
-                && *self.one_to_one.get_or_insert_with(|| *internal.ip()) != *internal.ip()
-            {
-                return Err(DropReason::Exhausted);
-            }
-            let port = self.allocate(internal.port(), |nat, port| !nat.ports.contains_key(&(transport, port)))?;
-            self.map(key, port);
+        mapping: MappingId,
+        seen: Seen,
+    ) -> SessionId {
+        let external = self.tables.mapping(mapping).external;
+        // Where ports are shared without regard to remotes, who comes last gets the answers.
+        if let Some(other) = self.tables.from_outside(transport, external, remote) {
+            self.end(now, other);
         }
-        Ok(key)
+        let track = self.new_track(transport, seen);
+        let id = self.tables.add_session(transport, internal, external, remote, Some(mapping), seen.from, now, track);
+        self.step(now, id, seen);
+        id
     }
 
-    /// Linux: any external port that the source already holds, its own port, or a random one, as
-    /// long as no other session has the same port towards the same remote.
-    fn overlapping_mapping_for(
-        &mut self,
-        transport: Transport,
-        internal: SocketAddrV4,
-        remote: SocketAddrV4,
-    ) -> Result<MappingKey, DropReason> {
-        let is_free = |nat: &Self, port: u16| !nat.sessions.contains_key(&SessionKey { transport, port, remote });
-        let key = |port| MappingKey { transport, internal, selector: Selector::Port(port) };
-        let held = self.mappings.range(key(0)..=key(u16::MAX)).map(|(key, state)| (*key, state.port));
-        let reusable = held.into_iter().find(|(_, port)| is_free(self, *port));
-        if let Some((key, _)) = reusable {
-            return Ok(key);
+    fn new_track(&self, transport: Transport, seen: Seen) -> Track {
+        let is_proxied = transport == Transport::Tcp && self.config.tcp.mapping == Mapping::L4Proxy;
+        match seen.segment {
+            Some(segment) if is_proxied => Track::proxied(segment, seen.from),
+            _ => Track::new(&self.config, transport, seen),
         }
-        let port = self.allocate(internal.port(), is_free)?;
-        self.map(key(port), port);
-        Ok(key(port))
     }
 
-    fn map(&mut self, key: MappingKey, port: u16) {
-        self.ports.entry((key.transport, port)).or_default().insert(key);
-        self.mappings.entry(key).or_insert(MappingState { port, sessions: 0, contacts: BTreeMap::new() });
-    }
-
-    fn allocate(&mut self, wanted: u16, is_free: impl Fn(&Self, u16) -> bool) -> Result<u16, DropReason> {
-        let (low, high) = self.config.ports;
-        let count = u32::from(high - low) + 1;
-        let in_range = |offset: u32| low + u16::try_from(offset % count).expect("an offset within the range");
-        let first = match self.config.allocation {
-            Allocation::Preserve if self.config.mapping == Mapping::OneToOne => return Ok(wanted),
-            Allocation::Preserve if is_free(self, wanted) => return Ok(wanted),
-            Allocation::Preserve | Allocation::Random => self.entropy.next_u32() % count,
-            Allocation::Sequential => u32::from(self.next_port - low),
-        };
-        let port = (0..count).map(|offset| in_range(first + offset)).find(|port| is_free(self, *port));
-        let port = port.ok_or(DropReason::Exhausted)?;
-        self.next_port = in_range(u32::from(port - low) + 1);
-        Ok(port)
-    }
-
-    /// The internal endpoint for a packet from outside, if the filter admits it.
-    fn admit(&mut self, now: Instant, key: SessionKey, segment: Option<Segment>) -> Result<SocketAddrV4, DropReason> {
-        if let Some(session) = self.sessions.get(&key) {
-            let internal = session.mapping.internal;
-            self.track(now, key, Side::Outside, segment);
-            return Ok(internal);
-        }
-        let mappings = self.ports.get(&(key.transport, key.port)).ok_or(DropReason::NoMapping)?;
-        let admits = |mapping: &&MappingKey| match self.config.filtering {
-            Filtering::EndpointIndependent => true,
-            Filtering::AddressDependent => {
-                self.mappings.get(mapping).is_some_and(|state| state.contacts.contains_key(key.remote.ip()))
-            }
-            Filtering::AddressAndPortDependent => false,
-        };
-        let mapping = *mappings.iter().find(admits).ok_or(DropReason::Filtered)?;
-        if self.outbound.contains_key(&(key.transport, mapping.internal, key.remote)) {
+    /// The internal endpoint for a packet from outside that belongs to no session, if a mapping's
+    /// filter admits it.
+    fn begin_inbound(&mut self, now: Instant, flow: Flow, seen: Seen) -> Result<SocketAddrV4, DropReason> {
+        let mapping = self.admitting_mapping(now, flow)?;
+        let internal = self.tables.mapping(mapping).key.internal;
+        let talks_already = self.tables.from_inside(flow.transport, internal, flow.source).is_some();
+        let begins = seen.segment.is_none_or(|segment| tracker::begins(self.config.tracking, segment));
+        let limit = if talks_already {
             // The same pair already talks through another port.
-            return Err(DropReason::Filtered);
-        }
-        self.may_begin(segment)?;
-        self.begin(now, key, mapping, Side::Outside, segment);
-        Ok(mapping.internal)
-    }
-
-    fn refuse(&mut self, now: Instant, packet: Packet, reason: DropReason) -> Verdict {
-        let Some(segment) = packet.segment() else { return Verdict::Drop(reason) };
-        let first_syn = segment.syn && !segment.ack;
-        match self.config.unsolicited {
-            Unsolicited::Reset => match packet.reset_reply() {
-                Some(reset) => Verdict::Reply(Side::Outside, reset),
-                None => Verdict::Drop(reason),
-            },
-            Unsolicited::Icmp { code } if !segment.rst => {
-                Verdict::Reply(Side::Outside, packet.unreachable_reply(self.external, code))
-            }
-            Unsolicited::Hold { .. } if first_syn && self.held.len() >= HELD_MAX => {
-                Verdict::Drop(DropReason::HoldQueueFull)
-            }
-            Unsolicited::Hold { time, .. } if first_syn => {
-                self.held.push_back((now + time, packet));
-                Verdict::Held
-            }
-            Unsolicited::Drop | Unsolicited::Icmp { .. } | Unsolicited::Hold { .. } => Verdict::Drop(reason),
-        }
-    }
-
-    /// RFC 5382 REQ-4: an outbound SYN to where a held SYN came from discards that one in silence.
-    fn drop_held(&mut self, flow: Flow, port: u16) {
-        let matched = |packet: &Packet| {
-            packet.flow().is_some_and(|held| held.source == flow.destination && held.destination.port() == port)
+            Err(DropReason::Filtered)
+        } else if !begins {
+            Err(DropReason::InvalidFlags)
+        } else {
+            let inside = Flow { source: internal, destination: flow.source, ..flow };
+            self.check_limits(now, inside)
         };
-        self.held.retain(|(_, packet)| !matched(packet));
-    }
-
-    fn begin(&mut self, now: Instant, key: SessionKey, mapping: MappingKey, by: Side, segment: Option<Segment>) {
-        self.sessions.insert(key, Session { mapping, phase: Phase::Unreplied { by }, deadline: now });
-        self.outbound.insert((key.transport, mapping.internal, key.remote), key.port);
-        if let Some(state) = self.mappings.get_mut(&mapping) {
-            state.sessions += 1;
-            *state.contacts.entry(*key.remote.ip()).or_default() += 1;
+        if let Err(reason) = limit {
+            self.tables.drop_unused(mapping);
+            return Err(reason);
         }
-        self.track(now, key, by, segment);
-    }
-
-    /// Moves a session's phase and its deadline.
-    fn track(&mut self, now: Instant, key: SessionKey, from: Side, segment: Option<Segment>) {
-        let Some(session) = self.sessions.get_mut(&key) else { return };
-        let timers = &self.config.timers;
-        if segment.is_some_and(|segment| segment.rst)
-            && session.phase == (Phase::Unreplied { by: opposite(from) })
-            && self.config.reset_deletes_half_open
-        {
-            return self.end(key);
-        }
-        let old = session.deadline;
-        session.phase = next_phase(session.phase, from, segment);
-        let idle = match (key.transport, session.phase) {
-            (Transport::Udp, Phase::Unreplied { .. }) => timers.udp_unreplied,
-            (Transport::Udp, _) => timers.udp,
-            (Transport::Tcp, Phase::Unreplied { .. } | Phase::Opening) => timers.opening,
-            (Transport::Tcp, Phase::Closing { inside: true, outside: true }) => timers.closing,
-            (Transport::Tcp, Phase::Established | Phase::Closing { .. }) => timers.established,
-            (Transport::Tcp, Phase::Reset) => timers.reset,
-        };
-        // Packets from outside keep a UDP session alive only where the gateway lets them.
-        let refreshes = key.transport == Transport::Tcp || from == Side::Inside || self.config.inbound_refreshes;
-        if refreshes || old == now {
-            session.deadline = now + idle;
-            let deadline = session.deadline;
-            self.deadlines.remove(&(old, key));
-            self.deadlines.insert((deadline, key));
-        }
+        self.begin(now, flow.transport, internal, flow.source, mapping, seen);
+        Ok(internal)
     }
 
     fn expire(&mut self, now: Instant) {
-        while let Some(&(deadline, key)) = self.deadlines.first() {
-            if deadline > now {
-                break;
-            }
-            self.end(key);
+        while let Some(id) = self.tables.pop_expired(now) {
+            self.end(now, id);
         }
+        self.ports.expire(now);
     }
 
-    fn end(&mut self, key: SessionKey) {
-        let Some(session) = self.sessions.remove(&key) else { return };
-        self.deadlines.remove(&(session.deadline, key));
-        self.outbound.remove(&(key.transport, session.mapping.internal, key.remote));
-        let Some(state) = self.mappings.get_mut(&session.mapping) else { return };
-        state.sessions -= 1;
-        if let Some(contacts) = state.contacts.get_mut(key.remote.ip()) {
-            *contacts -= 1;
-            if *contacts == 0 {
-                state.contacts.remove(key.remote.ip());
+    fn end(&mut self, now: Instant, id: SessionId) {
+        let deadline = self.tables.session(id).deadline;
+        self.evictable.remove(&(deadline, id));
+        let (session, ends_mapping) = self.tables.remove_session(id);
+        if session.mapping.is_some() {
+            self.ports.release(now.min(deadline), &self.config, &session, ends_mapping);
+            if self.tables.use_of(*session.internal.ip()).mappings == 0 {
+                self.ports.release_blocks(*session.internal.ip());
             }
         }
-        if state.sessions == 0 {
-            self.mappings.remove(&session.mapping);
-            if let Some(keys) = self.ports.get_mut(&(key.transport, key.port)) {
-                keys.remove(&session.mapping);
-                if keys.is_empty() {
-                    self.ports.remove(&(key.transport, key.port));
-                }
-            }
-        }
-    }
-}
-
-fn opposite(side: Side) -> Side {
-    match side {
-        Side::Inside => Side::Outside,
-        Side::Outside => Side::Inside,
-    }
-}
-
-fn next_phase(phase: Phase, from: Side, segment: Option<Segment>) -> Phase {
-    let Some(segment) = segment else {
-        let replied = matches!(phase, Phase::Unreplied { by } if by != from);
-        return if replied { Phase::Established } else { phase };
-    };
-    if segment.rst {
-        return Phase::Reset;
-    }
-    let fin = |mut inside: bool, mut outside: bool| {
-        match from {
-            Side::Inside => inside |= segment.fin,
-            Side::Outside => outside |= segment.fin,
-        }
-        Phase::Closing { inside, outside }
-    };
-    match phase {
-        Phase::Unreplied { by } if by == from => phase,
-        Phase::Unreplied { .. } => Phase::Opening,
-        Phase::Opening if segment.ack && !segment.syn => Phase::Established,
-        Phase::Opening => Phase::Opening,
-        Phase::Established if segment.fin => fin(false, false),
-        Phase::Established => Phase::Established,
-        // A SYN on a closed or reset session opens it again.
-        Phase::Closing { .. } | Phase::Reset if segment.syn && !segment.ack => Phase::Unreplied { by: from },
-        Phase::Closing { inside, outside } => fin(inside, outside),
-        Phase::Reset => Phase::Reset,
     }
 }

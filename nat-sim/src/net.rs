@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -15,8 +15,12 @@ use rand_core::Rng;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::fabric::Fabric;
-use crate::host::{ConnectionId, Effects, Host};
+use crate::host::{ConnectionId, Effects, Host, ListenerId};
 use crate::topology::HostId;
+
+mod udp;
+
+pub use udp::SimUdp;
 
 /// What all parts of a world share.
 pub(crate) struct Shared {
@@ -162,8 +166,8 @@ impl Net for SimNet {
     fn listen(&self, local: SocketAddr, backlog: u32) -> io::Result<SimListener> {
         let backlog = usize::try_from(backlog).unwrap_or(usize::MAX);
         self.check_local(local)?;
-        let port = self.act(|host, _, _| host.listen(local.port(), backlog))?;
-        Ok(SimListener { net: self.clone(), port })
+        let id = self.act(|host, _, _| host.listen(local, backlog))?;
+        Ok(SimListener { net: self.clone(), id })
     }
 
     async fn resolve(&self, name: &str) -> io::Result<Vec<SocketAddr>> {
@@ -175,7 +179,8 @@ impl Net for SimNet {
 
 impl SimNet {
     fn check_local(&self, local: SocketAddr) -> io::Result<()> {
-        let is_mine = local.ip().is_unspecified() || local.ip() == IpAddr::V4(self.address());
+        let is_mine =
+            local.ip().is_unspecified() || self.shared.fabric().hosts[self.host.0].addresses().contains(&local.ip());
         if is_mine { Ok(()) } else { Err(io::ErrorKind::AddrNotAvailable.into()) }
     }
 }
@@ -194,12 +199,9 @@ impl Future for Connect {
         let id = match self.id {
             Some(id) => id,
             None => {
-                let SocketAddr::V4(remote) = self.remote else {
-                    return Poll::Ready(Err(io::ErrorKind::Unsupported.into()));
-                };
                 self.net.check_local(self.local)?;
-                let port = self.local.port();
-                let id = self.net.act(|host, now, effects| host.connect(now, port, remote, effects))?;
+                let (local, remote) = (self.local, self.remote);
+                let id = self.net.act(|host, now, effects| host.connect(now, local, remote, effects))?;
                 self.id = Some(id);
                 id
             }
@@ -231,18 +233,18 @@ impl Drop for Connect {
 #[derive(Debug)]
 pub struct SimListener {
     net: SimNet,
-    port: u16,
+    id: ListenerId,
 }
 
 impl Listener for SimListener {
     type Stream = SimStream;
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<SimStream>> {
-        let port = self.port;
+        let id = self.id;
         let accepted = self.net.act(|host, _, _| {
-            let accepted = host.accept(port);
+            let accepted = host.accept(id);
             if accepted.is_none()
-                && let Some(listener) = host.listeners.get_mut(&port)
+                && let Some(listener) = host.listeners.get_mut(&id)
             {
                 listener.waker = Some(cx.waker().clone());
             }
@@ -255,14 +257,15 @@ impl Listener for SimListener {
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(SocketAddrV4::new(self.net.address(), self.port).into())
+        let (port, address) = self.id;
+        Ok(SocketAddr::new(address.unwrap_or(self.net.address().into()), port))
     }
 }
 
 impl Drop for SimListener {
     fn drop(&mut self) {
-        let port = self.port;
-        self.net.act(|host, now, effects| host.close_listener(now, port, effects));
+        let id = self.id;
+        self.net.act(|host, now, effects| host.close_listener(now, id, effects));
     }
 }
 
@@ -277,7 +280,7 @@ impl SimStream {
     fn endpoints(&self) -> io::Result<(SocketAddr, SocketAddr)> {
         self.net.act(|host, _, _| {
             let connection = host.connection(self.id).ok_or(io::ErrorKind::NotConnected)?;
-            Ok((connection.local.into(), connection.remote.into()))
+            Ok((connection.local, connection.remote))
         })
     }
 }

@@ -1,27 +1,30 @@
-//! IPv4 packets as bytes on a wire, with valid checksums.
+//! IP packets as bytes on a wire, with valid checksums: IPv4 in full, IPv6 as far as it goes through
+//! a gateway untranslated.
 #![expect(clippy::wildcard_enum_match_arm, reason = "protocol numbers are an open set")]
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
-    Icmpv4DstUnreachable, Icmpv4Message, Icmpv4Packet, Icmpv4Repr, IpProtocol, Ipv4Packet, Ipv4Repr, TcpControl,
-    TcpPacket, TcpRepr, TcpSeqNumber, UdpPacket,
+    Icmpv4Packet, Icmpv4Repr, IpProtocol, Ipv4Packet, Ipv4Repr, Ipv6Packet, Ipv6Repr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber, UdpPacket, UdpRepr,
 };
 
 /// Time to live of packets that a host sends.
 pub const HOP_LIMIT: u8 = 64;
 
 /// Transport of a flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Transport {
     /// TCP.
     Tcp,
     /// UDP.
     Udp,
+    /// ICMP echo. Its identifier stands for the port of who asks; the other end has port 0.
+    Icmp,
 }
 
-/// Transport and both endpoints of a packet.
+/// Transport and both endpoints of an IPv4 packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Flow {
     /// Transport.
@@ -30,6 +33,14 @@ pub struct Flow {
     pub source: SocketAddrV4,
     /// Destination.
     pub destination: SocketAddrV4,
+}
+
+impl Flow {
+    /// The flow of the answer.
+    #[must_use]
+    pub fn reversed(self) -> Self {
+        Self { transport: self.transport, source: self.destination, destination: self.source }
+    }
 }
 
 /// Flags and numbers of a TCP segment.
@@ -53,26 +64,59 @@ pub struct Segment {
     pub payload: usize,
 }
 
-/// An ICMP error and the flow that it is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IcmpError {
-    /// ICMP type.
-    pub kind: u8,
-    /// ICMP code.
-    pub code: u8,
-    /// The flow of the quoted packet.
-    pub quoted: Flow,
+impl Segment {
+    /// Sequence number behind the segment.
+    pub fn end(&self) -> u32 {
+        let payload = u32::try_from(self.payload).expect("a packet is below 64 KiB");
+        self.sequence.wrapping_add(payload + u32::from(self.syn) + u32::from(self.fin))
+    }
+
+    /// Whether a sane TCP sends these flags together.
+    pub fn has_sane_flags(&self) -> bool {
+        match (self.syn, self.fin, self.rst, self.ack) {
+            (true, false, false, _) | (false, false, true, _) => true,
+            (false, _, false, true) => true,
+            (true, ..) | (false, true, ..) | (false, false, false, false) => false,
+        }
+    }
 }
 
-/// One IPv4 packet.
+mod error;
+mod fragment;
+
+pub use error::IcmpError;
+pub use fragment::Fragment;
+
+/// Options of a TCP segment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpOptions {
+    /// The window scale that a SYN offers (RFC 7323).
+    pub window_scale: Option<u8>,
+    /// Whether a SYN permits selective acknowledgements (RFC 2018).
+    pub sack_permitted: bool,
+    /// The highest selectively acknowledged edge.
+    pub sack_edge: Option<u32>,
+}
+
+/// An echo request or reply (RFC 792).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Echo {
+    /// Whether it asks.
+    pub is_request: bool,
+    /// Which question of the asker it belongs to.
+    pub identifier: u16,
+    /// Number of the question.
+    pub sequence: u16,
+}
+
+/// One IP packet.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Packet(Vec<u8>);
 
 /// Length of an IPv4 header without options, which is the only kind here.
 const IP_HEADER: usize = 20;
-/// Bytes of the transport header that an ICMP error quotes.
-const QUOTED_BYTES: usize = 8;
-
+/// Length of an IPv6 header.
+const IPV6_HEADER: usize = 40;
 fn fold(mut sum: u32) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
@@ -85,42 +129,57 @@ fn updated(checksum: u16, old: u16, new: u16) -> u16 {
     !fold(u32::from(!checksum) + u32::from(!old) + u32::from(new))
 }
 
+fn is_whole(protocol: IpProtocol, payload: &[u8], is_v4: bool) -> bool {
+    match protocol {
+        IpProtocol::Tcp => TcpPacket::new_checked(payload).is_ok(),
+        IpProtocol::Udp => UdpPacket::new_checked(payload).is_ok(),
+        IpProtocol::Icmp => is_v4 && Icmpv4Packet::new_checked(payload).is_ok(),
+        _ => false,
+    }
+}
+
 impl Packet {
     /// Takes bytes that came off a wire.
     ///
-    /// Accepts IPv4 without options whose lengths are consistent and whose transport header is
-    /// whole; gives anything else back.
+    /// Accepts IPv4 without options and IPv6 without extension headers whose lengths are consistent
+    /// and whose transport header is whole, and fragments of IPv4; gives anything else back.
     ///
     /// # Errors
     /// The bytes themselves.
     pub fn parse(bytes: Vec<u8>) -> Result<Self, Vec<u8>> {
+        if bytes.first().is_some_and(|first| first >> 4 == 6) {
+            let whole = Ipv6Packet::new_checked(&bytes[..]).is_ok_and(|ip| {
+                ip.total_len() == bytes.len() && is_whole(ip.next_header(), ip.payload(), false)
+            });
+            return if whole { Ok(Self(bytes)) } else { Err(bytes) };
+        }
         let Ok(ip) = Ipv4Packet::new_checked(&bytes[..]) else { return Err(bytes) };
-        let whole = usize::from(ip.header_len()) == IP_HEADER
+        let is_sound = usize::from(ip.header_len()) == IP_HEADER
             && usize::from(ip.total_len()) == bytes.len()
-            && ip.version() == 4
-            && !ip.more_frags()
-            && ip.frag_offset() == 0
-            && match ip.next_header() {
-                IpProtocol::Tcp => TcpPacket::new_checked(ip.payload()).is_ok(),
-                IpProtocol::Udp => UdpPacket::new_checked(ip.payload()).is_ok(),
-                IpProtocol::Icmp => Icmpv4Packet::new_checked(ip.payload()).is_ok(),
-                _ => false,
-            };
-        if whole { Ok(Self(bytes)) } else { Err(bytes) }
+            && ip.version() == 4;
+        let is_fragment = ip.more_frags() || ip.frag_offset() != 0;
+        let whole = if is_fragment {
+            // The first one must show its ports; any but the last has a length in units of 8 bytes.
+            let length = bytes.len().saturating_sub(IP_HEADER);
+            let end = usize::from(ip.frag_offset()) + length;
+            let shows_ports = ip.frag_offset() != 0 || length >= IP_HEADER;
+            shows_ports && length > 0 && end <= 65_535 && (!ip.more_frags() || length.is_multiple_of(8))
+        } else {
+            is_sound && is_whole(ip.next_header(), ip.payload(), true)
+        };
+        if is_sound && whole { Ok(Self(bytes)) } else { Err(bytes) }
     }
 
     /// Builds a TCP segment; `segment.payload` is ignored in favour of `payload`.
     pub fn tcp(source: SocketAddrV4, destination: SocketAddrV4, segment: Segment, payload: &[u8]) -> Self {
-        let control = match (segment.syn, segment.fin, segment.rst) {
-            (true, ..) => TcpControl::Syn,
-            (_, true, _) => TcpControl::Fin,
-            (_, _, true) => TcpControl::Rst,
-            (false, false, false) => TcpControl::None,
-        };
+        Self::tcp_between(source.into(), destination.into(), segment, payload)
+    }
+
+    fn tcp_between(source: SocketAddr, destination: SocketAddr, segment: Segment, payload: &[u8]) -> Self {
         let tcp = TcpRepr {
             src_port: source.port(),
             dst_port: destination.port(),
-            control,
+            control: TcpControl::None,
             seq_number: sequence_number(segment.sequence),
             ack_number: segment.ack.then(|| sequence_number(segment.acknowledgement)),
             window_len: segment.window,
@@ -131,35 +190,76 @@ impl Packet {
             timestamp: None,
             payload,
         };
-        Self::build(*source.ip(), *destination.ip(), IpProtocol::Tcp, tcp.buffer_len(), |bytes| {
-            let checksums = ChecksumCapabilities::default();
-            tcp.emit(
-                &mut TcpPacket::new_unchecked(bytes),
-                &(*source.ip()).into(),
-                &(*destination.ip()).into(),
-                &checksums,
+        Self::build(source.ip(), destination.ip(), IpProtocol::Tcp, tcp.buffer_len(), |bytes| {
+            let (source, destination) = (source.ip().into(), destination.ip().into());
+            let mut packet = TcpPacket::new_unchecked(bytes);
+            tcp.emit(&mut packet, &source, &destination, &ChecksumCapabilities::ignored());
+            // Any combination, sane or not.
+            packet.set_syn(segment.syn);
+            packet.set_fin(segment.fin);
+            packet.set_rst(segment.rst);
+            packet.fill_checksum(&source, &destination);
+        })
+    }
+
+    /// Builds a UDP datagram. IPv4 and IPv6 do not mix: both ends must be of one family.
+    pub fn udp(source: SocketAddr, destination: SocketAddr, payload: &[u8]) -> Self {
+        let repr = UdpRepr { src_port: source.port(), dst_port: destination.port() };
+        let length = repr.header_len() + payload.len();
+        Self::build(source.ip(), destination.ip(), IpProtocol::Udp, length, |bytes| {
+            repr.emit(
+                &mut UdpPacket::new_unchecked(bytes),
+                &source.ip().into(),
+                &destination.ip().into(),
+                payload.len(),
+                |to| to.copy_from_slice(payload),
+                &ChecksumCapabilities::default(),
             );
         })
     }
 
+    /// Builds an ICMP echo request or reply.
+    pub fn echo(source: Ipv4Addr, destination: Ipv4Addr, echo: Echo, payload: &[u8]) -> Self {
+        let (ident, seq_no, data) = (echo.identifier, echo.sequence, payload);
+        let icmp = if echo.is_request {
+            Icmpv4Repr::EchoRequest { ident, seq_no, data }
+        } else {
+            Icmpv4Repr::EchoReply { ident, seq_no, data }
+        };
+        Self::icmp(source, destination, &icmp)
+    }
+
+    fn icmp(source: Ipv4Addr, destination: Ipv4Addr, icmp: &Icmpv4Repr<'_>) -> Self {
+        Self::build(source.into(), destination.into(), IpProtocol::Icmp, icmp.buffer_len(), |bytes| {
+            icmp.emit(&mut Icmpv4Packet::new_unchecked(bytes), &ChecksumCapabilities::default());
+        })
+    }
+
     fn build(
-        source: Ipv4Addr,
-        destination: Ipv4Addr,
-        protocol: IpProtocol,
-        length: usize,
+        source: IpAddr,
+        destination: IpAddr,
+        next_header: IpProtocol,
+        payload_len: usize,
         emit: impl FnOnce(&mut [u8]),
     ) -> Self {
-        let ip = Ipv4Repr {
-            src_addr: source,
-            dst_addr: destination,
-            next_header: protocol,
-            payload_len: length,
-            hop_limit: HOP_LIMIT,
-        };
-        let mut bytes = vec![0; IP_HEADER + length];
-        ip.emit(&mut Ipv4Packet::new_unchecked(&mut bytes[..]), &ChecksumCapabilities::default());
-        emit(&mut bytes[IP_HEADER..]);
-        Self(bytes)
+        let hop_limit = HOP_LIMIT;
+        match (source, destination) {
+            (IpAddr::V4(src_addr), IpAddr::V4(dst_addr)) => {
+                let ip = Ipv4Repr { src_addr, dst_addr, next_header, payload_len, hop_limit };
+                let mut bytes = vec![0; IP_HEADER + payload_len];
+                ip.emit(&mut Ipv4Packet::new_unchecked(&mut bytes[..]), &ChecksumCapabilities::default());
+                emit(&mut bytes[IP_HEADER..]);
+                Self(bytes)
+            }
+            (IpAddr::V6(src_addr), IpAddr::V6(dst_addr)) => {
+                let ip = Ipv6Repr { src_addr, dst_addr, next_header, payload_len, hop_limit };
+                let mut bytes = vec![0; IPV6_HEADER + payload_len];
+                ip.emit(&mut Ipv6Packet::new_unchecked(&mut bytes[..]));
+                emit(&mut bytes[IPV6_HEADER..]);
+                Self(bytes)
+            }
+            (source, destination) => panic!("{source} and {destination} are of two families"),
+        }
     }
 
     /// The bytes on the wire.
@@ -167,41 +267,115 @@ impl Packet {
         &self.0
     }
 
+    /// Whether it is an IPv4 packet.
+    pub fn is_v4(&self) -> bool {
+        self.0[0] >> 4 == 4
+    }
+
     fn ip(&self) -> Ipv4Packet<&[u8]> {
         Ipv4Packet::new_unchecked(&self.0[..])
     }
 
+    fn protocol(&self) -> IpProtocol {
+        IpProtocol::from(if self.is_v4() { self.0[9] } else { self.0[6] })
+    }
+
+    /// Where the transport header begins.
+    fn header(&self) -> usize {
+        if self.is_v4() { IP_HEADER } else { IPV6_HEADER }
+    }
+
     /// Source address.
-    pub fn source(&self) -> Ipv4Addr {
-        self.ip().src_addr()
+    pub fn source(&self) -> IpAddr {
+        self.address(12, 8)
     }
 
     /// Destination address.
-    pub fn destination(&self) -> Ipv4Addr {
-        self.ip().dst_addr()
+    pub fn destination(&self) -> IpAddr {
+        self.address(16, 24)
     }
 
-    /// Transport and endpoints; `None` for ICMP.
+    pub(crate) fn v4_destination(&self) -> Option<Ipv4Addr> {
+        self.is_v4().then(|| self.v4_at(16))
+    }
+
+    fn address(&self, v4_at: usize, v6_at: usize) -> IpAddr {
+        if self.is_v4() {
+            return self.v4_at(v4_at).into();
+        }
+        let octets: [u8; 16] = self.0[v6_at..v6_at + 16].try_into().expect("16 bytes");
+        Ipv6Addr::from(octets).into()
+    }
+
+    fn v4_at(&self, at: usize) -> Ipv4Addr {
+        Ipv4Addr::new(self.0[at], self.0[at + 1], self.0[at + 2], self.0[at + 3])
+    }
+
+    /// Whether it shows a transport header: a later fragment does not.
+    fn shows_transport(&self) -> bool {
+        !self.is_v4() || self.word(6) & 0x1fff == 0
+    }
+
+    /// Transport and endpoints of an IPv4 packet with ports or an echo identifier.
     pub fn flow(&self) -> Option<Flow> {
-        let transport = match self.ip().next_header() {
+        if !self.is_v4() || !self.shows_transport() {
+            return None;
+        }
+        let (source, destination) = (self.v4_at(12), self.v4_at(16));
+        let transport = match self.protocol() {
+            IpProtocol::Tcp => Transport::Tcp,
+            IpProtocol::Udp => Transport::Udp,
+            IpProtocol::Icmp => {
+                let (kind, identifier) = (self.0[IP_HEADER], self.word(IP_HEADER + 4));
+                let (from, to) = match kind {
+                    ECHO_REQUEST => (identifier, 0),
+                    ECHO_REPLY => (0, identifier),
+                    _ => return None,
+                };
+                return Some(Flow {
+                    transport: Transport::Icmp,
+                    source: SocketAddrV4::new(source, from),
+                    destination: SocketAddrV4::new(destination, to),
+                });
+            }
+            _ => return None,
+        };
+        Some(Flow {
+            transport,
+            source: SocketAddrV4::new(source, self.word(IP_HEADER)),
+            destination: SocketAddrV4::new(destination, self.word(IP_HEADER + 2)),
+        })
+    }
+
+    /// Source and destination of TCP or UDP over either family.
+    pub fn endpoints(&self) -> Option<(Transport, SocketAddr, SocketAddr)> {
+        if !self.shows_transport() {
+            return None;
+        }
+        let transport = match self.protocol() {
             IpProtocol::Tcp => Transport::Tcp,
             IpProtocol::Udp => Transport::Udp,
             _ => return None,
         };
-        let port = |at: usize| u16::from_be_bytes([self.0[IP_HEADER + at], self.0[IP_HEADER + at + 1]]);
-        Some(Flow {
-            transport,
-            source: SocketAddrV4::new(self.source(), port(0)),
-            destination: SocketAddrV4::new(self.destination(), port(2)),
-        })
+        let at = self.header();
+        let source = SocketAddr::new(self.source(), self.word(at));
+        Some((transport, source, SocketAddr::new(self.destination(), self.word(at + 2))))
+    }
+
+    fn is_tcp(&self) -> bool {
+        self.protocol() == IpProtocol::Tcp && self.shows_transport()
+    }
+
+    fn tcp_header(&self) -> TcpPacket<&[u8]> {
+        TcpPacket::new_unchecked(&self.0[self.header()..])
     }
 
     /// The TCP segment, if it is one.
     pub fn segment(&self) -> Option<Segment> {
-        if self.ip().next_header() != IpProtocol::Tcp {
+        if !self.is_tcp() || self.fragment().is_some() {
             return None;
         }
-        let tcp = TcpPacket::new_unchecked(&self.0[IP_HEADER..]);
+        let tcp = self.tcp_header();
         Some(Segment {
             syn: tcp.syn(),
             ack: tcp.ack(),
@@ -214,32 +388,48 @@ impl Packet {
         })
     }
 
-    /// The ICMP error, if it is one about TCP or UDP.
-    pub fn icmp_error(&self) -> Option<IcmpError> {
-        if self.ip().next_header() != IpProtocol::Icmp {
+    /// The options of a TCP segment that trackers look at.
+    pub fn tcp_options(&self) -> TcpOptions {
+        if !self.is_tcp() || self.fragment().is_some() {
+            return TcpOptions::default();
+        }
+        let tcp = self.tcp_header();
+        if tcp.header_len() == 20 {
+            return TcpOptions::default();
+        }
+        let (source, destination) = (self.source().into(), self.destination().into());
+        let Ok(repr) = TcpRepr::parse(&tcp, &source, &destination, &ChecksumCapabilities::ignored()) else {
+            return TcpOptions::default();
+        };
+        let edges = repr.sack_ranges.iter().flatten().map(|(_, right)| *right);
+        // The highest edge in sequence space, relative to the acknowledgement.
+        let acknowledged = raw_number(tcp.ack_number());
+        TcpOptions {
+            window_scale: repr.window_scale,
+            sack_permitted: repr.sack_permitted,
+            sack_edge: edges.max_by_key(|edge| edge.wrapping_sub(acknowledged)),
+        }
+    }
+
+    /// What a UDP datagram or an echo carries.
+    pub fn payload(&self) -> &[u8] {
+        match self.protocol() {
+            IpProtocol::Udp | IpProtocol::Icmp => self.0.get(self.header() + 8..).unwrap_or_default(),
+            _ => &[],
+        }
+    }
+
+    /// The echo, if it is one.
+    pub fn as_echo(&self) -> Option<Echo> {
+        if !self.is_v4() || self.protocol() != IpProtocol::Icmp || !self.shows_transport() {
             return None;
         }
-        let icmp = Icmpv4Packet::new_unchecked(&self.0[IP_HEADER..]);
-        if !matches!(icmp.msg_type(), Icmpv4Message::DstUnreachable | Icmpv4Message::TimeExceeded) {
-            return None;
-        }
-        let quote = &self.0.get(IP_HEADER + 8..)?;
-        if quote.len() < IP_HEADER + QUOTED_BYTES || quote[0] != 0x45 {
-            return None;
-        }
-        let ip = Ipv4Packet::new_unchecked(quote);
-        let transport = match ip.next_header() {
-            IpProtocol::Tcp => Transport::Tcp,
-            IpProtocol::Udp => Transport::Udp,
+        let is_request = match self.0[IP_HEADER] {
+            ECHO_REQUEST => true,
+            ECHO_REPLY => false,
             _ => return None,
         };
-        let port = |at: usize| u16::from_be_bytes([quote[IP_HEADER + at], quote[IP_HEADER + at + 1]]);
-        let quoted = Flow {
-            transport,
-            source: SocketAddrV4::new(ip.src_addr(), port(0)),
-            destination: SocketAddrV4::new(ip.dst_addr(), port(2)),
-        };
-        Some(IcmpError { kind: icmp.msg_type().into(), code: icmp.msg_code(), quoted })
+        Some(Echo { is_request, identifier: self.word(IP_HEADER + 4), sequence: self.word(IP_HEADER + 6) })
     }
 
     fn word(&self, at: usize) -> u16 {
@@ -250,7 +440,7 @@ impl Packet {
         self.0[at..at + 2].copy_from_slice(&value.to_be_bytes());
     }
 
-    /// Replaces a word that the checksums at `covered_by` cover. A UDP checksum of zero means none.
+    /// Replaces a word that the checksums at `covered_by` cover.
     fn replace(&mut self, at: usize, new: u16, covered_by: &[usize]) {
         let old = self.word(at);
         self.set_word(at, new);
@@ -259,17 +449,20 @@ impl Packet {
         }
     }
 
+    /// Where the checksum stands that covers ports and addresses. A UDP checksum of zero means none;
+    /// a later fragment has none.
     fn transport_checksum(&self) -> Option<usize> {
-        match self.ip().next_header() {
-            IpProtocol::Tcp => Some(IP_HEADER + 16),
-            IpProtocol::Udp if self.word(IP_HEADER + 6) != 0 => Some(IP_HEADER + 6),
-            _ => None,
-        }
+        let at = match self.protocol() {
+            IpProtocol::Tcp => IP_HEADER + 16,
+            IpProtocol::Udp if self.shows_transport() && self.word(IP_HEADER + 6) != 0 => IP_HEADER + 6,
+            _ => return None,
+        };
+        self.shows_transport().then_some(at)
     }
 
     fn set_endpoint(&mut self, endpoint: SocketAddrV4, ip_at: usize, port_at: usize) {
         let transport = self.transport_checksum();
-        let is_udp = self.ip().next_header() == IpProtocol::Udp;
+        let is_udp = self.protocol() == IpProtocol::Udp;
         let covers: &[usize] = match transport {
             Some(at) => &[10, at],
             None => &[10],
@@ -277,6 +470,17 @@ impl Packet {
         let octets = endpoint.ip().octets();
         self.replace(ip_at, u16::from_be_bytes([octets[0], octets[1]]), covers);
         self.replace(ip_at + 2, u16::from_be_bytes([octets[2], octets[3]]), covers);
+        if self.protocol() == IpProtocol::Icmp {
+            // Only the end that asked has an identifier to be rewritten.
+            let asks = self.0.get(IP_HEADER) == Some(&ECHO_REQUEST);
+            if self.shows_transport() && asks == (ip_at == 12) {
+                self.replace(IP_HEADER + 4, endpoint.port(), &[IP_HEADER + 2]);
+            }
+            return;
+        }
+        if !self.shows_transport() {
+            return;
+        }
         self.replace(port_at, endpoint.port(), &covers[1..]);
         if let Some(at) = transport
             && is_udp
@@ -286,98 +490,106 @@ impl Packet {
         }
     }
 
-    /// Rewrites the source of a TCP or UDP packet; checksums follow (RFC 1624).
+    /// Rewrites the source of an IPv4 packet; checksums follow (RFC 1624).
     pub fn set_source(&mut self, source: SocketAddrV4) {
         self.set_endpoint(source, 12, IP_HEADER);
     }
 
-    /// Rewrites the destination of a TCP or UDP packet; checksums follow (RFC 1624).
+    /// Rewrites the destination of an IPv4 packet; checksums follow (RFC 1624).
     pub fn set_destination(&mut self, destination: SocketAddrV4) {
         self.set_endpoint(destination, 16, IP_HEADER + 2);
+    }
+
+    /// Shifts a TCP segment's sequence and acknowledgement numbers; the checksum follows.
+    pub(crate) fn shift_numbers(&mut self, sequence: u32, acknowledgement: u32) {
+        let Some(segment) = self.segment() else { return };
+        let header = self.header();
+        let mut shift = |at: usize, value: u32| {
+            let octets = value.to_be_bytes();
+            self.replace(at, u16::from_be_bytes([octets[0], octets[1]]), &[header + 16]);
+            self.replace(at + 2, u16::from_be_bytes([octets[2], octets[3]]), &[header + 16]);
+        };
+        shift(header + 4, segment.sequence.wrapping_add(sequence));
+        if segment.ack {
+            shift(header + 8, segment.acknowledgement.wrapping_add(acknowledgement));
+        }
     }
 
     /// Takes one hop off the time to live; false if none is left.
     #[must_use]
     pub fn decrement_hop_limit(&mut self) -> bool {
-        let hops = self.0[8];
+        let at = if self.is_v4() { 8 } else { 7 };
+        let hops = self.0[at];
         if hops <= 1 {
             return false;
         }
-        self.replace(8, u16::from_be_bytes([hops - 1, self.0[9]]), &[10]);
+        if self.is_v4() {
+            self.replace(8, u16::from_be_bytes([hops - 1, self.0[9]]), &[10]);
+        } else {
+            self.0[at] = hops - 1;
+        }
         true
     }
 
-    /// For an ICMP error on its way inside: the quoted source and the outer destination become
-    /// `inside`. RFC 5508 REQ-4.
-    pub fn restore_quote(&mut self, inside: SocketAddrV4) {
-        let quote = IP_HEADER + 8;
-        self.0[quote + 12..quote + 16].copy_from_slice(&inside.ip().octets());
-        self.set_word(quote + IP_HEADER, inside.port());
-        Ipv4Packet::new_unchecked(&mut self.0[quote..]).fill_checksum();
-        let mut ip = Ipv4Packet::new_unchecked(&mut self.0[..]);
-        ip.set_dst_addr(*inside.ip());
-        ip.fill_checksum();
-        Icmpv4Packet::new_unchecked(&mut self.0[IP_HEADER..]).fill_checksum();
+    /// Sets the time to live, for packets that are meant to die on the way.
+    #[must_use]
+    pub fn with_hop_limit(mut self, hops: u8) -> Self {
+        if self.is_v4() {
+            self.replace(8, u16::from_be_bytes([hops, self.0[9]]), &[10]);
+        } else {
+            self.0[7] = hops;
+        }
+        self
     }
 
     /// The RST that refuses this segment (RFC 9293 §3.10.7.1); `None` for an RST and for no TCP.
     pub fn reset_reply(&self) -> Option<Self> {
-        let (flow, segment) = (self.flow()?, self.segment()?);
+        let ((_, source, destination), segment) = (self.endpoints()?, self.segment()?);
         if segment.rst {
             return None;
         }
-        let length = u32::try_from(segment.payload).expect("a packet is below 64 KiB")
-            + u32::from(segment.syn)
-            + u32::from(segment.fin);
         let reset = Segment {
             syn: false,
             ack: !segment.ack,
             fin: false,
             rst: true,
             sequence: if segment.ack { segment.acknowledgement } else { 0 },
-            acknowledgement: if segment.ack { 0 } else { segment.sequence.wrapping_add(length) },
+            acknowledgement: if segment.ack { 0 } else { segment.end() },
             window: 0,
             payload: 0,
         };
-        Some(Self::tcp(flow.destination, flow.source, reset, &[]))
+        Some(Self::tcp_between(destination, source, reset, &[]))
     }
 
-    /// The ICMP destination unreachable of `code` about this packet, sent by `from`.
-    pub fn unreachable_reply(&self, from: Ipv4Addr, code: u8) -> Self {
-        let quoted = IP_HEADER + QUOTED_BYTES.min(self.0.len() - IP_HEADER);
-        let icmp = Icmpv4Repr::DstUnreachable {
-            reason: Icmpv4DstUnreachable::from(code),
-            header: Ipv4Repr {
-                src_addr: self.source(),
-                dst_addr: self.destination(),
-                next_header: self.ip().next_header(),
-                payload_len: self.0.len() - IP_HEADER,
-                hop_limit: self.ip().hop_limit(),
-            },
-            data: &self.0[IP_HEADER..quoted],
-        };
-        Self::build(from, self.source(), IpProtocol::Icmp, icmp.buffer_len(), |bytes| {
-            icmp.emit(&mut Icmpv4Packet::new_unchecked(bytes), &ChecksumCapabilities::default());
-        })
+    /// The reply to an echo request.
+    pub fn echo_reply(&self) -> Option<Self> {
+        let echo = self.as_echo().filter(|echo| echo.is_request)?;
+        Some(Self::echo(self.v4_at(16), self.v4_at(12), Echo { is_request: false, ..echo }, self.payload()))
     }
 
-    /// Whether all checksums are right, by full computation.
+    /// Whether all checksums are right, by full computation. Fragments show only their header's.
     pub fn checksums_are_valid(&self) -> bool {
-        let ip = self.ip();
-        let (source, destination) = (ip.src_addr().into(), ip.dst_addr().into());
-        ip.verify_checksum()
-            && match ip.next_header() {
-                IpProtocol::Tcp => TcpPacket::new_unchecked(ip.payload()).verify_checksum(&source, &destination),
-                IpProtocol::Udp => UdpPacket::new_unchecked(ip.payload()).verify_checksum(&source, &destination),
-                IpProtocol::Icmp => Icmpv4Packet::new_unchecked(ip.payload()).verify_checksum(),
-                _ => true,
-            }
+        let (source, destination) = (self.source().into(), self.destination().into());
+        let payload = &self.0[self.header()..];
+        if self.is_v4() && !self.ip().verify_checksum() {
+            return false;
+        }
+        if self.fragment().is_some() {
+            return true;
+        }
+        match self.protocol() {
+            IpProtocol::Tcp => TcpPacket::new_unchecked(payload).verify_checksum(&source, &destination),
+            IpProtocol::Udp => UdpPacket::new_unchecked(payload).verify_checksum(&source, &destination),
+            IpProtocol::Icmp => Icmpv4Packet::new_unchecked(payload).verify_checksum(),
+            _ => true,
+        }
     }
 
     /// A copy of a SYN|ACK as the plain ACK that follows the SYN.
     pub(crate) fn without_syn(&self) -> Self {
         let mut copy = self.clone();
-        let mut tcp = TcpPacket::new_unchecked(&mut copy.0[IP_HEADER..]);
+        let at = self.header();
+        let mut tcp = TcpPacket::new_unchecked(&mut copy.0[at..]);
         let sequence = raw_number(tcp.seq_number()).wrapping_add(1);
         tcp.set_seq_number(sequence_number(sequence));
         tcp.set_syn(false);
@@ -385,6 +597,11 @@ impl Packet {
         copy
     }
 }
+
+/// ICMP type of an echo reply.
+const ECHO_REPLY: u8 = 0;
+/// ICMP type of an echo request.
+const ECHO_REQUEST: u8 = 8;
 
 #[expect(clippy::cast_possible_wrap, reason = "sequence numbers are modulo 2^32 (RFC 9293 §3.4)")]
 pub(crate) fn sequence_number(raw: u32) -> TcpSeqNumber {
@@ -397,79 +614,4 @@ pub(crate) fn raw_number(number: TcpSeqNumber) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const SYN: Segment = Segment {
-        syn: true,
-        ack: false,
-        fin: false,
-        rst: false,
-        sequence: 7,
-        acknowledgement: 0,
-        window: 1000,
-        payload: 0,
-    };
-
-    fn endpoint() -> impl Strategy<Value = SocketAddrV4> {
-        (any::<[u8; 4]>(), any::<u16>()).prop_map(|(ip, port)| SocketAddrV4::new(ip.into(), port))
-    }
-
-    fn udp(source: SocketAddrV4, destination: SocketAddrV4, payload: &[u8]) -> Packet {
-        let repr = smoltcp::wire::UdpRepr { src_port: source.port(), dst_port: destination.port() };
-        let length = repr.header_len() + payload.len();
-        Packet::build(*source.ip(), *destination.ip(), IpProtocol::Udp, length, |bytes| {
-            repr.emit(
-                &mut UdpPacket::new_unchecked(bytes),
-                &(*source.ip()).into(),
-                &(*destination.ip()).into(),
-                payload.len(),
-                |to| to.copy_from_slice(payload),
-                &ChecksumCapabilities::default(),
-            );
-        })
-    }
-
-    proptest! {
-        /// The incremental checksum equals the full one, for any rewrite (CKS-1, CKS-2).
-        #[test]
-        fn rewrites_keep_checksums(
-            from in endpoint(), to in endpoint(), other in endpoint(), payload in proptest::collection::vec(any::<u8>(), 0..50),
-        ) {
-            prop_assume!(from.port() != 0 && to.port() != 0 && other.port() != 0);
-            for mut packet in [Packet::tcp(from, to, SYN, &payload), udp(from, to, &payload)] {
-                prop_assert!(packet.checksums_are_valid());
-                packet.set_source(other);
-                prop_assert!(packet.checksums_are_valid());
-                packet.set_destination(from);
-                prop_assert!(packet.decrement_hop_limit());
-                prop_assert!(packet.checksums_are_valid());
-                let flow = packet.flow().expect("tcp or udp");
-                prop_assert_eq!((flow.source, flow.destination), (other, from));
-                let mut error = packet.unreachable_reply(*from.ip(), 3);
-                error.restore_quote(to);
-                prop_assert!(error.checksums_are_valid());
-                prop_assert_eq!(error.icmp_error().expect("an error").quoted.source, to);
-                prop_assert_eq!(error.destination(), *to.ip());
-            }
-        }
-
-        #[test]
-        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
-            if let Ok(packet) = Packet::parse(bytes) {
-                let _ = (packet.flow(), packet.segment(), packet.icmp_error(), packet.reset_reply());
-                let _ = packet.unreachable_reply(Ipv4Addr::LOCALHOST, 3);
-            }
-        }
-    }
-
-    #[test]
-    fn a_refused_syn_is_answered_as_the_rfc_says() {
-        let (a, b) = (SocketAddrV4::new([1, 1, 1, 1].into(), 5), SocketAddrV4::new([2, 2, 2, 2].into(), 6));
-        let reset = Packet::tcp(a, b, SYN, &[]).reset_reply().expect("a reset");
-        let segment = reset.segment().expect("tcp");
-        assert!(segment.rst && segment.ack && segment.sequence == 0 && segment.acknowledgement == 8);
-        assert_eq!(reset.reset_reply(), None, "a reset is never answered");
-    }
-}
+mod tests;

@@ -5,7 +5,7 @@
 //! addresses, as private networks do, and gateways may stand behind gateways.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use crate::link::LinkConfig;
@@ -36,6 +36,8 @@ pub struct HostSpec {
     pub network: NetworkId,
     /// Its address there.
     pub address: Ipv4Addr,
+    /// Further addresses. Those of IPv6 are reached from everywhere, as far as gateways let them.
+    pub also: Vec<IpAddr>,
     /// Its link.
     pub link: LinkConfig,
     /// Its site.
@@ -70,6 +72,8 @@ pub struct GatewaySpec {
     pub outer: NetworkId,
     /// Its address there.
     pub address: Ipv4Addr,
+    /// Further addresses there.
+    pub pool: Vec<Ipv4Addr>,
     /// Its outer link; the inner one is part of the links of the hosts.
     pub link: LinkConfig,
     /// Its inner network.
@@ -98,7 +102,7 @@ pub enum TopologyError {
     #[error("{address} is used twice on network {network}")]
     AddressTwice {
         /// The address.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// The network.
         network: String,
     },
@@ -173,8 +177,14 @@ impl Topology {
     /// The first thing that cannot be.
     pub fn check(&self) -> Result<(), TopologyError> {
         let mut addresses = BTreeSet::new();
-        let hosts = self.hosts.iter().map(|host| (host.network, host.address, host.site));
-        let gateways = self.gateways.iter().map(|gateway| (gateway.outer, gateway.address, gateway.site));
+        let hosts = self.hosts.iter().flat_map(|host| {
+            let all = std::iter::once(host.address.into()).chain(host.also.iter().copied());
+            all.map(|address: IpAddr| (host.network, address, host.site))
+        });
+        let gateways = self.gateways.iter().flat_map(|gateway| {
+            let all = std::iter::once(gateway.address).chain(gateway.pool.iter().copied());
+            all.map(|address| (gateway.outer, address.into(), gateway.site))
+        });
         for (network, address, site) in hosts.chain(gateways) {
             let name = self.networks.get(network.0).ok_or_else(|| unknown("network", network.0))?;
             self.sites.get(site.0).ok_or_else(|| unknown("site", site.0))?;
@@ -219,6 +229,7 @@ mod tests {
         HostSpec {
             network,
             address: [10, 0, 0, last].into(),
+            also: Vec::new(),
             link: LinkConfig::default(),
             site: SiteId(0),
             tcp: TcpConfig::default(),
@@ -230,6 +241,7 @@ mod tests {
             nat: preset::linux_masq_drop(),
             outer,
             address: [203, 0, 113, last].into(),
+            pool: Vec::new(),
             link: LinkConfig::default(),
             inner,
             site: SiteId(0),

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -50,6 +50,8 @@ pub enum Fault {
     BounceSite(SiteId),
     /// A gateway forgets everything.
     RebootGateway(GatewayId),
+    /// A gateway gets another external address and forgets everything.
+    RenumberGateway(GatewayId, Ipv4Addr),
     /// A host's link begins to lose this share of packets, in parts per million.
     Lose(HostId, u32),
 }
@@ -376,6 +378,7 @@ impl Run {
                 self.sim.bounce(site_name(*site));
             }
             Fault::RebootGateway(gateway) => self.shared.fabric().reboot(*gateway),
+            Fault::RenumberGateway(gateway, address) => self.shared.fabric().renumber(*gateway, *address),
             Fault::Lose(host, loss_ppm) => self.shared.fabric().set_loss(*host, *loss_ppm),
         }
     }
@@ -467,7 +470,7 @@ impl Run {
             }
             for (port, listener) in &host.listeners {
                 if listener.waker.is_some() {
-                    let _ = writeln!(text, "  waits for a connection to port {port}");
+                    let _ = writeln!(text, "  waits for a connection to port {}", port.0);
                 }
             }
             let next = fabric.sleeps.iter().filter(|((host, _), _)| *host == function.host).map(|(_, at)| *at).min();

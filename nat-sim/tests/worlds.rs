@@ -9,7 +9,7 @@ use common::{Board, RENDEZVOUS, RENDEZVOUS_PORT, behind, config, host, millis, r
 use fmi::net::Net;
 use fmi::{Communicator, Path};
 use nat_sim::link::LinkConfig;
-use nat_sim::nat::{Filtering, NatConfig, preset};
+use nat_sim::nat::{Filtering, preset};
 use nat_sim::topology::{GatewayId, GatewaySpec, HostId, INTERNET, SiteId, Topology};
 use nat_sim::{Fault, SimNet, World};
 
@@ -52,6 +52,7 @@ fn nested() -> (Topology, HostId, Vec<HostId>) {
         nat,
         outer,
         address: address.into(),
+        pool: Vec::new(),
         link: LinkConfig::with_latency(millis(1)),
         inner,
         site: SiteId(0),
@@ -197,7 +198,8 @@ fn a_rebooted_gateway_breaks_what_runs_through_it() {
 /// listener from an unforeseen port: two connections, of which both sides must keep the same one.
 #[test]
 fn two_connections_of_a_pair_come_down_to_one() {
-    let open = NatConfig { filtering: Filtering::EndpointIndependent, ..preset::linux_random() };
+    let mut open = preset::linux_random();
+    open.tcp.filtering = Filtering::EndpointIndependent;
     for seed in 0..50 {
         let (topology, rendezvous, hosts) = behind(&[open, open, open], millis(1), millis(3), millis(2));
         let mut world = World::new(topology, seed, millis(1));

@@ -26,8 +26,8 @@ fn preset(name: &str) -> Preset {
 /// All of them.
 pub fn all() -> Vec<Scenario> {
     let mut scenarios = Vec::new();
-    for (index, first) in ALL.into_iter().enumerate() {
-        scenarios.extend(ALL[index..].iter().map(|second| pair(first, *second)));
+    for (index, first) in ALL.iter().enumerate() {
+        scenarios.extend(ALL[index..].iter().map(|second| pair(*first, *second)));
     }
     scenarios.extend([2, 3, 8, 33].map(group));
     scenarios.push(group_256());

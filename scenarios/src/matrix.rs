@@ -69,7 +69,7 @@ pub fn all(seed: u64, mut done: impl FnMut()) -> Vec<Cell> {
     let mut cells = Vec::new();
     for first in ALL {
         for second in ALL {
-            cells.push(measure(first, second, seed));
+            cells.push(measure(*first, *second, seed));
             done();
         }
     }

@@ -12,7 +12,7 @@
 //! sides after one round trip. If only X's does, Y's listener answers: X has it after one round
 //! trip, Y half a round trip later.
 
-use nat_sim::nat::{Filtering, Mapping, NatConfig};
+use nat_sim::nat::{Filtering, Mapping, NatConfig, SimultaneousOpen};
 
 /// What must come out for one pair.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -30,15 +30,18 @@ pub enum Verdict {
 
 /// Whether a function keeps its external endpoint from the rendezvous to its peer.
 fn is_predictable(nat: &NatConfig) -> bool {
-    match nat.mapping {
-        Mapping::EndpointIndependent | Mapping::OneToOne | Mapping::PreserveOverlap => true,
-        Mapping::AddressDependent | Mapping::AddressAndPortDependent => false,
+    match nat.tcp.mapping {
+        Mapping::EndpointIndependent | Mapping::OneToOne | Mapping::PreserveOverlap | Mapping::None => true,
+        Mapping::AddressDependent | Mapping::AddressAndPortDependent | Mapping::L4Proxy => false,
     }
 }
 
 /// Whether a SYN from behind `from` gets through `to`.
 fn reaches(from: &NatConfig, to: &NatConfig) -> bool {
-    match to.filtering {
+    if to.simultaneous_open == SimultaneousOpen::DropInboundSyn {
+        return false;
+    }
+    match to.tcp.filtering {
         Filtering::EndpointIndependent => true,
         Filtering::AddressDependent => is_predictable(to),
         Filtering::AddressAndPortDependent => is_predictable(to) && is_predictable(from),

@@ -11,6 +11,7 @@ use fmi::net::rendezvous::Rendezvous;
 use fmi::proto::rendezvous::server::ServerConfig;
 use fmi::{Config, ErrorKind, LinkInfo};
 use nat_sim::link::LinkConfig;
+use nat_sim::nat::Mapping;
 use nat_sim::topology::{GatewaySpec, HostId, HostSpec, INTERNET, SiteId, TcpConfig, Topology};
 use nat_sim::{Fault, Limits, Purpose, Report, SimNet, Sinks, World, stream};
 use rand_core::Rng;
@@ -137,6 +138,7 @@ fn topology(spec: &WorldSpec) -> (Topology, Layout) {
     let rendezvous = topology.host(HostSpec {
         network: INTERNET,
         address: SERVER.0.into(),
+        also: Vec::new(),
         link: link(spec.server),
         site: SiteId(0),
         tcp: TcpConfig { receive_bytes: 8 << 10, ..spec.tcp },
@@ -151,6 +153,7 @@ fn topology(spec: &WorldSpec) -> (Topology, Layout) {
             nat: (preset.config)(),
             outer: INTERNET,
             address: [203, 0, high, low].into(),
+            pool: Vec::new(),
             link: link(spec.wan),
             inner,
             site: SiteId(site.map_or(0, |function| function.site)),
@@ -163,7 +166,10 @@ fn topology(spec: &WorldSpec) -> (Topology, Layout) {
             Some(gateway) => {
                 hosts_on[gateway] += 1;
                 let [high, low] = octets(hosts_on[gateway] + 1);
-                (networks[gateway], [10, 0, high, low], spec.lan)
+                let is_public = (spec.gateways[gateway].config)().tcp.mapping == Mapping::None;
+                let [_, unique] = octets(gateway);
+                let address = if is_public { [198, 18, unique, low] } else { [10, 0, high, low] };
+                (networks[gateway], address, spec.lan)
             }
             None => {
                 let [high, low] = octets(rank + 1);
@@ -172,7 +178,7 @@ fn topology(spec: &WorldSpec) -> (Topology, Layout) {
         };
         let link = link(latency).losing(spec.loss / 2.0);
         let site = SiteId(function.site);
-        topology.host(HostSpec { network, address: address.into(), link, site, tcp: spec.tcp })
+        topology.host(HostSpec { network, address: address.into(), also: Vec::new(), link, site, tcp: spec.tcp })
     });
     let functions = functions.collect();
     (topology, Layout { rendezvous, functions })

@@ -40,7 +40,7 @@ fn gateways(draw: &mut Draw, count: usize) -> Vec<Preset> {
         let preset = ALL[draw.size(0, ALL.len() as u64 - 1)];
         let connects = |other: &Preset| oracle::predict(&(preset.config)(), &(other.config)()) != Verdict::None;
         // Two functions behind the same kind must connect as well, and share it.
-        let is_shared = (preset.config)().mapping != Mapping::OneToOne;
+        let is_shared = (preset.config)().tcp.mapping != Mapping::OneToOne;
         if is_shared && connects(&preset) && chosen.iter().all(connects) {
             chosen.push(preset);
         }

@@ -1,7 +1,7 @@
 //! One TCP connection: a smoltcp interface with one socket, and Linux's opening around it.
 
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use smoltcp::phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, M
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::wire::{HardwareAddress, IpCidr, IpEndpoint};
 
-use crate::host::{SYN_RECEIVED_TIMEOUT, SYN_TIMEOUT, SYN_TIMES};
+use crate::host::{SYN_ACK_TIMES, SYN_RECEIVED_TIMEOUT, SYN_TIMEOUT, SYN_TIMES};
 use crate::packet::{Packet, Segment};
 use crate::topology::TcpConfig;
 
@@ -73,6 +73,8 @@ enum Opening {
         begun: Instant,
         syn: Option<Packet>,
         sent: usize,
+        /// The SYN|ACK of a simultaneous open, and how often the SYN's timer has passed since.
+        answer: Option<(Packet, usize)>,
     },
     /// A listener made it.
     Passive {
@@ -82,8 +84,8 @@ enum Opening {
 }
 
 pub(crate) struct Connection {
-    pub(crate) local: SocketAddrV4,
-    pub(crate) remote: SocketAddrV4,
+    pub(crate) local: SocketAddr,
+    pub(crate) remote: SocketAddr,
     interface: Interface,
     sockets: SocketSet<'static>,
     handle: SocketHandle,
@@ -96,8 +98,13 @@ pub(crate) struct Connection {
     muted: bool,
     reset_seen: bool,
     error: Option<io::ErrorKind>,
-    /// Sequence number behind our FIN, once it is sent.
+    /// Sequence number behind our FIN, once it is sent, as smoltcp counts.
     fin_end: Option<u32>,
+    /// Our initial sequence number on the wire.
+    isn: u32,
+    /// What is added to smoltcp's sequence numbers, once it has chosen its first.
+    shift: Option<u32>,
+    peer_isn: Option<u32>,
     timer: Option<Instant>,
     timer_is_new: bool,
     pub(crate) connect_waker: Option<Waker>,
@@ -129,9 +136,9 @@ impl Connection {
     fn new(
         now: Instant,
         tcp: TcpConfig,
-        local: SocketAddrV4,
-        remote: SocketAddrV4,
-        seed: u64,
+        local: SocketAddr,
+        remote: SocketAddr,
+        (seed, isn): (u64, u32),
         opening: Opening,
     ) -> Self {
         let mut wire = Wire { mtu: tcp.mtu, incoming: None, outgoing: Vec::new() };
@@ -140,7 +147,7 @@ impl Connection {
         let mut interface = Interface::new(config, &mut wire, to_smoltcp(now));
         interface.update_ip_addrs(|addresses| {
             // A prefix of no bits: every destination is on the wire.
-            addresses.push(IpCidr::new((*local.ip()).into(), 0)).expect("room for one address");
+            addresses.push(IpCidr::new(local.ip().into(), 0)).expect("room for one address");
         });
         let buffer = |bytes: usize| SocketBuffer::new(vec![0; bytes]);
         let mut socket = Socket::new(buffer(tcp.receive_bytes), buffer(tcp.send_bytes));
@@ -166,6 +173,9 @@ impl Connection {
             reset_seen: false,
             error: None,
             fin_end: None,
+            isn,
+            shift: None,
+            peer_isn: None,
             timer: None,
             timer_is_new: false,
             connect_waker: None,
@@ -177,12 +187,12 @@ impl Connection {
     pub(super) fn connect(
         now: Instant,
         tcp: TcpConfig,
-        local: SocketAddrV4,
-        remote: SocketAddrV4,
-        seed: u64,
+        local: SocketAddr,
+        remote: SocketAddr,
+        seeds: (u64, u32),
     ) -> io::Result<Self> {
-        let opening = Opening::Active { begun: now, syn: None, sent: 0 };
-        let mut connection = Self::new(now, tcp, local, remote, seed, opening);
+        let opening = Opening::Active { begun: now, syn: None, sent: 0, answer: None };
+        let mut connection = Self::new(now, tcp, local, remote, seeds, opening);
         let Self { interface, sockets, handle, .. } = &mut connection;
         let socket = sockets.get_mut::<Socket<'_>>(*handle);
         let (from, to) = (IpEndpoint::from(local), IpEndpoint::from(remote));
@@ -193,11 +203,11 @@ impl Connection {
     pub(super) fn accept(
         now: Instant,
         tcp: TcpConfig,
-        local: SocketAddrV4,
-        remote: SocketAddrV4,
-        seed: u64,
+        local: SocketAddr,
+        remote: SocketAddr,
+        seeds: (u64, u32),
     ) -> io::Result<Self> {
-        let mut connection = Self::new(now, tcp, local, remote, seed, Opening::Passive { begun: now });
+        let mut connection = Self::new(now, tcp, local, remote, seeds, Opening::Passive { begun: now });
         let listen = connection.socket().listen(IpEndpoint::from(local));
         listen.map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
         Ok(connection)
@@ -253,6 +263,11 @@ impl Connection {
         true
     }
 
+    /// Whether an ICMP error that quotes this sequence number is about this opening connection.
+    pub(super) fn is_quoted(&self, sequence: u32) -> bool {
+        sequence.wrapping_sub(self.isn) <= 1
+    }
+
     /// Closes the socket without the RST that smoltcp would send.
     fn silence(&mut self) {
         self.muted = true;
@@ -296,7 +311,19 @@ impl Connection {
         self.plan(now);
     }
 
-    fn ingest(&mut self, now: Instant, packet: Packet, segment: Segment) {
+    fn ingest(&mut self, now: Instant, mut packet: Packet, segment: Segment) {
+        let state = self.state();
+        if segment.syn && matches!(state, State::SynSent | State::Listen) {
+            self.peer_isn = Some(segment.sequence);
+        }
+        // Only the exact number ends a half-open connection: the RST that answered our SYN before
+        // the peer's arrived has none (RFC 5961 §3.2).
+        let expected = self.peer_isn.map(|isn| isn.wrapping_add(1));
+        if segment.rst && state == State::SynReceived && expected != Some(segment.sequence) {
+            return;
+        }
+        packet.shift_numbers(0, self.shift.unwrap_or(0).wrapping_neg());
+        let Some(segment) = packet.segment() else { return };
         if self.only_repeats_itself(segment) {
             return;
         }
@@ -331,19 +358,29 @@ impl Connection {
             self.wire.outgoing.clear();
         }
         for bytes in std::mem::take(&mut self.wire.outgoing) {
-            let packet = Packet::parse(bytes).expect("smoltcp sends whole packets");
+            let mut packet = Packet::parse(bytes).expect("smoltcp sends whole packets");
             let Some(segment) = packet.segment() else { continue };
+            if segment.syn && self.shift.is_none() {
+                self.shift = Some(self.isn.wrapping_sub(segment.sequence));
+            }
+            packet.shift_numbers(self.shift.unwrap_or(0), 0);
             if segment.fin {
                 let length = u32::try_from(segment.payload).expect("below 64 KiB") + 1;
                 self.fin_end = Some(segment.sequence.wrapping_add(length));
             }
-            if let (true, false, Opening::Active { syn, sent, .. }) = (segment.syn, segment.ack, &mut self.opening) {
-                // The first SYN is smoltcp's; its own repetitions are not Linux's and stay here.
-                if syn.is_some() {
+            if let (true, Opening::Active { begun, syn, sent, answer }) = (segment.syn, &mut self.opening) {
+                // The first SYN and the first SYN|ACK are smoltcp's; its own repetitions are not
+                // Linux's and stay here.
+                let repeats = if segment.ack { answer.is_some() } else { syn.is_some() };
+                if repeats {
                     continue;
                 }
-                *syn = Some(packet.clone());
-                *sent = 1;
+                if segment.ack {
+                    let passed = SYN_ACK_TIMES.iter().filter(|at| *begun + Duration::from_secs(**at) <= now).count();
+                    *answer = Some((packet.clone(), passed));
+                } else {
+                    (*syn, *sent) = (Some(packet.clone()), 1);
+                }
             }
             out.push(packet);
         }
@@ -355,10 +392,16 @@ impl Connection {
             Opening::Active { begun, .. } if now >= *begun + SYN_TIMEOUT => {
                 self.fail_opening(io::ErrorKind::TimedOut);
             }
-            Opening::Active { begun, syn: Some(syn), sent } if state == State::SynSent => {
+            Opening::Active { begun, syn: Some(syn), sent, .. } if state == State::SynSent => {
                 while SYN_TIMES.get(*sent).is_some_and(|at| now >= *begun + Duration::from_secs(*at)) {
                     out.push(syn.clone());
                     *sent += 1;
+                }
+            }
+            Opening::Active { begun, answer: Some((answer, passed)), .. } if state == State::SynReceived => {
+                while SYN_ACK_TIMES.get(*passed).is_some_and(|at| now >= *begun + Duration::from_secs(*at)) {
+                    out.push(answer.clone());
+                    *passed += 1;
                 }
             }
             Opening::Passive { begun } if now >= *begun + SYN_RECEIVED_TIMEOUT => {
@@ -408,8 +451,11 @@ impl Connection {
     fn plan(&mut self, now: Instant) {
         let smoltcp = self.interface.poll_at(to_smoltcp(now), &self.sockets).map(from_smoltcp);
         let own = match &self.opening {
-            Opening::Active { begun, sent, .. } => {
-                let repeat = SYN_TIMES.get(*sent).filter(|_| self.state() == State::SynSent);
+            Opening::Active { begun, sent, answer, .. } => {
+                let repeat = match (self.state(), answer) {
+                    (State::SynReceived, Some((_, passed))) => SYN_ACK_TIMES.get(*passed),
+                    _ => SYN_TIMES.get(*sent),
+                };
                 Some(repeat.map_or(*begun + SYN_TIMEOUT, |at| *begun + Duration::from_secs(*at)))
             }
             Opening::Passive { begun } => Some(*begun + SYN_RECEIVED_TIMEOUT),

@@ -1,4 +1,4 @@
-//! What a gateway can be told to do. Words of RFC 4787 and RFC 5382.
+//! What a gateway can be told to do. Words of RFC 4787, RFC 5382, RFC 5508 and RFC 7857.
 
 use std::time::Duration;
 
@@ -11,10 +11,15 @@ pub enum Mapping {
     AddressDependent,
     /// Another for each remote address and port.
     AddressAndPortDependent,
-    /// Linux: the own port, shared with other hosts while remotes differ; another on a clash.
+    /// Linux: any that the source already holds, else by the allocation rule, as long as no other
+    /// session uses it towards the same remote.
     PreserveOverlap,
-    /// One external address for one host, ports untouched.
+    /// One external address for each host, ports untouched.
     OneToOne,
+    /// A proxy that ends connections: the outside sees the ports of its own stack.
+    L4Proxy,
+    /// None: addresses stay as they are, and only the filter acts.
+    None,
 }
 
 /// Which remotes may send to an external endpoint in use. RFC 4787 §5.
@@ -28,20 +33,134 @@ pub enum Filtering {
     AddressAndPortDependent,
 }
 
+/// What happens when the port of the inside cannot be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fallback {
+    /// A random free port of the class.
+    Random,
+    /// Linux's bounded search: 128 ports from a random start, then 64, 32 and 16 from others. It may
+    /// fail although ports are free.
+    LinuxSearch,
+    /// The next free port above.
+    Next,
+    /// The lowest free port of the class (Cisco IOS).
+    Lowest,
+    /// None: the flow is refused (pf's `static-port`).
+    Refuse,
+}
+
 /// How a fresh external port is chosen. RFC 4787 §4.2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Allocation {
-    /// The internal port, a random one if that is taken.
-    Preserve,
-    /// The next one.
-    Sequential,
+    /// The internal port if it lies in its class and is free.
+    Preserve(Fallback),
+    /// One counter for all.
+    Sequential {
+        /// Distance from one port to the next.
+        step: u16,
+    },
     /// A random one.
     Random,
+    /// Random ports from blocks that belong to one host each.
+    Block {
+        /// Ports in a block.
+        ports: u16,
+        /// Most blocks of one host.
+        blocks_per_host_max: u16,
+    },
 }
 
-/// The answer to a TCP segment that nothing inside asked for. RFC 5382 §4.3.
+/// Which external ports are there for an internal one. RFC 4787 REQ-3a.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Unsolicited {
+pub enum PortClass {
+    /// These, whatever the internal port.
+    Fixed(u16, u16),
+    /// 0-1023 and 1024-65535 apart; port 0 is not used.
+    Rfc4787,
+    /// 1-511, 600-1023 and 1024-65535 apart.
+    Linux,
+    /// 1-511, 512-1023 and 1024-65535 apart.
+    Cisco,
+}
+
+impl PortClass {
+    /// First and last external port for an internal one.
+    pub fn range(self, internal: u16) -> (u16, u16) {
+        match (self, internal) {
+            (Self::Fixed(low, high), _) => (low, high),
+            (Self::Rfc4787, 0..=1023) => (1, 1023),
+            (Self::Linux | Self::Cisco, 0..=511) => (1, 511),
+            (Self::Linux, 512..=1023) => (600, 1023),
+            (Self::Cisco, 512..=1023) => (512, 1023),
+            (Self::Rfc4787 | Self::Linux | Self::Cisco, 1024..) => (1024, 65_535),
+        }
+    }
+
+    /// Whether an internal port may be kept. Linux keeps 512 to 599 as well, though it never gives
+    /// them out.
+    pub fn may_keep(self, port: u16) -> bool {
+        match self {
+            Self::Fixed(low, high) => (low..=high).contains(&port),
+            Self::Rfc4787 | Self::Linux | Self::Cisco => port != 0,
+        }
+    }
+}
+
+/// Whether two mappings may share an external port. RFC 4787 REQ-3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Overload {
+    /// Never.
+    Never,
+    /// While their remotes differ (RFC 7857 §3).
+    DistinctRemote,
+    /// Always; answers go to whoever came last. Broken on purpose.
+    Always,
+}
+
+/// Which of several external addresses a host gets. RFC 4787 REQ-2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Pooling {
+    /// One for all its flows.
+    Paired,
+    /// Any, by source and destination of the flow.
+    Arbitrary,
+    /// The first that has a port left.
+    FirstWithRoom,
+}
+
+/// What decides about one transport.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// Mapping.
+    pub mapping: Mapping,
+    /// Filtering.
+    pub filtering: Filtering,
+    /// Port allocation.
+    pub allocation: Allocation,
+    /// Ports.
+    pub ports: PortClass,
+    /// Port sharing.
+    pub overload: Overload,
+}
+
+/// How long an external port rests after its use before it is given out again. Zero is not at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quarantine {
+    /// Whether the rest is towards the same remote only.
+    pub same_remote_only: bool,
+    /// After FINs from both sides.
+    pub fin: Duration,
+    /// After an RST.
+    pub reset: Duration,
+    /// After a handshake that never ended.
+    pub half_open: Duration,
+    /// After an idle session, TCP or not.
+    pub idle: Duration,
+}
+
+/// The answer to a SYN from outside that nothing inside asked for. RFC 5382 §4.3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum OnSyn {
     /// None.
     Drop,
     /// An RST at once.
@@ -58,6 +177,106 @@ pub enum Unsolicited {
         /// Whether an ICMP port unreachable follows.
         then_icmp: bool,
     },
+    /// None, but the gateway's tracker takes it for a connection to the gateway itself, which keeps
+    /// the port from everybody inside.
+    Sink,
+}
+
+/// The answer to any other unsolicited segment or datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum OnStray {
+    /// None.
+    Drop,
+    /// An RST to what is no RST; nothing to UDP.
+    Reset,
+    /// An ICMP destination unreachable of this code.
+    Icmp {
+        /// The code.
+        code: u8,
+    },
+    /// None, and the gateway's tracker remembers it as its own.
+    Sink,
+    /// The answer of the gateway's own stack, whose tracker remembers the flow as its own: a RST
+    /// ends that at once, an ICMP port unreachable does not.
+    OwnStack,
+}
+
+/// Answers to what nothing inside asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unsolicited {
+    /// To SYNs.
+    pub syn: OnSyn,
+    /// To other segments.
+    pub segment: OnStray,
+    /// To datagrams.
+    pub datagram: OnStray,
+    /// Whether echo requests to the external address are answered.
+    pub answers_echo: bool,
+}
+
+/// What becomes of a TCP segment from inside that begins no connection and belongs to none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Midstream {
+    /// A plain ACK makes a session, as for a connection older than the gateway's memory.
+    PickUp,
+    /// It is answered with an RST.
+    Reset,
+    /// It is dropped.
+    Drop,
+}
+
+/// What becomes of a packet that the tracker takes for invalid, on its way out. On its way in it is
+/// unsolicited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Invalid {
+    /// It is dropped.
+    Drop,
+    /// It goes out untranslated, with its private source address (Linux).
+    Leak,
+}
+
+/// How much of TCP the gateway understands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tracking {
+    /// Opening, open, closing: by flags alone.
+    Flags,
+    /// Linux's: states, sequence windows, its reading of simultaneous open.
+    Linux(Invalid),
+}
+
+/// What becomes of an inbound SYN that meets an outbound one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SimultaneousOpen {
+    /// It passes (RFC 5382 REQ-2a).
+    Full,
+    /// Every inbound SYN without ACK is dropped.
+    DropInboundSyn,
+    /// Every inbound SYN without ACK is answered with an RST.
+    ResetInboundSyn,
+    /// It passes, but the session stays half-open and expires as such.
+    NeverEstablished,
+}
+
+/// What an RST does to its session. RFC 7857 §2.2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum OnReset {
+    /// It ends it.
+    Delete,
+    /// It ends it if no answer had come; else [`Timers::close`] runs.
+    DeleteHalfOpen,
+    /// [`Timers::close`] runs.
+    Close,
+}
+
+/// What becomes of ICMP errors about sessions. RFC 5508 REQ-4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum IcmpErrors {
+    /// They reach the host.
+    Translate,
+    /// They are dropped.
+    Ignore,
+    /// They reach the host and end the session. Broken on purpose.
+    KillSession,
 }
 
 /// What becomes of a packet from inside to the own external address. RFC 4787 §6.
@@ -69,67 +288,216 @@ pub enum Hairpin {
     Reset,
     /// It is delivered, with the external endpoint of its sender as source (REQ-9).
     ExternalSource,
+    /// It is delivered with the internal endpoint of its sender as source. Broken on purpose.
+    InternalSource,
+}
+
+/// Which packets keep a UDP session alive. RFC 4787 REQ-6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refresh {
+    /// Those from inside.
+    pub outbound: bool,
+    /// Those from outside, to a session that the inside began.
+    pub inbound: bool,
+    /// Those from outside, to a session that the outside began.
+    pub inbound_uninvited: bool,
+}
+
+/// Bounds of the tables. `usize::MAX` is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableLimits {
+    /// Sessions at once.
+    pub sessions_max: usize,
+    /// Sessions of one host.
+    pub sessions_per_host_max: usize,
+    /// External ports of one host (RFC 6888 REQ-4).
+    pub ports_per_host_max: usize,
+    /// Sessions of one external address towards one remote endpoint.
+    pub sessions_per_remote_max: usize,
+    /// New sessions in one second.
+    pub new_per_second_max: usize,
+    /// SYNs held at once; memory must not grow with an attack.
+    pub held_max: usize,
+    /// Datagrams whose fragments are remembered at once.
+    pub fragmented_max: usize,
+}
+
+/// What happens to a flow for which there is no room. RFC 5508 REQ-8.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Exhaustion {
+    /// It is dropped.
+    Drop,
+    /// It is refused by ICMP destination unreachable of this code: 13 administratively, 1 host.
+    Icmp {
+        /// The code.
+        code: u8,
+    },
+    /// The session that would expire first of those that are closing gives way (Linux); else it is
+    /// dropped.
+    EvictClosing,
+    /// The session that would expire first gives way, whatever it is. Broken on purpose.
+    EvictAny,
 }
 
 /// Idle times after which a session is forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timers {
-    /// TCP until both sides have spoken and acknowledged.
-    pub opening: Duration,
+    /// TCP, SYNs from one side only.
+    pub syn_sent: Duration,
+    /// TCP, both sides have spoken and the handshake is not over.
+    pub syn_received: Duration,
     /// TCP established.
     pub established: Duration,
-    /// TCP after a FIN from both sides.
-    pub closing: Duration,
+    /// TCP, one FIN.
+    pub fin_wait: Duration,
+    /// TCP, one FIN, acknowledged.
+    pub close_wait: Duration,
+    /// TCP, FINs from both sides.
+    pub last_ack: Duration,
+    /// TCP, FINs from both sides, acknowledged.
+    pub time_wait: Duration,
     /// TCP after an RST.
-    pub reset: Duration,
+    pub close: Duration,
+    /// TCP with data unacknowledged, retransmitted, or picked up in the middle (Linux).
+    pub unacknowledged: Duration,
     /// UDP until the remote has answered.
-    pub udp_unreplied: Duration,
+    pub udp_new: Duration,
     /// UDP.
-    pub udp: Duration,
+    pub udp_stream: Duration,
+    /// ICMP echo.
+    pub icmp: Duration,
 }
 
 impl Timers {
-    /// Times in seconds, in the order of the fields.
+    /// Times in seconds: handshake, established, closing, after an RST, UDP unanswered, UDP. The
+    /// time of a half-closed connection is that of an established one.
     pub const fn seconds(
         opening: u64,
         established: u64,
         closing: u64,
         reset: u64,
-        udp_unreplied: u64,
-        udp: u64,
+        udp_new: u64,
+        udp_stream: u64,
     ) -> Self {
         Self {
-            opening: Duration::from_secs(opening),
+            syn_sent: Duration::from_secs(opening),
+            syn_received: Duration::from_secs(opening),
             established: Duration::from_secs(established),
-            closing: Duration::from_secs(closing),
-            reset: Duration::from_secs(reset),
-            udp_unreplied: Duration::from_secs(udp_unreplied),
-            udp: Duration::from_secs(udp),
+            fin_wait: Duration::from_secs(established),
+            close_wait: Duration::from_secs(established),
+            last_ack: Duration::from_secs(closing),
+            time_wait: Duration::from_secs(closing),
+            close: Duration::from_secs(reset),
+            unacknowledged: Duration::from_secs(established),
+            udp_new: Duration::from_secs(udp_new),
+            udp_stream: Duration::from_secs(udp_stream),
+            icmp: Duration::from_secs(60),
         }
     }
+}
+
+/// What becomes of IP fragments. RFC 4787 REQ-14.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fragments {
+    /// They are dropped.
+    Drop,
+    /// They pass if the first one came first.
+    InOrder,
+    /// They pass in any order; those ahead of the first wait, in bounded memory.
+    AnyOrder,
+}
+
+/// What becomes of IPv6, which is never translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ipv6 {
+    /// It is dropped.
+    Drop,
+    /// It passes.
+    Open,
+    /// It passes outwards, and inwards in answer (RFC 6092).
+    Stateful,
 }
 
 /// All of it. [`preset`](super::preset) has values for known devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NatConfig {
-    /// Mapping.
-    pub mapping: Mapping,
-    /// Filtering.
-    pub filtering: Filtering,
-    /// Port allocation.
-    pub allocation: Allocation,
-    /// First and last external port; a port of the inside is kept even outside of this range.
-    pub ports: (u16, u16),
-    /// Answer to unsolicited TCP.
+    /// Rules for TCP.
+    pub tcp: Rules,
+    /// Rules for UDP.
+    pub udp: Rules,
+    /// Choice among several external addresses.
+    pub pooling: Pooling,
+    /// Whether even UDP ports stay even and odd ones odd (RFC 4787 REQ-4).
+    pub parity: bool,
+    /// Rest of ports after use.
+    pub quarantine: Quarantine,
+    /// Answers to what nothing inside asked for.
     pub unsolicited: Unsolicited,
-    /// Whether an RST that answers an unreplied session deletes it at once (Linux).
-    pub reset_deletes_half_open: bool,
+    /// Segments from inside without a session.
+    pub midstream: Midstream,
+    /// TCP tracker.
+    pub tracking: Tracking,
+    /// Simultaneous open.
+    pub simultaneous_open: SimultaneousOpen,
+    /// Whether the initial sequence numbers of the inside are replaced, as some firewalls do. Selective
+    /// acknowledgements are not rewritten.
+    pub rewrites_isn: bool,
+    /// Effect of RSTs, where the tracker is not Linux's.
+    pub reset: OnReset,
+    /// Whether an RST must have a sequence number within its connection's window to have an effect.
+    pub checks_reset: bool,
+    /// ICMP errors.
+    pub icmp_errors: IcmpErrors,
     /// Hairpinning.
     pub hairpin: Hairpin,
-    /// Whether packets from outside refresh a UDP session (RFC 4787 REQ-6a).
-    pub inbound_refreshes: bool,
+    /// Refreshing.
+    pub refresh: Refresh,
+    /// Bounds.
+    pub limits: TableLimits,
+    /// What happens at the bounds.
+    pub exhaustion: Exhaustion,
     /// Idle times.
     pub timers: Timers,
-    /// Most sessions at once; further ones are refused and never evict others.
-    pub sessions_max: usize,
+    /// Fragments of UDP and ICMP.
+    pub fragments: Fragments,
+    /// Fragments of TCP.
+    pub tcp_fragments: Fragments,
+    /// IPv6.
+    pub ipv6: Ipv6,
+    /// Whether packets with a wrong checksum are dropped.
+    pub verifies_checksums: bool,
+    /// Whether hosts may ask for ports (UPnP IGD, NAT-PMP, PCP).
+    pub port_control: bool,
+    /// Share of new flows whose first packet is lost to a race in the gateway, in parts per million.
+    pub first_packet_loss_ppm: u32,
+}
+
+impl NatConfig {
+    /// The rules for a transport. Echo identifiers follow TCP's mapping where that keeps ports, and
+    /// are endpoint-independent elsewhere (RFC 5508 REQ-1a).
+    pub fn rules(&self, transport: crate::packet::Transport) -> Rules {
+        use crate::packet::Transport;
+        match transport {
+            Transport::Tcp => self.tcp,
+            Transport::Udp => self.udp,
+            Transport::Icmp => {
+                let mapping = match self.tcp.mapping {
+                    kept @ (Mapping::PreserveOverlap | Mapping::OneToOne | Mapping::None) => kept,
+                    Mapping::EndpointIndependent
+                    | Mapping::AddressDependent
+                    | Mapping::AddressAndPortDependent
+                    | Mapping::L4Proxy => Mapping::EndpointIndependent,
+                };
+                let shares = mapping == Mapping::PreserveOverlap;
+                let overload = if shares { Overload::DistinctRemote } else { Overload::Never };
+                Rules {
+                    mapping,
+                    filtering: Filtering::AddressAndPortDependent,
+                    allocation: Allocation::Preserve(Fallback::Random),
+                    ports: PortClass::Fixed(0, 65_535),
+                    overload,
+                }
+            }
+        }
+    }
 }

@@ -56,6 +56,7 @@ pub(crate) fn host(network: NetworkId, address: [u8; 4], latency: Duration) -> H
     HostSpec {
         network,
         address: address.into(),
+        also: Vec::new(),
         link: LinkConfig::with_latency(latency),
         site: SiteId(0),
         tcp: TcpConfig::default(),
@@ -78,6 +79,7 @@ pub(crate) fn behind(
             nat: *nat,
             outer: INTERNET,
             address: [203, 0, 113, number].into(),
+            pool: Vec::new(),
             link: LinkConfig::with_latency(wan),
             inner,
             site: SiteId(0),
