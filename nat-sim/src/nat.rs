@@ -272,11 +272,11 @@ impl Nat {
     /// Translates a packet that comes from inside. Drain [`Nat::next_verdict`] afterwards.
     pub fn outbound(&mut self, now: Instant, mut packet: Packet) -> Verdict {
         self.expire(now);
-        if !packet.is_v4() {
-            return self.pass_ipv6(now, Side::Inside, packet);
-        }
         if self.config.verifies_checksums && !packet.checksums_are_valid() {
             return Verdict::Drop(DropReason::BadChecksum);
+        }
+        if !packet.is_v4() {
+            return self.pass_ipv6(now, Side::Inside, packet);
         }
         if packet.is_icmp_error() {
             return self.outbound_error(now, packet);
@@ -293,11 +293,11 @@ impl Nat {
     /// Translates a packet that comes from outside. Drain [`Nat::next_verdict`] afterwards.
     pub fn inbound(&mut self, now: Instant, mut packet: Packet) -> Verdict {
         self.expire(now);
-        if !packet.is_v4() {
-            return self.pass_ipv6(now, Side::Outside, packet);
-        }
         if self.config.verifies_checksums && !packet.checksums_are_valid() {
             return Verdict::Drop(DropReason::BadChecksum);
+        }
+        if !packet.is_v4() {
+            return self.pass_ipv6(now, Side::Outside, packet);
         }
         if packet.is_icmp_error() {
             return self.inbound_error(now, packet);
@@ -526,6 +526,10 @@ impl Nat {
         }
         let mapping = self.mapping_for(now, flow.transport, flow.source, flow.destination).map_err(Refusal::Full)?;
         let external = self.tables.mapping(mapping).external;
+        if let Err(reason) = self.check_remote_limit(flow.transport, *external.ip(), flow.destination) {
+            self.tables.drop_unused(mapping);
+            return Err(Refusal::Full(reason));
+        }
         let id = self.begin(now, flow.transport, flow.source, flow.destination, mapping, seen);
         let rewrites = self.config.rewrites_isn && flow.transport == Transport::Tcp;
         let shift = if rewrites { self.entropy.next_u32() | 1 } else { 0 };
@@ -591,6 +595,10 @@ impl Nat {
         let track = self.new_track(transport, seen);
         let id = self.tables.add_session(transport, internal, external, remote, Some(mapping), seen.from, now, track);
         self.step(now, id, seen);
+        if self.tables.session(id).deadline == Instant::FAR_FUTURE {
+            // A fragment proves nothing to the tracker.
+            self.plan(now, id, now + self.config.timers.syn_sent);
+        }
         id
     }
 
@@ -616,7 +624,8 @@ impl Nat {
             Err(DropReason::InvalidFlags)
         } else {
             let inside = Flow { source: internal, destination: flow.source, ..flow };
-            self.check_limits(now, inside)
+            self.check_remote_limit(flow.transport, *flow.destination.ip(), flow.source)
+                .and_then(|()| self.check_limits(now, inside))
         };
         if let Err(reason) = limit {
             self.tables.drop_unused(mapping);

@@ -1,6 +1,9 @@
 //! Goal: a host of the lab opens, refuses and closes connections as Linux does, and two hosts that
 //! both lose packets always finish. Method: programs on raw streams; exact times from the event log.
 
+#[path = "common/log.rs"]
+mod log;
+
 mod common;
 
 use std::io;
@@ -8,6 +11,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use log::Log;
 use common::{Board, behind, host, millis};
 use fmi::net::{ByteStream, Listener, Net};
 use fmi::time::Instant;
@@ -17,38 +21,6 @@ use nat_sim::nat::preset;
 use nat_sim::topology::{HostId, INTERNET, Topology};
 use nat_sim::{Fault, Limits, Report, SimNet, Sinks, World};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-/// An event log in memory.
-#[derive(Clone, Debug, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Log {
-    /// Time in milliseconds, source, flags of each packet on a network.
-    fn packets(&self, network: &str) -> Vec<(u64, String)> {
-        let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let text = String::from_utf8(bytes).expect("a text");
-        let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
-        let of_network = lines.filter(|line| line["on"] == network);
-        of_network
-            .map(|line| {
-                let at = line["ns"].as_u64().expect("a time") / 1_000_000;
-                let words: Vec<_> = line["packet"].as_str().expect("a text").split(' ').collect();
-                (at, format!("{} {}", words[0].split(':').next().unwrap_or_default(), words[3]))
-            })
-            .collect()
-    }
-}
 
 fn two_hosts() -> (Topology, HostId, HostId) {
     let mut topology = Topology::new();

@@ -130,8 +130,6 @@ impl Nat {
         };
         let key = MappingKey { transport, internal, selector };
         if let Some(mapping) = self.tables.mapping_by_key(&key) {
-            let external = *self.tables.mapping(mapping).external.ip();
-            self.check_remote_limit(transport, external, remote)?;
             return Ok(mapping);
         }
         let external = self.allocate(transport, internal, remote, rules)?;
@@ -166,7 +164,6 @@ impl Nat {
                 && !self.ports.rests(transport, *external, remote)
         });
         if let Some(external) = reusable {
-            self.check_remote_limit(transport, *external.ip(), remote)?;
             return Ok(self.mapping_at(transport, internal, external));
         }
         let external = self.allocate(transport, internal, remote, rules)?;
@@ -257,7 +254,12 @@ impl Nat {
         Err(reason)
     }
 
-    fn check_remote_limit(&self, transport: Transport, address: Ipv4Addr, remote: SocketAddrV4) -> Result<(), DropReason> {
+    pub(super) fn check_remote_limit(
+        &self,
+        transport: Transport,
+        address: Ipv4Addr,
+        remote: SocketAddrV4,
+    ) -> Result<(), DropReason> {
         let used = self.tables.remotes.get(&(transport, address, remote)).copied().unwrap_or(0);
         if used >= self.config.limits.sessions_per_remote_max { Err(DropReason::RemoteLimit) } else { Ok(()) }
     }

@@ -111,7 +111,7 @@ impl Seen {
 pub(super) enum Track {
     Flags(Flags),
     Linux(Box<Linux>),
-    Query { is_answered: bool },
+    Query { is_begun: bool, is_answered: bool },
     Proxied(Box<Proxied>),
     /// The gateway's own.
     Own { is_tcp_open: bool },
@@ -144,7 +144,7 @@ impl Track {
                 Self::Linux(Box::new(Linux::new(segment, first.options)))
             }
             (Transport::Tcp, ..) => Self::Flags(Flags::new(first.from)),
-            (Transport::Udp | Transport::Icmp, ..) => Self::Query { is_answered: false },
+            (Transport::Udp | Transport::Icmp, ..) => Self::Query { is_begun: false, is_answered: false },
         }
     }
 
@@ -158,8 +158,8 @@ impl Track {
             Self::Flags(flags) => flags.state,
             Self::Proxied(proxied) => proxied.flags.state,
             Self::Linux(linux) => linux.state(),
-            Self::Query { is_answered: true } => SessionState::Answered,
-            Self::Query { is_answered: false } => SessionState::Asked,
+            Self::Query { is_answered: true, .. } => SessionState::Answered,
+            Self::Query { is_answered: false, .. } => SessionState::Asked,
             Self::Own { is_tcp_open: true } => SessionState::Established,
             Self::Own { is_tcp_open: false } => SessionState::SynSent,
         }
@@ -171,7 +171,7 @@ impl Track {
             Self::Flags(flags) => flags.state == SessionState::SynSent,
             Self::Proxied(proxied) => proxied.flags.state == SessionState::SynSent,
             Self::Linux(linux) => !linux.is_replied(),
-            Self::Query { is_answered } => !is_answered,
+            Self::Query { is_answered, .. } => !is_answered,
             Self::Own { .. } => true,
         }
     }
@@ -184,7 +184,7 @@ impl Track {
             (Self::Linux(linux), Some(segment)) => linux.step(&config.timers, seen.from == begun_by, segment, seen.options),
             // A fragment shows no flags; it belongs to the session and proves nothing.
             (Self::Flags(_) | Self::Linux(_) | Self::Proxied(_), None) => Fate::Keep,
-            (Self::Query { is_answered }, _) => {
+            (Self::Query { is_begun, is_answered }, _) => {
                 *is_answered |= seen.from != begun_by;
                 let refreshes = match (seen.from, begun_by) {
                     (Side::Inside, _) => config.refresh.outbound,
@@ -194,7 +194,8 @@ impl Track {
                 // Linux gives a stream its longer time only once it has lasted.
                 let is_young = matches!(config.tracking, Tracking::Linux(_)) && age <= STREAM_AGE;
                 let state = if *is_answered && !is_young { SessionState::Answered } else { SessionState::Asked };
-                if refreshes || age.is_zero() { Fate::Refresh(state.idle(&config.timers)) } else { Fate::Keep }
+                let is_first = !std::mem::replace(is_begun, true);
+                if refreshes || is_first { Fate::Refresh(state.idle(&config.timers)) } else { Fate::Keep }
             }
             (Self::Own { is_tcp_open }, segment) => {
                 let timers = &config.timers;

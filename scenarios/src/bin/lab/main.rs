@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 use scenarios::catalog;
 
 mod matrix;
+mod nats;
 mod sweep;
 
 /// Runs scenarios of functions behind NATs, each from a seed.
@@ -29,6 +30,15 @@ enum Command {
     Run(RunArguments),
     /// Repeat one run and print its digest.
     Replay(ReplayArguments),
+    /// List the NAT presets: what each does, and what that rests on.
+    Nats {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        /// Print the list of requirements, and which presets break them.
+        #[arg(long)]
+        requirements: bool,
+    },
     /// Measure every pair of NATs beside the oracle.
     Matrix {
         /// Print JSON.
@@ -92,6 +102,7 @@ fn main() -> ExitCode {
         Command::List => list(),
         Command::Run(arguments) => run(arguments),
         Command::Replay(arguments) => replay(&arguments),
+        Command::Nats { json, requirements } => nats::run(json, requirements),
         Command::Matrix { json, seed } => matrix::run(json, seed),
     }
 }

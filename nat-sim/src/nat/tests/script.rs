@@ -1,0 +1,268 @@
+//! Random configurations, and scripts of packets with few names.
+
+use super::*;
+
+pub(super) const EXTERNAL: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+
+#[derive(Clone, Debug)]
+pub(super) enum Kind {
+    /// Flags: SYN, FIN, RST, ACK.
+    Tcp(u8),
+    Udp,
+    Echo(bool),
+    /// An ICMP error of this code about a session.
+    Error(u8, prop::sample::Index),
+    /// One of the fragments of a datagram or a segment.
+    Fragment(bool, u8),
+    /// A datagram of IPv6.
+    V6,
+    /// A SYN to the own external port of somebody.
+    Hairpin,
+    Foreign,
+    Dying,
+    Damaged,
+    Unknown,
+    Reboot,
+}
+
+/// One line of a script.
+#[derive(Clone, Debug)]
+pub(super) struct Move {
+    pub(super) outbound: bool,
+    pub(super) host: u8,
+    pub(super) port: u16,
+    pub(super) remote: u8,
+    pub(super) remote_port: u16,
+    pub(super) kind: Kind,
+    /// Offsets of sequence and acknowledgement numbers.
+    pub(super) numbers: (u32, u32),
+    pub(super) wait: Duration,
+}
+
+impl Move {
+    /// Whether its packet's checksums are right.
+    pub(super) fn is_sound(&self) -> bool {
+        !matches!(self.kind, Kind::Damaged)
+    }
+
+    /// The packet; `None` for a reboot, and for an error without a session.
+    pub(super) fn packet(&self, nat: &Nat) -> Option<Packet> {
+        let internal = SocketAddrV4::new([10, 0, 0, self.host].into(), self.port);
+        let remote = SocketAddrV4::new([9, 9, 9, self.remote].into(), self.remote_port);
+        let external = SocketAddrV4::new(EXTERNAL, self.port);
+        let (from, to) = if self.outbound { (internal, remote) } else { (remote, external) };
+        let segment = |flags: u8| Segment {
+            syn: flags & 1 != 0,
+            fin: flags & 2 != 0,
+            rst: flags & 4 != 0,
+            ack: flags & 8 != 0,
+            sequence: self.numbers.0,
+            acknowledgement: self.numbers.1,
+            window: 1000,
+            payload: 0,
+        };
+        Some(match &self.kind {
+            Kind::Tcp(flags) => Packet::tcp(from, to, segment(*flags), b"x"),
+            Kind::Udp => Packet::udp(from.into(), to.into(), b"payload"),
+            Kind::Echo(is_request) => {
+                let echo = Echo { is_request: *is_request, identifier: self.port, sequence: 1 };
+                Packet::echo(*from.ip(), *to.ip(), echo, b"payload")
+            }
+            Kind::Error(code, index) => {
+                let sessions: Vec<_> = nat.tables.sessions.iter().map(|(_, session)| session).collect();
+                if sessions.is_empty() {
+                    return None;
+                }
+                let session = sessions[index.index(sessions.len())];
+                let (near, far) = (session.external, session.remote);
+                let (quoted, sender) = if self.outbound { ((far, session.internal), *session.internal.ip()) } else { ((near, far), *far.ip()) };
+                let about = match session.transport {
+                    Transport::Tcp => Packet::tcp(quoted.0, quoted.1, segment(1), b""),
+                    Transport::Udp => Packet::udp(quoted.0.into(), quoted.1.into(), b""),
+                    Transport::Icmp => {
+                        let echo = Echo { is_request: !self.outbound, identifier: near.port(), sequence: 1 };
+                        Packet::echo(*quoted.0.ip(), *quoted.1.ip(), echo, b"")
+                    }
+                };
+                about.unreachable_reply(sender, *code)?
+            }
+            Kind::Fragment(is_tcp, which) => {
+                let whole = if *is_tcp {
+                    Packet::tcp(from, to, segment(1), &[7; 60])
+                } else {
+                    Packet::udp(from.into(), to.into(), &[7; 60])
+                };
+                let parts = whole.fragments(32, self.remote_port);
+                parts[usize::from(*which) % parts.len()].clone()
+            }
+            Kind::V6 => {
+                let (inside, outside) = ("[fd00::1]:7", "[fd01::1]:8");
+                let (from, to) = if self.outbound { (inside, outside) } else { (outside, inside) };
+                Packet::udp(from.parse().expect("v6"), to.parse().expect("v6"), b"")
+            }
+            Kind::Hairpin => Packet::tcp(internal, external, segment(1), b""),
+            Kind::Foreign => Packet::tcp(remote, SocketAddrV4::new([203, 0, 113, 9].into(), 1), segment(1), b""),
+            Kind::Dying => {
+                let echo = Echo { is_request: true, identifier: 1, sequence: 1 };
+                let quoted = Packet::tcp(external, remote, segment(1), b"");
+                let dying = if self.outbound { Packet::echo(*from.ip(), *to.ip(), echo, b"") } else { quoted.unreachable_reply(*remote.ip(), 3)? };
+                dying.with_hop_limit(1)
+            }
+            Kind::Damaged => {
+                let mut bytes = Packet::udp(from.into(), to.into(), b"payload").bytes().to_vec();
+                bytes[30] ^= 0x55;
+                Packet::parse(bytes).expect("whole")
+            }
+            Kind::Unknown => {
+                let echo = Echo { is_request: true, identifier: 1, sequence: 1 };
+                let mut bytes = Packet::echo(*from.ip(), *to.ip(), echo, b"").bytes().to_vec();
+                // A timestamp request is nothing that is translated.
+                bytes[20] = 13;
+                bytes[22..24].copy_from_slice(&[0, 0]);
+                let sum: u32 = bytes[20..].chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+                let folded = u16::try_from((sum & 0xffff) + (sum >> 16)).expect("a short packet");
+                bytes[22..24].copy_from_slice(&(!folded).to_be_bytes());
+                Packet::parse(bytes).expect("whole")
+            }
+            Kind::Reboot => return None,
+        })
+    }
+}
+
+/// Gives the packet to the gateway; `None` for a reboot or where there is none.
+pub(super) fn play(nat: &mut Nat, now: Instant, step: &Move, packet: Option<Packet>) -> Option<(Packet, Verdict)> {
+    let Some(packet) = packet else {
+        if matches!(step.kind, Kind::Reboot) {
+            nat.reboot();
+            return None;
+        }
+        let harmless = Packet::udp("9.9.9.9:9".parse().expect("v4"), "203.0.113.9:9".parse().expect("v4"), b"");
+        return Some((harmless.clone(), nat.inbound(now, harmless)));
+    };
+    let outbound = step.outbound || matches!(step.kind, Kind::Hairpin);
+    let outbound = outbound && !matches!(step.kind, Kind::Foreign);
+    let verdict = if outbound { nat.outbound(now, packet.clone()) } else { nat.inbound(now, packet.clone()) };
+    Some((packet, verdict))
+}
+
+pub(super) fn one_move() -> impl Strategy<Value = Move> {
+    let nano = 1_000_000_000u64;
+    let waits = prop_oneof![
+        6 => Just(0),
+        2 => Just(1),
+        1 => Just(6 * nano - 1),
+        1 => Just(10 * nano),
+        1 => Just(30 * nano),
+        1 => Just(120 * nano),
+    ];
+    let flags = prop_oneof![4 => Just(1u8), 2 => Just(9), 3 => Just(8), 1 => Just(10), 1 => Just(4), 1 => Just(12), 1 => 0u8..16];
+    let kind = prop_oneof![
+        12 => flags.prop_map(Kind::Tcp),
+        6 => Just(Kind::Udp),
+        2 => any::<bool>().prop_map(Kind::Echo),
+        2 => (prop_oneof![Just(3u8), Just(1)], any::<prop::sample::Index>()).prop_map(|(code, index)| Kind::Error(code, index)),
+        3 => (any::<bool>(), 0u8..3).prop_map(|(is_tcp, which)| Kind::Fragment(is_tcp, which)),
+        1 => Just(Kind::V6),
+        2 => Just(Kind::Hairpin),
+        1 => Just(Kind::Foreign),
+        1 => Just(Kind::Dying),
+        1 => Just(Kind::Damaged),
+        1 => Just(Kind::Unknown),
+        1 => Just(Kind::Reboot),
+    ];
+    let number = || prop_oneof![Just(1000u32), Just(1001), Just(1002), Just(50_000_000), any::<u32>()];
+    (any::<bool>(), 1u8..4, 1u16..5, 1u8..4, 1u16..4, kind, (number(), number()), waits).prop_map(
+        |(outbound, host, port, remote, remote_port, kind, numbers, wait)| Move {
+            outbound,
+            host,
+            port: port + 40_000,
+            remote,
+            remote_port,
+            kind,
+            numbers,
+            wait: Duration::from_nanos(wait),
+        },
+    )
+}
+
+pub(super) fn moves() -> impl Strategy<Value = Vec<Move>> {
+    proptest::collection::vec(one_move(), 1..60)
+}
+
+/// The same gateway with so few ports that they run out.
+pub(super) fn small(mut config: NatConfig, ports: u16) -> NatConfig {
+    for rules in [&mut config.tcp, &mut config.udp] {
+        if rules.ports != PortClass::Rfc4787 {
+            rules.ports = PortClass::Fixed(40_001, 40_000 + ports);
+        }
+        if let Allocation::Block { .. } = rules.allocation {
+            rules.allocation = Allocation::Block { ports: 2, blocks_per_host_max: 1 };
+        }
+    }
+    config
+}
+
+/// A preset, or one with some knobs turned at random, large or small.
+pub(super) fn configs() -> impl Strategy<Value = NatConfig> {
+    let turned = (
+        prop_oneof![
+            Just(Mapping::EndpointIndependent),
+            Just(Mapping::AddressDependent),
+            Just(Mapping::AddressAndPortDependent),
+            Just(Mapping::PreserveOverlap)
+        ],
+        prop_oneof![
+            Just(Filtering::EndpointIndependent),
+            Just(Filtering::AddressDependent),
+            Just(Filtering::AddressAndPortDependent)
+        ],
+        prop_oneof![
+            Just(Allocation::Random),
+            Just(Allocation::Sequential { step: 1 }),
+            Just(Allocation::Preserve(Fallback::Next)),
+            Just(Allocation::Preserve(Fallback::Refuse)),
+            Just(Allocation::Block { ports: 4, blocks_per_host_max: 2 })
+        ],
+        prop_oneof![
+            Just(OnSyn::Drop),
+            Just(OnSyn::Reset),
+            Just(OnSyn::Icmp { code: 13 }),
+            Just(OnSyn::Hold { time: Duration::from_secs(6), then_icmp: true })
+        ],
+        prop_oneof![Just(Hairpin::Drop), Just(Hairpin::Reset), Just(Hairpin::ExternalSource)],
+        prop_oneof![
+            Just(SimultaneousOpen::Full),
+            Just(SimultaneousOpen::DropInboundSyn),
+            Just(SimultaneousOpen::NeverEstablished)
+        ],
+        (any::<bool>(), any::<bool>(), any::<bool>(), 0u32..4),
+    );
+    let tight = (2usize..9, 1usize..5, 1usize..5, 1usize..6, 1usize..3, 1usize..3);
+    (0..preset::ALL.len(), proptest::option::of(turned), proptest::option::of(tight), any::<bool>(), 4u16..9).prop_map(
+        |(index, turned, tight, is_small, ports)| {
+            let mut config = (preset::ALL[index].config)();
+            if let Some((mapping, filtering, allocation, syn, hairpin, simultaneous, (checks, ignores, verifies, few))) = turned {
+                let rules = Rules { mapping, filtering, allocation, ports: PortClass::Fixed(40_001, 40_040), overload: Overload::Never };
+                (config.tcp, config.udp) = (rules, rules);
+                (config.unsolicited.syn, config.hairpin, config.simultaneous_open) = (syn, hairpin, simultaneous);
+                (config.checks_reset, config.verifies_checksums) = (checks, verifies);
+                config.icmp_errors = if ignores { IcmpErrors::Ignore } else { IcmpErrors::Translate };
+                config.first_packet_loss_ppm = if few == 0 { 100_000 } else { 0 };
+                config.ipv6 = [Ipv6::Drop, Ipv6::Open, Ipv6::Stateful][few as usize % 3];
+            }
+            if let Some((sessions, host, remote, rate, held, fragmented)) = tight {
+                config.limits = TableLimits {
+                    sessions_max: sessions,
+                    sessions_per_host_max: host,
+                    ports_per_host_max: host,
+                    sessions_per_remote_max: remote,
+                    new_per_second_max: rate,
+                    held_max: held,
+                    fragmented_max: fragmented,
+                };
+                config.exhaustion = Exhaustion::Drop;
+            }
+            if is_small { small(config, ports) } else { config }
+        },
+    )
+}
