@@ -36,6 +36,7 @@ use rand_core::Rng;
 use smoltcp::socket::tcp::State;
 
 use crate::packet::{Fragment, IcmpError, Packet, Segment, Transport};
+use crate::net::RawQueue;
 use crate::topology::TcpConfig;
 
 mod connection;
@@ -89,6 +90,8 @@ pub(crate) struct Host {
     pub(crate) listeners: BTreeMap<ListenerId, ListenerState>,
     pub(crate) datagrams: BTreeMap<u16, Datagrams>,
     pub(crate) echoes: BTreeMap<u16, Echoes>,
+    /// Takes all packets in place of this stack.
+    pub(crate) raw: Option<RawQueue>,
     identification: u16,
     fragments: VecDeque<(Fragment, Vec<Packet>)>,
     /// Secret of this host's initial sequence numbers.
@@ -116,6 +119,7 @@ impl Host {
             tcp,
             datagrams: BTreeMap::new(),
             echoes: BTreeMap::new(),
+            raw: None,
             identification: 0,
             fragments: VecDeque::new(),
             isn_secret: entropy.next_u64(),
@@ -137,6 +141,7 @@ impl Host {
         self.listeners.clear();
         self.datagrams.clear();
         self.echoes.clear();
+        self.raw = None;
     }
 
     pub(crate) fn addresses(&self) -> &[IpAddr] {
@@ -251,6 +256,13 @@ impl Host {
     /// A packet arrives.
     pub(crate) fn receive(&mut self, now: Instant, packet: Packet, effects: &mut Effects) {
         if !self.alive || !self.addresses.contains(&packet.destination()) {
+            return;
+        }
+        if let Some(raw) = &mut self.raw {
+            raw.packets.push_back(packet);
+            if let Some(waker) = raw.waker.take() {
+                waker.wake();
+            }
             return;
         }
         let packet = match packet.fragment() {

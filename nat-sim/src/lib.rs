@@ -33,5 +33,5 @@ pub mod world;
 
 pub use capture::Sinks;
 pub use fabric::{Purpose, stream};
-pub use net::{SimNet, SimUdp};
+pub use net::{SimNet, SimRaw, SimUdp};
 pub use world::{Fault, Limits, Report, Stuck, World, WorldError};

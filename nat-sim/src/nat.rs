@@ -42,7 +42,7 @@ mod tracker;
 
 pub use behavior::{
     Allocation, Exhaustion, Fallback, Filtering, Fragments, Hairpin, IcmpErrors, Invalid, Ipv6, Mapping, Midstream,
-    NatConfig, OnReset, OnStray, OnSyn, Overload, Pooling, PortClass, Quarantine, Refresh, Rules, SimultaneousOpen,
+    NatConfig, OnEcho, OnReset, OnStray, OnSyn, Overload, Pooling, PortClass, Quarantine, Refresh, Rules, SimultaneousOpen,
     TableLimits, Timers, Tracking, Unsolicited,
 };
 pub use tracker::SessionState;

@@ -18,8 +18,11 @@ use crate::fabric::Fabric;
 use crate::host::{ConnectionId, Effects, Host, ListenerId};
 use crate::topology::HostId;
 
+mod raw;
 mod udp;
 
+pub(crate) use raw::RawQueue;
+pub use raw::SimRaw;
 pub use udp::SimUdp;
 
 /// What all parts of a world share.

@@ -175,7 +175,7 @@ impl Packet {
         Self::tcp_between(source.into(), destination.into(), segment, payload)
     }
 
-    fn tcp_between(source: SocketAddr, destination: SocketAddr, segment: Segment, payload: &[u8]) -> Self {
+    pub(crate) fn tcp_between(source: SocketAddr, destination: SocketAddr, segment: Segment, payload: &[u8]) -> Self {
         let tcp = TcpRepr {
             src_port: source.port(),
             dst_port: destination.port(),

@@ -303,12 +303,38 @@ impl Connection {
 
     pub(super) fn service(&mut self, now: Instant, incoming: Option<(Packet, Segment)>, out: &mut Vec<Packet>) {
         if let Some((packet, segment)) = incoming {
-            self.ingest(now, packet, segment);
+            match self.challenge(segment) {
+                Some(challenge) => out.push(challenge),
+                None => self.ingest(now, packet, segment),
+            }
         }
         self.emit(now, out);
         self.repeat_syn(now, out);
         self.notice();
         self.plan(now);
+    }
+
+    /// After two SYNs have crossed, a further SYN, or an RST whose number is near but not exact, is
+    /// asked back (RFC 5961 §3 and §4).
+    fn challenge(&self, segment: Segment) -> Option<Packet> {
+        let isn = self.peer_isn.filter(|_| !self.passive && self.state() == State::SynReceived)?;
+        let next = isn.wrapping_add(1);
+        let ahead = segment.sequence.wrapping_sub(next);
+        let is_doubtful = segment.rst && ahead > 0 && ahead < u32::from(u16::MAX);
+        if !is_doubtful && !(segment.syn && !segment.ack && !segment.rst) {
+            return None;
+        }
+        let answer = Segment {
+            syn: false,
+            ack: true,
+            fin: false,
+            rst: false,
+            sequence: self.isn.wrapping_add(1),
+            acknowledgement: next,
+            window: u16::MAX,
+            payload: 0,
+        };
+        Some(Packet::tcp_between(self.local, self.remote, answer, &[]))
     }
 
     fn ingest(&mut self, now: Instant, mut packet: Packet, segment: Segment) {
@@ -417,7 +443,7 @@ impl Connection {
             State::Listen | State::SynSent | State::SynReceived => {}
             State::Closed => {
                 let kind = match (&self.opening, self.reset_seen) {
-                    (Opening::Active { .. }, true) => io::ErrorKind::ConnectionRefused,
+                    (Opening::Active { answer: None, .. }, true) => io::ErrorKind::ConnectionRefused,
                     (_, true) => io::ErrorKind::ConnectionReset,
                     (_, false) => io::ErrorKind::TimedOut,
                 };

@@ -201,6 +201,20 @@ pub enum OnStray {
     OwnStack,
 }
 
+/// The answer to an echo that belongs to nobody inside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum OnEcho {
+    /// None.
+    Drop,
+    /// A reply, to a request.
+    Reply,
+    /// An ICMP destination unreachable of this code.
+    Icmp {
+        /// The code.
+        code: u8,
+    },
+}
+
 /// Answers to what nothing inside asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unsolicited {
@@ -210,8 +224,8 @@ pub struct Unsolicited {
     pub segment: OnStray,
     /// To datagrams.
     pub datagram: OnStray,
-    /// Whether echo requests to the external address are answered.
-    pub answers_echo: bool,
+    /// To echoes.
+    pub echo: OnEcho,
 }
 
 /// What becomes of a TCP segment from inside that begins no connection and belongs to none.

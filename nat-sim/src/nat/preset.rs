@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{
     Allocation, Exhaustion, Fallback, Filtering, Fragments, Hairpin, IcmpErrors, Invalid, Ipv6, Mapping, Midstream,
-    NatConfig, OnReset, OnStray, OnSyn, Overload, Pooling, PortClass, Quarantine, Refresh, Rules, SimultaneousOpen,
+    NatConfig, OnEcho, OnReset, OnStray, OnSyn, Overload, Pooling, PortClass, Quarantine, Refresh, Rules, SimultaneousOpen,
     TableLimits, Timers, Tracking, Unsolicited,
 };
 
@@ -81,7 +81,7 @@ const NO_LIMITS: TableLimits = TableLimits {
 };
 
 const SILENT: Unsolicited =
-    Unsolicited { syn: OnSyn::Drop, segment: OnStray::Drop, datagram: OnStray::Drop, answers_echo: false };
+    Unsolicited { syn: OnSyn::Drop, segment: OnStray::Drop, datagram: OnStray::Drop, echo: OnEcho::Drop };
 
 const fn rules(mapping: Mapping, filtering: Filtering, allocation: Allocation) -> Rules {
     Rules { mapping, filtering, allocation, ports: HIGH_PORTS, overload: Overload::Never }
@@ -106,7 +106,7 @@ pub fn rfc_ideal() -> NatConfig {
         quarantine: Quarantine::default(),
         unsolicited: Unsolicited {
             syn: OnSyn::Hold { time: UNSOLICITED_SYN_SILENCE, then_icmp: true },
-            answers_echo: true,
+            echo: OnEcho::Reply,
             ..SILENT
         },
         midstream: Midstream::PickUp,
@@ -170,7 +170,7 @@ pub fn linux_masq_rst() -> NatConfig {
         syn: OnSyn::Reset,
         segment: OnStray::OwnStack,
         datagram: OnStray::OwnStack,
-        answers_echo: true,
+        echo: OnEcho::Reply,
     };
     NatConfig { unsolicited, ..linux_masq_drop() }
 }
@@ -181,7 +181,7 @@ pub fn openwrt_default() -> NatConfig {
         syn: OnSyn::Reset,
         segment: OnStray::Reset,
         datagram: OnStray::Icmp { code: 3 },
-        answers_echo: true,
+        echo: OnEcho::Reply,
     };
     NatConfig { unsolicited, tracking: Tracking::Linux(Invalid::Drop), ..linux_masq_drop() }
 }
@@ -189,7 +189,8 @@ pub fn openwrt_default() -> NatConfig {
 /// Linux masquerade with a rejecting firewall: ICMP port unreachable.
 pub fn linux_icmp() -> NatConfig {
     let answer = OnStray::Icmp { code: 3 };
-    let unsolicited = Unsolicited { syn: OnSyn::Icmp { code: 3 }, segment: answer, datagram: answer, ..SILENT };
+    let (syn, echo) = (OnSyn::Icmp { code: 3 }, OnEcho::Icmp { code: 3 });
+    let unsolicited = Unsolicited { syn, segment: answer, datagram: answer, echo };
     NatConfig { unsolicited, ..linux_masq_drop() }
 }
 
@@ -269,7 +270,7 @@ pub fn cisco_ios_pat() -> NatConfig {
     };
     NatConfig {
         pooling: Pooling::FirstWithRoom,
-        unsolicited: Unsolicited { syn: OnSyn::Reset, segment: OnStray::Reset, answers_echo: true, ..SILENT },
+        unsolicited: Unsolicited { syn: OnSyn::Reset, segment: OnStray::Reset, echo: OnEcho::Reply, ..SILENT },
         hairpin: Hairpin::Drop,
         timers: Timers::seconds(60, 86_400, 60, 60, 300, 300),
         ..with_rules(pf_default(), rules)
@@ -479,7 +480,7 @@ pub fn l4_proxy() -> NatConfig {
     NatConfig {
         tcp,
         udp,
-        unsolicited: Unsolicited { syn: OnSyn::Reset, segment: OnStray::Reset, answers_echo: true, ..SILENT },
+        unsolicited: Unsolicited { syn: OnSyn::Reset, segment: OnStray::Reset, echo: OnEcho::Reply, ..SILENT },
         midstream: Midstream::Reset,
         reset: OnReset::Delete,
         timers: Timers::seconds(130, 432_000, 60, 1, 180, 180),
@@ -505,7 +506,7 @@ pub fn home_rst() -> NatConfig {
         Allocation::Preserve(Fallback::Next),
     );
     NatConfig {
-        unsolicited: Unsolicited { syn: OnSyn::Reset, segment: OnStray::Reset, answers_echo: true, ..SILENT },
+        unsolicited: Unsolicited { syn: OnSyn::Reset, segment: OnStray::Reset, echo: OnEcho::Reply, ..SILENT },
         ..with_rules(home_seq(), rules)
     }
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddrV4;
 
 use fmi::time::Instant;
 
-use super::behavior::{Exhaustion, Hairpin, Invalid, Midstream, OnStray, OnSyn, Tracking};
+use super::behavior::{Exhaustion, Hairpin, Invalid, Midstream, OnEcho, OnStray, OnSyn, Tracking};
 use super::tracker::{Seen, Track};
 use super::{DropReason, Nat, Refusal, Side, Verdict};
 use crate::packet::{Flow, Packet, Transport};
@@ -76,7 +76,12 @@ impl Nat {
         let code = 3;
         match (flow.transport, packet.segment()) {
             (Transport::Icmp, _) => {
-                reply_or(Side::Outside, packet.echo_reply().filter(|_| rules.answers_echo), reason)
+                let answer = match rules.echo {
+                    OnEcho::Drop => None,
+                    OnEcho::Reply => packet.echo_reply(),
+                    OnEcho::Icmp { code } => packet.unreachable_reply(*flow.destination.ip(), code),
+                };
+                reply_or(Side::Outside, answer, reason)
             }
             (Transport::Tcp, Some(segment)) if segment.syn && !segment.ack && !segment.rst => {
                 self.refuse_syn(now, packet, flow, reason)

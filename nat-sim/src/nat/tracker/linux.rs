@@ -128,7 +128,8 @@ struct Last {
     originator: bool,
     sequence: u32,
     acknowledgement: u32,
-    end: u32,
+    /// Unknown of a segment whose numbers were not noted.
+    end: Option<u32>,
     window: u16,
     options: TcpOptions,
     may_draw_challenge: bool,
@@ -265,11 +266,12 @@ impl Linux {
             && let Some(last) = self.last
             && last.class == Class::Syn
             && last.originator != originator
-            && segment.acknowledgement == last.end
+            && let Some(end) = last.end
+            && segment.acknowledgement == end
         {
             let peer = &mut self.peers[own(last.originator)];
             peer.set_options(last.options);
-            (peer.end, peer.end_max, peer.window_max) = (last.end, last.end, u32::from(last.window).max(1));
+            (peer.end, peer.end_max, peer.window_max) = (end, end, u32::from(last.window).max(1));
             self.state = SessionState::SynSent;
             return None;
         }
@@ -283,7 +285,7 @@ impl Linux {
             originator,
             sequence: segment.sequence,
             acknowledgement,
-            end: segment.end(),
+            end: Some(segment.end()),
             window: segment.window,
             options,
             may_draw_challenge: class == Class::Syn && originator && self.state == SessionState::LastAck,
@@ -323,7 +325,7 @@ impl Linux {
                 return None;
             }
             let follows_last = self.last.is_some_and(|last| {
-                last.class == Class::Ack && last.originator == originator && segment.sequence == last.end
+                last.class == Class::Ack && last.originator == originator && last.end == Some(segment.sequence)
             });
             if !is_established || segment.sequence == acknowledged || follows_last {
                 return Some((new, false));
@@ -334,7 +336,7 @@ impl Linux {
         let answers_ignored = self.last.is_some_and(|last| {
             let was_let_through =
                 (self.is_replied && last.class == Class::Syn) || (!self.is_assured && last.class == Class::Ack);
-            was_let_through && segment.acknowledgement == last.end
+            was_let_through && last.end == Some(segment.acknowledgement)
         });
         let answers_challenge = old == SessionState::SynSent
             && self.last.is_some_and(|last| {
@@ -428,7 +430,7 @@ impl Linux {
     }
 
     fn count_repetition(&mut self, originator: bool, segment: Segment, acknowledgement: u32) {
-        let end = segment.end();
+        let end = Some(segment.end());
         let repeats = self.last.is_some_and(|last| {
             last.originator == originator
                 && (last.sequence, last.acknowledgement, last.end, last.window)
@@ -469,7 +471,7 @@ impl Linux {
                     originator,
                     sequence: 0,
                     acknowledgement: 0,
-                    end: 0,
+                    end: None,
                     window: segment.window,
                     options: TcpOptions::default(),
                     may_draw_challenge: false,
