@@ -21,6 +21,8 @@ use super::lab::{self, Cleanup, End, run, silence, within};
 
 const SUBJECT: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
 const PEER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
+/// The host's port in the first case; each further one has its own, so that what is left of one is not
+/// taken for a part of the next.
 const PORT: u16 = 5000;
 const PEER_PORT: u16 = 6000;
 /// The peer's initial sequence number.
@@ -130,6 +132,7 @@ fn segment(flags: &str, sequence: u32, acknowledgement: u32) -> Segment {
 /// The packets of a script, and the reading of the answers: the same for both hosts.
 #[derive(Default)]
 struct Peer {
+    port: u16,
     /// The host's initial number, of its last SYN or SYN|ACK.
     host_isn: Option<u32>,
     seen: BTreeSet<String>,
@@ -137,7 +140,7 @@ struct Peer {
 
 impl Peer {
     fn packet(&self, act: Act) -> Option<Packet> {
-        let host = SocketAddrV4::new(SUBJECT, PORT);
+        let host = SocketAddrV4::new(SUBJECT, self.port);
         let isn = self.host_isn.unwrap_or(0);
         let from = |port: u16, flags, sequence: u32, acknowledgement: u32| {
             let segment = segment(flags, ISN.wrapping_add(sequence), isn.wrapping_add(acknowledgement));
@@ -170,7 +173,10 @@ impl Peer {
     fn read(&mut self, packets: Vec<Packet>) -> Vec<String> {
         let mut segments = Vec::new();
         for packet in packets {
-            let Some(segment) = packet.segment() else { continue };
+            let (Some(segment), Some(flow)) = (packet.segment(), packet.flow()) else { continue };
+            if flow.source.port() != self.port {
+                continue;
+            }
             if segment.syn {
                 self.host_isn = Some(segment.sequence);
             }
@@ -196,12 +202,12 @@ struct RealPair {
     _cleanup: Cleanup,
 }
 
-fn shared_socket() -> io::Result<Socket> {
+fn shared_socket(port: u16) -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
-    socket.bind(&SockAddr::from(SocketAddr::from((SUBJECT, PORT))))?;
+    socket.bind(&SockAddr::from(SocketAddr::from((SUBJECT, port))))?;
     Ok(socket)
 }
 
@@ -236,8 +242,8 @@ impl RealPair {
         self.peer.collect()
     }
 
-    fn play(&self, acts: &[Act]) -> Vec<Seen> {
-        let mut peer = Peer::default();
+    fn play(&self, port: u16, acts: &[Act]) -> Vec<Seen> {
+        let mut peer = Peer { port, ..Peer::default() };
         let mut listener: Option<Socket> = None;
         let mut connecting: Option<Socket> = None;
         let (mut connect, mut accepted, mut kept) = (String::new(), 0, Vec::new());
@@ -245,12 +251,12 @@ impl RealPair {
         for act in acts {
             match act {
                 Listen => {
-                    let socket = within(&self.subject, shared_socket).expect("a socket");
+                    let socket = within(&self.subject, || shared_socket(port)).expect("a socket");
                     socket.listen(8).expect("listens");
                     listener = Some(socket);
                 }
                 Connect => {
-                    let socket = within(&self.subject, shared_socket).expect("a socket");
+                    let socket = within(&self.subject, || shared_socket(port)).expect("a socket");
                     connect = match socket.connect(&SockAddr::from(SocketAddr::from((PEER, PEER_PORT)))) {
                         Err(error) if error.raw_os_error() != Some(IN_PROGRESS) => named(error.kind()),
                         _ => "pending".into(),
@@ -382,7 +388,7 @@ fn simulated(acts: &[Act]) -> Vec<Seen> {
         let (script, results, state) = (script.clone(), results.clone(), state.clone());
         async move {
             let raw = net.raw();
-            let mut peer = Peer::default();
+            let mut peer = Peer { port: PORT, ..Peer::default() };
             for act in script {
                 pause(&net, 30).await;
                 if let Some(packet) = peer.packet(act) {
@@ -411,8 +417,8 @@ fn a_host_of_the_lab_does_what_linux_does() {
     let pair = RealPair::build("h").expect("built");
     let mut unexpected = Vec::new();
     let mut agreeing = Vec::new();
-    for (name, acts) in cases() {
-        let (real, here) = (pair.play(&acts), simulated(&acts));
+    for (port, (name, acts)) in (PORT..).zip(cases()) {
+        let (real, here) = (pair.play(port, &acts), simulated(&acts));
         let is_listed = DIFFERENCES.iter().any(|(listed, _)| *listed == name);
         if real != here && !is_listed {
             unexpected.push(format!("{name}:\n  the kernel {real:?}\n  here       {here:?}"));
@@ -441,7 +447,7 @@ fn a_silent_peer_is_tried_as_often_as_linux_does() {
     for change in ["tcp_syn_retries=1", "tcp_syn_linear_timeouts=1"] {
         run(&format!("ip netns exec {} sysctl -qw net.ipv4.{change}", pair.subject)).expect("set");
     }
-    let socket = within(&pair.subject, shared_socket).expect("a socket");
+    let socket = within(&pair.subject, || shared_socket(PORT)).expect("a socket");
     socket.set_nonblocking(false).expect("set");
     let error = socket.connect(&SockAddr::from(SocketAddr::from((PEER, PEER_PORT)))).expect_err("nobody answers");
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
