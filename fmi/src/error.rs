@@ -20,6 +20,8 @@ pub enum Operation {
     Join,
     /// Serving a rendezvous.
     Rendezvous,
+    /// Finding out what stands between this machine and the internet.
+    Discover,
     /// Point-to-point send.
     Send,
     /// Point-to-point receive.
@@ -42,6 +44,7 @@ impl fmt::Display for Operation {
             Self::Configure => "configure",
             Self::Join => "join",
             Self::Rendezvous => "rendezvous",
+            Self::Discover => "discover",
             Self::Send => "send",
             Self::Receive => "recv",
             Self::SendReceive => "sendrecv",

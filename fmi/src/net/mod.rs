@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::time::Instant;
 
+pub mod discovery;
 pub mod framed;
 pub mod join;
 pub(crate) mod link;

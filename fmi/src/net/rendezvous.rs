@@ -9,9 +9,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+
+use super::discovery::outcome_of;
 use super::framed::{Framed, ReceiveError};
-use super::{ByteStream, Listener, Net, Timer};
+use super::{BoxFuture, ByteStream, Listener, Net, Timer, within};
 use crate::error::{Error, ErrorKind, Operation, Result};
+use crate::proto::discovery::{Outcome, VANTAGES_MAX};
 use crate::proto::rendezvous::server::{Connection, Input, Output, Server, ServerConfig};
 use crate::proto::rendezvous::{CLIENT_MESSAGE_BYTES_MAX, ClientMessage};
 use crate::time::Instant;
@@ -26,6 +31,8 @@ pub const SILENCE_MAX: Duration = Duration::from_secs(5);
 const QUEUED_BYTES_MAX: usize = 2 << 20;
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 4096;
+/// A client that is called back and does not answer for this long is not there.
+const CALL_BACK_SILENCE: Duration = Duration::from_millis(1500);
 /// Pause after an accept failed for want of a local resource.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -33,7 +40,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Rendezvous<N: Net> {
     net: N,
-    listener: N::Listener,
+    /// On the main endpoint, and on the others.
+    listeners: Vec<N::Listener>,
     config: ServerConfig,
 }
 
@@ -79,7 +87,7 @@ impl<N: Net> Rendezvous<N> {
     /// [`ErrorKind::Local`] if the address cannot be listened on.
     pub fn bind(net: N, address: SocketAddr, config: ServerConfig) -> Result<Self> {
         match net.listen(address, BACKLOG) {
-            Ok(listener) => Ok(Self { net, listener, config }),
+            Ok(listener) => Ok(Self { net, listeners: vec![listener], config }),
             Err(error) => {
                 let what = format!("cannot listen on {address}: {error}");
                 Err(Error::new(Operation::Rendezvous, ErrorKind::Local(what)).caused_by(error))
@@ -92,9 +100,34 @@ impl<N: Net> Rendezvous<N> {
     /// # Errors
     /// [`ErrorKind::Local`] if the system does not say.
     pub fn local_addr(&self) -> Result<SocketAddr> {
-        self.listener.local_addr().map_err(|error| {
+        self.listeners[0].local_addr().map_err(|error| {
             Error::new(Operation::Rendezvous, ErrorKind::Local("no local address".into())).caused_by(error)
         })
+    }
+
+    /// Listens on further endpoints: other ports or addresses of this machine, from which clients can
+    /// be called back. With them clients can [discover](crate::net::discovery) what their NAT does.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if one cannot be listened on.
+    pub fn with_vantages(mut self, others: &[SocketAddr]) -> Result<Self> {
+        let mut vantages = vec![self.local_addr()?];
+        for address in others.iter().take(VANTAGES_MAX - 1) {
+            let listener = self.net.listen(*address, BACKLOG).map_err(|error| {
+                let what = format!("cannot listen on {address}: {error}");
+                Error::new(Operation::Rendezvous, ErrorKind::Local(what)).caused_by(error)
+            })?;
+            let bound = listener.local_addr().unwrap_or(*address);
+            vantages.push(bound);
+            self.listeners.push(listener);
+        }
+        self.config.vantages = vantages;
+        Ok(self)
+    }
+
+    /// Endpoints on which it answers, if there are several.
+    pub fn vantages(&self) -> &[SocketAddr] {
+        &self.config.vantages
     }
 
     /// Serves until it is dropped. No client can end it.
@@ -102,6 +135,7 @@ impl<N: Net> Rendezvous<N> {
         let mut seed = [0; 32];
         self.net.fill_entropy(&mut seed);
         let clock = Arc::new(self.net.clone());
+        let vantages = self.config.vantages.clone();
         let mut driver = Driver {
             server: Server::new(self.config, seed),
             clients: BTreeMap::new(),
@@ -111,7 +145,9 @@ impl<N: Net> Rendezvous<N> {
             accept_timer: Timer::new(clock),
             accept_at: Instant::ZERO,
             net: self.net,
-            listener: self.listener,
+            vantages,
+            calls: FuturesUnordered::new(),
+            listeners: self.listeners,
         };
         poll_fn(move |cx| driver.poll(cx)).await
     }
@@ -119,7 +155,9 @@ impl<N: Net> Rendezvous<N> {
 
 struct Driver<N: Net> {
     net: N,
-    listener: N::Listener,
+    listeners: Vec<N::Listener>,
+    vantages: Vec<SocketAddr>,
+    calls: FuturesUnordered<BoxFuture<(Connection, u8, Outcome)>>,
     server: Server,
     clients: BTreeMap<Connection, Client<N::Stream>>,
     ready: Arc<Ready>,
@@ -134,7 +172,7 @@ impl<N: Net> Driver<N> {
         self.ready.queue.lock().unwrap_or_else(PoisonError::into_inner).1 = Some(cx.waker().clone());
         loop {
             let accepted = self.poll_accept(cx);
-            let served = self.poll_ready();
+            let served = self.poll_ready() | self.poll_calls(cx);
             let now = self.net.now();
             let due = match self.server.poll_timeout() {
                 Some((at, _)) => self.timer.poll_until(cx, at),
@@ -154,7 +192,8 @@ impl<N: Net> Driver<N> {
         if !self.accept_timer.poll_until(cx, self.accept_at) {
             return false;
         }
-        let stream = match self.listener.poll_accept(cx) {
+        let accepted = self.listeners.iter_mut().map(|listener| listener.poll_accept(cx)).find(Poll::is_ready);
+        let stream = match accepted.unwrap_or(Poll::Pending) {
             Poll::Ready(Ok(stream)) => stream,
             Poll::Ready(Err(error)) => {
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -180,6 +219,30 @@ impl<N: Net> Driver<N> {
         self.drain();
         waker.wake_by_ref();
         true
+    }
+
+    fn poll_calls(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut any = false;
+        while let Poll::Ready(Some((connection, vantage, outcome))) = self.calls.poll_next_unpin(cx) {
+            any = true;
+            self.server.handle_input(self.net.now(), connection, Input::CalledBack { vantage, outcome });
+            self.drain();
+        }
+        any
+    }
+
+    /// Connects to a client from a vantage; the connection says all by standing, and is closed.
+    fn call_back(&mut self, connection: Connection, vantage: u8, to: SocketAddr) {
+        let Some(from) = self.vantages.get(usize::from(vantage)).copied() else { return };
+        let net = self.net.clone();
+        self.calls.push(Box::pin(async move {
+            let until = net.now() + CALL_BACK_SILENCE;
+            let outcome = match within(&net, until, net.connect(from, to)).await {
+                Ok(_) => Outcome::Connected,
+                Err(error) => outcome_of(error.kind()),
+            };
+            (connection, vantage, outcome)
+        }));
     }
 
     fn poll_ready(&mut self) -> bool {
@@ -232,6 +295,7 @@ impl<N: Net> Driver<N> {
                         self.server.handle_input(self.net.now(), connection, Input::Closed);
                     }
                 }
+                Output::CallBack { connection, vantage, to } => self.call_back(connection, vantage, to),
                 Output::Close(connection) => {
                     if let Some(client) = self.clients.get_mut(&connection) {
                         client.closing = true;

@@ -4,6 +4,7 @@
 //! `handle_*`, drain `poll_output` until it returns `None`. A driver in [`crate::net`] moves bytes
 //! between a machine and its sockets and takes no decision of its own.
 
+pub mod discovery;
 pub mod frame;
 pub mod mailbox;
 pub mod mesh;

@@ -11,6 +11,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+use super::discovery::Outcome;
 use super::wire::{Reader, WireError, Write};
 
 pub mod client;
@@ -104,6 +105,10 @@ pub enum ClientMessage {
     Formed(SessionId),
     /// Leaves the group in good order.
     Leave(SessionId),
+    /// Asks where it is seen from. For [discovery](crate::proto::discovery), without a group.
+    Observe,
+    /// Asks to be called back, at where it is seen from, by the vantage of this number.
+    CallBack(u8),
 }
 
 /// From a server.
@@ -126,6 +131,20 @@ pub enum ServerMessage {
     Dissolved(SessionId),
     /// Asks the client to show that it lives.
     Probe,
+    /// Where a client is seen from.
+    Observed {
+        /// Its address.
+        observed: SocketAddr,
+        /// Endpoints on which the server answers, the main one first.
+        vantages: Vec<SocketAddr>,
+    },
+    /// What came of calling a client back.
+    CalledBack {
+        /// Number of the vantage that called.
+        vantage: u8,
+        /// What came of it.
+        outcome: Outcome,
+    },
 }
 
 /// State of a group that waits for ranks.
@@ -267,6 +286,10 @@ impl ClientMessage {
             Self::Leave(session) => frame(4, |out| {
                 out.put(session);
             }),
+            Self::Observe => frame(5, |_| ()),
+            Self::CallBack(vantage) => frame(6, |out| {
+                out.put(&[*vantage]);
+            }),
         }
     }
 
@@ -289,6 +312,8 @@ impl ClientMessage {
             2 => Self::Ping,
             3 => Self::Formed(reader.array()?),
             4 => Self::Leave(reader.array()?),
+            5 => Self::Observe,
+            6 => Self::CallBack(reader.u8()?),
             other => return Err(WireError::Value { field: "client message type", value: u64::from(other) }),
         };
         reader.finish()?;
@@ -333,6 +358,13 @@ impl ServerMessage {
                 out.put(session);
             }),
             Self::Probe => frame(6, |_| ()),
+            Self::Observed { observed, vantages } => frame(7, |out| {
+                out.put_address(*observed);
+                put_addresses(out, vantages);
+            }),
+            Self::CalledBack { vantage, outcome } => frame(8, |out| {
+                out.put(&[*vantage, outcome.code()]);
+            }),
         }
     }
 
@@ -366,6 +398,13 @@ impl ServerMessage {
             4 => Self::Lost { session: reader.array()?, rank: reader.u32()? },
             5 => Self::Dissolved(reader.array()?),
             6 => Self::Probe,
+            7 => Self::Observed { observed: reader.address()?, vantages: addresses(&mut reader)? },
+            8 => {
+                let (vantage, code) = (reader.u8()?, reader.u8()?);
+                let outcome = Outcome::from_code(code);
+                let outcome = outcome.ok_or(WireError::Value { field: "outcome", value: u64::from(code) })?;
+                Self::CalledBack { vantage, outcome }
+            }
             other => return Err(WireError::Value { field: "server message type", value: u64::from(other) }),
         };
         reader.finish()?;
@@ -420,6 +459,8 @@ mod tests {
             Just(ClientMessage::Ping),
             any::<[u8; 16]>().prop_map(ClientMessage::Formed),
             any::<[u8; 16]>().prop_map(ClientMessage::Leave),
+            Just(ClientMessage::Observe),
+            any::<u8>().prop_map(ClientMessage::CallBack),
         ]
     }
 
@@ -442,6 +483,10 @@ mod tests {
             any::<([u8; 16], u32)>().prop_map(|(session, rank)| ServerMessage::Lost { session, rank }),
             any::<[u8; 16]>().prop_map(ServerMessage::Dissolved),
             Just(ServerMessage::Probe),
+            (address(), candidates()).prop_map(|(observed, vantages)| ServerMessage::Observed { observed, vantages }),
+            (any::<u8>(), 1u8..=4).prop_map(|(vantage, code)| {
+                ServerMessage::CalledBack { vantage, outcome: Outcome::from_code(code).expect("a code") }
+            }),
         ]
     }
 

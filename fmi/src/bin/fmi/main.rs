@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod launch;
+mod nat;
 mod ping;
 mod rendezvous;
 
@@ -23,6 +24,8 @@ enum Command {
     Rendezvous(rendezvous::Arguments),
     /// Form a group and ping every peer; succeeds only if all answer.
     Ping(ping::Arguments),
+    /// Show what the NAT before this machine does, and what will work with it.
+    Nat(nat::Arguments),
     /// Run N processes of a program as one group on this machine.
     Launch(launch::Arguments),
 }
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         match arguments.command {
             Command::Rendezvous(arguments) => rendezvous::run(arguments).await,
             Command::Ping(arguments) => ping::run(arguments).await,
+            Command::Nat(arguments) => nat::run(arguments).await,
             Command::Launch(arguments) => launch::run(arguments).await,
         }
     })

@@ -12,14 +12,22 @@ pub(crate) struct Arguments {
     /// Address to listen on; port 0 takes a free one, which is printed.
     #[arg(long, value_name = "ADDR")]
     listen: SocketAddr,
+    /// Another endpoint, for `fmi nat`; may be given several times. One with another port and one with
+    /// another address tell everything.
+    #[arg(long, value_name = "ADDR")]
+    vantage: Vec<SocketAddr>,
 }
 
 pub(crate) async fn run(arguments: Arguments) -> ExitCode {
     let bound = Rendezvous::bind(RealNet::new(), arguments.listen, ServerConfig::default())
+        .and_then(|server| if arguments.vantage.is_empty() { Ok(server) } else { server.with_vantages(&arguments.vantage) })
         .and_then(|server| server.local_addr().map(|address| (server, address)));
     match bound {
         Ok((server, address)) => {
             println!("listening on {address}");
+            for vantage in server.vantages().iter().skip(1) {
+                println!("vantage {vantage}");
+            }
             match server.serve().await {}
         }
         Err(error) => {

@@ -193,6 +193,8 @@ impl Client {
 
     fn hear(&mut self, now: Instant, message: ServerMessage) {
         match message {
+            // Answers to questions that this machine does not ask.
+            ServerMessage::Observed { .. } | ServerMessage::CalledBack { .. } => {}
             ServerMessage::Probe => {
                 self.outputs.push_back(Output::Send(ClientMessage::Ping));
                 self.heard(now);

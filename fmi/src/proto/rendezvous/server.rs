@@ -15,11 +15,17 @@ use super::{
     ClientMessage, Group, GroupId, Member, NameHash, Refusal, Registration, SIZE_MAX, ServerMessage, SessionId,
     Waiting, candidate_is_allowed,
 };
+use crate::proto::discovery::Outcome;
 use crate::time::Instant;
 
 /// One connection, numbered by the driver and never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Connection(pub u64);
+
+/// Requests of one client in a discovery.
+const OBSERVATIONS_MAX: u8 = 8;
+/// How long a discovery may last.
+const DISCOVERY_MAX: Duration = Duration::from_secs(60);
 
 /// Limits of a server.
 #[derive(Clone, Debug)]
@@ -36,6 +42,11 @@ pub struct ServerConfig {
     pub wait_max: Duration,
     /// A rank's holder that does not answer a probe for this long loses it. Default 1 s.
     pub probe_within: Duration,
+    /// Endpoints on which it answers, the main one first; what [discovery](crate::proto::discovery)
+    /// needs. Default none: clients learn where they are seen from, and are not called back.
+    pub vantages: Vec<SocketAddr>,
+    /// Most calls back at once. Default 64.
+    pub calls_max: usize,
 }
 
 impl Default for ServerConfig {
@@ -47,6 +58,8 @@ impl Default for ServerConfig {
             register_within: Duration::from_secs(5),
             wait_max: Duration::from_secs(600),
             probe_within: Duration::from_secs(1),
+            vantages: Vec::new(),
+            calls_max: 64,
         }
     }
 }
@@ -60,6 +73,13 @@ pub enum Input {
     Message(ClientMessage),
     /// It sent what is not a message.
     Malformed,
+    /// What came of calling it back.
+    CalledBack {
+        /// Number of the vantage.
+        vantage: u8,
+        /// What came of it.
+        outcome: Outcome,
+    },
     /// It ended, or keep-alive gave it up.
     Closed,
 }
@@ -71,11 +91,27 @@ pub enum Output {
     Send(Connection, ServerMessage),
     /// Close it after what was sent. The driver reports no `Closed` for it.
     Close(Connection),
+    /// Connect to it from a vantage, and report what comes of that.
+    CallBack {
+        /// Who asks.
+        connection: Connection,
+        /// Number of the vantage.
+        vantage: u8,
+        /// Where it is seen from.
+        to: SocketAddr,
+    },
 }
 
 #[derive(Debug)]
 enum State {
     Unregistered,
+    /// Asks where it is seen from.
+    Discovering {
+        /// Requests that it may still make.
+        left: u8,
+        /// Whether it is being called back.
+        is_called: bool,
+    },
     Waiting {
         group: GroupId,
         rank: u32,
@@ -131,6 +167,7 @@ pub struct Server {
     sessions: BTreeMap<SessionId, Session>,
     running: BTreeMap<GroupId, BTreeSet<SessionId>>,
     deadlines: BTreeSet<(Instant, Connection)>,
+    calls: usize,
     outputs: VecDeque<Output>,
 }
 
@@ -147,6 +184,7 @@ impl Server {
             sessions: BTreeMap::new(),
             running: BTreeMap::new(),
             deadlines: BTreeSet::new(),
+            calls: 0,
             outputs: VecDeque::new(),
         }
     }
@@ -157,6 +195,7 @@ impl Server {
             Input::Opened(from) => self.open(now, connection, from),
             Input::Closed => self.forget(now, connection, true),
             Input::Malformed => self.refuse(now, connection, Refusal::Malformed),
+            Input::CalledBack { vantage, outcome } => self.called_back(connection, vantage, outcome),
             Input::Message(message) => {
                 if self.clients.contains_key(&connection) {
                     self.hear(now, connection, message);
@@ -253,6 +292,8 @@ impl Server {
         match message {
             ClientMessage::Register(registration) => self.register(now, connection, registration),
             ClientMessage::Ping => self.tell_state(connection),
+            ClientMessage::Observe => self.observe(now, connection, None),
+            ClientMessage::CallBack(vantage) => self.observe(now, connection, Some(vantage)),
             ClientMessage::Formed(session) => {
                 if let Some(session) = self.sessions.get_mut(&session)
                     && session.members.values().any(|member| *member == connection)
@@ -264,6 +305,45 @@ impl Server {
                 self.outputs.push_back(Output::Close(connection));
                 self.forget(now, connection, false);
             }
+        }
+    }
+
+    /// Tells a client where it is seen from, or calls it back there. It may ask a few times, for a
+    /// while, and is called by one vantage at a time; nobody can make this server call somebody else.
+    fn observe(&mut self, now: Instant, connection: Connection, vantage: Option<u8>) {
+        let Some(client) = self.clients.get_mut(&connection) else { return };
+        let left = match client.state {
+            State::Unregistered => OBSERVATIONS_MAX,
+            State::Discovering { left, is_called: false } if left > 0 => left,
+            _ => return self.refuse(now, connection, Refusal::Malformed),
+        };
+        let to = client.from;
+        let is_known = vantage.is_none_or(|number| usize::from(number) < self.config.vantages.len());
+        let is_busy = vantage.is_some() && self.calls >= self.config.calls_max;
+        client.state = State::Discovering { left: left - 1, is_called: vantage.is_some() };
+        match vantage {
+            _ if !is_known => return self.refuse(now, connection, Refusal::Malformed),
+            _ if is_busy => return self.refuse(now, connection, Refusal::Busy),
+            Some(vantage) => {
+                self.calls += 1;
+                self.outputs.push_back(Output::CallBack { connection, vantage, to });
+            }
+            None => {
+                let vantages = self.config.vantages.clone();
+                self.send(connection, ServerMessage::Observed { observed: to, vantages });
+            }
+        }
+        if left == OBSERVATIONS_MAX {
+            self.set_deadline(connection, now + DISCOVERY_MAX);
+        }
+    }
+
+    fn called_back(&mut self, connection: Connection, vantage: u8, outcome: Outcome) {
+        self.calls = self.calls.saturating_sub(1);
+        let Some(client) = self.clients.get_mut(&connection) else { return };
+        if let State::Discovering { is_called, .. } = &mut client.state {
+            *is_called = false;
+            self.send(connection, ServerMessage::CalledBack { vantage, outcome });
         }
     }
 
@@ -444,7 +524,7 @@ impl Server {
             }
         }
         match client.state {
-            State::Unregistered => {}
+            State::Unregistered | State::Discovering { .. } => {}
             State::Contending { registration, .. } => {
                 let forming = self.forming.get_mut(&registration.group);
                 if let Some(seat) = forming.and_then(|forming| forming.seats.get_mut(&registration.rank))

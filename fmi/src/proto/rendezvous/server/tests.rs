@@ -30,6 +30,7 @@ impl Bench {
         let mut outputs = Vec::new();
         while let Some(output) = self.server.poll_output() {
             outputs.push(match output {
+                Output::CallBack { .. } => continue,
                 Output::Send(connection, message) => (connection.0, Some(message)),
                 Output::Close(connection) => (connection.0, None),
             });
@@ -189,6 +190,57 @@ fn connections_are_bounded_in_all_and_per_source() {
     assert!(bench.input(4, from(2)).is_empty());
     assert_eq!(refusal(&bench.input(5, from(3)), 5), Some(Refusal::Busy));
     assert_eq!(bench.server.connections(), 3);
+}
+
+/// Calls that the server wants to be made: who asks, from where, to whom.
+fn calls(server: &mut Server) -> Vec<(u64, u8, SocketAddr)> {
+    let mut calls = Vec::new();
+    while let Some(output) = server.poll_output() {
+        if let Output::CallBack { connection, vantage, to } = output {
+            calls.push((connection.0, vantage, to));
+        }
+    }
+    calls
+}
+
+#[test]
+fn a_client_is_called_back_where_it_is_seen_and_nowhere_else() {
+    let vantages: Vec<SocketAddr> = vec!["1.1.1.1:7".parse().expect("v4"), "1.1.1.1:8".parse().expect("v4")];
+    let config = ServerConfig { vantages: vantages.clone(), calls_max: 1, ..ServerConfig::default() };
+    let mut server = Server::new(config, [0; 32]);
+    let from = SocketAddr::from(([203, 0, 113, 1], 4000));
+    let input = |server: &mut Server, connection, input| server.handle_input(Instant::ZERO, Connection(connection), input);
+    input(&mut server, 1, Input::Opened(from));
+    input(&mut server, 1, Input::Message(ClientMessage::Observe));
+    let told = ServerMessage::Observed { observed: from, vantages };
+    assert_eq!(server.poll_output(), Some(Output::Send(Connection(1), told)));
+    input(&mut server, 1, Input::Message(ClientMessage::CallBack(1)));
+    assert_eq!(calls(&mut server), [(1, 1, from)]);
+    // No second call before the first has ended, and none beyond the bound of all clients.
+    input(&mut server, 2, Input::Opened(from));
+    input(&mut server, 2, Input::Message(ClientMessage::CallBack(1)));
+    assert_eq!(server.poll_output(), Some(Output::Send(Connection(2), ServerMessage::Refused(Refusal::Busy))));
+    input(&mut server, 1, Input::CalledBack { vantage: 1, outcome: Outcome::Silence });
+    assert!(calls(&mut server).is_empty());
+    input(&mut server, 1, Input::Message(ClientMessage::CallBack(9)));
+    assert!(calls(&mut server).is_empty(), "there is no such vantage");
+    assert_eq!(server.connections(), 0, "who asks for that is not served");
+}
+
+#[test]
+fn a_discovery_asks_a_few_times_and_for_a_while() {
+    let mut server = Server::new(ServerConfig::default(), [0; 32]);
+    server.handle_input(Instant::ZERO, Connection(1), Input::Opened(SocketAddr::from(([203, 0, 113, 1], 4000))));
+    for _ in 0..OBSERVATIONS_MAX {
+        server.handle_input(Instant::ZERO, Connection(1), Input::Message(ClientMessage::Observe));
+        assert_eq!(server.connections(), 1);
+    }
+    let mut patient = Server::new(ServerConfig::default(), [0; 32]);
+    patient.handle_input(Instant::ZERO, Connection(1), Input::Opened(SocketAddr::from(([203, 0, 113, 1], 4000))));
+    patient.handle_input(Instant::ZERO, Connection(1), Input::Message(ClientMessage::Observe));
+    patient.handle_timeout(Instant::ZERO + DISCOVERY_MAX);
+    server.handle_input(Instant::ZERO, Connection(1), Input::Message(ClientMessage::Observe));
+    assert_eq!((server.connections(), patient.connections()), (0, 0));
 }
 
 proptest! {

@@ -1,0 +1,147 @@
+//! `fmi nat`
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use fmi::RealNet;
+use fmi::net::discovery::discover;
+use fmi::proto::discovery::{Filtering, Finding, Mapping, Outcome, Ports, Technique};
+use serde_json::json;
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Address of the rendezvous, host:port. To tell everything it must have other vantages.
+    #[arg(long, env = "FMI_RENDEZVOUS", value_name = "ADDR")]
+    rendezvous: String,
+    /// Time for all of it.
+    #[arg(long, default_value = "30s", value_parser = crate::duration)]
+    deadline: Duration,
+    /// Print one JSON object instead of lines.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn run(arguments: Arguments) -> ExitCode {
+    match discover(&RealNet::new(), &arguments.rendezvous, arguments.deadline).await {
+        Ok(finding) if arguments.json => {
+            println!("{}", as_json(&finding));
+            ExitCode::SUCCESS
+        }
+        Ok(finding) => {
+            print_lines(&finding);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            if arguments.json {
+                println!("{}", json!({ "error": error.to_string() }));
+            }
+            eprintln!("fmi: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+const UNKNOWN: &str = "unknown: the rendezvous lacks the vantages to tell";
+
+fn mapping(mapping: Option<Mapping>) -> &'static str {
+    match mapping {
+        Some(Mapping::None) => "none: no NAT",
+        Some(Mapping::EndpointIndependent) => "endpoint-independent",
+        Some(Mapping::AddressDependent) => "address-dependent",
+        Some(Mapping::AddressAndPortDependent) => "address-and-port-dependent",
+        None => UNKNOWN,
+    }
+}
+
+fn filtering(filtering: Option<Filtering>) -> &'static str {
+    match filtering {
+        Some(Filtering::EndpointIndependent) => "endpoint-independent",
+        Some(Filtering::AddressDependent) => "address-dependent",
+        Some(Filtering::AddressAndPortDependent) => "address-and-port-dependent",
+        None => UNKNOWN,
+    }
+}
+
+fn ports(ports: Option<Ports>) -> String {
+    match ports {
+        Some(Ports::Preserved) => "kept".into(),
+        Some(Ports::Sequential(step)) => format!("each {step:+} from the last"),
+        Some(Ports::Unpredictable) => "no rule".into(),
+        None => UNKNOWN.into(),
+    }
+}
+
+fn unsolicited(finding: &Finding) -> &'static str {
+    match (finding.unsolicited, finding.filtering) {
+        (Some(Outcome::Refused), _) => "RST or ICMP port unreachable",
+        (Some(Outcome::Unreachable), _) => "another ICMP error",
+        (Some(Outcome::Silence), _) => "silence",
+        (_, Some(Filtering::EndpointIndependent)) => "let in",
+        (_, _) => UNKNOWN,
+    }
+}
+
+/// Peers to give advice about: one behind a usual home router, one behind a cloud's NAT gateway.
+fn peers(finding: &Finding) -> [(&'static str, Finding); 3] {
+    let peer = |mapping, filtering, ports| Finding {
+        mapping: Some(mapping),
+        filtering: Some(filtering),
+        ports: Some(ports),
+        ..*finding
+    };
+    let strict = Filtering::AddressAndPortDependent;
+    [
+        ("the same NAT as this", *finding),
+        ("a NAT that keeps its mapping (most home routers, functions on AWS Lambda)", peer(Mapping::EndpointIndependent, strict, Ports::Preserved)),
+        ("a NAT with a random port for each peer (NAT gateways of clouds, Kubernetes)", peer(Mapping::AddressAndPortDependent, strict, Ports::Unpredictable)),
+    ]
+}
+
+fn advice(technique: Technique) -> &'static str {
+    match technique {
+        Technique::Direct => "direct connections",
+        Technique::Prediction => "direct only if the next port is foretold, else a relay",
+        Technique::Relay => "a relay, or a public address on one side",
+    }
+}
+
+fn print_lines(finding: &Finding) {
+    println!("seen from outside  {} (here {})", finding.observed, finding.local);
+    println!("mapping            {}", mapping(finding.mapping));
+    println!("filtering          {}", filtering(finding.filtering));
+    println!("ports              {}", ports(finding.ports));
+    println!("unsolicited SYN    {}", unsolicited(finding));
+    let hairpin = finding.hairpin.map_or("not tried", |works| if works { "yes" } else { "no" });
+    println!("hairpin            {hairpin}");
+    if let Some(name) = finding.rfc_3489_name() {
+        println!("in words of old    {name}");
+    }
+    println!("with a peer behind");
+    for (name, peer) in peers(finding) {
+        println!("  {name}: {}", advice(finding.technique_with(&peer)));
+    }
+}
+
+fn as_json(finding: &Finding) -> serde_json::Value {
+    let advice = peers(finding).map(|(name, peer)| (name.to_owned(), finding.technique_with(&peer).to_string().into()));
+    let step = match finding.ports {
+        Some(Ports::Sequential(step)) => Some(step),
+        _ => None,
+    };
+    json!({
+        "local": finding.local.to_string(),
+        "observed": finding.observed.to_string(),
+        "mapping": finding.mapping.map(|it| mapping(Some(it))),
+        "filtering": finding.filtering.map(|it| filtering(Some(it))),
+        "ports": finding.ports.map(|it| match it {
+            Ports::Preserved => "preserved",
+            Ports::Sequential(_) => "sequential",
+            Ports::Unpredictable => "unpredictable",
+        }),
+        "step": step,
+        "unsolicited": unsolicited(finding),
+        "hairpin": finding.hairpin,
+        "rfc3489": finding.rfc_3489_name(),
+        "with_peer_behind": serde_json::Value::Object(advice.into_iter().collect()),
+    })
+}

@@ -1,0 +1,172 @@
+//! Drives a [`Discovery`]: connects, asks, listens. It needs no group and no key.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use super::framed::{Framed, ReceiveError};
+use super::{ByteStream, Listener, Net, within};
+use crate::error::{Error, ErrorKind, Operation, Result};
+use crate::proto::discovery::{Discovery, Finding, Outcome, Seen, Slot, Step};
+use crate::proto::rendezvous::{ClientMessage, SERVER_MESSAGE_BYTES_MAX, ServerMessage};
+use crate::time::Instant;
+
+/// A vantage answers within this time, or not at all.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// A call back and a hairpin are waited for this long: silence is an answer, too.
+const SILENCE: Duration = Duration::from_secs(3);
+
+/// Finds what stands between this machine and a rendezvous, within a deadline.
+///
+/// # Errors
+/// [`ErrorKind::RendezvousUnreachable`] if it has no address or does not answer before the deadline.
+///
+/// # Cancel safety
+/// Dropping the future closes all connections.
+pub async fn discover<N: Net>(net: &N, rendezvous: &str, within_time: Duration) -> Result<Finding> {
+    let deadline = net.now() + within_time;
+    let failed = |last: String| {
+        let address = rendezvous.to_owned();
+        Error::new(Operation::Discover, ErrorKind::RendezvousUnreachable { address, last })
+    };
+    let resolved = within(net, deadline, net.resolve(rendezvous)).await;
+    let addresses = resolved.map_err(|error| failed(error.to_string()).caused_by(error))?;
+    // Translation is a matter of IPv4.
+    let address = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first()).copied();
+    let address = address.ok_or_else(|| failed("it has no address".into()))?;
+    let mut prober = Prober { net, streams: BTreeMap::new(), listener: None, deadline };
+    let mut discovery = Discovery::new(address);
+    while let Some(step) = discovery.next_step() {
+        let seen = prober.make(step).await;
+        if net.now() >= deadline {
+            break;
+        }
+        discovery.handle_seen(step, seen);
+    }
+    discovery.finding().ok_or_else(|| failed("no answer that a rendezvous would give".into()))
+}
+
+/// Connections stay open until the end: they keep their mappings alive.
+struct Prober<'a, N: Net> {
+    net: &'a N,
+    streams: BTreeMap<(Slot, SocketAddr), Framed<N::Stream>>,
+    /// On the port of [`Slot::Filter`].
+    listener: Option<N::Listener>,
+    deadline: Instant,
+}
+
+impl<N: Net> Prober<'_, N> {
+    async fn make(&mut self, step: Step) -> Seen {
+        match step {
+            Step::Observe { slot, vantage } => self.observe(slot, vantage).await.unwrap_or(Seen::Failed),
+            Step::CallBack(number) => self.call_back(number).await.map_or(Seen::Failed, Seen::Outcome),
+            Step::Hairpin(own) => Seen::Outcome(self.hairpin(own).await),
+        }
+    }
+
+    fn soon(&self, time: Duration) -> Instant {
+        (self.net.now() + time).min(self.deadline)
+    }
+
+    /// The local end of a slot; any port for its first connection.
+    fn local(&self, slot: Slot, towards: SocketAddr) -> SocketAddr {
+        let known = self.streams.iter().find(|((used, _), _)| *used == slot);
+        let port = known.and_then(|(_, framed)| framed.stream().local_addr().ok()).map_or(0, |local| local.port());
+        match towards {
+            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, port).into(),
+            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, port).into(),
+        }
+    }
+
+    async fn observe(&mut self, slot: Slot, vantage: SocketAddr) -> io::Result<Seen> {
+        let at = self.soon(ANSWER_WITHIN);
+        let connect = self.net.connect(self.local(slot, vantage), vantage);
+        let stream = within(self.net, at, connect).await?;
+        let local = stream.local_addr()?;
+        let mut framed = Framed::new(stream, SERVER_MESSAGE_BYTES_MAX);
+        framed.queue(&ClientMessage::Observe.emit());
+        let answer = within(self.net, at, receive(&mut framed)).await?;
+        if slot == Slot::Filter {
+            // Without a listener nobody who is let in could be told from who is not.
+            self.listener = Some(self.net.listen(self.local_any(local), 8)?);
+        }
+        self.streams.insert((slot, vantage), framed);
+        match answer {
+            ServerMessage::Observed { observed, vantages } => Ok(Seen::Observed { local, observed, vantages }),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    fn local_any(&self, local: SocketAddr) -> SocketAddr {
+        match local {
+            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, local.port()).into(),
+            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, local.port()).into(),
+        }
+    }
+
+    async fn call_back(&mut self, number: u8) -> io::Result<Outcome> {
+        let at = self.soon(SILENCE + ANSWER_WITHIN);
+        let filter = self.streams.iter_mut().find(|((slot, _), _)| *slot == Slot::Filter);
+        let Some((_, framed)) = filter else { return Err(io::ErrorKind::NotConnected.into()) };
+        framed.queue(&ClientMessage::CallBack(number).emit());
+        match within(self.net, at, receive(framed)).await? {
+            ServerMessage::CalledBack { vantage, outcome } if vantage == number => Ok(outcome),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    /// Whether a connection to the own external endpoint comes back to the own listener.
+    async fn hairpin(&mut self, own: SocketAddr) -> Outcome {
+        // Callers of before are not what is waited for.
+        let accepting = std::future::poll_fn(|cx| {
+            while let Some(listener) = &mut self.listener {
+                match listener.poll_accept(cx) {
+                    std::task::Poll::Ready(Ok(stream)) if stream.peer_addr().is_ok_and(|from| from.ip() == own.ip()) => {
+                        return std::task::Poll::Ready(());
+                    }
+                    std::task::Poll::Ready(_) => {}
+                    std::task::Poll::Pending => return std::task::Poll::Pending,
+                }
+            }
+            std::task::Poll::Pending
+        });
+        let at = self.net.now() + SILENCE;
+        let local = match own {
+            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        };
+        let attempt = within(self.net, at.min(self.deadline), self.net.connect(local, own));
+        match attempt.await {
+            Ok(_stream) => {
+                let came = within(self.net, at, async { Ok::<(), io::Error>(accepting.await) });
+                if came.await.is_ok() { Outcome::Connected } else { Outcome::Silence }
+            }
+            Err(error) => outcome_of(error.kind()),
+        }
+    }
+}
+
+/// What the failure of a connection attempt says.
+pub(super) fn outcome_of(kind: io::ErrorKind) -> Outcome {
+    if kind == io::ErrorKind::ConnectionRefused || kind == io::ErrorKind::ConnectionReset {
+        Outcome::Refused
+    } else if kind == io::ErrorKind::TimedOut {
+        Outcome::Silence
+    } else {
+        Outcome::Unreachable
+    }
+}
+
+async fn receive<S: ByteStream>(framed: &mut Framed<S>) -> io::Result<ServerMessage> {
+    std::future::poll_fn(|cx| {
+        if let std::task::Poll::Ready(Err(error)) = framed.poll_flush(cx) {
+            return std::task::Poll::Ready(Err(error));
+        }
+        framed.poll_receive(cx, ServerMessage::parse).map_err(|error| match error {
+            ReceiveError::Io(error) => error,
+            ReceiveError::Wire(error) => io::Error::new(io::ErrorKind::InvalidData, error),
+        })
+    })
+    .await
+}
