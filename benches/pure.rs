@@ -1,4 +1,5 @@
 //! What needs no network: the translator per packet, schedules, frames.
+#![expect(clippy::print_stderr, reason = "memory is reported beside the times")]
 
 use std::hint::black_box;
 use std::net::SocketAddrV4;
@@ -7,7 +8,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use fmi::proto::frame::{Envelope, Kind};
 use fmi::schedule;
 use fmi::time::Instant;
-use nat_sim::nat::{Nat, preset};
+use nat_sim::nat::{Nat, NatConfig, Pooling, Verdict, preset};
 use nat_sim::packet::{Packet, Segment};
 
 const SYN: Segment = Segment {
@@ -27,36 +28,112 @@ fn packet(host: u16, port: u16, segment: Segment, payload: &[u8]) -> Packet {
     Packet::tcp(internal, SocketAddrV4::new([9, 9, 9, 9].into(), 443), segment, payload)
 }
 
+/// Flows of one host; the rest differ in the host.
+const FLOWS_PER_HOST: u32 = 500;
+
+/// The established flow of this number, one packet of it.
+fn flow(number: u32, segment: Segment, payload: &[u8]) -> Packet {
+    let small = |value: u32| u16::try_from(value).expect("small");
+    packet(small(number / FLOWS_PER_HOST), small(1024 + number % FLOWS_PER_HOST), segment, payload)
+}
+
+/// A gateway that never runs out of ports: endpoints differ by external address.
+fn gateway(config: NatConfig, flows: u32) -> Nat {
+    let pool = (1..=4u8).map(|last| [203, 0, 113, last].into()).collect();
+    let mut nat = Nat::with_pool(config, pool, 1);
+    for number in 0..flows {
+        let Verdict::Forward(_, out) = nat.outbound(Instant::ZERO, flow(number, SYN, &[])) else { panic!("no room") };
+        let back = out.flow().expect("tcp").reversed();
+        let answer = Segment { ack: true, acknowledgement: 2, ..SYN };
+        nat.inbound(Instant::ZERO, Packet::tcp(back.source, back.destination, answer, &[]));
+        nat.outbound(Instant::ZERO, flow(number, ACK, &[]));
+    }
+    nat
+}
+
+const ACK: Segment = Segment { syn: false, ack: true, sequence: 2, acknowledgement: 2, ..SYN };
+
+/// Packets of one timed run.
+const BATCH: usize = 4096;
+
+/// Packets of all flows in an order without rule. Runs take turns, so that flows are not in a cache just
+/// because the last run was theirs.
+struct Traffic {
+    packets: Vec<Packet>,
+    at: usize,
+}
+
+impl Traffic {
+    fn new(flows: u32) -> Self {
+        let count = flows.max(u32::try_from(BATCH).expect("small"));
+        let packets = (0..count).map(|index| flow(u32::try_from(u64::from(index) * 7919 % u64::from(flows)).expect("below"), ACK, &[0; 64]));
+        Self { packets: packets.collect(), at: 0 }
+    }
+
+    fn next(&mut self) -> Vec<Packet> {
+        let run = self.packets.iter().cycle().skip(self.at).take(BATCH).cloned().collect();
+        self.at = (self.at + BATCH) % self.packets.len();
+        run
+    }
+}
+
+fn resident_bytes() -> Option<u64> {
+    let pages: u64 = std::fs::read_to_string("/proc/self/statm").ok()?.split(' ').nth(1)?.parse().ok()?;
+    Some(pages * 4096)
+}
+
 fn translator(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("nat");
-    group.throughput(Throughput::Elements(1));
-    let ack = Segment { syn: false, ack: true, ..SYN };
-    for sessions in [10u16, 10_000] {
-        let mut nat = Nat::new(preset::linux_masq_drop(), [203, 0, 113, 1].into(), 1);
-        for session in 0..sessions {
-            nat.outbound(Instant::ZERO, packet(session / 100, 1024 + session % 100, SYN, &[]));
+    group.throughput(Throughput::Elements(BATCH as u64));
+    let ideal = NatConfig { limits: preset::linux_masq_drop().limits, ..preset::rfc_ideal() };
+    let spread = NatConfig { pooling: Pooling::Arbitrary, ..ideal };
+    let linux = NatConfig { limits: preset::rfc_ideal().limits, ..preset::linux_masq_drop() };
+    let mut gateways = Vec::new();
+    for (name, config, flows) in [
+        ("endpoint-independent", spread, 100_000),
+        ("Linux, windows tracked", linux, 60_000),
+        ("endpoint-independent", ideal, 10),
+        ("Linux, windows tracked", linux, 10),
+    ] {
+        let before = resident_bytes();
+        gateways.push((name, gateway(config, flows), flows));
+        if let (Some(before), Some(after)) = (before, resident_bytes())
+            && flows >= 10_000
+        {
+            eprintln!("{name}: {} bytes resident for each of {flows} mappings", after.saturating_sub(before) / u64::from(flows));
         }
-        let mut next = 0;
-        group.bench_function(format!("established flow among {sessions}, 64 bytes"), |bencher| {
+    }
+    for (name, mut nat, flows) in gateways {
+        let mut traffic = Traffic::new(flows);
+        group.bench_function(format!("{name}, established, {flows} mappings"), |bencher| {
             bencher.iter_batched(
-                || {
-                    next = (next + 7919) % sessions;
-                    packet(next / 100, 1024 + next % 100, ack, &[0; 64])
+                || traffic.next(),
+                |packets| {
+                    for packet in packets {
+                        black_box(nat.outbound(Instant::ZERO, packet));
+                    }
                 },
-                |packet| nat.outbound(Instant::ZERO, packet),
-                BatchSize::SmallInput,
+                BatchSize::LargeInput,
             );
         });
     }
-    // The floor of any translator: the same packet copied, and its checksum computed once.
-    let sample = packet(1, 1024, ack, &[0; 64]);
-    group.bench_function("copy and full checksum of the same packet", |bencher| {
-        bencher.iter(|| {
-            let copy = black_box(&sample).clone();
-            assert!(copy.checksums_are_valid());
-            copy
+    // The floor of any translator: the same packets copied, and their checksums computed once.
+    for flows in [10, 100_000] {
+        let mut traffic = Traffic::new(flows);
+        group.bench_function(format!("copy and full checksum of the same packets, {flows} flows"), |bencher| {
+            bencher.iter_batched(
+                || traffic.next(),
+                |packets| {
+                    for packet in packets {
+                        let copy = black_box(&packet).clone();
+                        assert!(copy.checksums_are_valid());
+                        black_box(copy);
+                    }
+                },
+                BatchSize::LargeInput,
+            );
         });
-    });
+    }
     group.finish();
 }
 

@@ -1,8 +1,10 @@
-//! Goal: functions behind two masquerading gateways of the real kernel connect directly. Method:
+//! Goal: functions behind two masquerading gateways of the real kernel connect directly, and discovery
+//! tells what such a gateway does. Method:
 //! network namespaces with nftables, made and removed by the test; all traffic stays inside them.
 //! Needs root, `ip` and `nft`; says why it is skipped where it cannot run.
 #![expect(clippy::print_stdout, reason = "a reason to skip is printed")]
 
+use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
@@ -54,12 +56,12 @@ impl Lab {
         run(&format!("ip -n {b} link set {b_device} up")).map(|_| ())
     }
 
-    fn build(wan_policy: &str) -> Result<Self, String> {
+    fn build(name: &str, wan_policy: &str) -> Result<Self, String> {
         if run("id -u")?.stdout.trim_ascii() != b"0" {
             return Err("not root".into());
         }
         run("nft --version")?;
-        let lab = Self { prefix: format!("fmi{}", std::process::id() % 100_000) };
+        let lab = Self { prefix: format!("f{}{name}", std::process::id() % 100_000) };
         for node in NODES {
             run(&format!("ip netns add {}", lab.name(node)))?;
             run(&format!("ip -n {} link set lo up", lab.name(node)))?;
@@ -74,6 +76,8 @@ impl Lab {
             run(&format!("ip -n {inet} link set p{port} master br0"))?;
             run(&format!("ip -n {} addr add {address}/24 dev wan", lab.name(node)))?;
         }
+        // The rendezvous' second address, for discovery.
+        run(&format!("ip -n {} addr add 203.0.113.3/24 dev wan", lab.name("r")))?;
         for (host, gateway, net) in [("a", "gwa", "10.1.0"), ("b", "gwb", "10.2.0")] {
             lab.link((host, "eth"), (gateway, "lan"))?;
             run(&format!("ip -n {} addr add {net}.2/24 dev eth", lab.name(host)))?;
@@ -121,7 +125,7 @@ impl Lab {
 
 /// Runs `fmi ping` on both sides, and returns both reports.
 fn ping_through(wan_policy: &str) -> Option<Vec<Value>> {
-    let lab = match Lab::build(wan_policy) {
+    let lab = match Lab::build("p", wan_policy) {
         Ok(lab) => lab,
         Err(reason) => {
             println!("skipped: network namespaces cannot be made here ({reason})");
@@ -142,6 +146,41 @@ fn ping_through(wan_policy: &str) -> Option<Vec<Value>> {
         serde_json::from_slice(&output.stdout).expect("JSON")
     });
     Some(reports.to_vec())
+}
+
+#[test]
+fn discovery_finds_what_a_masquerading_gateway_does() {
+    let silent = ("drop", "silence");
+    let refusing = ("meta l4proto tcp reject with tcp reset", "RST or ICMP port unreachable");
+    for (number, (policy, unsolicited)) in [silent, refusing].into_iter().enumerate() {
+        let lab = match Lab::build(&format!("n{number}"), policy) {
+            Ok(lab) => lab,
+            Err(reason) => return println!("skipped: network namespaces cannot be made here ({reason})"),
+        };
+        let vantages = ["--vantage", "203.0.113.2:7001", "--vantage", "203.0.113.3:7000"];
+        let mut rendezvous = lab.spawn("r", &[&["rendezvous", "--listen", "203.0.113.2:7000"], &vantages[..]].concat());
+        let mut line = String::new();
+        let stdout = rendezvous.stdout.take().expect("piped");
+        // Kept to the end: who prints into a closed pipe fails.
+        let mut stdout = BufReader::new(stdout);
+        stdout.read_line(&mut line).expect("it says where it listens");
+        let nat = lab.spawn("a", &["nat", "--rendezvous", "203.0.113.2:7000", "--json"]);
+        let output = nat.wait_with_output().expect("ended");
+        let _ = rendezvous.kill();
+        let _ = rendezvous.wait();
+        assert!(output.status.success(), "{policy}: {}", String::from_utf8_lossy(&output.stderr));
+        let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let expected = [
+            ("mapping", "endpoint-independent"),
+            ("filtering", "address-and-port-dependent"),
+            ("ports", "preserved"),
+            ("unsolicited", unsolicited),
+        ];
+        for (field, value) in expected {
+            assert_eq!(found[field], value, "{found}");
+        }
+        assert_eq!(found["hairpin"], false);
+    }
 }
 
 #[test]
