@@ -477,10 +477,9 @@ impl Nat {
     /// Offers a packet to its session. The near endpoint is the external one for a packet on its way
     /// out, else the internal one.
     fn step(&mut self, now: Instant, id: SessionId, seen: Seen) -> Stepped {
-        let config = self.config;
         let session = self.tables.session_mut(id);
         let age = now - session.begun_at;
-        let fate = session.track.step(&config, seen, session.begun_by, age);
+        let fate = session.track.step(&self.config, seen, session.begun_by, age);
         let near = match seen.from {
             Side::Inside => session.external,
             Side::Outside => session.internal,

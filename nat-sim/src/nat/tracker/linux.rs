@@ -149,8 +149,9 @@ enum Window {
     Invalid,
 }
 
-/// One tracked connection.
+/// One tracked connection, aligned for the cache.
 #[derive(Clone, Debug)]
+#[repr(align(64))]
 pub(in super::super) struct Linux {
     state: SessionState,
     /// Who began, and the other.
