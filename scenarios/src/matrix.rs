@@ -8,6 +8,33 @@ use serde::Serialize;
 use crate::catalog::pair;
 use crate::oracle::{self, Verdict};
 use crate::run::{Options, run};
+use crate::technique::{Technique, connects};
+
+/// How two functions come together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Path {
+    /// The production code connects them directly.
+    Direct,
+    /// They would meet if each foretold the other's next port.
+    Predicted,
+    /// They reach the rendezvous and nothing brings them together but a third party.
+    Relay,
+    /// Nothing does.
+    None,
+}
+
+impl Path {
+    /// One word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Predicted => "predicted",
+            Self::Relay => "relay",
+            Self::None => "none",
+        }
+    }
+}
 
 /// One cell.
 #[derive(Clone, Debug, Serialize)]
@@ -16,12 +43,16 @@ pub struct Cell {
     pub first: &'static str,
     /// Preset of rank 1.
     pub second: &'static str,
-    /// `direct` or `none`, as measured.
-    pub path: &'static str,
+    /// As measured.
+    pub path: Path,
     /// Round trips from knowing the addresses to the connection, on each side, as measured.
     pub round_trips: Option<[f64; 2]>,
     /// The same, as the oracle says.
     pub expected: Option<[f64; 2]>,
+    /// The path that the oracle says.
+    pub expected_path: Path,
+    /// Whether the original's rule, to bind the port that the rendezvous saw, connects them.
+    pub original_connects: bool,
     /// What does not agree; empty if all does.
     pub disagreement: Option<String>,
     /// The command that repeats the cell.
@@ -37,28 +68,51 @@ fn measure(first: Preset, second: Preset, seed: u64) -> Cell {
         Some((link.connected_at - link.addresses_known_at).as_secs_f64() / (2 * d).as_secs_f64())
     };
     let measured = round_trips(0).zip(round_trips(1)).map(|(first, second)| [first, second]);
-    let expected = match oracle::predict(&(first.config)(), &(second.config)()) {
+    let (first_nat, second_nat) = ((first.config)(), (second.config)());
+    let expected = match oracle::predict(&first_nat, &second_nat) {
         Verdict::Direct { first, second } => Some([first, second]),
         Verdict::None => None,
     };
+    // Both ranks have met at the rendezvous if what they lack is the connection.
+    let met = outcome.ends.len() == 2 && outcome.ends.values().all(|end| end.unconnected);
+    let path = if measured.is_some() {
+        Path::Direct
+    } else if connects(Technique::Prediction, first, second, seed) {
+        Path::Predicted
+    } else if met {
+        Path::Relay
+    } else {
+        Path::None
+    };
+    let expected_path = if expected.is_some() {
+        Path::Direct
+    } else if oracle::is_foretold(&first_nat, &second_nat) {
+        Path::Predicted
+    } else {
+        Path::Relay
+    };
     let tick = scenario.world.resolution.as_secs_f64() / (2 * d).as_secs_f64();
-    let agrees = match (measured, expected) {
+    let times_agree = match (measured, expected) {
         (Some(measured), Some(expected)) => {
             measured.iter().zip(&expected).all(|(measured, expected)| (measured - expected).abs() <= tick * 1.001)
         }
         (None, None) => outcome.passed(),
         _ => false,
     };
+    let agrees = times_agree && path == expected_path;
     let disagreement = (!agrees).then(|| {
         let violations = outcome.violations.join("; ");
-        format!("the lab measures {measured:?}, the oracle says {expected:?} {violations}")
+        let (lab, oracle) = (path.name(), expected_path.name());
+        format!("the lab measures {lab} {measured:?}, the oracle says {oracle} {expected:?} {violations}")
     });
     Cell {
         first: first.name,
         second: second.name,
-        path: if measured.is_some() { "direct" } else { "none" },
+        path,
         round_trips: measured,
         expected,
+        expected_path,
+        original_connects: connects(Technique::BindObserved, first, second, seed),
         disagreement,
         replay: outcome.replay_command(),
     }

@@ -12,7 +12,7 @@
 //! sides after one round trip. If only X's does, Y's listener answers: X has it after one round
 //! trip, Y half a round trip later.
 
-use nat_sim::nat::{Filtering, Mapping, NatConfig, SimultaneousOpen};
+use nat_sim::nat::{Allocation, Filtering, Mapping, NatConfig, SimultaneousOpen};
 
 /// What must come out for one pair.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -59,6 +59,14 @@ pub fn predict(first: &NatConfig, second: &NatConfig) -> Verdict {
         (false, true) => Verdict::Direct { first: 1.5, second: 1.0 },
         (false, false) => Verdict::None,
     }
+}
+
+/// Whether two functions meet when each foretells the other's next port: one of the two keeps its port or
+/// counts, the other does as well, and inbound SYNs pass on one side at least.
+pub fn is_foretold(first: &NatConfig, second: &NatConfig) -> bool {
+    let foretold = |nat: &NatConfig| is_predictable(nat) || matches!(nat.tcp.allocation, Allocation::Sequential { .. });
+    let passes = |nat: &NatConfig| nat.simultaneous_open != SimultaneousOpen::DropInboundSyn;
+    foretold(first) && foretold(second) && (passes(first) || passes(second))
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use fmi::proto::rendezvous::server::ServerConfig;
 use fmi::{Config, ErrorKind, LinkInfo};
 use nat_sim::link::LinkConfig;
 use nat_sim::nat::Mapping;
+use nat_sim::nat::preset::Preset;
 use nat_sim::topology::{GatewaySpec, HostId, HostSpec, INTERNET, SiteId, TcpConfig, Topology};
 use nat_sim::{Fault, Limits, Purpose, Report, SimNet, Sinks, World, stream};
 use rand_core::Rng;
@@ -19,7 +20,7 @@ use rand_core::Rng;
 use crate::program::{self, Failure};
 use crate::scenario::{Expect, FaultAt, Scenario, Target, WorldSpec};
 
-const SERVER: ([u8; 4], u16) = ([192, 0, 2, 1], 7000);
+const SERVER: ([u8; 4], u16) = (SERVER_ADDRESS.octets(), 7000);
 /// The secret of every group; no wire and no error may show it.
 const SECRET: &str = "correct horse battery staple";
 
@@ -182,6 +183,17 @@ fn topology(spec: &WorldSpec) -> (Topology, Layout) {
     });
     let functions = functions.collect();
     (topology, Layout { rendezvous, functions })
+}
+
+/// Address of the host on the internet beside a pair.
+pub(crate) const SERVER_ADDRESS: std::net::Ipv4Addr = std::net::Ipv4Addr::new(192, 0, 2, 1);
+
+/// The world of a pair, for other programs than ours: the host on the internet, the two functions, the
+/// resolution.
+pub(crate) fn pair_topology(first: Preset, second: Preset) -> (Topology, HostId, Vec<HostId>, Duration) {
+    let spec = crate::catalog::pair(first, second).world;
+    let (topology, layout) = topology(&spec);
+    (topology, layout.rendezvous, layout.functions, spec.resolution)
 }
 
 /// Runs a scenario with a seed.

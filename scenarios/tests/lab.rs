@@ -2,6 +2,8 @@
 
 use std::process::{Command, Output};
 
+use scenarios::matrix::CELLS;
+
 fn lab(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_lab"))
         .args(arguments)
@@ -90,13 +92,18 @@ fn the_matrix_is_printed_as_text_and_json() {
     assert!(output.status.success(), "{}", stderr(&output));
     let matrix: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let cells = matrix["cells"].as_array().expect("cells");
-    assert_eq!(cells.len(), 144);
+    assert_eq!(cells.len(), CELLS);
     let cell = |first: &str, second: &str| {
         cells.iter().find(|cell| cell["first"] == first && cell["second"] == second).expect("a cell")
     };
     assert_eq!(cell("linux_masq_drop", "linux_masq_drop")["path"], "direct");
-    assert_eq!(cell("aws_natgw", "aws_natgw")["path"], "none");
-    assert!(stdout(&lab(&["matrix"])).contains("144 cells"));
+    assert_eq!(cell("aws_natgw", "aws_natgw")["path"], "relay");
+    assert_eq!(cell("linux_masq_drop", "home_seq")["path"], "predicted");
+    let original = |first: &str, second: &str| cell(first, second)["original_connects"].as_bool();
+    assert_eq!(original("linux_masq_drop", "aws_lambda"), Some(true), "where ports are kept");
+    assert_eq!(original("linux_masq_drop", "gcp_eim"), Some(false), "the port that was seen is not that of the socket");
+    assert_eq!(cell("linux_masq_drop", "gcp_eim")["path"], "direct");
+    assert!(stdout(&lab(&["matrix"])).contains(&format!("{CELLS} cells")));
 }
 
 #[test]

@@ -44,6 +44,9 @@ enum Command {
         /// Print JSON.
         #[arg(long)]
         json: bool,
+        /// Write a page for a browser.
+        #[arg(long, value_name = "FILE")]
+        html: Option<PathBuf>,
         /// Seed of all cells.
         #[arg(long, env = "FMI_SEED", default_value_t = 1)]
         seed: u64,
@@ -103,7 +106,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => run(arguments),
         Command::Replay(arguments) => replay(&arguments),
         Command::Nats { json, requirements } => nats::run(json, requirements),
-        Command::Matrix { json, seed } => matrix::run(json, seed),
+        Command::Matrix { json, html, seed } => matrix::run(json, html.as_deref(), seed),
     }
 }
 

@@ -1,0 +1,78 @@
+//! Goal: the page of the matrix stands alone, renders, and shows what was measured. Method: the page as
+//! text, and in headless Chromium where there is one; it says why it is skipped where there is none.
+#![expect(clippy::print_stdout, reason = "a reason to skip is printed")]
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+fn lab(arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_lab")).args(arguments).env_remove("FMI_SEED").output().expect("lab runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn chromium() -> Option<&'static str> {
+    let names = ["chromium", "chromium-browser", "google-chrome"];
+    names.into_iter().find(|name| Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success()))
+}
+
+/// The page as a browser sees it, and its log of everything that it fetched.
+fn rendered(browser: &str, page: &Path, folder: &Path) -> (String, Value) {
+    let log = folder.join("net.json");
+    let profile = folder.join("profile");
+    let output = Command::new(browser)
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--dump-dom"])
+        .arg(format!("--user-data-dir={}", profile.display()))
+        .arg(format!("--log-net-log={}", log.display()))
+        .arg(format!("file://{}", page.display()))
+        .output()
+        .expect("the browser runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let log = std::fs::read_to_string(log).expect("a log");
+    (String::from_utf8_lossy(&output.stdout).into_owned(), serde_json::from_str(&log).expect("JSON"))
+}
+
+#[test]
+fn the_page_stands_alone_and_shows_each_cell() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let page = folder.path().join("matrix.html");
+    let json = lab(&["matrix", "--json", "--html", page.to_str().expect("a path")]);
+    let matrix: Value = serde_json::from_str(&json).expect("JSON");
+    let cells = matrix["cells"].as_array().expect("cells");
+    let html = std::fs::read_to_string(&page).expect("a page");
+    for reference in ["http:", "https:", "src=", "href=", "url(", "<script", "@import"] {
+        assert!(!html.contains(reference), "the page refers to something: {reference}");
+    }
+    let Some(browser) = chromium() else {
+        return println!("skipped: there is no Chromium to render the page");
+    };
+    let (dom, log) = rendered(browser, &page, folder.path());
+    let shown: Vec<_> = dom.split("<td class=\"").skip(1).collect();
+    assert_eq!(shown.len(), cells.len());
+    for (cell, shown) in cells.iter().zip(shown) {
+        let path = cell["path"].as_str().expect("a path");
+        assert!(shown.starts_with(path), "{cell}: {shown:.60}");
+        let (first, second) = (cell["first"].as_str().expect("a name"), cell["second"].as_str().expect("a name"));
+        assert!(shown.contains(&format!("title=\"{first} with {second}: {path}")), "{shown:.100}");
+        let expected = cell["round_trips"].as_array().map_or_else(
+            || path[..1].to_owned(),
+            |times| format!("{:.1}", times.iter().filter_map(Value::as_f64).fold(0.0, f64::max)),
+        );
+        let text = shown.split('>').nth(1).and_then(|text| text.split('<').next());
+        assert_eq!(text, Some(expected.as_str()), "{first} with {second}");
+    }
+    // The page itself is read from its file; what the browser does for itself is not the page's.
+    let urls = log["events"].as_array().expect("events").iter().filter_map(|event| event["params"]["url"].as_str());
+    let page_name = page.display().to_string();
+    let of_page: Vec<_> = log["events"]
+        .as_array()
+        .expect("events")
+        .iter()
+        .filter(|event| event["params"]["initiator"].as_str().is_some_and(|it| it.starts_with("file:") || it.contains(&page_name)))
+        .filter_map(|event| event["params"]["url"].as_str())
+        .collect();
+    assert!(of_page.is_empty(), "the page fetches {of_page:?}");
+    assert!(urls.filter(|url| url.starts_with("file:")).all(|url| url.contains("matrix.html")));
+}
