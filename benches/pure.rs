@@ -66,7 +66,9 @@ struct Traffic {
 impl Traffic {
     fn new(flows: u32) -> Self {
         let count = flows.max(u32::try_from(BATCH).expect("small"));
-        let packets = (0..count).map(|index| flow(u32::try_from(u64::from(index) * 7919 % u64::from(flows)).expect("below"), ACK, &[0; 64]));
+        let packets = (0..count).map(|index| {
+            flow(u32::try_from(u64::from(index) * 7919 % u64::from(flows)).expect("below"), ACK, &[0; 64])
+        });
         Self { packets: packets.collect(), at: 0 }
     }
 
@@ -100,7 +102,10 @@ fn translator(criterion: &mut Criterion) {
         if let (Some(before), Some(after)) = (before, resident_bytes())
             && flows >= 10_000
         {
-            eprintln!("{name}: {} bytes resident for each of {flows} mappings", after.saturating_sub(before) / u64::from(flows));
+            eprintln!(
+                "{name}: {} bytes resident for each of {flows} mappings",
+                after.saturating_sub(before) / u64::from(flows)
+            );
         }
     }
     for (name, mut nat, flows) in gateways {

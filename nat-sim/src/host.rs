@@ -35,8 +35,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::Rng;
 use smoltcp::socket::tcp::State;
 
-use crate::packet::{Fragment, IcmpError, Packet, Segment, Transport};
 use crate::net::RawQueue;
+use crate::packet::{Fragment, IcmpError, Packet, Segment, Transport};
 use crate::topology::TcpConfig;
 
 mod connection;

@@ -42,8 +42,8 @@ mod tracker;
 
 pub use behavior::{
     Allocation, Exhaustion, Fallback, Filtering, Fragments, Hairpin, IcmpErrors, Invalid, Ipv6, Mapping, Midstream,
-    NatConfig, OnEcho, OnReset, OnStray, OnSyn, Overload, Pooling, PortClass, Quarantine, Refresh, Rules, SimultaneousOpen,
-    TableLimits, Timers, Tracking, Unsolicited,
+    NatConfig, OnEcho, OnReset, OnStray, OnSyn, Overload, Pooling, PortClass, Quarantine, Refresh, Rules,
+    SimultaneousOpen, TableLimits, Timers, Tracking, Unsolicited,
 };
 pub use tracker::SessionState;
 
@@ -242,7 +242,9 @@ impl Nat {
         Self {
             addresses,
             entropy: ChaCha8Rng::seed_from_u64(seed),
-            tables: Tables::new(config.tcp.mapping == Mapping::PreserveOverlap || config.udp.mapping == Mapping::PreserveOverlap),
+            tables: Tables::new(
+                config.tcp.mapping == Mapping::PreserveOverlap || config.udp.mapping == Mapping::PreserveOverlap,
+            ),
             ports: Ports::default(),
             evictable: BTreeSet::new(),
             held: VecDeque::new(),
@@ -323,9 +325,10 @@ impl Nat {
         while self.held.front().is_some_and(|(until, _)| *until <= now) {
             let Some((_, packet)) = self.held.pop_front() else { break };
             let answers = matches!(self.config.unsolicited.syn, OnSyn::Hold { then_icmp: true, .. });
-            let destination = packet.flow().map_or(self.external(), |flow| *flow.destination.ip());
+            let destination = packet.flow().map_or_else(|| self.external(), |flow| *flow.destination.ip());
             let answer = packet.unreachable_reply(destination, 3).filter(|_| answers);
-            let verdict = answer.map_or(Verdict::Drop(DropReason::HeldInVain), |answer| Verdict::Reply(Side::Outside, answer));
+            let verdict =
+                answer.map_or(Verdict::Drop(DropReason::HeldInVain), |answer| Verdict::Reply(Side::Outside, answer));
             verdicts.push(self.turn_back(now, verdict));
         }
         verdicts
@@ -368,7 +371,8 @@ impl Nat {
         let is_free = |port: u16| {
             let external = SocketAddrV4::new(self.external(), port);
             let holder = self.statics.get(&(transport, external)).filter(|(_, until)| *until > now);
-            holder.is_none_or(|(holder, _)| *holder == internal) && self.tables.mappings_at(transport, external).is_empty()
+            holder.is_none_or(|(holder, _)| *holder == internal)
+                && self.tables.mappings_at(transport, external).is_empty()
         };
         let port = (wanted..=u16::MAX).chain(1024..wanted).find(|port| is_free(*port))?;
         let external = SocketAddrV4::new(self.external(), port);
@@ -406,7 +410,7 @@ impl Nat {
             return self.turn_away_hairpin(now, packet, flow);
         }
         let seen = Seen::of(&packet, Side::Inside);
-        let session = self.tables.from_inside(flow.transport, flow.source, flow.destination);
+        let session = self.tables.by_inside(flow.transport, flow.source, flow.destination);
         let (external, shift) = match session.map_or(Stepped::Gone, |id| self.step(now, id, seen)) {
             Stepped::Passes { near, shift, .. } => (near, shift),
             Stepped::Invalid => return self.invalid_outbound(packet),
@@ -429,12 +433,12 @@ impl Nat {
 
     /// An answer of the gateway to a hairpinned packet goes to whoever sent it.
     fn turn_back(&mut self, now: Instant, verdict: Verdict) -> Verdict {
-        match verdict {
-            Verdict::Reply(Side::Outside, packet) if packet.v4_destination().is_some_and(|to| self.is_mine(to)) => {
-                self.inbound(now, packet)
-            }
-            verdict => verdict,
+        if let Verdict::Reply(Side::Outside, packet) = &verdict
+            && packet.v4_destination().is_some_and(|to| self.is_mine(to))
+        {
+            return self.inbound(now, packet.clone());
         }
+        verdict
     }
 
     fn translate_inbound(&mut self, now: Instant, mut packet: Packet, sender: Option<SocketAddrV4>) -> Verdict {
@@ -449,9 +453,10 @@ impl Nat {
         }
         if is_first_syn && self.config.simultaneous_open == SimultaneousOpen::ResetInboundSyn {
             let reset = packet.reset_reply();
-            return reset.map_or(Verdict::Drop(DropReason::SimultaneousOpen), |reset| Verdict::Reply(Side::Outside, reset));
+            return reset
+                .map_or(Verdict::Drop(DropReason::SimultaneousOpen), |reset| Verdict::Reply(Side::Outside, reset));
         }
-        let session = self.tables.from_outside(flow.transport, flow.destination, flow.source);
+        let session = self.tables.by_outside(flow.transport, flow.destination, flow.source);
         if let Some(verdict) = session.and_then(|id| self.step_proxy(id, &packet)) {
             return verdict;
         }
@@ -520,7 +525,9 @@ impl Nat {
             self.may_begin_outbound(segment)?;
         }
         self.check_limits(now, flow).map_err(Refusal::Full)?;
-        if self.config.first_packet_loss_ppm > 0 && self.entropy.next_u32() % 1_000_000 < self.config.first_packet_loss_ppm {
+        if self.config.first_packet_loss_ppm > 0
+            && self.entropy.next_u32() % 1_000_000 < self.config.first_packet_loss_ppm
+        {
             return Err(Refusal::Drop(DropReason::FirstPacketLost));
         }
         let mapping = self.mapping_for(now, flow.transport, flow.source, flow.destination).map_err(Refusal::Full)?;
@@ -588,7 +595,7 @@ impl Nat {
     ) -> SessionId {
         let external = self.tables.mapping(mapping).external;
         // Where ports are shared without regard to remotes, who comes last gets the answers.
-        if let Some(other) = self.tables.from_outside(transport, external, remote) {
+        if let Some(other) = self.tables.by_outside(transport, external, remote) {
             self.end(now, other);
         }
         let track = self.new_track(transport, seen);
@@ -614,7 +621,7 @@ impl Nat {
     fn begin_inbound(&mut self, now: Instant, flow: Flow, seen: Seen) -> Result<SocketAddrV4, DropReason> {
         let mapping = self.admitting_mapping(now, flow)?;
         let internal = self.tables.mapping(mapping).key.internal;
-        let talks_already = self.tables.from_inside(flow.transport, internal, flow.source).is_some();
+        let talks_already = self.tables.by_inside(flow.transport, internal, flow.source).is_some();
         let begins = seen.segment.is_none_or(|segment| tracker::begins(self.config.tracking, segment));
         let limit = if talks_already {
             // The same pair already talks through another port.

@@ -261,7 +261,7 @@ impl Listener for SimListener {
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
         let (port, address) = self.id;
-        Ok(SocketAddr::new(address.unwrap_or(self.net.address().into()), port))
+        Ok(SocketAddr::new(address.unwrap_or_else(|| self.net.address().into()), port))
     }
 }
 

@@ -6,7 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
-    Icmpv4Packet, Icmpv4Repr, IpProtocol, Ipv4Packet, Ipv4Repr, Ipv6Packet, Ipv6Repr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber, UdpPacket, UdpRepr,
+    Icmpv4Packet, Icmpv4Repr, IpProtocol, Ipv4Packet, Ipv4Repr, Ipv6Packet, Ipv6Repr, TcpControl, TcpPacket, TcpRepr,
+    TcpSeqNumber, UdpPacket, UdpRepr,
 };
 
 /// Time to live of packets that a host sends.
@@ -148,9 +149,8 @@ impl Packet {
     /// The bytes themselves.
     pub fn parse(bytes: Vec<u8>) -> Result<Self, Vec<u8>> {
         if bytes.first().is_some_and(|first| first >> 4 == 6) {
-            let whole = Ipv6Packet::new_checked(&bytes[..]).is_ok_and(|ip| {
-                ip.total_len() == bytes.len() && is_whole(ip.next_header(), ip.payload(), false)
-            });
+            let whole = Ipv6Packet::new_checked(&bytes[..])
+                .is_ok_and(|ip| ip.total_len() == bytes.len() && is_whole(ip.next_header(), ip.payload(), false));
             return if whole { Ok(Self(bytes)) } else { Err(bytes) };
         }
         let Ok(ip) = Ipv4Packet::new_checked(&bytes[..]) else { return Err(bytes) };

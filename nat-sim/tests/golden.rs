@@ -137,7 +137,8 @@ fn skewed(nat: NatConfig, skew: u64, pause: Option<u64>) -> Trace {
 
 /// The packets before a time, in order of time and text.
 fn opening(trace: &Trace, before: u64) -> Vec<(u64, &str)> {
-    let mut packets: Vec<_> = trace.packets.iter().filter(|(at, _)| *at < before).map(|(at, what)| (*at, what.as_str())).collect();
+    let mut packets: Vec<_> =
+        trace.packets.iter().filter(|(at, _)| *at < before).map(|(at, what)| (*at, what.as_str())).collect();
     packets.sort_unstable();
     packets
 }
@@ -170,8 +171,16 @@ fn g_4_refused_at_once_and_again_at_once() {
     let trace = skewed(preset::linux_masq_rst(), 25, None);
     // A's first SYN is refused at 40; its second meets B's.
     assert_eq!(trace.connected, [Some(80), Some(65)]);
-    let expected =
-        [(0, "1 [S]"), (20, "2 [R.]"), (25, "2 [S]"), (40, "1 [S]"), (45, "1 [S.]"), (60, "2 [S.]"), (65, "2 [.]"), (80, "1 [.]")];
+    let expected = [
+        (0, "1 [S]"),
+        (20, "2 [R.]"),
+        (25, "2 [S]"),
+        (40, "1 [S]"),
+        (45, "1 [S.]"),
+        (60, "2 [S.]"),
+        (65, "2 [.]"),
+        (80, "1 [.]"),
+    ];
     assert_eq!(opening(&trace, 1000), expected);
 }
 
@@ -365,7 +374,11 @@ fn g_22_a_transitory_mapping_expires_while_waiting() {
             let seen = seen.clone();
             async move {
                 // Where the early SYN came from.
-                let (_, first) = seen.lines("internet").into_iter().find(|(_, what)| what.starts_with("203.0.113.1:")).expect("a SYN");
+                let (_, first) = seen
+                    .lines("internet")
+                    .into_iter()
+                    .find(|(_, what)| what.starts_with("203.0.113.1:"))
+                    .expect("a SYN");
                 let from: SocketAddr = first.split(' ').next().expect("a source").parse().expect("an endpoint");
                 let limit = Net::now(&net) + millis(3000);
                 let attempt = net.connect(SocketAddr::from(([0; 4], PORT)), from);
@@ -414,7 +427,18 @@ fn g_23_an_idle_connection_is_reset_at_its_next_segment() {
 #[test]
 fn skew_on_rst_gateways_has_its_dead_band_and_its_resonance() {
     // Period: a round trip and a pause of 100 ms. Connected iff the two SYNs cross in some period.
-    for (skew, connects) in [(0, true), (10, true), (19, true), (30, false), (70, false), (110, false), (130, true), (140, true), (150, true), (170, false)] {
+    for (skew, connects) in [
+        (0, true),
+        (10, true),
+        (19, true),
+        (30, false),
+        (70, false),
+        (110, false),
+        (130, true),
+        (140, true),
+        (150, true),
+        (170, false),
+    ] {
         let trace = skewed(preset::linux_masq_rst(), skew, Some(100));
         assert_eq!(trace.connected.iter().all(Option::is_some), connects, "skew of {skew} ms");
     }

@@ -10,10 +10,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use log::Log;
 use common::{Board, behind, host, millis};
 use fmi::net::{ByteStream, Listener, Net};
 use fmi::time::Instant;
+use log::Log;
 use nat_sim::host::{SYN_TIMEOUT, SYN_TIMES};
 use nat_sim::link::LinkConfig;
 use nat_sim::nat::preset;

@@ -94,9 +94,8 @@ async fn punch(net: &SimNet, local: u16, to: SocketAddr, pause: Duration) -> boo
     let Some(mut stream) = stream.await else { return false };
     // A handshake proves nothing: a byte must go both ways.
     let mut token = [0];
-    let exchange = async {
-        stream.write_all(&[7]).await.is_ok() && stream.read_exact(&mut token).await.is_ok() && token == [7]
-    };
+    let exchange =
+        async { stream.write_all(&[7]).await.is_ok() && stream.read_exact(&mut token).await.is_ok() && token == [7] };
     let grace = net.sleep_until(Net::now(net) + PAIR_DEADLINE);
     let works = matches!(
         futures_util::future::select(Box::pin(exchange), Box::pin(grace)).await,
@@ -108,7 +107,10 @@ async fn punch(net: &SimNet, local: u16, to: SocketAddr, pause: Duration) -> boo
 }
 
 /// Where the other side should aim, and from where this one does.
-async fn prepare(net: &SimNet, technique: Technique) -> std::io::Result<(u16, SocketAddr, Vec<<SimNet as Net>::Stream>)> {
+async fn prepare(
+    net: &SimNet,
+    technique: Technique,
+) -> std::io::Result<(u16, SocketAddr, Vec<<SimNet as Net>::Stream>)> {
     match technique {
         Technique::Prediction => {
             let (first, first_stream) = observe(net, LOCAL, MIRRORS[0]).await?;

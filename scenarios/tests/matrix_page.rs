@@ -1,6 +1,5 @@
 //! Goal: the page of the matrix stands alone, renders, and shows what was measured. Method: the page as
 //! text, and in headless Chromium where there is one; it says why it is skipped where there is none.
-#![expect(clippy::print_stdout, reason = "a reason to skip is printed")]
 
 use std::path::Path;
 use std::process::Command;
@@ -8,14 +7,17 @@ use std::process::Command;
 use serde_json::Value;
 
 fn lab(arguments: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_lab")).args(arguments).env_remove("FMI_SEED").output().expect("lab runs");
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_lab")).args(arguments).env_remove("FMI_SEED").output().expect("lab runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 fn chromium() -> Option<&'static str> {
     let names = ["chromium", "chromium-browser", "google-chrome"];
-    names.into_iter().find(|name| Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success()))
+    names
+        .into_iter()
+        .find(|name| Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success()))
 }
 
 /// The page as a browser sees it, and its log of everything that it fetched.
@@ -70,7 +72,9 @@ fn the_page_stands_alone_and_shows_each_cell() {
         .as_array()
         .expect("events")
         .iter()
-        .filter(|event| event["params"]["initiator"].as_str().is_some_and(|it| it.starts_with("file:") || it.contains(&page_name)))
+        .filter(|event| {
+            event["params"]["initiator"].as_str().is_some_and(|it| it.starts_with("file:") || it.contains(&page_name))
+        })
         .filter_map(|event| event["params"]["url"].as_str())
         .collect();
     assert!(of_page.is_empty(), "the page fetches {of_page:?}");

@@ -33,7 +33,7 @@ pub async fn discover<N: Net>(net: &N, rendezvous: &str, within_time: Duration) 
     let resolved = within(net, deadline, net.resolve(rendezvous)).await;
     let addresses = resolved.map_err(|error| failed(error.to_string()).caused_by(error))?;
     // Translation is a matter of IPv4.
-    let address = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first()).copied();
+    let address = addresses.iter().find(|address| address.is_ipv4()).or_else(|| addresses.first()).copied();
     let address = address.ok_or_else(|| failed("it has no address".into()))?;
     let mut prober = Prober { net, streams: BTreeMap::new(), listener: None, deadline };
     let mut discovery = Discovery::new(address);
@@ -92,10 +92,10 @@ impl<N: Net> Prober<'_, N> {
             self.listener = Some(self.net.listen(self.local_any(local), 8)?);
         }
         self.streams.insert((slot, vantage), framed);
-        match answer {
-            ServerMessage::Observed { observed, vantages } => Ok(Seen::Observed { local, observed, vantages }),
-            _ => Err(io::ErrorKind::InvalidData.into()),
-        }
+        let ServerMessage::Observed { observed, vantages } = answer else {
+            return Err(io::ErrorKind::InvalidData.into());
+        };
+        Ok(Seen::Observed { local, observed, vantages })
     }
 
     fn local_any(&self, local: SocketAddr) -> SocketAddr {
@@ -110,10 +110,13 @@ impl<N: Net> Prober<'_, N> {
         let filter = self.streams.iter_mut().find(|((slot, _), _)| *slot == Slot::Filter);
         let Some((_, framed)) = filter else { return Err(io::ErrorKind::NotConnected.into()) };
         framed.queue(&ClientMessage::CallBack(number).emit());
-        match within(self.net, at, receive(framed)).await? {
-            ServerMessage::CalledBack { vantage, outcome } if vantage == number => Ok(outcome),
-            _ => Err(io::ErrorKind::InvalidData.into()),
+        let answer = within(self.net, at, receive(framed)).await?;
+        if let ServerMessage::CalledBack { vantage, outcome } = answer
+            && vantage == number
+        {
+            return Ok(outcome);
         }
+        Err(io::ErrorKind::InvalidData.into())
     }
 
     /// Whether a connection to the own external endpoint comes back to the own listener.
@@ -122,7 +125,9 @@ impl<N: Net> Prober<'_, N> {
         let accepting = std::future::poll_fn(|cx| {
             while let Some(listener) = &mut self.listener {
                 match listener.poll_accept(cx) {
-                    std::task::Poll::Ready(Ok(stream)) if stream.peer_addr().is_ok_and(|from| from.ip() == own.ip()) => {
+                    std::task::Poll::Ready(Ok(stream))
+                        if stream.peer_addr().is_ok_and(|from| from.ip() == own.ip()) =>
+                    {
                         return std::task::Poll::Ready(());
                     }
                     std::task::Poll::Ready(_) => {}
@@ -139,7 +144,10 @@ impl<N: Net> Prober<'_, N> {
         let attempt = within(self.net, at.min(self.deadline), self.net.connect(local, own));
         match attempt.await {
             Ok(_stream) => {
-                let came = within(self.net, at, async { Ok::<(), io::Error>(accepting.await) });
+                let came = within(self.net, at, async {
+                    accepting.await;
+                    Ok(())
+                });
                 if came.await.is_ok() { Outcome::Connected } else { Outcome::Silence }
             }
             Err(error) => outcome_of(error.kind()),

@@ -233,7 +233,8 @@ impl Discovery {
     fn others(&self) -> impl Iterator<Item = SocketAddr> + '_ {
         let main = self.main();
         let other_port = self.vantages.iter().copied().find(|it| it.ip() == main.ip() && it.port() != main.port());
-        let other_address = self.vantages.iter().copied().find(|it| it.ip() != main.ip() && it.is_ipv4() == main.is_ipv4());
+        let other_address =
+            self.vantages.iter().copied().find(|it| it.ip() != main.ip() && it.is_ipv4() == main.is_ipv4());
         other_port.into_iter().chain(other_address)
     }
 
@@ -406,8 +407,11 @@ mod tests {
     fn the_classes_of_rfc_5780_are_told_apart() {
         let external = |port| SocketAddr::from(([203, 0, 113, 1], port));
         let same = |slot, _| external(if slot == Slot::Mapping { 5000 } else { 5900 });
-        let by_address = |slot, vantage: SocketAddr| if vantage.ip() == at(FOUR[0]).ip() { same(slot, vantage) } else { external(6000) };
-        let by_port = |_, vantage: SocketAddr| external(vantage.port() * 100 + u16::from(vantage.ip() == at(FOUR[2]).ip()));
+        let by_address = |slot, vantage: SocketAddr| {
+            if vantage.ip() == at(FOUR[0]).ip() { same(slot, vantage) } else { external(6000) }
+        };
+        let by_port =
+            |_, vantage: SocketAddr| external(vantage.port() * 100 + u16::from(vantage.ip() == at(FOUR[2]).ip()));
         let silent = |_| Outcome::Silence;
         assert_eq!(discover(&FOUR, same, silent, Outcome::Silence).mapping, Some(Mapping::EndpointIndependent));
         assert_eq!(discover(&FOUR, by_address, silent, Outcome::Silence).mapping, Some(Mapping::AddressDependent));
@@ -418,8 +422,16 @@ mod tests {
         let open = discover(&FOUR, same, |_| Outcome::Connected, Outcome::Refused);
         assert_eq!((open.filtering, open.unsolicited), (Some(Filtering::EndpointIndependent), None));
         assert_eq!(open.rfc_3489_name(), Some("full cone"));
-        let restricted = discover(&FOUR, same, |number| if number == 1 { Outcome::Connected } else { Outcome::Refused }, Outcome::Refused);
-        assert_eq!((restricted.filtering, restricted.unsolicited), (Some(Filtering::AddressDependent), Some(Outcome::Refused)));
+        let restricted = discover(
+            &FOUR,
+            same,
+            |number| if number == 1 { Outcome::Connected } else { Outcome::Refused },
+            Outcome::Refused,
+        );
+        assert_eq!(
+            (restricted.filtering, restricted.unsolicited),
+            (Some(Filtering::AddressDependent), Some(Outcome::Refused))
+        );
         assert_eq!(restricted.technique_with(&finding), Technique::Direct, "who filters by address listens");
         assert_eq!(finding.technique_with(&finding), Technique::Relay);
     }
@@ -442,7 +454,12 @@ mod tests {
         };
         let counting = discover(&FOUR, next, |_| Outcome::Silence, Outcome::Silence);
         assert_eq!(counting.ports, Some(Ports::Sequential(1)));
-        let kept = discover(&FOUR, |slot, _| SocketAddr::from(([203, 0, 113, 1], if slot == Slot::Mapping { 4000 } else { 4001 })), |_| Outcome::Silence, Outcome::Silence);
+        let kept = discover(
+            &FOUR,
+            |slot, _| SocketAddr::from(([203, 0, 113, 1], if slot == Slot::Mapping { 4000 } else { 4001 })),
+            |_| Outcome::Silence,
+            Outcome::Silence,
+        );
         assert_eq!(kept.ports, Some(Ports::Preserved));
         assert_eq!(kept.technique_with(&counting), Technique::Prediction);
     }

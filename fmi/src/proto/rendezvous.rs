@@ -402,7 +402,8 @@ impl ServerMessage {
             8 => {
                 let (vantage, code) = (reader.u8()?, reader.u8()?);
                 let outcome = Outcome::from_code(code);
-                let outcome = outcome.ok_or(WireError::Value { field: "outcome", value: u64::from(code) })?;
+                let unknown = || WireError::Value { field: "outcome", value: u64::from(code) };
+                let outcome = outcome.ok_or_else(unknown)?;
                 Self::CalledBack { vantage, outcome }
             }
             other => return Err(WireError::Value { field: "server message type", value: u64::from(other) }),

@@ -321,7 +321,8 @@ impl Connection {
         let next = isn.wrapping_add(1);
         let ahead = segment.sequence.wrapping_sub(next);
         let is_doubtful = segment.rst && ahead > 0 && ahead < u32::from(u16::MAX);
-        if !is_doubtful && !(segment.syn && !segment.ack && !segment.rst) {
+        let is_syn = segment.syn && !segment.ack && !segment.rst;
+        if !is_doubtful && !is_syn {
             return None;
         }
         let answer = Segment {

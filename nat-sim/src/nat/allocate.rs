@@ -142,9 +142,10 @@ impl Nat {
     }
 
     fn static_external(&self, now: Instant, transport: Transport, internal: SocketAddrV4) -> Option<SocketAddrV4> {
-        let mut of_host = self.statics.iter().filter(|((kind, _), (host, until))| {
-            *kind == transport && *host == internal && *until > now
-        });
+        let mut of_host = self
+            .statics
+            .iter()
+            .filter(|((kind, _), (host, until))| *kind == transport && *host == internal && *until > now);
         of_host.next().map(|((_, external), _)| *external)
     }
 
@@ -160,7 +161,7 @@ impl Nat {
         let newest = self.tables.newest_of(transport, internal).map(|session| session.external);
         let reusable = newest.filter(|external| {
             rules.ports.may_keep(external.port())
-                && self.tables.from_outside(transport, *external, remote).is_none()
+                && self.tables.by_outside(transport, *external, remote).is_none()
                 && !self.ports.rests(transport, *external, remote)
         });
         if let Some(external) = reusable {
@@ -280,11 +281,11 @@ impl Nat {
             let external = SocketAddrV4::new(address, port);
             let is_used = match rules.overload {
                 Overload::Never => !nat.tables.mappings_at(transport, external).is_empty(),
-                Overload::DistinctRemote => nat.tables.from_outside(transport, external, remote).is_some(),
+                Overload::DistinctRemote => nat.tables.by_outside(transport, external, remote).is_some(),
                 Overload::Always => false,
             };
             !is_used
-                && !(keeps_parity && (port ^ wanted) & 1 == 1)
+                && (!keeps_parity || (port ^ wanted) & 1 == 0)
                 && !nat.statics.contains_key(&(transport, external))
                 && !nat.ports.rests(transport, external, remote)
         };
@@ -294,9 +295,7 @@ impl Nat {
         match rules.allocation {
             Allocation::Preserve(_) if rules.ports.may_keep(wanted) && is_free(self, wanted) => Some(wanted),
             Allocation::Preserve(Fallback::Refuse) => None,
-            Allocation::Preserve(Fallback::Next) => {
-                search(self, wanted.clamp(low, high), count)
-            }
+            Allocation::Preserve(Fallback::Next) => search(self, wanted.clamp(low, high), count),
             Allocation::Preserve(Fallback::Lowest) => search(self, low, count),
             Allocation::Preserve(Fallback::LinuxSearch) => {
                 let mut tries = LINUX_TRIES.0.min(count);

@@ -20,7 +20,7 @@ impl Nat {
             return Verdict::Drop(DropReason::IcmpIgnored);
         }
         let quoted = error.quoted;
-        let session = self.tables.from_outside(quoted.transport, quoted.source, quoted.destination);
+        let session = self.tables.by_outside(quoted.transport, quoted.source, quoted.destination);
         let Some(id) = session.filter(|id| self.tables.session(*id).mapping.is_some()) else {
             return Verdict::Drop(DropReason::NoMapping);
         };
@@ -41,16 +41,17 @@ impl Nat {
             return Verdict::Drop(DropReason::BadChecksum);
         }
         let quoted = error.quoted;
-        let session = self.tables.from_inside(quoted.transport, quoted.destination, quoted.source);
+        let session = self.tables.by_inside(quoted.transport, quoted.destination, quoted.source);
         let Some(id) = session else { return Verdict::Drop(DropReason::NoMapping) };
         let external: SocketAddrV4 = self.tables.session(id).external;
         let verdict = forwarded(Side::Outside, packet, |packet| {
             packet.rewrite_error(Some(*external.ip()), Flow { destination: external, ..quoted }, None, 0);
         });
-        match verdict {
-            Verdict::Forward(_, packet) if self.is_mine(*quoted.source.ip()) => self.inbound_error(now, packet),
-            verdict => verdict,
+        let is_hairpin = self.is_mine(*quoted.source.ip());
+        if let (Verdict::Forward(_, packet), true) = (&verdict, is_hairpin) {
+            return self.inbound_error(now, packet.clone());
         }
+        verdict
     }
 }
 

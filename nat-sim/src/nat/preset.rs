@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::{
     Allocation, Exhaustion, Fallback, Filtering, Fragments, Hairpin, IcmpErrors, Invalid, Ipv6, Mapping, Midstream,
-    NatConfig, OnEcho, OnReset, OnStray, OnSyn, Overload, Pooling, PortClass, Quarantine, Refresh, Rules, SimultaneousOpen,
-    TableLimits, Timers, Tracking, Unsolicited,
+    NatConfig, OnEcho, OnReset, OnStray, OnSyn, Overload, Pooling, PortClass, Quarantine, Refresh, Rules,
+    SimultaneousOpen, TableLimits, Timers, Tracking, Unsolicited,
 };
 
 /// A named preset.
@@ -166,12 +166,8 @@ pub fn linux_masq_drop() -> NatConfig {
 
 /// Bare Linux masquerade: the gateway's own stack answers.
 pub fn linux_masq_rst() -> NatConfig {
-    let unsolicited = Unsolicited {
-        syn: OnSyn::Reset,
-        segment: OnStray::OwnStack,
-        datagram: OnStray::OwnStack,
-        echo: OnEcho::Reply,
-    };
+    let unsolicited =
+        Unsolicited { syn: OnSyn::Reset, segment: OnStray::OwnStack, datagram: OnStray::OwnStack, echo: OnEcho::Reply };
     NatConfig { unsolicited, ..linux_masq_drop() }
 }
 
@@ -202,11 +198,8 @@ pub fn linux_sink() -> NatConfig {
 
 /// Linux masquerade with random ports.
 pub fn linux_random() -> NatConfig {
-    let rules = Rules {
-        mapping: Mapping::AddressAndPortDependent,
-        allocation: Allocation::Random,
-        ..linux_masq_drop().tcp
-    };
+    let rules =
+        Rules { mapping: Mapping::AddressAndPortDependent, allocation: Allocation::Random, ..linux_masq_drop().tcp };
     with_rules(linux_masq_drop(), rules)
 }
 
@@ -293,11 +286,8 @@ pub fn cisco_cgn() -> NatConfig {
 
 /// Juniper Next Gen Services NAPT, round robin.
 pub fn juniper_napt() -> NatConfig {
-    let rules = rules(
-        Mapping::AddressAndPortDependent,
-        Filtering::AddressAndPortDependent,
-        Allocation::Sequential { step: 1 },
-    );
+    let rules =
+        rules(Mapping::AddressAndPortDependent, Filtering::AddressAndPortDependent, Allocation::Sequential { step: 1 });
     NatConfig { timers: Timers::seconds(300, 300, 300, 300, 300, 300), ..with_rules(pf_default(), rules) }
 }
 
@@ -352,21 +342,14 @@ pub fn aws_natgw() -> NatConfig {
 
 /// A function on AWS Lambda outside a VPC.
 pub fn aws_lambda() -> NatConfig {
-    let rules = rules(
-        Mapping::EndpointIndependent,
-        Filtering::AddressAndPortDependent,
-        Allocation::Preserve(Fallback::Random),
-    );
+    let rules =
+        rules(Mapping::EndpointIndependent, Filtering::AddressAndPortDependent, Allocation::Preserve(Fallback::Random));
     NatConfig { limits: NO_LIMITS, ..with_rules(aws_natgw(), rules) }
 }
 
 /// A host with a public address of its own behind a security group, as on EC2.
 pub fn one_to_one() -> NatConfig {
-    let rules = rules(
-        Mapping::OneToOne,
-        Filtering::AddressAndPortDependent,
-        Allocation::Preserve(Fallback::Refuse),
-    );
+    let rules = rules(Mapping::OneToOne, Filtering::AddressAndPortDependent, Allocation::Preserve(Fallback::Refuse));
     NatConfig {
         hairpin: Hairpin::ExternalSource,
         timers: Timers::seconds(120, 432_000, 120, 10, 30, 120),
@@ -432,11 +415,7 @@ pub fn azure_natgw() -> NatConfig {
         unsolicited: Unsolicited { syn: OnSyn::Reset, segment: OnStray::Reset, ..SILENT },
         midstream: Midstream::Reset,
         limits: TableLimits { sessions_per_remote_max: 50_000, ..NO_LIMITS },
-        timers: Timers {
-            syn_sent: secs(30),
-            syn_received: secs(30),
-            ..Timers::seconds(30, 240, 65, 16, 240, 240)
-        },
+        timers: Timers { syn_sent: secs(30), syn_received: secs(30), ..Timers::seconds(30, 240, 65, 16, 240, 240) },
         tcp_fragments: Fragments::Drop,
         fragments: Fragments::Drop,
         ..with_rules(pf_default(), rules)
@@ -472,11 +451,8 @@ pub fn l4_proxy() -> NatConfig {
         overload: Overload::DistinctRemote,
         ..rules(Mapping::L4Proxy, Filtering::AddressAndPortDependent, Allocation::Random)
     };
-    let udp = rules(
-        Mapping::EndpointIndependent,
-        Filtering::EndpointIndependent,
-        Allocation::Preserve(Fallback::Random),
-    );
+    let udp =
+        rules(Mapping::EndpointIndependent, Filtering::EndpointIndependent, Allocation::Preserve(Fallback::Random));
     NatConfig {
         tcp,
         udp,
@@ -490,21 +466,15 @@ pub fn l4_proxy() -> NatConfig {
 
 /// A home router that gives the next port to each remote.
 pub fn home_seq() -> NatConfig {
-    let rules = rules(
-        Mapping::AddressAndPortDependent,
-        Filtering::AddressAndPortDependent,
-        Allocation::Sequential { step: 1 },
-    );
+    let rules =
+        rules(Mapping::AddressAndPortDependent, Filtering::AddressAndPortDependent, Allocation::Sequential { step: 1 });
     NatConfig { timers: Timers::seconds(60, 3600, 60, 60, 60, 60), ..with_rules(pf_default(), rules) }
 }
 
 /// A home router that answers unsolicited SYNs with an RST.
 pub fn home_rst() -> NatConfig {
-    let rules = rules(
-        Mapping::EndpointIndependent,
-        Filtering::AddressAndPortDependent,
-        Allocation::Preserve(Fallback::Next),
-    );
+    let rules =
+        rules(Mapping::EndpointIndependent, Filtering::AddressAndPortDependent, Allocation::Preserve(Fallback::Next));
     NatConfig {
         unsolicited: Unsolicited { syn: OnSyn::Reset, segment: OnStray::Reset, echo: OnEcho::Reply, ..SILENT },
         ..with_rules(home_seq(), rules)
@@ -528,11 +498,7 @@ pub fn cgn_block() -> NatConfig {
 
 /// A carrier's NAT as cellular networks have it.
 pub fn cgn_symmetric() -> NatConfig {
-    let rules = rules(
-        Mapping::AddressAndPortDependent,
-        Filtering::AddressAndPortDependent,
-        Allocation::Random,
-    );
+    let rules = rules(Mapping::AddressAndPortDependent, Filtering::AddressAndPortDependent, Allocation::Random);
     NatConfig {
         pooling: Pooling::Arbitrary,
         timers: Timers::seconds(60, 300, 30, 10, 60, 60),

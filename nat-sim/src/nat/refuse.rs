@@ -134,7 +134,7 @@ impl Nat {
     /// The gateway's tracker takes a flow for its own: nobody inside gets that port towards that
     /// remote while it lasts.
     fn remember_own(&mut self, now: Instant, flow: Flow, packet: &Packet) {
-        let is_known = self.tables.from_outside(flow.transport, flow.destination, flow.source).is_some();
+        let is_known = self.tables.by_outside(flow.transport, flow.destination, flow.source).is_some();
         let begins = packet.segment().is_none_or(|segment| segment.has_sane_flags() && !segment.rst && !segment.fin);
         if is_known || !begins || self.tables.sessions.len() >= self.config.limits.sessions_max {
             return;

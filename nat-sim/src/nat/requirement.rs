@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::preset::{self, Preset};
 use super::{
-    Allocation, Exhaustion, Filtering, Hairpin, IcmpErrors, Mapping, NatConfig, OnSyn, Overload, PortClass,
-    Quarantine, SimultaneousOpen,
+    Allocation, Exhaustion, Filtering, Hairpin, IcmpErrors, Mapping, NatConfig, OnSyn, Overload, PortClass, Quarantine,
+    SimultaneousOpen,
 };
 
 /// Where the lab stands.
@@ -43,10 +43,7 @@ fn nobody(_: &NatConfig) -> bool {
 }
 
 fn maps_by_remote(config: &NatConfig) -> bool {
-    matches!(
-        config.tcp.mapping,
-        Mapping::AddressDependent | Mapping::AddressAndPortDependent | Mapping::L4Proxy
-    )
+    matches!(config.tcp.mapping, Mapping::AddressDependent | Mapping::AddressAndPortDependent | Mapping::L4Proxy)
 }
 
 fn overlaps(config: &NatConfig) -> bool {

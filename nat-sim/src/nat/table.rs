@@ -137,7 +137,7 @@ impl Tables {
         &self.mappings[id.0 as usize]
     }
 
-    pub(super) fn from_inside(
+    pub(super) fn by_inside(
         &self,
         transport: Transport,
         internal: SocketAddrV4,
@@ -151,7 +151,7 @@ impl Tables {
         self.inside.find(self.hasher.hash_one(key), is_it).copied()
     }
 
-    pub(super) fn from_outside(
+    pub(super) fn by_outside(
         &self,
         transport: Transport,
         external: SocketAddrV4,
@@ -354,7 +354,9 @@ impl Tables {
         assert_eq!(self.by_key.len(), self.mappings.len());
         for (key, session) in &self.sessions {
             assert!(session.planned <= session.deadline);
-            let is_planned = |entry: &Reverse<(Instant, u64, SessionId)>| entry.0 == (session.planned, session.number, SessionId(id(key)));
+            let is_planned = |entry: &Reverse<(Instant, u64, SessionId)>| {
+                entry.0 == (session.planned, session.number, SessionId(id(key)))
+            };
             assert!(self.clock.iter().any(is_planned), "every session expires");
         }
     }

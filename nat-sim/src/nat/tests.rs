@@ -3,6 +3,8 @@
 //! that clashes, exhaustion and reuse are frequent, and steps of time around the timers; invariants
 //! after each packet, and a slow reference for what UDP must do.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "what is not named is alike")]
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
@@ -45,11 +47,16 @@ fn check_rows(config: &NatConfig, rows: &[SnapshotRow]) -> Result<(), TestCaseEr
                 Mapping::EndpointIndependent if same_internal && !config.port_control => {
                     prop_assert!(same_external, "P-7: {:?} {:?}", a, b);
                 }
-                Mapping::AddressDependent if strict && same_internal && a.remote.ip() == b.remote.ip() && !config.port_control => {
+                Mapping::AddressDependent
+                    if strict && same_internal && a.remote.ip() == b.remote.ip() && !config.port_control =>
+                {
                     prop_assert!(same_external, "P-8: {:?} {:?}", a, b);
                 }
                 Mapping::AddressAndPortDependent
-                    if strict && same_internal && shares(config, a.transport) == Overload::Never && !config.port_control =>
+                    if strict
+                        && same_internal
+                        && shares(config, a.transport) == Overload::Never
+                        && !config.port_control =>
                 {
                     prop_assert!(!same_external, "P-8: {:?} {:?}", a, b);
                 }
@@ -70,7 +77,7 @@ fn check_rows(config: &NatConfig, rows: &[SnapshotRow]) -> Result<(), TestCaseEr
 /// The way back of what went out leads to where it came from.
 fn check_return(nat: &Nat, now: Instant, sent: &Packet, out: &Packet) -> Result<(), TestCaseError> {
     let (Some(sent), Some(flow)) = (sent.flow(), out.flow()) else { return Ok(()) };
-    let is_live = nat.tables.from_outside(flow.transport, flow.source, flow.destination).is_some();
+    let is_live = nat.tables.by_outside(flow.transport, flow.source, flow.destination).is_some();
     let answer = match flow.transport {
         Transport::Udp => Packet::udp(flow.destination.into(), flow.source.into(), b"payload"),
         Transport::Icmp => {
@@ -131,7 +138,12 @@ fn check_bounds(nat: &Nat) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-fn run_script(config: NatConfig, seed: u64, script: &[Move], reasons: &mut BTreeSet<DropReason>) -> Result<(), TestCaseError> {
+fn run_script(
+    config: NatConfig,
+    seed: u64,
+    script: &[Move],
+    reasons: &mut BTreeSet<DropReason>,
+) -> Result<(), TestCaseError> {
     let mut nat = Nat::new(config, EXTERNAL, seed);
     let mut now = Instant::ZERO;
     for step in script {
@@ -174,7 +186,9 @@ fn run_script(config: NatConfig, seed: u64, script: &[Move], reasons: &mut BTree
             }
         }
         if config.exhaustion == Exhaustion::Drop && refused && step.outbound {
-            let kept = before.iter().all(|row| after.iter().any(|other| (other.internal, other.remote) == (row.internal, row.remote)));
+            let kept = before
+                .iter()
+                .all(|row| after.iter().any(|other| (other.internal, other.remote) == (row.internal, row.remote)));
             prop_assert!(kept || ends_first, "P-13: nothing gives way");
         }
     }

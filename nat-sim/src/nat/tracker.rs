@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use super::behavior::{NatConfig, OnReset, SimultaneousOpen, Timers, Tracking};
 use super::Side;
+use super::behavior::{NatConfig, OnReset, SimultaneousOpen, Timers, Tracking};
 use crate::packet::{Packet, Segment, TcpOptions, Transport};
 
 mod linux;
@@ -43,12 +43,9 @@ impl SessionState {
     pub fn is_closing(self) -> bool {
         match self {
             Self::FinWait | Self::CloseWait | Self::LastAck | Self::TimeWait | Self::Close => true,
-            Self::SynSent
-            | Self::SynSent2
-            | Self::SynReceived
-            | Self::Established
-            | Self::Asked
-            | Self::Answered => false,
+            Self::SynSent | Self::SynSent2 | Self::SynReceived | Self::Established | Self::Asked | Self::Answered => {
+                false
+            }
         }
     }
 
@@ -111,10 +108,15 @@ impl Seen {
 pub(super) enum Track {
     Flags(Flags),
     Linux(Box<Linux>),
-    Query { is_begun: bool, is_answered: bool },
+    Query {
+        is_begun: bool,
+        is_answered: bool,
+    },
     Proxied(Box<Proxied>),
     /// The gateway's own.
-    Own { is_tcp_open: bool },
+    Own {
+        is_tcp_open: bool,
+    },
 }
 
 /// A connection that the gateway ends and continues.
@@ -132,7 +134,8 @@ pub(super) struct Proxied {
 pub(super) fn begins(tracking: Tracking, segment: Segment) -> bool {
     match tracking {
         Tracking::Flags => segment.has_sane_flags() && !segment.rst,
-        Tracking::Linux(_) => segment.has_sane_flags() && !segment.rst && !segment.fin && !(segment.syn && segment.ack),
+        // A SYN or a bare ACK.
+        Tracking::Linux(_) => segment.has_sane_flags() && !segment.rst && !segment.fin && segment.syn != segment.ack,
     }
 }
 
@@ -150,7 +153,12 @@ impl Track {
 
     /// The tracker of a connection that the gateway ends and continues.
     pub(super) fn proxied(first: Segment, from: Side) -> Self {
-        Self::Proxied(Box::new(Proxied { flags: Flags::new(from), guest_isn: first.sequence, met: None, is_open: false }))
+        Self::Proxied(Box::new(Proxied {
+            flags: Flags::new(from),
+            guest_isn: first.sequence,
+            met: None,
+            is_open: false,
+        }))
     }
 
     pub(super) fn state(&self) -> SessionState {
@@ -181,7 +189,9 @@ impl Track {
         match (self, seen.segment) {
             (Self::Flags(flags), Some(segment)) => flags.step(config, seen, segment),
             (Self::Proxied(proxied), Some(segment)) => proxied.flags.step(config, seen, segment),
-            (Self::Linux(linux), Some(segment)) => linux.step(&config.timers, seen.from == begun_by, segment, seen.options),
+            (Self::Linux(linux), Some(segment)) => {
+                linux.step(&config.timers, seen.from == begun_by, segment, seen.options)
+            }
             // A fragment shows no flags; it belongs to the session and proves nothing.
             (Self::Flags(_) | Self::Linux(_) | Self::Proxied(_), None) => Fate::Keep,
             (Self::Query { is_begun, is_answered }, _) => {
@@ -233,13 +243,7 @@ fn index(side: Side) -> usize {
 
 impl Flags {
     fn new(begun_by: Side) -> Self {
-        Self {
-            state: SessionState::SynSent,
-            begun_by,
-            fins: [false; 2],
-            acknowledged: [None; 2],
-            scales: [None; 2],
-        }
+        Self { state: SessionState::SynSent, begun_by, fins: [false; 2], acknowledged: [None; 2], scales: [None; 2] }
     }
 
     fn step(&mut self, config: &NatConfig, seen: Seen, segment: Segment) -> Fate {
@@ -269,7 +273,16 @@ impl Flags {
             SessionState::SynSent => SessionState::SynReceived,
             SessionState::SynReceived if config.simultaneous_open == SimultaneousOpen::NeverEstablished => self.state,
             SessionState::SynReceived if segment.ack && !segment.syn => SessionState::Established,
-            state => state,
+            unmoved @ (SessionState::SynSent2
+            | SessionState::SynReceived
+            | SessionState::Established
+            | SessionState::FinWait
+            | SessionState::CloseWait
+            | SessionState::LastAck
+            | SessionState::TimeWait
+            | SessionState::Close
+            | SessionState::Asked
+            | SessionState::Answered) => unmoved,
         };
         if segment.fin && matches!(self.state, SessionState::Established | SessionState::FinWait) {
             self.fins[me] = true;

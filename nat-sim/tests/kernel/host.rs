@@ -102,10 +102,16 @@ fn cases() -> Vec<(String, Vec<Act>)> {
     add("listening, SYN, RST", &[Listen, Seg("S", 0, 0), Seg("R", 1, 0)]);
     add("listening, stray ACK", &[Listen, Seg(".", 1, 1)]);
     add("listening and SYN-SENT, SYN", &[Listen, Connect, Seg("S", 0, 0), Seg(".", 1, 1)]);
-    add("listening and SYN-SENT, SYN from another port", &[Listen, Connect, Elsewhere("S", 0, 0), Elsewhere(".", 1, 1)]);
+    add(
+        "listening and SYN-SENT, SYN from another port",
+        &[Listen, Connect, Elsewhere("S", 0, 0), Elsewhere(".", 1, 1)],
+    );
     add("listening, SYN, connect", &[Listen, Seg("S", 0, 0), Connect]);
     add("listening, SYN, ACK, connect", &[Listen, Seg("S", 0, 0), Seg(".", 1, 1), Connect]);
-    add("listening and refused, SYN", &[Listen, Connect, Seg("R.", 0u32.wrapping_sub(ISN), 1), Seg("S", 0, 0), Seg(".", 1, 1)]);
+    add(
+        "listening and refused, SYN",
+        &[Listen, Connect, Seg("R.", 0u32.wrapping_sub(ISN), 1), Seg("S", 0, 0), Seg(".", 1, 1)],
+    );
     add("refused, connect again", &[Connect, Seg("R.", 0u32.wrapping_sub(ISN), 1), Connect, Seg("S.", 0, 1)]);
     add("established, RST exact", &[Connect, Seg("S.", 0, 1), Seg("R", 1, 0)]);
     add("established, SYN", &[Connect, Seg("S.", 0, 1), Seg("S", 5_000_000, 0)]);
@@ -150,12 +156,16 @@ impl Peer {
             Act::Segment(flags, sequence, acknowledgement) => from(PEER_PORT, flags, sequence, acknowledgement),
             Elsewhere(flags, sequence, acknowledgement) => from(PEER_PORT + 1, flags, sequence, acknowledgement),
             Icmp(kind, code, off) => {
-                let syn = Packet::tcp(host, SocketAddrV4::new(PEER, PEER_PORT), segment("S", isn.wrapping_add(off), 0), &[]);
+                let syn =
+                    Packet::tcp(host, SocketAddrV4::new(PEER, PEER_PORT), segment("S", isn.wrapping_add(off), 0), &[]);
                 let error = syn.unreachable_reply(PEER, code).expect("an error");
                 let mut bytes = error.bytes().to_vec();
                 // The same error of another type: only the first word and the checksum change.
                 let sum = |bytes: &[u8]| -> u16 {
-                    let sum: u32 = bytes.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]))).sum();
+                    let sum: u32 = bytes
+                        .chunks(2)
+                        .map(|pair| u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)])))
+                        .sum();
                     let folded = (sum & 0xffff) + (sum >> 16);
                     !u16::try_from((folded & 0xffff) + (folded >> 16)).expect("folded")
                 };
@@ -316,6 +326,7 @@ async fn pause(net: &SimNet, micros: u64) {
 }
 
 /// Plays a script on a host of the lab.
+#[expect(clippy::too_many_lines, reason = "two programs that take turns, side by side")]
 fn simulated(acts: &[Act]) -> Vec<Seen> {
     let mut topology = Topology::new();
     let mut host = |address: Ipv4Addr| {
@@ -396,17 +407,17 @@ fn simulated(acts: &[Act]) -> Vec<Seen> {
                 }
                 pause(&net, 40).await;
                 let segments = peer.read(raw.take());
-                let progress = state.lock().expect("no panic");
-                let entry = Seen { segments, connect: progress.connect.clone(), accepted: progress.accepted };
-                results.lock().expect("no panic").push(entry);
-                drop(progress);
+                let (connect, accepted) = {
+                    let progress = state.lock().expect("no panic");
+                    (progress.connect.clone(), progress.accepted)
+                };
+                results.lock().expect("no panic").push(Seen { segments, connect, accepted });
                 pause(&net, 30).await;
             }
         }
     });
     world.run().expect("a world");
-    let seen = std::mem::take(&mut *seen.lock().expect("no panic"));
-    seen
+    std::mem::take(&mut *seen.lock().expect("no panic"))
 }
 
 #[test]

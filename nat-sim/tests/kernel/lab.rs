@@ -187,7 +187,9 @@ impl Lab {
             run(&format!("ip netns add {node}"))?;
             cleanup.0.push(node.clone());
             run(&format!("ip -n {node} link set lo up"))?;
-            for setting in ["net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.default.rp_filter=0", "net.ipv4.icmp_ratelimit=0"] {
+            for setting in
+                ["net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.default.rp_filter=0", "net.ipv4.icmp_ratelimit=0"]
+            {
                 run(&format!("ip netns exec {node} sysctl -qw {setting}"))?;
             }
         }
@@ -204,7 +206,9 @@ impl Lab {
             run(&format!("ip -n {a} link set {a_device} up"))?;
             run(&format!("ip -n {b} link set {b_device} up"))?;
         }
-        let add = |node: &str, address: Ipv4Addr, device: &str| run(&format!("ip -n {node} addr add {address}/24 dev {device}"));
+        let add = |node: &str, address: Ipv4Addr, device: &str| {
+            run(&format!("ip -n {node} addr add {address}/24 dev {device}"))
+        };
         for host in HOSTS {
             add(&inside, host, "eth")?;
         }
@@ -300,7 +304,8 @@ impl Lab {
 
     /// The tracker's entries of TCP on a gateway, markers left out.
     pub(crate) fn entries(&self, gateway: usize) -> Vec<Entry> {
-        let output = run(&format!("ip netns exec {} conntrack -L -p tcp", self.gateway(gateway))).expect("conntrack lists");
+        let output =
+            run(&format!("ip netns exec {} conntrack -L -p tcp", self.gateway(gateway))).expect("conntrack lists");
         String::from_utf8_lossy(&output.stdout).lines().filter_map(Entry::parse).collect()
     }
 }

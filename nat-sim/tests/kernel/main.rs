@@ -4,13 +4,16 @@
 //! they are equal to. Needs root, `ip`, `nft` and `conntrack`; says why it is skipped where it cannot run.
 #![cfg(target_os = "linux")]
 #![expect(clippy::print_stdout, reason = "a reason to skip is printed")]
+#![expect(clippy::unwrap_in_result, reason = "tests fail by panicking")]
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use fmi::time::Instant;
-use nat_sim::nat::{Nat, NatConfig, OnEcho, OnStray, OnSyn, SessionState, Side, SnapshotRow, Unsolicited, Verdict, preset};
+use nat_sim::nat::{
+    Nat, NatConfig, OnEcho, OnStray, OnSyn, SessionState, Side, SnapshotRow, Unsolicited, Verdict, preset,
+};
 use nat_sim::packet::{Echo, Packet, Segment, Transport};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
@@ -31,12 +34,8 @@ struct Variant {
 }
 
 fn rejecting_tcp() -> NatConfig {
-    let unsolicited = Unsolicited {
-        syn: OnSyn::Reset,
-        segment: OnStray::Reset,
-        datagram: OnStray::Drop,
-        echo: OnEcho::Drop,
-    };
+    let unsolicited =
+        Unsolicited { syn: OnSyn::Reset, segment: OnStray::Reset, datagram: OnStray::Drop, echo: OnEcho::Drop };
     NatConfig { unsolicited, ..preset::linux_masq_drop() }
 }
 
@@ -46,10 +45,20 @@ const VARIANTS: &[Variant] = &[
     Variant { name: "drop", nat: "masquerade", policy: "drop", config: preset::linux_masq_drop },
     Variant { name: "rst", nat: "masquerade", policy: RESET, config: rejecting_tcp },
     Variant { name: "acc", nat: "masquerade", policy: "accept", config: preset::linux_masq_rst },
-    Variant { name: "icmp", nat: "masquerade", policy: "reject with icmp port-unreachable", config: preset::linux_icmp },
+    Variant {
+        name: "icmp",
+        nat: "masquerade",
+        policy: "reject with icmp port-unreachable",
+        config: preset::linux_icmp,
+    },
     Variant { name: "rnd", nat: "masquerade random", policy: "drop", config: preset::linux_random },
     Variant { name: "full", nat: "masquerade fully-random", policy: "drop", config: preset::linux_random },
-    Variant { name: "range", nat: "ip protocol tcp snat to 203.0.113.1:40000-40999; ip protocol udp snat to 203.0.113.1:40000-40999; ip protocol icmp masquerade", policy: "drop", config: preset::linux_snat_range },
+    Variant {
+        name: "range",
+        nat: "ip protocol tcp snat to 203.0.113.1:40000-40999; ip protocol udp snat to 203.0.113.1:40000-40999; ip protocol icmp masquerade",
+        policy: "drop",
+        config: preset::linux_snat_range,
+    },
 ];
 
 impl Variant {
@@ -114,6 +123,9 @@ enum Fate {
     Silence,
 }
 
+/// External endpoints in the kernel and here, by transport, host, port, remote and its port.
+type Externals = BTreeMap<(Transport, usize, u16, usize, u16), (SocketAddrV4, SocketAddrV4)>;
+
 /// Real gateways and simulated ones, with the external ports that each has given.
 struct Both {
     lab: Lab,
@@ -124,7 +136,7 @@ struct Both {
     /// them could be meant.
     guesses: bool,
     /// External endpoints of flows: in the kernel, here.
-    externals: BTreeMap<(Transport, usize, u16, usize, u16), (SocketAddrV4, SocketAddrV4)>,
+    externals: Externals,
 }
 
 impl Both {
@@ -154,7 +166,8 @@ impl Both {
             What::Udp => Packet::udp(from.into(), to.into(), b"data"),
             What::Echo => {
                 let is_request = step.from == Side::Inside;
-                let echo = Echo { is_request, identifier: if is_request { step.port } else { external.port() }, sequence: 1 };
+                let echo =
+                    Echo { is_request, identifier: if is_request { step.port } else { external.port() }, sequence: 1 };
                 Packet::echo(*from.ip(), *to.ip(), echo, b"data")
             }
             What::Error(code) => {
@@ -172,7 +185,8 @@ impl Both {
             What::Echo => Transport::Icmp,
             What::Tcp(_) | What::Error(_) | What::Hairpin => Transport::Tcp,
         };
-        let (port, remote_port) = if transport == Transport::Icmp { (step.port, 0) } else { (step.port, step.remote_port) };
+        let (port, remote_port) =
+            if transport == Transport::Icmp { (step.port, 0) } else { (step.port, step.remote_port) };
         let key = (transport, step.host, port, step.remote, remote_port);
         let own = SocketAddrV4::new(EXTERNAL, step.port);
         let known = self.externals.get(&key).copied();
@@ -183,11 +197,14 @@ impl Both {
         let real = self.real(step, &Self::packet(step, theirs));
         let here = self.simulated(step, Self::packet(step, ours));
         self.now += Duration::from_millis(1);
-        if let (Fate::Passed { source: a, .. }, Fate::Passed { source: b, .. }, Side::Inside) = (&real, &here, step.from) {
+        if let (Fate::Passed { source: a, .. }, Fate::Passed { source: b, .. }, Side::Inside) =
+            (&real, &here, step.from)
+        {
             self.externals.entry(key).or_insert((*a, *b));
         }
         // Random ports differ; what they stand for must not.
-        let same_port = |a: &SocketAddrV4, b: &SocketAddrV4| a == b || self.externals.values().any(|pair| *pair == (*a, *b));
+        let same_port =
+            |a: &SocketAddrV4, b: &SocketAddrV4| a == b || self.externals.values().any(|pair| *pair == (*a, *b));
         let agree = match (&real, &here) {
             (Fate::Passed { source: a, destination: b }, Fate::Passed { source: c, destination: d }) => {
                 same_port(a, c) && same_port(b, d)
@@ -259,7 +276,8 @@ impl Both {
             let mut real = self.lab.entries(number);
             // An entry about to end may be listed or not.
             real.retain(|entry| entry.seconds_left > 0);
-            let rows: Vec<_> = nat.snapshot(self.now).into_iter().filter(|row| row.transport == Transport::Tcp).collect();
+            let rows: Vec<_> =
+                nat.snapshot(self.now).into_iter().filter(|row| row.transport == Transport::Tcp).collect();
             let find = |entry: &&Entry| rows.iter().find(|row| stands_for(row, entry, &self.externals));
             if let Some(entry) = real.iter().find(|entry| find(entry).is_none()) {
                 return Err(format!("gateway {number}: only the kernel has {entry:?}; here {rows:?}"));
@@ -282,11 +300,7 @@ impl Both {
 /// Seconds by which a busy machine may be late. All timers of the tracker differ by more.
 const SLACK: u64 = 25;
 
-fn stands_for(
-    row: &SnapshotRow,
-    entry: &Entry,
-    externals: &BTreeMap<(Transport, usize, u16, usize, u16), (SocketAddrV4, SocketAddrV4)>,
-) -> bool {
+fn stands_for(row: &SnapshotRow, entry: &Entry, externals: &Externals) -> bool {
     let state = match row.state {
         SessionState::SynSent => "SYN_SENT",
         SessionState::SynSent2 => "SYN_SENT2",
@@ -338,7 +352,8 @@ fn drawn(entropy: &mut ChaCha8Rng) -> Step {
     let mut below = |bound: u32| entropy.next_u32() % bound;
     let inside = below(2) == 0;
     let (mine, theirs) = if inside { (X, Y) } else { (Y, X) };
-    let sequence = mine.wrapping_add([0, 0, 1, 1, 3, 4, 2, 101, 5_000_000, 5_000_000u32.wrapping_neg()][below(10) as usize]);
+    let sequence =
+        mine.wrapping_add([0, 0, 1, 1, 3, 4, 2, 101, 5_000_000, 5_000_000u32.wrapping_neg()][below(10) as usize]);
     let acknowledgement = theirs.wrapping_add([1, 1, 1, 4, 2, 5_000_001][below(6) as usize]);
     let what = match below(20) {
         0..=5 => What::Tcp(segment("S", sequence, 0)),
@@ -372,8 +387,20 @@ fn step(from: Side, flags: &str, sequence: u32, acknowledgement: u32) -> Step {
 fn directed() -> Vec<Vec<Step>> {
     use Side::{Inside as A, Outside as B};
     let normal = vec![step(A, "S", X, 0), step(B, "S.", Y, X + 1), step(A, ".", X + 1, Y + 1)];
-    let simultaneous = vec![step(A, "S", X, 0), step(B, "S", Y, 0), step(A, "S.", X, Y + 1), step(B, "S.", Y, X + 1), step(B, ".", Y + 1, X + 1), step(A, ".", X + 1, Y + 1)];
-    let close = vec![step(A, "F.", X + 1, Y + 1), step(B, ".", Y + 1, X + 2), step(B, "F.", Y + 1, X + 2), step(A, ".", X + 2, Y + 2)];
+    let simultaneous = vec![
+        step(A, "S", X, 0),
+        step(B, "S", Y, 0),
+        step(A, "S.", X, Y + 1),
+        step(B, "S.", Y, X + 1),
+        step(B, ".", Y + 1, X + 1),
+        step(A, ".", X + 1, Y + 1),
+    ];
+    let close = [
+        step(A, "F.", X + 1, Y + 1),
+        step(B, ".", Y + 1, X + 2),
+        step(B, "F.", Y + 1, X + 2),
+        step(A, ".", X + 2, Y + 2),
+    ];
     let reset_by = |side, sequence| vec![step(side, "R", sequence, 0)];
     let prefixes = [
         simultaneous[..1].to_vec(),
@@ -395,7 +422,12 @@ fn directed() -> Vec<Vec<Step>> {
         last.push(step(A, "S.", X.wrapping_add(offset), Y + 1));
     }
     last.extend([step(B, "S.", Y, X + 1), step(A, "R.", 0, Y + 1), step(B, "R.", 0, X + 1), step(A, "R", X + 1, 0)]);
-    last.extend([step(B, "R", Y + 1, 0), step(B, "R", Y + 101, 0), step(B, "R", Y + 10_000_000, 0), step(B, ".", Y + 1, X + 1)]);
+    last.extend([
+        step(B, "R", Y + 1, 0),
+        step(B, "R", Y + 101, 0),
+        step(B, "R", Y + 10_000_000, 0),
+        step(B, ".", Y + 1, X + 1),
+    ]);
     prefixes.iter().flat_map(|prefix| last.iter().map(move |last| [&prefix[..], &[*last]].concat())).collect()
 }
 

@@ -143,7 +143,9 @@ fn icmp_8_echo_identifiers_are_mapped_endpoint_independently() {
     assert_eq!(gate.receive(Packet::echo(address(3), EXTERNAL, reply, b"x")), Verdict::Drop(DropReason::Filtered));
     let knock = Echo { is_request: true, identifier: 9, sequence: 1 };
     let answer = gate.receive(Packet::echo(address(1), EXTERNAL, knock, b"x"));
-    assert!(matches!(answer, Verdict::Reply(Side::Outside, packet) if packet.as_echo().is_some_and(|echo| !echo.is_request)));
+    assert!(
+        matches!(answer, Verdict::Reply(Side::Outside, packet) if packet.as_echo().is_some_and(|echo| !echo.is_request))
+    );
 }
 
 #[test]
@@ -166,7 +168,11 @@ fn frag_1_fragments_follow_the_first_in_any_order() {
     assert!(matches!(in_order.send(parts[1].clone()), Verdict::Forward(..)));
     assert_eq!(Gate::new(preset::azure_natgw()).send(parts[0].clone()), Verdict::Drop(DropReason::Fragment));
     let tcp = Packet::tcp(at(HOST), at(REMOTE), SYN, &[7; 100]).fragments(40, 2);
-    assert_eq!(Gate::new(preset::aws_natgw()).send(tcp[0].clone()), Verdict::Drop(DropReason::Fragment), "AWS: TCP only");
+    assert_eq!(
+        Gate::new(preset::aws_natgw()).send(tcp[0].clone()),
+        Verdict::Drop(DropReason::Fragment),
+        "AWS: TCP only"
+    );
     assert!(is_out(&Gate::new(preset::aws_natgw()).send(parts[0].clone())));
 }
 
@@ -225,7 +231,8 @@ fn a_hop_limit_that_runs_out_is_answered() {
     let mut gate = Gate::new(preset::rfc_ideal());
     let dying = Packet::tcp(at(HOST), at(REMOTE), SYN, &[]).with_hop_limit(1);
     assert_eq!(icmp(&gate.send(dying)), Some((Side::Inside, 11, 0)));
-    let error = Packet::tcp(at(REMOTE), at(HOST), SYN, &[]).unreachable_reply([10, 0, 0, 2].into(), 3).expect("an error");
+    let error =
+        Packet::tcp(at(REMOTE), at(HOST), SYN, &[]).unreachable_reply([10, 0, 0, 2].into(), 3).expect("an error");
     let (mut gate, sent) = sent(preset::rfc_ideal());
     drop(error);
     let dying = sent.unreachable_reply(address(9), 3).expect("an error").with_hop_limit(1);

@@ -166,7 +166,8 @@ fn life_2_a_new_address_flushes_all() {
 
 #[test]
 fn life_3_a_restart_never_doubles_a_port() {
-    let mut gate = Gate::new(with_tcp(plain(Filtering::EndpointIndependent), |tcp| tcp.ports = PortClass::Fixed(5000, 5001)));
+    let mut gate =
+        Gate::new(with_tcp(plain(Filtering::EndpointIndependent), |tcp| tcp.ports = PortClass::Fixed(5000, 5001)));
     gate.open("10.0.0.2:1", REMOTE);
     gate.nat.reboot();
     let ports = [gate.open("10.0.0.2:1", REMOTE), gate.open("10.0.0.3:1", REMOTE)];
@@ -186,7 +187,10 @@ fn life_4_an_idle_session_ends_in_silence_and_the_next_packet_from_inside_is_res
 #[test]
 fn cgn_1_a_carriers_gateway_obeys_the_transports_and_bounds_each_subscriber() {
     let config = preset::cgn_block();
-    assert_eq!((config.tcp.mapping, config.tcp.filtering), (Mapping::EndpointIndependent, Filtering::EndpointIndependent));
+    assert_eq!(
+        (config.tcp.mapping, config.tcp.filtering),
+        (Mapping::EndpointIndependent, Filtering::EndpointIndependent)
+    );
     let limits = TableLimits { sessions_per_host_max: 2, ..config.limits };
     let mut gate = Gate::new(NatConfig { limits, ..config });
     for port in 1..=2 {
@@ -217,13 +221,17 @@ fn a_host_may_ask_for_a_port_where_that_is_offered() {
     assert_eq!(gate.open(HOST, "8.8.8.8:1"), given, "and it goes out from there");
     gate.wait(lifetime);
     assert!(!gate.admits("7.7.7.7:7", given));
-    assert_eq!(Gate::new(preset::linux_masq_drop()).nat.map_port(Instant::ZERO, transport, at(HOST), 80, lifetime), None);
+    assert_eq!(
+        Gate::new(preset::linux_masq_drop()).nat.map_port(Instant::ZERO, transport, at(HOST), 80, lifetime),
+        None
+    );
 }
 
 #[test]
 fn a_race_may_lose_the_first_packet_of_a_flow() {
     let mut gate = Gate::new(NatConfig { first_packet_loss_ppm: 500_000, ..preset::linux_random() });
-    let lost = (1..=200).filter(|port| gate.out(HOST, &format!("9.9.9.9:{port}"), SYN) == Verdict::Drop(DropReason::FirstPacketLost));
+    let lost = (1..=200)
+        .filter(|port| gate.out(HOST, &format!("9.9.9.9:{port}"), SYN) == Verdict::Drop(DropReason::FirstPacketLost));
     assert!((60..140).contains(&lost.count()));
 }
 

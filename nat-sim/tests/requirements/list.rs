@@ -25,7 +25,10 @@ fn each_tested_requirement_has_a_test_of_its_name() {
 #[test]
 fn the_page_is_made_from_the_list() {
     let page = include_str!("../../REQUIREMENTS.md");
-    assert!(page == requirement::markdown(), "run: cargo run -p scenarios -- nats --requirements > nat-sim/REQUIREMENTS.md");
+    assert!(
+        page == requirement::markdown(),
+        "run: cargo run -p scenarios -- nats --requirements > nat-sim/REQUIREMENTS.md"
+    );
 }
 
 #[test]

@@ -23,7 +23,8 @@ fn map_1_one_internal_endpoint_has_one_external_one() {
 fn map_2_a_pool_gives_one_host_one_address() {
     let addresses = |config: NatConfig| {
         let mut gate = Gate::with_pool(config, 4);
-        let tcp = (1..=20).map(|port| *gate.open(&format!("10.0.0.2:{}", 4000 + port), &format!("8.8.{port}.8:1")).ip());
+        let tcp =
+            (1..=20).map(|port| *gate.open(&format!("10.0.0.2:{}", 4000 + port), &format!("8.8.{port}.8:1")).ip());
         let mut addresses: Vec<_> = tcp.collect();
         addresses.extend((1..=20).map(|port| *gate.udp_open(&format!("10.0.0.2:{}", 4000 + port), "8.8.8.8:1").ip()));
         addresses.sort_unstable();

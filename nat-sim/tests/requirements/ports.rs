@@ -15,7 +15,8 @@ fn port_1_two_mappings_never_share_a_port() {
     ports.sort_unstable();
     assert_eq!(ports, [5000, 5001, 5002, 5003]);
     assert_eq!(gate.out("10.0.0.9:4000", REMOTE, SYN), Verdict::Drop(DropReason::NoPort), "dropped, not overloaded");
-    let always = with_tcp(narrow(plain(Filtering::EndpointIndependent), 5000, 5000), |tcp| tcp.overload = Overload::Always);
+    let always =
+        with_tcp(narrow(plain(Filtering::EndpointIndependent), 5000, 5000), |tcp| tcp.overload = Overload::Always);
     let mut broken = Gate::new(always);
     assert_eq!(broken.open("10.0.0.2:1", REMOTE), broken.open("10.0.0.3:1", REMOTE), "broken on purpose");
     assert_eq!(internal(&broken.back(REMOTE, SocketAddrV4::new(EXTERNAL, 5000), SYN_ACK)), Some(at("10.0.0.3:1")));

@@ -88,13 +88,11 @@ impl Tracked {
     }
 }
 
-const OPEN: [Step; 3] = [A(S), B(Segment { ack: true, sequence: Y, acknowledgement: X + 1, ..S }), A(Segment {
-    syn: false,
-    ack: true,
-    sequence: X + 1,
-    acknowledgement: Y + 1,
-    ..S
-})];
+const OPEN: [Step; 3] = [
+    A(S),
+    B(Segment { ack: true, sequence: Y, acknowledgement: X + 1, ..S }),
+    A(Segment { syn: false, ack: true, sequence: X + 1, acknowledgement: Y + 1, ..S }),
+];
 
 #[test]
 fn tcp_1_a_handshake_from_inside_establishes() {
@@ -247,7 +245,8 @@ fn tcp_9_a_stale_number_leaks_until_the_entry_expires() {
 fn tcp_10_a_larger_number_begins_anew_while_only_one_side_has_spoken() {
     assert_eq!(Tracked::play(&[A(S), A(Segment { sequence: X + 5_000_000, ..S })]), "pass > SYN_SENT UNREPLIED");
     let again = X + 5_000_000;
-    let steps = [A(S), A(Segment { sequence: again, ..S }), B(BACK_S), A(syn_ack(again, Y + 1)), B(ack(Y + 1, again + 1))];
+    let steps =
+        [A(S), A(Segment { sequence: again, ..S }), B(BACK_S), A(syn_ack(again, Y + 1)), B(ack(Y + 1, again + 1))];
     assert_eq!(Tracked::play(&steps), "pass > ESTABLISHED");
 }
 
@@ -289,7 +288,9 @@ fn tcp_13_addresses_in_payload_are_left_alone() {
     let mut gate = Gate::new(preset::linux_masq_drop());
     gate.establish(HOST, REMOTE);
     let payload = b"PORT 10,0,0,2,15,160";
-    let Verdict::Forward(_, out) = gate.send(Packet::tcp(at(HOST), at(REMOTE), ACK, payload)) else { panic!("dropped") };
+    let Verdict::Forward(_, out) = gate.send(Packet::tcp(at(HOST), at(REMOTE), ACK, payload)) else {
+        panic!("dropped")
+    };
     assert!(out.bytes().ends_with(payload));
 }
 
@@ -312,7 +313,8 @@ fn tcp_14_a_proxy_answers_its_guest_only_when_the_outside_has() {
     // A refusal outside is one inside.
     let mut refused = Gate::new(preset::l4_proxy());
     let external = refused.open(HOST, REMOTE);
-    let verdict = refused.back(REMOTE, external, Segment { rst: true, syn: false, ack: true, acknowledgement: 1001, ..SYN });
+    let verdict =
+        refused.back(REMOTE, external, Segment { rst: true, syn: false, ack: true, acknowledgement: 1001, ..SYN });
     assert!(is_in(&verdict) && refused.rows().is_empty());
 }
 
@@ -332,6 +334,7 @@ fn a_firewall_that_replaces_numbers_does_so_both_ways() {
 /// State and segment against what Linux 6.18 was measured to do. Rows are segments, columns the states
 /// in the order of `COLUMNS`.
 #[test]
+#[expect(clippy::too_many_lines, reason = "it is one table")]
 fn linuxs_tracker_does_what_linux_was_measured_to_do() {
     let simultaneous = [A(S), B(BACK_S), A(syn_ack(X, Y + 1)), B(ack(Y + 1, X + 1))];
     let close_a = [A(fin(X + 1, Y + 1)), B(fin(Y + 1, X + 2)), A(ack(X + 2, Y + 2))];
@@ -348,7 +351,18 @@ fn linuxs_tracker_does_what_linux_was_measured_to_do() {
         [&OPEN[..], &close_a].concat(),
         [&OPEN[..], &close_b].concat(),
     ];
-    let states = ["SYN_SENT", "SYN_SENT2", "SYN_RECV", "SYN_RECV", "ESTABLISHED", "ESTABLISHED", "CLOSE", "CLOSE", "TIME_WAIT", "TIME_WAIT"];
+    let states = [
+        "SYN_SENT",
+        "SYN_SENT2",
+        "SYN_RECV",
+        "SYN_RECV",
+        "ESTABLISHED",
+        "ESTABLISHED",
+        "CLOSE",
+        "CLOSE",
+        "TIME_WAIT",
+        "TIME_WAIT",
+    ];
     let inside = |isn: u32| A(Segment { sequence: isn, ..S });
     let outside = |isn: u32| B(Segment { sequence: isn, ..S });
     const FAR: u32 = 5_000_000;
@@ -362,14 +376,26 @@ fn linuxs_tracker_does_what_linux_was_measured_to_do() {
         (A(syn_ack(X + 3, Y + 1)), ["L u", "p", "p", "p", "L", "L", "L", "L", "L", "L"]),
         (A(syn_ack(X + FAR, Y + 1)), ["L u", "L", "p", "p", "L", "L", "L", "L", "L", "L"]),
         (A(rst(0, Some(Y + 1))), ["L u", "p", "p", "p", "L", "L", "p CLOSE", "p CLOSE", "p CLOSE", "p CLOSE"]),
-        (A(rst(X + 1, None)), ["p none", "p CLOSE", "p CLOSE", "p CLOSE", "p CLOSE", "p CLOSE", "p CLOSE", "p CLOSE", "p CLOSE", "p CLOSE"]),
+        (
+            A(rst(X + 1, None)),
+            [
+                "p none", "p CLOSE", "p CLOSE", "p CLOSE", "p CLOSE", "p CLOSE", "p CLOSE", "p CLOSE", "p CLOSE",
+                "p CLOSE",
+            ],
+        ),
         (outside(Y), ["p SYN_SENT2", "p", "D", "D", "D", "D", "D", "D", "D none", "D none"]),
         (outside(Y + 3), ["p SYN_SENT2", "p", "D", "D", "D", "D", "D", "D", "D none", "D none"]),
         (outside(Y + FAR), ["p SYN_SENT2", "D", "D", "D", "D", "D", "D", "D", "D none", "D none"]),
         (outside(Y - FAR), ["p SYN_SENT2", "p", "D", "D", "D", "D", "D", "D", "D none", "D none"]),
         (B(syn_ack(Y, X + 1)), ["p SYN_RECV", "p SYN_RECV", "p", "p", "p", "p", "p", "p", "p", "p"]),
         (B(rst(0, Some(X + 1))), ["p none", "p", "p", "p", "D", "D", "p CLOSE", "p CLOSE", "p CLOSE", "p CLOSE"]),
-        (B(rst(Y + 1, None)), ["p none", "p CLOSE", "p CLOSE", "p CLOSE", "p CLOSE", "p CLOSE", "p CLOSE", "p CLOSE", "p CLOSE", "p CLOSE"]),
+        (
+            B(rst(Y + 1, None)),
+            [
+                "p none", "p CLOSE", "p CLOSE", "p CLOSE", "p CLOSE", "p CLOSE", "p CLOSE", "p CLOSE", "p CLOSE",
+                "p CLOSE",
+            ],
+        ),
         (B(ack(Y + 1, X + 1)), ["p", "p", "p ESTABLISHED", "p", "p", "p", "p", "p", "p", "p"]),
     ];
     let mut wrong = Vec::new();

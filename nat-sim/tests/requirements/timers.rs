@@ -77,7 +77,8 @@ fn tmr_6_an_echo_may_be_answered_for_60_s() {
     let echo = Echo { is_request: true, identifier: 7, sequence: 1 };
     let out = gate.send(Packet::echo([10, 0, 0, 2].into(), [9, 9, 9, 9].into(), echo, b"x"));
     let asked = external(&out).expect("out");
-    let reply = Packet::echo([9, 9, 9, 9].into(), EXTERNAL, Echo { is_request: false, identifier: asked.port(), ..echo }, b"x");
+    let reply =
+        Packet::echo([9, 9, 9, 9].into(), EXTERNAL, Echo { is_request: false, identifier: asked.port(), ..echo }, b"x");
     assert!(is_in(&gate.wait(secs(60) - NANO).receive(reply)));
 }
 
@@ -130,7 +131,8 @@ fn tmr_8_linuxs_timers_run_by_state() {
 #[test]
 fn tmr_9_pfs_timers_run_by_state() {
     let timers = preset::pf_default().timers;
-    let seconds = [timers.syn_sent, timers.syn_received, timers.established, timers.fin_wait, timers.time_wait, timers.close];
+    let seconds =
+        [timers.syn_sent, timers.syn_received, timers.established, timers.fin_wait, timers.time_wait, timers.close];
     assert_eq!(seconds.map(|time| time.as_secs()), [120, 30, 86_400, 900, 45, 90]);
     let mut gate = Gate::new(preset::pf_default());
     let external = gate.open(HOST, REMOTE);

@@ -92,8 +92,14 @@ fn peers(finding: &Finding) -> [(&'static str, Finding); 3] {
     let strict = Filtering::AddressAndPortDependent;
     [
         ("the same NAT as this", *finding),
-        ("a NAT that keeps its mapping (most home routers, functions on AWS Lambda)", peer(Mapping::EndpointIndependent, strict, Ports::Preserved)),
-        ("a NAT with a random port for each peer (NAT gateways of clouds, Kubernetes)", peer(Mapping::AddressAndPortDependent, strict, Ports::Unpredictable)),
+        (
+            "a NAT that keeps its mapping (most home routers, functions on AWS Lambda)",
+            peer(Mapping::EndpointIndependent, strict, Ports::Preserved),
+        ),
+        (
+            "a NAT with a random port for each peer (NAT gateways of clouds, Kubernetes)",
+            peer(Mapping::AddressAndPortDependent, strict, Ports::Unpredictable),
+        ),
     ]
 }
 

@@ -20,7 +20,9 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(arguments: Arguments) -> ExitCode {
     let bound = Rendezvous::bind(RealNet::new(), arguments.listen, ServerConfig::default())
-        .and_then(|server| if arguments.vantage.is_empty() { Ok(server) } else { server.with_vantages(&arguments.vantage) })
+        .and_then(
+            |server| if arguments.vantage.is_empty() { Ok(server) } else { server.with_vantages(&arguments.vantage) },
+        )
         .and_then(|server| server.local_addr().map(|address| (server, address)));
     match bound {
         Ok((server, address)) => {

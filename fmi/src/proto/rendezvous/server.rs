@@ -315,7 +315,9 @@ impl Server {
         let left = match client.state {
             State::Unregistered => OBSERVATIONS_MAX,
             State::Discovering { left, is_called: false } if left > 0 => left,
-            _ => return self.refuse(now, connection, Refusal::Malformed),
+            State::Discovering { .. } | State::Waiting { .. } | State::Contending { .. } | State::Member { .. } => {
+                return self.refuse(now, connection, Refusal::Malformed);
+            }
         };
         let to = client.from;
         let is_known = vantage.is_none_or(|number| usize::from(number) < self.config.vantages.len());

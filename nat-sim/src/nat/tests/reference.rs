@@ -52,7 +52,14 @@ impl Reference {
         known.map(|row| row.external)
     }
 
-    fn begin(&mut self, now: Instant, internal: SocketAddrV4, external: SocketAddrV4, remote: SocketAddrV4, begun_inside: bool) {
+    fn begin(
+        &mut self,
+        now: Instant,
+        internal: SocketAddrV4,
+        external: SocketAddrV4,
+        remote: SocketAddrV4,
+        begun_inside: bool,
+    ) {
         let expires = now + self.idle(false);
         let at_port = self.rows.iter().find(|row| row.external == external);
         let made_for = at_port.map_or(remote, |row| row.made_for);
@@ -65,7 +72,8 @@ impl Reference {
         let exact = self.rows.iter().position(|row| (row.external, row.remote) == (external, remote));
         if let Some(at) = exact {
             let row = &self.rows[at];
-            let refreshes = if row.begun_inside { self.config.refresh.inbound } else { self.config.refresh.inbound_uninvited };
+            let refreshes =
+                if row.begun_inside { self.config.refresh.inbound } else { self.config.refresh.inbound_uninvited };
             let answered = row.answered || row.begun_inside;
             let idle = self.idle(answered);
             let row = &mut self.rows[at];
@@ -105,7 +113,11 @@ fn config() -> impl Strategy<Value = NatConfig> {
         let ports = PortClass::Fixed(40_001, 40_040);
         let udp = Rules { mapping, filtering, allocation: Allocation::Random, ports, overload: Overload::Never };
         let refresh = Refresh { outbound: true, inbound, inbound_uninvited };
-        let timers = Timers { udp_new: Duration::from_secs(30), udp_stream: Duration::from_secs(120), ..preset::rfc_ideal().timers };
+        let timers = Timers {
+            udp_new: Duration::from_secs(30),
+            udp_stream: Duration::from_secs(120),
+            ..preset::rfc_ideal().timers
+        };
         NatConfig { udp, refresh, timers, parity: false, ..preset::pf_default() }
     })
 }

@@ -46,6 +46,7 @@ impl Move {
     }
 
     /// The packet; `None` for a reboot, and for an error without a session.
+    #[expect(clippy::too_many_lines, reason = "one arm for each kind of packet")]
     pub(super) fn packet(&self, nat: &Nat) -> Option<Packet> {
         let internal = SocketAddrV4::new([10, 0, 0, self.host].into(), self.port);
         let remote = SocketAddrV4::new([9, 9, 9, self.remote].into(), self.remote_port);
@@ -75,7 +76,11 @@ impl Move {
                 }
                 let session = sessions[index.index(sessions.len())];
                 let (near, far) = (session.external, session.remote);
-                let (quoted, sender) = if self.outbound { ((far, session.internal), *session.internal.ip()) } else { ((near, far), *far.ip()) };
+                let (quoted, sender) = if self.outbound {
+                    ((far, session.internal), *session.internal.ip())
+                } else {
+                    ((near, far), *far.ip())
+                };
                 let about = match session.transport {
                     Transport::Tcp => Packet::tcp(quoted.0, quoted.1, segment(1), b""),
                     Transport::Udp => Packet::udp(quoted.0.into(), quoted.1.into(), b""),
@@ -105,7 +110,11 @@ impl Move {
             Kind::Dying => {
                 let echo = Echo { is_request: true, identifier: 1, sequence: 1 };
                 let quoted = Packet::tcp(external, remote, segment(1), b"");
-                let dying = if self.outbound { Packet::echo(*from.ip(), *to.ip(), echo, b"") } else { quoted.unreachable_reply(*remote.ip(), 3)? };
+                let dying = if self.outbound {
+                    Packet::echo(*from.ip(), *to.ip(), echo, b"")
+                } else {
+                    quoted.unreachable_reply(*remote.ip(), 3)?
+                };
                 dying.with_hop_limit(1)
             }
             Kind::Damaged => {
@@ -119,7 +128,8 @@ impl Move {
                 // A timestamp request is nothing that is translated.
                 bytes[20] = 13;
                 bytes[22..24].copy_from_slice(&[0, 0]);
-                let sum: u32 = bytes[20..].chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+                let sum: u32 =
+                    bytes[20..].chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
                 let folded = u16::try_from((sum & 0xffff) + (sum >> 16)).expect("a short packet");
                 bytes[22..24].copy_from_slice(&(!folded).to_be_bytes());
                 Packet::parse(bytes).expect("whole")
@@ -203,6 +213,7 @@ pub(super) fn small(mut config: NatConfig, ports: u16) -> NatConfig {
 }
 
 /// A preset, or one with some knobs turned at random, large or small.
+#[expect(clippy::too_many_lines, reason = "one line for each knob")]
 pub(super) fn configs() -> impl Strategy<Value = NatConfig> {
     let turned = (
         prop_oneof![
@@ -241,8 +252,23 @@ pub(super) fn configs() -> impl Strategy<Value = NatConfig> {
     (0..preset::ALL.len(), proptest::option::of(turned), proptest::option::of(tight), any::<bool>(), 4u16..9).prop_map(
         |(index, turned, tight, is_small, ports)| {
             let mut config = (preset::ALL[index].config)();
-            if let Some((mapping, filtering, allocation, syn, hairpin, simultaneous, (checks, ignores, verifies, few))) = turned {
-                let rules = Rules { mapping, filtering, allocation, ports: PortClass::Fixed(40_001, 40_040), overload: Overload::Never };
+            if let Some((
+                mapping,
+                filtering,
+                allocation,
+                syn,
+                hairpin,
+                simultaneous,
+                (checks, ignores, verifies, few),
+            )) = turned
+            {
+                let rules = Rules {
+                    mapping,
+                    filtering,
+                    allocation,
+                    ports: PortClass::Fixed(40_001, 40_040),
+                    overload: Overload::Never,
+                };
                 (config.tcp, config.udp) = (rules, rules);
                 (config.unsolicited.syn, config.hairpin, config.simultaneous_open) = (syn, hairpin, simultaneous);
                 (config.checks_reset, config.verifies_checksums) = (checks, verifies);

@@ -52,7 +52,7 @@ enum Move {
 /// The state after a segment, by the side that began (`originator`) or the other.
 fn table(originator: bool, class: Class, state: SessionState) -> Move {
     use SessionState::{
-        Asked, Answered, Close, CloseWait, Established, FinWait, LastAck, SynReceived, SynSent, SynSent2, TimeWait,
+        Answered, Asked, Close, CloseWait, Established, FinWait, LastAck, SynReceived, SynSent, SynSent2, TimeWait,
     };
     match (class, originator, state) {
         (_, _, Asked | Answered) => Move::Invalid,
@@ -193,7 +193,16 @@ impl Linux {
     }
 
     fn with(state: SessionState, peers: [Peer; 2]) -> Self {
-        Self { state, peers, last: None, is_simultaneous: false, is_replied: false, retransmissions: 0, is_begun: false, is_assured: false }
+        Self {
+            state,
+            peers,
+            last: None,
+            is_simultaneous: false,
+            is_replied: false,
+            retransmissions: 0,
+            is_begun: false,
+            is_assured: false,
+        }
     }
 
     pub(super) fn state(&self) -> SessionState {
@@ -229,7 +238,9 @@ impl Linux {
                     None => SessionState::SynReceived,
                 }
             }
-            Move::To(SessionState::TimeWait) if old == SessionState::LastAck && self.is_challenge(originator, class) => {
+            Move::To(SessionState::TimeWait)
+                if old == SessionState::LastAck && self.is_challenge(originator, class) =>
+            {
                 return self.replied(originator, Fate::Keep);
             }
             Move::To(SessionState::SynReceived) if !originator && class == Class::Ack && self.is_simultaneous => {
@@ -352,12 +363,14 @@ impl Linux {
         let [mut sender, mut receiver] = [self.peers[own(originator)], self.peers[other(originator)]];
         let (mut sequence, mut end) = (segment.sequence, segment.end());
         let (mut acknowledgement, mut edge) = (segment.acknowledgement, segment.acknowledgement);
-        if receiver.uses_sack && let Some(sack) = options.sack_edge && after(sack, edge) {
+        if receiver.uses_sack
+            && let Some(sack) = options.sack_edge
+            && after(sack, edge)
+        {
             edge = sack;
         }
-        let is_late_syn = segment.syn
-            && after(end, sender.end)
-            && matches!(state, SessionState::SynSent | SessionState::SynReceived);
+        let is_late_syn =
+            segment.syn && after(end, sender.end) && matches!(state, SessionState::SynSent | SessionState::SynReceived);
         let is_unknown = sender.window_max == 0;
         if is_unknown || is_late_syn {
             begin_sender(&mut sender, &mut receiver, originator, segment, edge, options);
@@ -374,56 +387,16 @@ impl Linux {
         if segment.rst && sequence == 0 && state == SessionState::SynSent {
             (sequence, end) = (sender.end, sender.end);
         }
+        let numbers = Numbers { sequence, end, acknowledgement, edge };
+        let verdict = judge(&mut sender, &receiver, numbers);
+        if verdict == Window::Within {
+            advance(&mut sender, &mut receiver, segment, numbers);
+        }
         let is_liberal = sender.is_unknown;
-        let lag = sender.window_max.max(ACKNOWLEDGEMENT_LAG);
-        let is_recent = receiver.window_max == 0
-            || after(end, sender.end.wrapping_sub(receiver.window_max).wrapping_sub(1));
-        let ack_is_recent = after(edge, receiver.end.wrapping_sub(lag).wrapping_sub(1));
-        let ack_is_known = before(edge, receiver.end.wrapping_add(1));
-        let verdict = if !before(sequence, sender.end_max.wrapping_add(1)) {
-            let overshoot = end.wrapping_sub(sender.end_max).wrapping_add(1);
-            let is_small = receiver.window_max > 0 && overshoot <= receiver.window_max;
-            if is_recent && ack_is_recent && ack_is_known && is_small {
-                sender.end = end;
-                sender.is_unacknowledged = true;
-                self.peers[own(originator)] = sender;
-                Window::Ignored
-            } else {
-                Window::Invalid
-            }
-        } else if !is_recent {
-            Window::Ignored
-        } else if !ack_is_known {
-            Window::Invalid
-        } else if !ack_is_recent {
-            Window::Ignored
-        } else {
-            Window::Within
-        };
+        (self.peers[own(originator)], self.peers[other(originator)]) = (sender, receiver);
         if verdict != Window::Within {
             return if is_liberal { Window::Within } else { verdict };
         }
-        let scale = if segment.syn { 0 } else { sender.scale };
-        let window = u32::from(segment.window) << scale;
-        sender.window_max = sender.window_max.max(window.wrapping_add(edge.wrapping_sub(acknowledgement)));
-        if after(end, sender.end) {
-            sender.end = end;
-            sender.is_unacknowledged = true;
-        }
-        if segment.ack && sender.acknowledged.is_none_or(|highest| after(acknowledgement, highest)) {
-            sender.acknowledged = Some(acknowledgement);
-        }
-        if receiver.window_max != 0 && after(end, sender.end_max) {
-            receiver.window_max = receiver.window_max.wrapping_add(end.wrapping_sub(sender.end_max));
-        }
-        let reach = edge.wrapping_add(window);
-        if after(reach, receiver.end_max.wrapping_sub(1)) {
-            receiver.end_max = reach.wrapping_add(u32::from(window == 0));
-        }
-        if acknowledgement == receiver.end {
-            receiver.is_unacknowledged = false;
-        }
-        (self.peers[own(originator)], self.peers[other(originator)]) = (sender, receiver);
         if class == Class::Ack {
             self.count_repetition(originator, segment, acknowledgement);
         }
@@ -520,6 +493,66 @@ impl Linux {
     }
 }
 
+/// Numbers of a segment, as far as they are believed.
+#[derive(Clone, Copy, Debug)]
+struct Numbers {
+    sequence: u32,
+    end: u32,
+    acknowledgement: u32,
+    /// The highest that is acknowledged, selectively or not.
+    edge: u32,
+}
+
+/// Whether numbers lie within what both sides have shown. A little beyond is noted as sent.
+fn judge(sender: &mut Peer, receiver: &Peer, numbers: Numbers) -> Window {
+    let Numbers { sequence, end, edge, .. } = numbers;
+    let lag = sender.window_max.max(ACKNOWLEDGEMENT_LAG);
+    let is_recent =
+        receiver.window_max == 0 || after(end, sender.end.wrapping_sub(receiver.window_max).wrapping_sub(1));
+    let ack_is_recent = after(edge, receiver.end.wrapping_sub(lag).wrapping_sub(1));
+    let ack_is_known = before(edge, receiver.end.wrapping_add(1));
+    if !before(sequence, sender.end_max.wrapping_add(1)) {
+        let overshoot = end.wrapping_sub(sender.end_max).wrapping_add(1);
+        let is_small = receiver.window_max > 0 && overshoot <= receiver.window_max;
+        if is_recent && ack_is_recent && ack_is_known && is_small {
+            sender.end = end;
+            sender.is_unacknowledged = true;
+            return Window::Ignored;
+        }
+        return Window::Invalid;
+    }
+    match (is_recent, ack_is_known, ack_is_recent) {
+        (false, ..) | (true, true, false) => Window::Ignored,
+        (true, false, _) => Window::Invalid,
+        (true, true, true) => Window::Within,
+    }
+}
+
+/// Moves the windows by a segment that lies within them.
+fn advance(sender: &mut Peer, receiver: &mut Peer, segment: Segment, numbers: Numbers) {
+    let Numbers { end, acknowledgement, edge, .. } = numbers;
+    let scale = if segment.syn { 0 } else { sender.scale };
+    let window = u32::from(segment.window) << scale;
+    sender.window_max = sender.window_max.max(window.wrapping_add(edge.wrapping_sub(acknowledgement)));
+    if after(end, sender.end) {
+        sender.end = end;
+        sender.is_unacknowledged = true;
+    }
+    if segment.ack && sender.acknowledged.is_none_or(|highest| after(acknowledgement, highest)) {
+        sender.acknowledged = Some(acknowledgement);
+    }
+    if receiver.window_max != 0 && after(end, sender.end_max) {
+        receiver.window_max = receiver.window_max.wrapping_add(end.wrapping_sub(sender.end_max));
+    }
+    let reach = edge.wrapping_add(window);
+    if after(reach, receiver.end_max.wrapping_sub(1)) {
+        receiver.end_max = reach.wrapping_add(u32::from(window == 0));
+    }
+    if acknowledgement == receiver.end {
+        receiver.is_unacknowledged = false;
+    }
+}
+
 /// Learns of a side from its first segment, or anew from a later SYN.
 fn begin_sender(
     sender: &mut Peer,
@@ -534,7 +567,8 @@ fn begin_sender(
         (sender.end, sender.end_max, sender.window_max) = (end, end, window.max(1));
         sender.set_options(options);
         // Scaling holds only if both sides offer it.
-        if !originator && !(sender.offers_scale && receiver.offers_scale) {
+        let both_offer = sender.offers_scale && receiver.offers_scale;
+        if !originator && !both_offer {
             (sender.scale, receiver.scale) = (0, 0);
         }
         return;

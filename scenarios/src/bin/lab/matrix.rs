@@ -132,7 +132,13 @@ fn page(seed: u64, cells: &[Cell]) -> String {
     for (preset, row) in ALL.iter().zip(cells.chunks(ALL.len())) {
         let _ = write!(html, "<tr><th title=\"{}\">{}</th>", escaped(preset.about), preset.name);
         for cell in row {
-            let _ = write!(html, "<td class=\"{}\" title=\"{}\">{}</td>", classes(cell), escaped(&details(cell)), text(cell));
+            let _ = write!(
+                html,
+                "<td class=\"{}\" title=\"{}\">{}</td>",
+                classes(cell),
+                escaped(&details(cell)),
+                text(cell)
+            );
         }
         html.push_str("</tr>\n");
     }

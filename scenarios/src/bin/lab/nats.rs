@@ -44,7 +44,7 @@ fn ports(rules: &Rules) -> String {
     };
     match rules.ports {
         PortClass::Fixed(low, high) if (low, high) != (1024, 65_535) => format!("{how} {low}-{high}"),
-        _ => how,
+        PortClass::Fixed(..) | PortClass::Rfc4787 | PortClass::Linux | PortClass::Cisco => how,
     }
 }
 
@@ -99,7 +99,11 @@ fn row(preset: &Preset) -> [String; 9] {
         hairpin(&config).to_owned(),
         simultaneous(&config).to_owned(),
         timers(&config),
-        if preset.assumed.is_empty() { preset.source.to_owned() } else { format!("{}; assumed: {}", preset.source, preset.assumed) },
+        if preset.assumed.is_empty() {
+            preset.source.to_owned()
+        } else {
+            format!("{}; assumed: {}", preset.source, preset.assumed)
+        },
     ]
 }
 
@@ -133,7 +137,9 @@ pub(crate) fn run(as_json: bool, requirements: bool) -> ExitCode {
         table.add_row(row(preset));
     }
     println!("{table}");
-    println!("EIM, ADM, APDM: endpoint-independent, address-, address-and-port-dependent mapping; EIF, ADF, APDF: filtering");
+    println!(
+        "EIM, ADM, APDM: endpoint-independent, address-, address-and-port-dependent mapping; EIF, ADF, APDF: filtering"
+    );
     for (name, reason) in NOT_MODELLED {
         println!("not modelled: {name}: {reason}");
     }

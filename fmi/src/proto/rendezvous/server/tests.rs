@@ -209,7 +209,8 @@ fn a_client_is_called_back_where_it_is_seen_and_nowhere_else() {
     let config = ServerConfig { vantages: vantages.clone(), calls_max: 1, ..ServerConfig::default() };
     let mut server = Server::new(config, [0; 32]);
     let from = SocketAddr::from(([203, 0, 113, 1], 4000));
-    let input = |server: &mut Server, connection, input| server.handle_input(Instant::ZERO, Connection(connection), input);
+    let input =
+        |server: &mut Server, connection, input| server.handle_input(Instant::ZERO, Connection(connection), input);
     input(&mut server, 1, Input::Opened(from));
     input(&mut server, 1, Input::Message(ClientMessage::Observe));
     let told = ServerMessage::Observed { observed: from, vantages };
