@@ -4,16 +4,28 @@
 //!
 //! # What is modelled
 //!
-//! - Hosts with the TCP of smoltcp, adapted to open connections as Linux does ([`host`]).
-//! - Gateways as pure translators ([`nat`]), nested at will ([`topology`]).
+//! - Hosts with the TCP of smoltcp, adapted to open connections as Linux does ([`host`]), UDP, echo,
+//!   several addresses, IPv4 and IPv6.
+//! - Gateways as pure translators ([`nat`]), nested at will ([`topology`]): every behaviour of RFC 4787,
+//!   5382, 5508, 6888 and 7857 is a knob, known devices are [presets](nat::preset), Linux's tracker
+//!   follows sequence windows. `REQUIREMENTS.md` lists statement by statement what is met, and which
+//!   presets break it on purpose.
 //! - Links with latency, jitter, loss, reordering, duplication, rate and queue ([`link`]).
 //! - Sites, which turmoil cuts off and crashes as a whole ([`world`]).
 //!
 //! # What is not
 //!
-//! Throughput under loss is not Linux's: recovery is smoltcp's without congestion control. TIME_WAIT
-//! lasts 10 s. There are no IP fragments, no IPv6, no UDP sockets on hosts. Gateways do not check TCP
-//! sequence numbers.
+//! Throughput under loss is not Linux's: recovery is smoltcp's without congestion control, and its
+//! time-outs are not below 1 s. TIME_WAIT lasts 10 s. IP options, IPv6 extension headers and ICMPv6 are
+//! refused; IPv6 is filtered and never translated, so there is no NAT64. Path MTU discovery is left out:
+//! links take packets of any size, and hosts cut datagrams by their own MTU.
+//!
+//! # How far it is checked
+//!
+//! `tests/kernel` sends the same packets through nftables in network namespaces and through a [`nat`],
+//! and the same segments to a real host and to one of the lab: verdicts, endpoints, tracker states,
+//! timers and answers must agree. Presets of other devices rest on documents; `lab nats` says which
+//! cells are assumed.
 //!
 //! # Determinism
 //!

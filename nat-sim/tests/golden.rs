@@ -460,14 +460,18 @@ proptest! {
     #[test]
     fn p_28_refusing_gateways_connect_without_a_pause(skew in 0u64..400, pause in 1u64..120) {
         // Where a SYN arrives in the tick in which a hole opens or closes, either may come first.
-        prop_assume!(skew % D != 0);
+        if skew % D == 0 {
+            return Ok(());
+        }
         let trace = skewed(preset::linux_masq_rst(), skew, None);
         for connected in trace.connected {
             prop_assert!(connected.is_some_and(|at| at <= skew + 3 * D), "{:?}", connected);
         }
         let period = 2 * D + pause;
         let (early, late) = ((skew + D) % period, (period + D - skew % period) % period);
-        prop_assume!(early % D != 0 && late % D != 0);
+        if early % D == 0 || late % D == 0 {
+            return Ok(());
+        }
         let locked = skewed(preset::linux_masq_rst(), skew, Some(pause));
         let meets = skew < D || early < 2 * D || late < 2 * D;
         prop_assert_eq!(locked.connected.iter().all(Option::is_some), meets, "skew {}, pause {}", skew, pause);

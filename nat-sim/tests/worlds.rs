@@ -66,6 +66,34 @@ fn nested() -> (Topology, HostId, Vec<HostId>) {
     (topology, rendezvous, hosts)
 }
 
+/// Two gateways in a row map as one that does what both do: each pair of the preset's kind connects.
+#[test]
+fn two_homes_behind_two_carriers_connect() {
+    let [carrier, home] = preset::double_nat();
+    let (mut topology, rendezvous, _) = behind(&[], millis(1), millis(2), millis(2));
+    let mut hosts = Vec::new();
+    for number in [1u8, 2] {
+        let access = topology.network(format!("carrier-{number}"));
+        let lan = topology.network(format!("home-{number}"));
+        let spec = |outer, address: [u8; 4], inner, nat| GatewaySpec {
+            nat,
+            outer,
+            address: address.into(),
+            pool: Vec::new(),
+            link: LinkConfig::with_latency(millis(1)),
+            inner,
+            site: SiteId(0),
+        };
+        topology.gateway(spec(INTERNET, [203, 0, 113, number], access, carrier));
+        topology.gateway(spec(access, [100, 64, 0, 2], lan, home));
+        hosts.push(topology.host(host(lan, [192, 168, 0, 2], millis(1))));
+    }
+    let mut world = World::new(topology, 1, millis(1));
+    serve(&mut world, rendezvous);
+    let board = place(&mut world, &hosts, Duration::ZERO);
+    run(world, &board, 2);
+}
+
 #[test]
 fn functions_behind_two_gateways_in_a_row_connect() {
     let (topology, rendezvous, hosts) = nested();

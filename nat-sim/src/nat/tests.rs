@@ -271,14 +271,18 @@ proptest! {
         let config = NatConfig { verifies_checksums: verifies, ..config };
         let mut nat = Nat::new(config, EXTERNAL, 1);
         // What a gateway answers to a hairpinned packet is its own, and sound.
-        prop_assume!(step.is_sound() && !matches!(step.kind, script::Kind::Hairpin));
+        if !step.is_sound() || matches!(step.kind, script::Kind::Hairpin) {
+            return Ok(());
+        }
         let Some(packet) = step.packet(&nat).filter(|packet| packet.fragment().is_none()) else { return Ok(()) };
         let mut bytes = packet.bytes().to_vec();
         let at = at % bytes.len();
         bytes[at] ^= 1 << bit;
         let Ok(damaged) = Packet::parse(bytes) else { return Ok(()) };
         // A UDP checksum that becomes zero means none.
-        prop_assume!(!damaged.checksums_are_valid());
+        if damaged.checksums_are_valid() {
+            return Ok(());
+        }
         let Some((_, verdict)) = play(&mut nat, Instant::ZERO, &step, Some(damaged)) else { return Ok(()) };
         if let Verdict::Forward(_, out) = &verdict {
             prop_assert!(!out.checksums_are_valid());
@@ -295,7 +299,9 @@ proptest! {
     fn p_32_two_gateways_compose(inner in 0..preset::ALL.len(), outer in 0..preset::ALL.len(), remotes in 2u8..6) {
         let config = |index: usize| (preset::ALL[index].config)();
         let (inner, outer) = (config(inner), config(outer));
-        prop_assume!(inner.udp.mapping != Mapping::None);
+        if inner.udp.mapping == Mapping::None {
+            return Ok(());
+        }
         let middle = Ipv4Addr::new(100, 64, 0, 1);
         let mut near = Nat::new(inner, middle, 1);
         let mut far = Nat::new(outer, EXTERNAL, 2);
@@ -320,6 +326,11 @@ proptest! {
         let open = |config: &NatConfig| config.udp.filtering == Filtering::EndpointIndependent;
         prop_assert_eq!(lets_in, open(&inner) && open(&outer));
     }
+}
+
+proptest! {
+    // Each case is a statistic of 200 gateways.
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.div_ceil(100), ..ProptestConfig::default() })]
 
     /// P-30, at the gateway: N sockets on the random side, M ports probed.
     #[test]

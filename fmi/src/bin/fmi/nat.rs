@@ -91,7 +91,7 @@ fn peers(finding: &Finding) -> [(&'static str, Finding); 3] {
     };
     let strict = Filtering::AddressAndPortDependent;
     [
-        ("the same NAT as this", *finding),
+        ("a NAT like this one", *finding),
         (
             "a NAT that keeps its mapping (most home routers, functions on AWS Lambda)",
             peer(Mapping::EndpointIndependent, strict, Ports::Preserved),
