@@ -272,45 +272,39 @@ impl Nat {
     }
 
     /// Translates a packet that comes from inside. Drain [`Nat::next_verdict`] afterwards.
-    pub fn outbound(&mut self, now: Instant, mut packet: Packet) -> Verdict {
-        self.expire(now);
-        if self.config.verifies_checksums && !packet.checksums_are_valid() {
-            return Verdict::Drop(DropReason::BadChecksum);
-        }
-        if !packet.is_v4() {
-            return self.pass_ipv6(now, Side::Inside, packet);
-        }
-        if packet.is_icmp_error() {
-            return self.outbound_error(now, packet);
-        }
-        if packet.fragment().is_some() {
-            return self.fragment(now, Side::Inside, packet);
-        }
-        if !packet.decrement_hop_limit() {
-            return self.expired_in_transit(Side::Inside, &packet);
-        }
-        self.translate_outbound(now, packet)
+    pub fn outbound(&mut self, now: Instant, packet: Packet) -> Verdict {
+        self.handle(now, Side::Inside, packet)
     }
 
     /// Translates a packet that comes from outside. Drain [`Nat::next_verdict`] afterwards.
-    pub fn inbound(&mut self, now: Instant, mut packet: Packet) -> Verdict {
+    pub fn inbound(&mut self, now: Instant, packet: Packet) -> Verdict {
+        self.handle(now, Side::Outside, packet)
+    }
+
+    fn handle(&mut self, now: Instant, from: Side, mut packet: Packet) -> Verdict {
         self.expire(now);
         if self.config.verifies_checksums && !packet.checksums_are_valid() {
             return Verdict::Drop(DropReason::BadChecksum);
         }
         if !packet.is_v4() {
-            return self.pass_ipv6(now, Side::Outside, packet);
+            return self.pass_ipv6(now, from, packet);
         }
         if packet.is_icmp_error() {
-            return self.inbound_error(now, packet);
+            return match from {
+                Side::Inside => self.outbound_error(now, packet),
+                Side::Outside => self.inbound_error(now, packet),
+            };
         }
         if packet.fragment().is_some() {
-            return self.fragment(now, Side::Outside, packet);
+            return self.fragment(now, from, packet);
         }
         if !packet.decrement_hop_limit() {
-            return self.expired_in_transit(Side::Outside, &packet);
+            return self.expired_in_transit(from, &packet);
         }
-        self.translate_inbound(now, packet, None)
+        match from {
+            Side::Inside => self.translate_outbound(now, packet),
+            Side::Outside => self.translate_inbound(now, packet, None),
+        }
     }
 
     /// What else follows from the last packet: fragments that waited for it, held SYNs that it met.

@@ -9,8 +9,8 @@ use common::{Board, RENDEZVOUS, RENDEZVOUS_PORT, behind, config, host, millis, r
 use fmi::net::Net;
 use fmi::{Communicator, Path};
 use nat_sim::link::LinkConfig;
-use nat_sim::nat::{Filtering, preset};
-use nat_sim::topology::{GatewayId, GatewaySpec, HostId, INTERNET, SiteId, Topology};
+use nat_sim::nat::{Filtering, NatConfig, preset};
+use nat_sim::topology::{GatewayId, GatewaySpec, HostId, INTERNET, NetworkId, SiteId, Topology};
 use nat_sim::{Fault, SimNet, World};
 
 type Line = (u32, u64, Vec<Path>, Duration);
@@ -44,19 +44,15 @@ fn run(world: World, board: &Board<Line>, size: usize) -> Vec<Line> {
     lines
 }
 
+fn spec(outer: NetworkId, address: [u8; 4], inner: NetworkId, nat: NatConfig) -> GatewaySpec {
+    let link = LinkConfig::with_latency(millis(1));
+    GatewaySpec { nat, outer, address: address.into(), pool: Vec::new(), link, inner, site: SiteId(0) }
+}
+
 /// A gateway of a provider, a gateway of a home behind it, and functions on either.
 fn nested() -> (Topology, HostId, Vec<HostId>) {
     let (mut topology, rendezvous, mut hosts) = behind(&[preset::rfc_strict()], millis(1), millis(2), millis(2));
     let provider = topology.network("provider");
-    let spec = |outer, address: [u8; 4], inner, nat| GatewaySpec {
-        nat,
-        outer,
-        address: address.into(),
-        pool: Vec::new(),
-        link: LinkConfig::with_latency(millis(1)),
-        inner,
-        site: SiteId(0),
-    };
     topology.gateway(spec(INTERNET, [203, 0, 113, 99], provider, preset::rfc_ideal()));
     for number in [1u8, 2] {
         let home = topology.network(format!("home-{number}"));
@@ -75,15 +71,6 @@ fn two_homes_behind_two_carriers_connect() {
     for number in [1u8, 2] {
         let access = topology.network(format!("carrier-{number}"));
         let lan = topology.network(format!("home-{number}"));
-        let spec = |outer, address: [u8; 4], inner, nat| GatewaySpec {
-            nat,
-            outer,
-            address: address.into(),
-            pool: Vec::new(),
-            link: LinkConfig::with_latency(millis(1)),
-            inner,
-            site: SiteId(0),
-        };
         topology.gateway(spec(INTERNET, [203, 0, 113, number], access, carrier));
         topology.gateway(spec(access, [100, 64, 0, 2], lan, home));
         hosts.push(topology.host(host(lan, [192, 168, 0, 2], millis(1))));

@@ -77,7 +77,7 @@ fn measure(first: Preset, second: Preset, seed: u64) -> Cell {
     let met = outcome.ends.len() == 2 && outcome.ends.values().all(|end| end.unconnected);
     let path = if measured.is_some() {
         Path::Direct
-    } else if connects(Technique::Prediction, first, second, seed) {
+    } else if (0..SKILL).all(|more| connects(Technique::Prediction, first, second, seed.wrapping_add(more << 32))) {
         Path::Predicted
     } else if met {
         Path::Relay
@@ -117,6 +117,9 @@ fn measure(first: Preset, second: Preset, seed: u64) -> Cell {
         replay: outcome.replay_command(),
     }
 }
+
+/// Times that a prediction must hold: among few ports a guess hits by luck once in thirty.
+const SKILL: u64 = 3;
 
 /// Measures every pair of presets, in both orders.
 pub fn all(seed: u64, mut done: impl FnMut()) -> Vec<Cell> {

@@ -22,16 +22,8 @@ pub enum Mapping {
     None,
 }
 
-/// Which remotes may send to an external endpoint in use. RFC 4787 §5.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Filtering {
-    /// All.
-    EndpointIndependent,
-    /// Those whose address has been sent to.
-    AddressDependent,
-    /// Those whose address and port have been sent to.
-    AddressAndPortDependent,
-}
+/// Which remotes may send to an external endpoint in use: what discovery finds is what is configured.
+pub use fmi::proto::discovery::Filtering;
 
 /// What happens when the port of the inside cannot be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,6 +1,7 @@
 //! What a gateway knows of a session beyond its addresses: how far it has come, and so how long it
 //! may be idle.
 
+use std::fmt;
 use std::time::Duration;
 
 use super::Side;
@@ -36,6 +37,25 @@ pub enum SessionState {
     Asked,
     /// UDP or ICMP, answered.
     Answered,
+}
+
+/// The names of TCP are those that Linux's tools print.
+impl fmt::Display for SessionState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::SynSent => "SYN_SENT",
+            Self::SynSent2 => "SYN_SENT2",
+            Self::SynReceived => "SYN_RECV",
+            Self::Established => "ESTABLISHED",
+            Self::FinWait => "FIN_WAIT",
+            Self::CloseWait => "CLOSE_WAIT",
+            Self::LastAck => "LAST_ACK",
+            Self::TimeWait => "TIME_WAIT",
+            Self::Close => "CLOSE",
+            Self::Asked => "asked",
+            Self::Answered => "answered",
+        })
+    }
 }
 
 impl SessionState {

@@ -12,12 +12,13 @@ use fmi::net::{Listener, Net};
 use futures_util::future::{Either, select};
 use nat_sim::host::SYN_TIMES;
 use nat_sim::link::LinkConfig;
-use nat_sim::packet::{Packet, Segment};
+use nat_sim::packet::Packet;
 use nat_sim::topology::{HostSpec, INTERNET, SiteId, TcpConfig, Topology};
 use nat_sim::{SimNet, World};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::lab::{self, Cleanup, End, run, silence, within};
+use super::segment;
 
 const SUBJECT: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
 const PEER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
@@ -120,20 +121,6 @@ fn cases() -> Vec<(String, Vec<Act>)> {
 
 /// Where the lab's host differs, and what follows.
 const DIFFERENCES: &[(&str, &str)] = &[];
-
-fn segment(flags: &str, sequence: u32, acknowledgement: u32) -> Segment {
-    let has = |flag| flags.contains(flag);
-    Segment {
-        syn: has('S'),
-        fin: has('F'),
-        rst: has('R'),
-        ack: has('.'),
-        sequence,
-        acknowledgement: if has('.') { acknowledgement } else { 0 },
-        window: 60_000,
-        payload: 0,
-    }
-}
 
 /// The packets of a script, and the reading of the answers: the same for both hosts.
 #[derive(Default)]

@@ -11,9 +11,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use fmi::time::Instant;
-use nat_sim::nat::{
-    Nat, NatConfig, OnEcho, OnStray, OnSyn, SessionState, Side, SnapshotRow, Unsolicited, Verdict, preset,
-};
+use nat_sim::nat::{Nat, NatConfig, OnEcho, OnStray, OnSyn, Side, SnapshotRow, Unsolicited, Verdict, preset};
 use nat_sim::packet::{Echo, Packet, Segment, Transport};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
@@ -100,6 +98,7 @@ enum What {
 const X: u32 = 0x4000_0000;
 const Y: u32 = 0x2000_0000;
 
+/// A segment with flags as tcpdump prints them.
 fn segment(flags: &str, sequence: u32, acknowledgement: u32) -> Segment {
     let has = |flag| flags.contains(flag);
     Segment {
@@ -108,7 +107,7 @@ fn segment(flags: &str, sequence: u32, acknowledgement: u32) -> Segment {
         rst: has('R'),
         ack: has('.'),
         sequence,
-        acknowledgement,
+        acknowledgement: if has('.') { acknowledgement } else { 0 },
         window: 65_000,
         payload: 0,
     }
@@ -301,24 +300,12 @@ impl Both {
 const SLACK: u64 = 25;
 
 fn stands_for(row: &SnapshotRow, entry: &Entry, externals: &Externals) -> bool {
-    let state = match row.state {
-        SessionState::SynSent => "SYN_SENT",
-        SessionState::SynSent2 => "SYN_SENT2",
-        SessionState::SynReceived => "SYN_RECV",
-        SessionState::Established => "ESTABLISHED",
-        SessionState::FinWait => "FIN_WAIT",
-        SessionState::CloseWait => "CLOSE_WAIT",
-        SessionState::LastAck => "LAST_ACK",
-        SessionState::TimeWait => "TIME_WAIT",
-        SessionState::Close => "CLOSE",
-        SessionState::Asked | SessionState::Answered => return false,
-    };
     let external = entry.reply.1;
     let same_external = external == row.external || externals.values().any(|pair| *pair == (external, row.external));
     // Behind another gateway the internal endpoint is that one's external one.
     let internal = entry.original.0;
     let same_internal = internal == row.internal || externals.values().any(|pair| *pair == (internal, row.internal));
-    (entry.state.as_str(), entry.is_unreplied) == (state, row.is_unreplied)
+    (&entry.state, entry.is_unreplied) == (&row.state.to_string(), row.is_unreplied)
         && same_internal
         && entry.original.1 == row.remote
         && same_external

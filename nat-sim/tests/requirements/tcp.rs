@@ -47,19 +47,7 @@ fn fate(verdict: &Verdict) -> &'static str {
 fn state(gate: &mut Gate) -> String {
     let rows = gate.rows();
     let Some(row) = rows.first() else { return "no entry".into() };
-    let name = match row.state {
-        SessionState::SynSent => "SYN_SENT",
-        SessionState::SynSent2 => "SYN_SENT2",
-        SessionState::SynReceived => "SYN_RECV",
-        SessionState::Established => "ESTABLISHED",
-        SessionState::FinWait => "FIN_WAIT",
-        SessionState::CloseWait => "CLOSE_WAIT",
-        SessionState::LastAck => "LAST_ACK",
-        SessionState::TimeWait => "TIME_WAIT",
-        SessionState::Close => "CLOSE",
-        SessionState::Asked | SessionState::Answered => "no TCP",
-    };
-    if row.is_unreplied { format!("{name} UNREPLIED") } else { name.to_owned() }
+    if row.is_unreplied { format!("{} UNREPLIED", row.state) } else { row.state.to_string() }
 }
 
 struct Tracked {
