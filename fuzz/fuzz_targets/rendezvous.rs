@@ -5,12 +5,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use fmi::proto::rendezvous::server::{Connection, Input, Output, Server, ServerConfig};
+use fmi::proto::discovery::Outcome;
 use fmi::proto::rendezvous::ClientMessage;
 use fmi::time::Instant;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    let config = ServerConfig { connections_max: 8, ..ServerConfig::default() };
+    let vantages = vec![SocketAddr::from(([2, 2, 2, 2], 7)), SocketAddr::from(([2, 2, 2, 2], 8))];
+    let config = ServerConfig { connections_max: 8, vantages, calls_max: 2, ..ServerConfig::default() };
     let mut server = Server::new(config, [0; 32]);
     let mut now = Instant::ZERO;
     let mut next = 0;
@@ -18,7 +20,7 @@ fuzz_target!(|bytes: &[u8]| {
     for line in bytes.split(|byte| *byte == b'\n') {
         let Some((&[connection, action], message)) = line.split_first_chunk::<2>() else { continue };
         let mut connection = Connection(u64::from(connection % 8));
-        let input = match action % 5 {
+        let input = match action % 6 {
             0 => {
                 next += 1;
                 connection = Connection(7 + next);
@@ -26,6 +28,7 @@ fuzz_target!(|bytes: &[u8]| {
             }
             1 => Input::Closed,
             2 => Input::Malformed,
+            4 => Input::CalledBack { vantage: action, outcome: Outcome::Silence },
             3 => {
                 now += Duration::from_millis(u64::from(action) * 10);
                 server.handle_timeout(now);
@@ -38,8 +41,11 @@ fuzz_target!(|bytes: &[u8]| {
         };
         server.handle_input(now, connection, input);
         while let Some(output) = server.poll_output() {
-            if let Output::Send(_, message) = output {
-                let _ = message.emit();
+            match output {
+                Output::Send(_, message) => drop(message.emit()),
+                // Only where the client is seen, and as long as it is there.
+                Output::CallBack { to, vantage, .. } => assert!(to.port() == 1 && vantage < 2),
+                Output::Close(_) => {}
             }
         }
         assert!(server.connections() <= 8);

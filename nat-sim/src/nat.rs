@@ -16,7 +16,7 @@
 //! endpoint), and an inbound packet that it admits makes a session, so that the reply leaves from
 //! the port that was reached.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
@@ -31,6 +31,7 @@ mod behavior;
 mod firewall;
 mod fragment;
 mod icmp;
+mod lease;
 pub mod preset;
 mod proxy;
 mod refuse;
@@ -50,6 +51,7 @@ pub use tracker::SessionState;
 use allocate::Ports;
 use firewall::Firewall;
 use fragment::Reassembly;
+use lease::Leases;
 use table::{MappingId, SessionId, Tables};
 use tracker::{Fate, Seen, Track};
 
@@ -199,8 +201,7 @@ pub struct Nat {
     held: VecDeque<(Instant, Packet)>,
     reassembly: Reassembly,
     firewall: Firewall,
-    /// Ports that hosts asked for, with the time until which they hold.
-    statics: BTreeMap<(Transport, SocketAddrV4), (SocketAddrV4, Instant)>,
+    leases: Leases,
     /// The second in which sessions are counted, and their number.
     rate: (u64, usize),
     follows: VecDeque<Verdict>,
@@ -250,7 +251,7 @@ impl Nat {
             held: VecDeque::new(),
             reassembly: Reassembly::default(),
             firewall: Firewall::default(),
-            statics: BTreeMap::new(),
+            leases: Leases::default(),
             rate: (0, 0),
             follows: VecDeque::new(),
             config,
@@ -345,33 +346,6 @@ impl Nat {
     pub fn change_address(&mut self, external: Ipv4Addr) {
         self.addresses = vec![external];
         self.reboot();
-    }
-
-    /// Gives a host a port for a time, as UPnP IGD, NAT-PMP and PCP do: everybody may send to it.
-    /// Returns the external endpoint; `None` if the gateway takes no such wishes, or the port is
-    /// taken.
-    pub fn map_port(
-        &mut self,
-        now: Instant,
-        transport: Transport,
-        internal: SocketAddrV4,
-        wanted: u16,
-        lifetime: Duration,
-    ) -> Option<SocketAddrV4> {
-        self.expire(now);
-        if !self.config.port_control {
-            return None;
-        }
-        let is_free = |port: u16| {
-            let external = SocketAddrV4::new(self.external(), port);
-            let holder = self.statics.get(&(transport, external)).filter(|(_, until)| *until > now);
-            holder.is_none_or(|(holder, _)| *holder == internal)
-                && self.tables.mappings_at(transport, external).is_empty()
-        };
-        let port = (wanted..=u16::MAX).chain(1024..wanted).find(|port| is_free(*port))?;
-        let external = SocketAddrV4::new(self.external(), port);
-        self.statics.insert((transport, external), (internal, now + lifetime));
-        Some(external)
     }
 
     /// All live sessions, in order.
@@ -524,7 +498,7 @@ impl Nat {
         {
             return Err(Refusal::Drop(DropReason::FirstPacketLost));
         }
-        let mapping = self.mapping_for(now, flow.transport, flow.source, flow.destination).map_err(Refusal::Full)?;
+        let mapping = self.mapping_for(flow.transport, flow.source, flow.destination).map_err(Refusal::Full)?;
         let external = self.tables.mapping(mapping).external;
         if let Err(reason) = self.check_remote_limit(flow.transport, *external.ip(), flow.destination) {
             self.tables.drop_unused(mapping);
@@ -613,7 +587,7 @@ impl Nat {
     /// The internal endpoint for a packet from outside that belongs to no session, if a mapping's
     /// filter admits it.
     fn begin_inbound(&mut self, now: Instant, flow: Flow, seen: Seen) -> Result<SocketAddrV4, DropReason> {
-        let mapping = self.admitting_mapping(now, flow)?;
+        let mapping = self.admitting_mapping(flow)?;
         let internal = self.tables.mapping(mapping).key.internal;
         let talks_already = self.tables.by_inside(flow.transport, internal, flow.source).is_some();
         let begins = seen.segment.is_none_or(|segment| tracker::begins(self.config.tracking, segment));
@@ -640,6 +614,7 @@ impl Nat {
             self.end(now, id);
         }
         self.ports.expire(now);
+        self.leases.expire(now);
     }
 
     fn end(&mut self, now: Instant, id: SessionId) {

@@ -107,12 +107,11 @@ impl Nat {
     /// Finds or makes the mapping for a new session from inside.
     pub(super) fn mapping_for(
         &mut self,
-        now: Instant,
         transport: Transport,
         internal: SocketAddrV4,
         remote: SocketAddrV4,
     ) -> Result<MappingId, DropReason> {
-        if let Some(external) = self.static_external(now, transport, internal) {
+        if let Some(external) = self.leases.held_by(transport, internal) {
             return Ok(self.mapping_at(transport, internal, external));
         }
         let rules = self.config.rules(transport);
@@ -141,14 +140,6 @@ impl Nat {
         self.tables.mapping_by_key(&key).unwrap_or_else(|| self.tables.add_mapping(key, external))
     }
 
-    fn static_external(&self, now: Instant, transport: Transport, internal: SocketAddrV4) -> Option<SocketAddrV4> {
-        let mut of_host = self
-            .statics
-            .iter()
-            .filter(|((kind, _), (host, until))| *kind == transport && *host == internal && *until > now);
-        of_host.next().map(|((_, external), _)| *external)
-    }
-
     /// Linux: the endpoint of the source's newest session, its own port, or another, as long as no
     /// other session shows the same to the same remote.
     fn overlapping_mapping_for(
@@ -172,11 +163,9 @@ impl Nat {
     }
 
     /// A mapping whose filter admits a packet from outside.
-    pub(super) fn admitting_mapping(&mut self, now: Instant, flow: Flow) -> Result<MappingId, DropReason> {
+    pub(super) fn admitting_mapping(&mut self, flow: Flow) -> Result<MappingId, DropReason> {
         let Flow { transport, source: remote, destination: external } = flow;
-        if let Some((internal, until)) = self.statics.get(&(transport, external)).copied()
-            && until > now
-        {
+        if let Some(internal) = self.leases.holder(transport, external) {
             return Ok(self.mapping_at(transport, internal, external));
         }
         let rules = self.config.rules(transport);
@@ -286,7 +275,7 @@ impl Nat {
             };
             !is_used
                 && (!keeps_parity || (port ^ wanted) & 1 == 0)
-                && !nat.statics.contains_key(&(transport, external))
+                && nat.leases.holder(transport, external).is_none()
                 && !nat.ports.rests(transport, external, remote)
         };
         let search = |nat: &Self, first: u16, tries: u32| {

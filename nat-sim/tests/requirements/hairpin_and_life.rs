@@ -221,6 +221,8 @@ fn a_host_may_ask_for_a_port_where_that_is_offered() {
     assert_eq!(gate.open(HOST, "8.8.8.8:1"), given, "and it goes out from there");
     gate.wait(lifetime);
     assert!(!gate.admits("7.7.7.7:7", given));
+    let again = gate.nat.map_port(gate.now, transport, at("10.0.0.4:80"), 80, lifetime);
+    assert_eq!(again, Some(given), "a lease that has ended is free");
     assert_eq!(
         Gate::new(preset::linux_masq_drop()).nat.map_port(Instant::ZERO, transport, at(HOST), 80, lifetime),
         None
