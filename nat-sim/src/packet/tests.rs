@@ -18,7 +18,7 @@ fn ping(from: SocketAddrV4, to: SocketAddrV4, payload: &[u8]) -> Packet {
 }
 
 fn endpoint() -> impl Strategy<Value = SocketAddrV4> {
-    (any::<[u8; 4]>(), any::<u16>()).prop_map(|(ip, port)| SocketAddrV4::new(ip.into(), port))
+    (any::<[u8; 4]>(), 1u16..).prop_map(|(ip, port)| SocketAddrV4::new(ip.into(), port))
 }
 
 proptest! {
@@ -27,7 +27,6 @@ proptest! {
     fn rewrites_keep_checksums(
         from in endpoint(), to in endpoint(), other in endpoint(), payload in proptest::collection::vec(any::<u8>(), 0..50),
     ) {
-        prop_assume!(from.port() != 0 && to.port() != 0 && other.port() != 0);
         for mut packet in [Packet::tcp(from, to, SYN, &payload), Packet::udp(from.into(), to.into(), &payload), ping(from, to, &payload)] {
             prop_assert!(packet.checksums_are_valid());
             packet.set_source(other);
@@ -59,7 +58,9 @@ proptest! {
     ) {
         let packet = Packet::udp(from.into(), to.into(), &payload);
         let mut parts = packet.fragments(room * 8, 3);
-        prop_assume!(parts.len() > 1);
+        if parts.len() == 1 {
+            return Ok(());
+        }
         prop_assert!(parts.iter().all(|part| Packet::parse(part.bytes().to_vec()).is_ok() || part.fragment().is_none()));
         let at = swap.index(parts.len());
         parts.rotate_left(at);
