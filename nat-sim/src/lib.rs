@@ -17,8 +17,8 @@
 //!
 //! Throughput under loss is not Linux's: recovery is smoltcp's without congestion control, and its
 //! time-outs are not below 1 s. TIME_WAIT lasts 10 s. IP options, IPv6 extension headers and ICMPv6 are
-//! refused; IPv6 is filtered and never translated, so there is no NAT64. Path MTU discovery is left out:
-//! links take packets of any size, and hosts cut datagrams by their own MTU.
+//! refused; IPv6 is filtered and never translated, so there is no NAT64. Gateways refuse or cut what exceeds
+//! their MTU, but a host's TCP does not shrink its segments for that: a small MTU is a black hole for it.
 //!
 //! # How far it is checked
 //!

@@ -118,13 +118,18 @@ pub enum DropReason {
     IcmpIgnored,
     /// It is IPv6, which does not pass.
     Ipv6,
+    /// It is too large to go on, forbids that it is cut, and may not be answered.
+    TooBig,
     /// Its protocol is not translated.
     NotTranslated,
 }
 
+/// The smallest MTU that a gateway can be given (RFC 791).
+const MTU_MIN: u16 = 576;
+
 impl DropReason {
     /// All of them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::NoMapping,
         Self::Filtered,
         Self::Exhausted,
@@ -150,6 +155,7 @@ impl DropReason {
         Self::FirstPacketLost,
         Self::IcmpIgnored,
         Self::Ipv6,
+        Self::TooBig,
         Self::NotTranslated,
     ];
 }
@@ -204,6 +210,8 @@ pub struct Nat {
     leases: Leases,
     /// The second in which sessions are counted, and their number.
     rate: (u64, usize),
+    /// Of the last packet that was cut here.
+    identification: u16,
     follows: VecDeque<Verdict>,
 }
 
@@ -253,6 +261,7 @@ impl Nat {
             firewall: Firewall::default(),
             leases: Leases::default(),
             rate: (0, 0),
+            identification: 0,
             follows: VecDeque::new(),
             config,
         }
@@ -282,11 +291,29 @@ impl Nat {
         self.handle(now, Side::Outside, packet)
     }
 
-    fn handle(&mut self, now: Instant, from: Side, mut packet: Packet) -> Verdict {
-        self.expire(now);
+    fn handle(&mut self, now: Instant, from: Side, packet: Packet) -> Verdict {
         if self.config.verifies_checksums && !packet.checksums_are_valid() {
             return Verdict::Drop(DropReason::BadChecksum);
         }
+        let mtu = usize::from(self.config.mtu.max(MTU_MIN));
+        if packet.bytes().len() <= mtu {
+            return self.translate(now, from, packet);
+        }
+        if packet.forbids_fragments() {
+            let reply = packet.too_big_reply(self.external(), self.config.mtu);
+            return reply.map_or(Verdict::Drop(DropReason::TooBig), |reply| Verdict::Reply(from, reply));
+        }
+        let verdict = self.translate(now, from, packet);
+        let Verdict::Forward(to, packet) = verdict else { return verdict };
+        self.identification = self.identification.wrapping_add(1);
+        let mut parts = packet.fragments((mtu - 20) & !7, self.identification).into_iter();
+        let first = parts.next().expect("a packet has a part");
+        self.follows.extend(parts.map(|part| Verdict::Forward(to, part)));
+        Verdict::Forward(to, first)
+    }
+
+    fn translate(&mut self, now: Instant, from: Side, mut packet: Packet) -> Verdict {
+        self.expire(now);
         if !packet.is_v4() {
             return self.pass_ipv6(now, from, packet);
         }
@@ -467,7 +494,8 @@ impl Nat {
                 self.end(now, id);
                 return Stepped::Gone;
             }
-            Fate::Invalid => return Stepped::Invalid,
+            Fate::Invalid if self.config.tracking != Tracking::Linux(Invalid::Translate) => return Stepped::Invalid,
+            Fate::Invalid => {}
         }
         Stepped::Passes { near, shift, is_own }
     }

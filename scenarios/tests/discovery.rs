@@ -88,7 +88,7 @@ fn configured_ports(config: &NatConfig) -> Option<Ports> {
     match (config.tcp.mapping, config.tcp.allocation) {
         (nat::Mapping::None | nat::Mapping::OneToOne, _) => Some(Ports::Preserved),
         (_, Allocation::Preserve(_)) if is_ephemeral_kept(config.tcp.ports) => Some(Ports::Preserved),
-        (_, Allocation::Sequential { step }) => Some(Ports::Sequential(i32::from(step))),
+        (_, Allocation::Sequential { step, .. }) => Some(Ports::Sequential(i32::from(step))),
         (_, Allocation::Preserve(_) | Allocation::Random) => Some(Ports::Unpredictable),
         // Few ports may look like anything.
         (_, Allocation::Block { .. }) => None,

@@ -22,8 +22,8 @@ type Resting = (Transport, SocketAddrV4, Option<SocketAddrV4>);
 pub(super) struct Ports {
     resting: BTreeMap<Resting, Instant>,
     rest_ends: BTreeSet<(Instant, Resting)>,
-    /// The next port of a sequential allocator, per transport.
-    next: BTreeMap<Transport, u16>,
+    /// The next port of a sequential allocator, per transport, and per host where each has its own.
+    next: BTreeMap<(Transport, Option<Ipv4Addr>), u16>,
     /// External addresses of hosts, where one host keeps one, and hosts of addresses.
     pairs: BTreeMap<Ipv4Addr, Ipv4Addr>,
     owners: BTreeMap<Ipv4Addr, Ipv4Addr>,
@@ -301,12 +301,13 @@ impl Nat {
                 let first = self.random_port(low, count);
                 search(self, first, count)
             }
-            Allocation::Sequential { step } => {
-                let first = self.ports.next.get(&transport).copied().unwrap_or(low).clamp(low, high);
+            Allocation::Sequential { step, per_host } => {
+                let counter = (transport, per_host.then_some(*internal.ip()));
+                let first = self.ports.next.get(&counter).copied().unwrap_or(low).clamp(low, high);
                 let step = step.max(1);
                 let found = Search { low, high, first, step, tries: count }.find(|port| is_free(self, port))?;
                 let next = (u32::from(found - low) + u32::from(step)) % count;
-                self.ports.next.insert(transport, low + u16::try_from(next).expect("within the range"));
+                self.ports.next.insert(counter, low + u16::try_from(next).expect("within the range"));
                 Some(found)
             }
             Allocation::Block { ports, blocks_per_host_max } => {

@@ -46,10 +46,12 @@ pub enum Fallback {
 pub enum Allocation {
     /// The internal port if it lies in its class and is free.
     Preserve(Fallback),
-    /// One counter for all.
+    /// A counter.
     Sequential {
         /// Distance from one port to the next.
         step: u16,
+        /// Whether each host has a counter of its own.
+        per_host: bool,
     },
     /// A random one.
     Random,
@@ -239,6 +241,8 @@ pub enum Invalid {
     Drop,
     /// It goes out untranslated, with its private source address (Linux).
     Leak,
+    /// It is translated like any other of its session, in both directions, and moves nothing.
+    Translate,
 }
 
 /// How much of TCP the gateway understands.
@@ -470,6 +474,9 @@ pub struct NatConfig {
     pub tcp_fragments: Fragments,
     /// IPv6.
     pub ipv6: Ipv6,
+    /// Largest packet that goes on, in bytes. Larger ones are cut, or refused if they forbid that (RFC
+    /// 4787 REQ-13). At least 576.
+    pub mtu: u16,
     /// Whether packets with a wrong checksum are dropped.
     pub verifies_checksums: bool,
     /// Whether hosts may ask for ports (UPnP IGD, NAT-PMP, PCP).

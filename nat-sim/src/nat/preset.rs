@@ -124,6 +124,7 @@ pub fn rfc_ideal() -> NatConfig {
         fragments: Fragments::AnyOrder,
         tcp_fragments: Fragments::AnyOrder,
         ipv6: Ipv6::Stateful,
+        mtu: u16::MAX,
         verifies_checksums: false,
         port_control: false,
         first_packet_loss_ppm: 0,
@@ -286,8 +287,11 @@ pub fn cisco_cgn() -> NatConfig {
 
 /// Juniper Next Gen Services NAPT, round robin.
 pub fn juniper_napt() -> NatConfig {
-    let rules =
-        rules(Mapping::AddressAndPortDependent, Filtering::AddressAndPortDependent, Allocation::Sequential { step: 1 });
+    let rules = rules(
+        Mapping::AddressAndPortDependent,
+        Filtering::AddressAndPortDependent,
+        Allocation::Sequential { step: 1, per_host: false },
+    );
     NatConfig { timers: Timers::seconds(300, 300, 300, 300, 300, 300), ..with_rules(pf_default(), rules) }
 }
 
@@ -466,8 +470,11 @@ pub fn l4_proxy() -> NatConfig {
 
 /// A home router that gives the next port to each remote.
 pub fn home_seq() -> NatConfig {
-    let rules =
-        rules(Mapping::AddressAndPortDependent, Filtering::AddressAndPortDependent, Allocation::Sequential { step: 1 });
+    let rules = rules(
+        Mapping::AddressAndPortDependent,
+        Filtering::AddressAndPortDependent,
+        Allocation::Sequential { step: 1, per_host: false },
+    );
     NatConfig { timers: Timers::seconds(60, 3600, 60, 60, 60, 60), ..with_rules(pf_default(), rules) }
 }
 

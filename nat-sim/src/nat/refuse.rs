@@ -22,7 +22,7 @@ impl Nat {
     pub(super) fn invalid_outbound(&self, packet: Packet) -> Verdict {
         match self.config.tracking {
             Tracking::Linux(Invalid::Leak) => Verdict::Untranslated(Side::Outside, packet),
-            Tracking::Linux(Invalid::Drop) | Tracking::Flags => Verdict::Drop(DropReason::Invalid),
+            Tracking::Linux(Invalid::Drop | Invalid::Translate) | Tracking::Flags => Verdict::Drop(DropReason::Invalid),
         }
     }
 

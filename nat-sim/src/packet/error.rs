@@ -133,6 +133,14 @@ impl Packet {
         Some(Self::icmp(from, header.src_addr, &icmp))
     }
 
+    /// The ICMP destination unreachable that asks for smaller packets (RFC 1191), sent by `from`.
+    pub fn too_big_reply(&self, from: Ipv4Addr, mtu: u16) -> Option<Self> {
+        let mut reply = self.unreachable_reply(from, 4)?;
+        reply.set_word(IP_HEADER + 6, mtu);
+        Icmpv4Packet::new_unchecked(&mut reply.0[IP_HEADER..]).fill_checksum();
+        Some(reply)
+    }
+
     /// The ICMP time exceeded about this packet, sent by `from`.
     pub fn time_exceeded_reply(&self, from: Ipv4Addr) -> Option<Self> {
         let (header, data) = self.may_be_quoted()?.quote();

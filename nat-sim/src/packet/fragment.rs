@@ -87,6 +87,15 @@ impl Packet {
         })
     }
 
+    /// The same packet with leave to be cut.
+    #[must_use]
+    pub fn allowing_fragments(mut self) -> Self {
+        let mut ip = Ipv4Packet::new_unchecked(&mut self.0[..]);
+        ip.set_dont_frag(false);
+        ip.fill_checksum();
+        self
+    }
+
     /// Whether it forbids routers to cut it (RFC 791).
     pub fn forbids_fragments(&self) -> bool {
         !self.is_v4() || self.ip().dont_frag()

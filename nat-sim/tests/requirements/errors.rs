@@ -177,6 +177,28 @@ fn frag_1_fragments_follow_the_first_in_any_order() {
 }
 
 #[test]
+fn frag_1_a_packet_that_is_too_big_is_cut_or_refused() {
+    let config = NatConfig { mtu: 1280, ..preset::rfc_ideal() };
+    let whole = Packet::udp(at(HOST).into(), at(REMOTE).into(), &[7; 3000]);
+    assert!(whole.forbids_fragments());
+    let mut gate = Gate::new(config);
+    let verdict = gate.send(whole.clone());
+    assert_eq!(icmp(&verdict), Some((Side::Inside, 3, 4)));
+    let Verdict::Reply(_, error) = verdict else { panic!("no reply") };
+    assert_eq!(error.bytes()[26..28], 1280u16.to_be_bytes(), "RFC 1191: the MTU of the next hop");
+    assert!(error.checksums_are_valid() && gate.rows().is_empty());
+    let Verdict::Forward(_, first) = gate.send(whole.allowing_fragments()) else { panic!("dropped") };
+    let mut parts = vec![first];
+    parts.extend(std::iter::from_fn(|| match gate.nat.next_verdict()? {
+        Verdict::Forward(Side::Outside, part) => Some(part),
+        other => panic!("{other:?}"),
+    }));
+    assert!(parts.iter().all(|part| part.bytes().len() <= 1280 && part.checksums_are_valid()));
+    let whole = Packet::reassembled(&parts).expect("all parts");
+    assert!(whole.payload() == [7; 3000] && whole.checksums_are_valid());
+}
+
+#[test]
 fn frag_1_memory_for_fragments_is_bounded() {
     let mut gate = Gate::new(preset::rfc_ideal());
     let mut full = 0;

@@ -166,7 +166,8 @@ fn allocation_fallbacks_differ() {
     };
     assert_eq!(ports(Allocation::Preserve(Fallback::Next)), [4000, 4001]);
     assert_eq!(ports(Allocation::Preserve(Fallback::Lowest)), [4000, 1024]);
-    assert_eq!(ports(Allocation::Sequential { step: 2 }), [1024, 1026]);
+    assert_eq!(ports(Allocation::Sequential { step: 2, per_host: false }), [1024, 1026]);
+    assert_eq!(ports(Allocation::Sequential { step: 2, per_host: true }), [1024, 1026], "its own counter, one range");
     let [kept, random] = ports(Allocation::Preserve(Fallback::Random));
     assert!(kept == 4000 && random != 4000);
 }

@@ -230,6 +230,19 @@ fn tcp_9_a_stale_number_leaks_until_the_entry_expires() {
 }
 
 #[test]
+fn tcp_9_a_gateway_may_translate_what_its_tracker_disbelieves() {
+    let tracking = nat_sim::nat::Tracking::Linux(nat_sim::nat::Invalid::Translate);
+    let mut gate = Gate::new(NatConfig { tracking, ..preset::linux_masq_drop() });
+    let external = gate.open(HOST, REMOTE);
+    gate.back(REMOTE, external, Segment { sequence: Y, ..SYN });
+    let stale = Segment { sequence: SYN.sequence + 5_000_000, ..SYN };
+    let before = gate.rows();
+    assert_eq!(self::external(&gate.out(HOST, REMOTE, stale)), Some(external));
+    assert!(is_in(&gate.back(REMOTE, external, Segment { sequence: Y + 5_000_000, ..SYN })));
+    assert_eq!(gate.rows(), before, "and moves nothing");
+}
+
+#[test]
 fn tcp_10_a_larger_number_begins_anew_while_only_one_side_has_spoken() {
     assert_eq!(Tracked::play(&[A(S), A(Segment { sequence: X + 5_000_000, ..S })]), "pass > SYN_SENT UNREPLIED");
     let again = X + 5_000_000;

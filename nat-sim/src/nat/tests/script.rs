@@ -14,8 +14,10 @@ pub(super) enum Kind {
     Error(u8, prop::sample::Index),
     /// One of the fragments of a datagram or a segment.
     Fragment(bool, u8),
-    /// A datagram of IPv6.
-    V6,
+    /// A datagram of IPv6, small or too large for a small MTU.
+    V6(bool),
+    /// A datagram that is too large for a small MTU, and may be cut or not.
+    Large(bool),
     /// A SYN to the own external port of somebody.
     Hairpin,
     Foreign,
@@ -100,10 +102,15 @@ impl Move {
                 let parts = whole.fragments(32, self.remote_port);
                 parts[usize::from(*which) % parts.len()].clone()
             }
-            Kind::V6 => {
+            Kind::Large(may_be_cut) => {
+                let packet = Packet::udp(from.into(), to.into(), &[7; 700]);
+                if *may_be_cut { packet.allowing_fragments() } else { packet }
+            }
+            Kind::V6(is_large) => {
                 let (inside, outside) = ("[fd00::1]:7", "[fd01::1]:8");
                 let (from, to) = if self.outbound { (inside, outside) } else { (outside, inside) };
-                Packet::udp(from.parse().expect("v6"), to.parse().expect("v6"), b"")
+                let payload = if *is_large { &[7; 700][..] } else { b"" };
+                Packet::udp(from.parse().expect("v6"), to.parse().expect("v6"), payload)
             }
             Kind::Hairpin => Packet::tcp(internal, external, segment(1), b""),
             Kind::Foreign => Packet::tcp(remote, SocketAddrV4::new([203, 0, 113, 9].into(), 1), segment(1), b""),
@@ -172,7 +179,8 @@ pub(super) fn one_move() -> impl Strategy<Value = Move> {
         2 => any::<bool>().prop_map(Kind::Echo),
         2 => (prop_oneof![Just(3u8), Just(1)], any::<prop::sample::Index>()).prop_map(|(code, index)| Kind::Error(code, index)),
         3 => (any::<bool>(), 0u8..3).prop_map(|(is_tcp, which)| Kind::Fragment(is_tcp, which)),
-        1 => Just(Kind::V6),
+        1 => any::<bool>().prop_map(Kind::V6),
+        2 => any::<bool>().prop_map(Kind::Large),
         2 => Just(Kind::Hairpin),
         1 => Just(Kind::Foreign),
         1 => Just(Kind::Dying),
@@ -229,7 +237,7 @@ pub(super) fn configs() -> impl Strategy<Value = NatConfig> {
         ],
         prop_oneof![
             Just(Allocation::Random),
-            Just(Allocation::Sequential { step: 1 }),
+            any::<bool>().prop_map(|per_host| Allocation::Sequential { step: 1, per_host }),
             Just(Allocation::Preserve(Fallback::Next)),
             Just(Allocation::Preserve(Fallback::Refuse)),
             Just(Allocation::Block { ports: 4, blocks_per_host_max: 2 })
@@ -274,6 +282,7 @@ pub(super) fn configs() -> impl Strategy<Value = NatConfig> {
                 (config.checks_reset, config.verifies_checksums) = (checks, verifies);
                 config.icmp_errors = if ignores { IcmpErrors::Ignore } else { IcmpErrors::Translate };
                 config.first_packet_loss_ppm = if few == 0 { 100_000 } else { 0 };
+                config.mtu = if few == 1 { 576 } else { u16::MAX };
                 config.ipv6 = [Ipv6::Drop, Ipv6::Open, Ipv6::Stateful][few as usize % 3];
             }
             if let Some((sessions, host, remote, rate, held, fragmented)) = tight {

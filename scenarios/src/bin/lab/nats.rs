@@ -38,7 +38,8 @@ fn ports(rules: &Rules) -> String {
         Allocation::Preserve(Fallback::Next) => "keep, else next".into(),
         Allocation::Preserve(Fallback::Lowest) => "keep, else lowest".into(),
         Allocation::Preserve(Fallback::Refuse) => "keep or fail".into(),
-        Allocation::Sequential { step } => format!("+{step}"),
+        Allocation::Sequential { step, per_host: false } => format!("+{step}"),
+        Allocation::Sequential { step, per_host: true } => format!("+{step} for each host"),
         Allocation::Random => "random".into(),
         Allocation::Block { ports, .. } => format!("blocks of {ports}"),
     };
