@@ -77,7 +77,8 @@ pub fn pair(first: Preset, second: Preset) -> Scenario {
     let about = format!("{} with {}", first.about, second.about);
     let mut scenario = scenario(&name, &about, world, [Step::Exchange { bytes: 4096 }, Step::Barrier]);
     if oracle::predict(&(first.config)(), &(second.config)()) == Verdict::None {
-        scenario.expect = Expect::Unconnected;
+        let is_lucky = oracle::may_be_lucky(&(first.config)(), &(second.config)());
+        scenario.expect = if is_lucky { Expect::Unlikely } else { Expect::Unconnected };
         scenario.program.join_deadline = PAIR_DEADLINE;
     }
     scenario

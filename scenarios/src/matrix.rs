@@ -73,6 +73,10 @@ fn measure(first: Preset, second: Preset, seed: u64) -> Cell {
         Verdict::Direct { first, second } => Some([first, second]),
         Verdict::None => None,
     };
+    if measured.is_some() && expected.is_none() && oracle::may_be_lucky(&first_nat, &second_nat) && seed < OTHER_SEED {
+        // Luck does not strike twice.
+        return measure(first, second, seed + OTHER_SEED);
+    }
     // Both ranks have met at the rendezvous if what they lack is the connection.
     let met = outcome.ends.len() == 2 && outcome.ends.values().all(|end| end.unconnected);
     let path = if measured.is_some() {
@@ -117,6 +121,9 @@ fn measure(first: Preset, second: Preset, seed: u64) -> Cell {
         replay: outcome.replay_command(),
     }
 }
+
+/// Far from all seeds that people give.
+const OTHER_SEED: u64 = 1 << 60;
 
 /// Times that a prediction must hold: among few ports a guess hits by luck once in thirty.
 const SKILL: u64 = 3;

@@ -12,7 +12,7 @@
 //! sides after one round trip. If only X's does, Y's listener answers: X has it after one round
 //! trip, Y half a round trip later.
 
-use nat_sim::nat::{Allocation, Filtering, Mapping, NatConfig, SimultaneousOpen};
+use nat_sim::nat::{Allocation, Filtering, Mapping, NatConfig, OnSyn, SimultaneousOpen};
 
 /// What must come out for one pair.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -61,6 +61,13 @@ pub fn predict(first: &NatConfig, second: &NatConfig) -> Verdict {
     }
 }
 
+/// Whether luck can connect two functions for which there is no way: one gateway refuses at once, and the
+/// other takes a fresh random port for each of the many attempts that follow.
+pub fn may_be_lucky(first: &NatConfig, second: &NatConfig) -> bool {
+    let refuses = |nat: &NatConfig| matches!(nat.unsolicited.syn, OnSyn::Reset | OnSyn::Icmp { .. });
+    (refuses(first) && !is_predictable(second)) || (refuses(second) && !is_predictable(first))
+}
+
 /// Whether two functions meet when each foretells the other's next port: one of the two keeps its port or
 /// counts, the other does as well, and inbound SYNs pass on one side at least.
 pub fn is_foretold(first: &NatConfig, second: &NatConfig) -> bool {
@@ -81,6 +88,13 @@ mod tests {
         assert_eq!(predict(&rfc_strict(), &linux_random()), direct(1.5, 1.0), "who filters by address listens");
         assert_eq!(predict(&linux_masq_drop(), &linux_random()), Verdict::None);
         assert_eq!(predict(&aws_natgw(), &azure_natgw()), Verdict::None, "two random ones need a relay");
+    }
+
+    #[test]
+    fn luck_needs_one_that_refuses_and_one_that_rolls_dice() {
+        assert!(may_be_lucky(&linux_masq_rst(), &l4_proxy()) && may_be_lucky(&linux_random(), &linux_icmp()));
+        assert!(!may_be_lucky(&linux_masq_drop(), &l4_proxy()), "nothing is tried again");
+        assert!(!may_be_lucky(&linux_masq_rst(), &linux_masq_rst()), "nothing is random");
     }
 
     #[test]

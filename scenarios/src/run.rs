@@ -304,7 +304,7 @@ fn violations(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
     let size = u32::try_from(scenario.world.functions.len()).expect("at most 4,096 functions");
     let dies = match scenario.expect {
         Expect::Lost { rank, .. } => Some(rank),
-        Expect::Success | Expect::Unconnected => None,
+        Expect::Success | Expect::Unconnected | Expect::Unlikely => None,
     };
     for rank in (0..size).filter(|rank| Some(*rank) != dies) {
         let Some(end) = outcome.ends.get(&rank) else {
@@ -320,10 +320,12 @@ fn violations(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
             continue;
         }
         match (&scenario.expect, error) {
-            (Expect::Success, None) => {}
+            (Expect::Success | Expect::Unlikely, None) => {}
             (Expect::Success, Some(error)) => violations.push(format!("rank {rank} failed: {error}")),
-            (Expect::Unconnected, Some(_)) if end.unconnected => {}
-            (Expect::Unconnected, Some(error)) => violations.push(format!("rank {rank} failed otherwise: {error}")),
+            (Expect::Unconnected | Expect::Unlikely, Some(_)) if end.unconnected => {}
+            (Expect::Unconnected | Expect::Unlikely, Some(error)) => {
+                violations.push(format!("rank {rank} failed otherwise: {error}"))
+            }
             (Expect::Unconnected | Expect::Lost { .. }, None) => {
                 violations.push(format!("rank {rank} finished, which cannot be"));
             }
