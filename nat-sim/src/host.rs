@@ -101,6 +101,13 @@ pub(crate) struct Host {
     pub(crate) progress: u64,
 }
 
+/// Wakes whoever waits, once.
+fn wake(waker: &mut Option<Waker>) {
+    if let Some(waker) = waker.take() {
+        waker.wake();
+    }
+}
+
 /// Local port and address, and the remote endpoint.
 type Endpoints = (u16, IpAddr, SocketAddr);
 
@@ -260,9 +267,7 @@ impl Host {
         }
         if let Some(raw) = &mut self.raw {
             raw.packets.push_back(packet);
-            if let Some(waker) = raw.waker.take() {
-                waker.wake();
-            }
+            wake(&mut raw.waker);
             return;
         }
         let packet = match packet.fragment() {
@@ -292,7 +297,7 @@ impl Host {
             }
             self.forget(id);
         }
-        if segment.syn && !segment.ack && !segment.rst && self.knock(now, destination, source) {
+        if segment.is_first_syn() && self.knock(now, destination, source) {
             let id = self.by_endpoints[&endpoints];
             return self.service(now, id, Some((packet, segment)), effects);
         }
@@ -364,9 +369,7 @@ impl Host {
                 match listener.and_then(|id| self.listeners.get_mut(&id)) {
                     Some(listener) => {
                         listener.ready.push_back(id);
-                        if let Some(waker) = listener.waker.take() {
-                            waker.wake();
-                        }
+                        wake(&mut listener.waker);
                     }
                     None => self.abandon(now, id, effects),
                 }

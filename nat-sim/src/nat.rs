@@ -52,6 +52,7 @@ use allocate::Ports;
 use firewall::Firewall;
 use fragment::Reassembly;
 use lease::Leases;
+use refuse::reply_or;
 use table::{MappingId, SessionId, Tables};
 use tracker::{Fate, Seen, Track};
 
@@ -300,8 +301,7 @@ impl Nat {
             return self.translate(now, from, packet);
         }
         if packet.forbids_fragments() {
-            let reply = packet.too_big_reply(self.external(), self.config.mtu);
-            return reply.map_or(Verdict::Drop(DropReason::TooBig), |reply| Verdict::Reply(from, reply));
+            return reply_or(from, packet.too_big_reply(self.external(), self.config.mtu), DropReason::TooBig);
         }
         let verdict = self.translate(now, from, packet);
         let Verdict::Forward(to, packet) = verdict else { return verdict };
@@ -349,8 +349,7 @@ impl Nat {
             let answers = matches!(self.config.unsolicited.syn, OnSyn::Hold { then_icmp: true, .. });
             let destination = packet.flow().map_or_else(|| self.external(), |flow| *flow.destination.ip());
             let answer = packet.unreachable_reply(destination, 3).filter(|_| answers);
-            let verdict =
-                answer.map_or(Verdict::Drop(DropReason::HeldInVain), |answer| Verdict::Reply(Side::Outside, answer));
+            let verdict = reply_or(Side::Outside, answer, DropReason::HeldInVain);
             verdicts.push(self.turn_back(now, verdict));
         }
         verdicts
@@ -442,14 +441,12 @@ impl Nat {
             return Verdict::Drop(DropReason::NotMine);
         }
         let seen = Seen::of(&packet, Side::Outside);
-        let is_first_syn = seen.segment.is_some_and(|segment| segment.syn && !segment.ack && !segment.rst);
+        let is_first_syn = seen.segment.is_some_and(|segment| segment.is_first_syn());
         if is_first_syn && self.config.simultaneous_open == SimultaneousOpen::DropInboundSyn {
             return Verdict::Drop(DropReason::SimultaneousOpen);
         }
         if is_first_syn && self.config.simultaneous_open == SimultaneousOpen::ResetInboundSyn {
-            let reset = packet.reset_reply();
-            return reset
-                .map_or(Verdict::Drop(DropReason::SimultaneousOpen), |reset| Verdict::Reply(Side::Outside, reset));
+            return reply_or(Side::Outside, packet.reset_reply(), DropReason::SimultaneousOpen);
         }
         let session = self.tables.by_outside(flow.transport, flow.destination, flow.source);
         if let Some(verdict) = session.and_then(|id| self.step_proxy(id, &packet)) {

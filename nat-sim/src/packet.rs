@@ -72,6 +72,11 @@ impl Segment {
         self.sequence.wrapping_add(payload + u32::from(self.syn) + u32::from(self.fin))
     }
 
+    /// Whether it asks for a connection.
+    pub fn is_first_syn(&self) -> bool {
+        self.syn && !self.ack && !self.rst
+    }
+
     /// Whether a sane TCP sends these flags together.
     pub fn has_sane_flags(&self) -> bool {
         match (self.syn, self.fin, self.rst, self.ack) {

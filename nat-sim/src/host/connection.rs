@@ -11,7 +11,7 @@ use smoltcp::phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, M
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::wire::{HardwareAddress, IpCidr, IpEndpoint};
 
-use crate::host::{SYN_ACK_TIMES, SYN_RECEIVED_TIMEOUT, SYN_TIMEOUT, SYN_TIMES};
+use crate::host::{SYN_ACK_TIMES, SYN_RECEIVED_TIMEOUT, SYN_TIMEOUT, SYN_TIMES, wake};
 use crate::packet::{Packet, Segment};
 use crate::topology::TcpConfig;
 
@@ -296,9 +296,7 @@ impl Connection {
     }
 
     fn wake_connect(&mut self) {
-        if let Some(waker) = self.connect_waker.take() {
-            waker.wake();
-        }
+        wake(&mut self.connect_waker);
     }
 
     pub(super) fn service(&mut self, now: Instant, incoming: Option<(Packet, Segment)>, out: &mut Vec<Packet>) {
@@ -321,8 +319,7 @@ impl Connection {
         let next = isn.wrapping_add(1);
         let ahead = segment.sequence.wrapping_sub(next);
         let is_doubtful = segment.rst && ahead > 0 && ahead < u32::from(u16::MAX);
-        let is_syn = segment.syn && !segment.ack && !segment.rst;
-        if !is_doubtful && !is_syn {
+        if !is_doubtful && !segment.is_first_syn() {
             return None;
         }
         let answer = Segment {

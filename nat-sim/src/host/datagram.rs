@@ -7,7 +7,7 @@ use std::task::Waker;
 
 use fmi::time::Instant;
 
-use super::{Effects, Host};
+use super::{Effects, Host, wake};
 use crate::packet::{Echo, Fragment, Packet};
 
 /// Bytes of datagrams that wait to be read; Linux's default is about the same.
@@ -31,12 +31,6 @@ pub(crate) struct Datagrams {
 pub(crate) struct Echoes {
     pub(crate) answered: Vec<(u16, Instant)>,
     pub(crate) waker: Option<Waker>,
-}
-
-fn wake(waker: &mut Option<Waker>) {
-    if let Some(waker) = waker.take() {
-        waker.wake();
-    }
 }
 
 impl Host {

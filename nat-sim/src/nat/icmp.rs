@@ -12,14 +12,13 @@ use crate::packet::{Flow, Packet};
 impl Nat {
     /// An error from outside about a packet that went out. RFC 5508 REQ-4.
     pub(super) fn inbound_error(&mut self, now: Instant, packet: Packet) -> Verdict {
-        let Some(error) = packet.icmp_error() else { return Verdict::Drop(DropReason::NotTranslated) };
-        if !packet.checksums_are_valid() || !packet.quoted_header_is_valid() {
-            return Verdict::Drop(DropReason::BadChecksum);
-        }
+        let quoted = match quoted(&packet) {
+            Ok(quoted) => quoted,
+            Err(reason) => return Verdict::Drop(reason),
+        };
         if self.config.icmp_errors == IcmpErrors::Ignore {
             return Verdict::Drop(DropReason::IcmpIgnored);
         }
-        let quoted = error.quoted;
         let session = self.tables.by_outside(quoted.transport, quoted.source, quoted.destination);
         let Some(id) = session.filter(|id| self.tables.session(*id).mapping.is_some()) else {
             return Verdict::Drop(DropReason::NoMapping);
@@ -36,11 +35,10 @@ impl Nat {
 
     /// An error from inside about a packet that came in. RFC 5508 REQ-5; hairpinned, REQ-7.
     pub(super) fn outbound_error(&mut self, now: Instant, packet: Packet) -> Verdict {
-        let Some(error) = packet.icmp_error() else { return Verdict::Drop(DropReason::NotTranslated) };
-        if !packet.checksums_are_valid() || !packet.quoted_header_is_valid() {
-            return Verdict::Drop(DropReason::BadChecksum);
-        }
-        let quoted = error.quoted;
+        let quoted = match quoted(&packet) {
+            Ok(quoted) => quoted,
+            Err(reason) => return Verdict::Drop(reason),
+        };
         let session = self.tables.by_inside(quoted.transport, quoted.destination, quoted.source);
         let Some(id) = session else { return Verdict::Drop(DropReason::NoMapping) };
         let external: SocketAddrV4 = self.tables.session(id).external;
@@ -53,6 +51,13 @@ impl Nat {
         }
         verdict
     }
+}
+
+/// The flow that an error is about, if the error is sound (RFC 5508 REQ-3).
+fn quoted(packet: &Packet) -> Result<Flow, DropReason> {
+    let error = packet.icmp_error().ok_or(DropReason::NotTranslated)?;
+    let is_sound = packet.checksums_are_valid() && packet.quoted_header_is_valid();
+    if is_sound { Ok(error.quoted) } else { Err(DropReason::BadChecksum) }
 }
 
 fn forwarded(side: Side, mut packet: Packet, rewrite: impl FnOnce(&mut Packet)) -> Verdict {

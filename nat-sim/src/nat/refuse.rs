@@ -9,7 +9,8 @@ use super::tracker::{Seen, Track};
 use super::{DropReason, Nat, Refusal, Side, Verdict};
 use crate::packet::{Flow, Packet, Transport};
 
-fn reply_or(side: Side, reply: Option<Packet>, reason: DropReason) -> Verdict {
+/// The gateway's answer, or silence where there is none.
+pub(super) fn reply_or(side: Side, reply: Option<Packet>, reason: DropReason) -> Verdict {
     reply.map_or(Verdict::Drop(reason), |packet| Verdict::Reply(side, packet))
 }
 
@@ -83,9 +84,7 @@ impl Nat {
                 };
                 reply_or(Side::Outside, answer, reason)
             }
-            (Transport::Tcp, Some(segment)) if segment.syn && !segment.ack && !segment.rst => {
-                self.refuse_syn(now, packet, flow, reason)
-            }
+            (Transport::Tcp, Some(segment)) if segment.is_first_syn() => self.refuse_syn(now, packet, flow, reason),
             (transport, _) => {
                 let rule = if transport == Transport::Tcp { rules.segment } else { rules.datagram };
                 match rule {
