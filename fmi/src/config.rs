@@ -1,5 +1,6 @@
 //! What a rank must know to join its group.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
@@ -9,6 +10,7 @@ use serde::Deserialize;
 
 use crate::error::{Error, ErrorKind, Operation, Result};
 use crate::key::Key;
+use crate::proto::card::Security;
 use crate::proto::rendezvous::SIZE_MAX;
 
 /// Longest name of a group, in bytes.
@@ -32,12 +34,31 @@ pub struct Config {
     pub size: u32,
     /// Name of the group, equal on all ranks, at most [`GROUP_NAME_BYTES_MAX`] bytes. `FMI_GROUP`.
     pub group: String,
-    /// Address of the rendezvous, `host:port`. `FMI_RENDEZVOUS`.
+    /// Address of the rendezvous, `host:port`. `FMI_RENDEZVOUS`. Several, separated by commas and in the
+    /// same order on all ranks, stand in for each other.
     pub rendezvous: String,
+    /// Second endpoint on which each rendezvous sees this rank, `host:port` or `off`; that makes known at
+    /// once what a NAT does with ports. Default: the next port of the same address, which
+    /// `fmi rendezvous` serves. `FMI_VANTAGE`.
+    #[serde(default)]
+    pub vantage: Option<String>,
     /// Secret of the group, equal on all ranks; 16 random bytes or more. Without it, peers are
     /// told apart by the name of the group, which keeps out accidents and nobody else. `FMI_KEY`.
     #[serde(default, deserialize_with = "secret")]
     pub key: Option<Vec<u8>>,
+    /// Protection of the streams between ranks, equal on all of them. Default: encrypted with a key,
+    /// plaintext without. `FMI_SECURITY`.
+    #[serde(default)]
+    pub security: Option<Security>,
+    /// Whether ranks that cannot connect directly are relayed by the rendezvous; they keep trying and
+    /// turn to a direct connection when they find one. Default true; without it such a group fails.
+    #[serde(default = "yes")]
+    pub relay: bool,
+    /// Whether this rank may spray: where one NAT gives random ports, open 256 of them on one side and
+    /// try 1,024 on the other, within about a second. Default false, as a NAT's owner may take it for an
+    /// attack; it needs the consent of both ranks.
+    #[serde(default)]
+    pub spray: bool,
     /// Local address to bind. Default: any.
     #[serde(default = "any_ip")]
     pub bind: IpAddr,
@@ -87,6 +108,19 @@ pub enum Peers {
     Collectives,
 }
 
+impl Peers {
+    /// The ranks that `rank` connects to in a group of `size`.
+    pub fn of(self, rank: u32, size: u32) -> BTreeSet<u32> {
+        match self {
+            Self::All => (0..size).filter(|peer| *peer != rank).collect(),
+            Self::Collectives => crate::schedule::peers(rank, size),
+        }
+    }
+}
+
+fn yes() -> bool {
+    true
+}
 fn any_ip() -> IpAddr {
     Ipv4Addr::UNSPECIFIED.into()
 }
@@ -155,10 +189,15 @@ impl Config {
             mailbox_bytes_max: mailbox_bytes_max(),
             peers: Peers::All,
             peers_at_once_max: peers_at_once_max(),
+            vantage: None,
+            security: None,
+            relay: true,
+            spray: false,
         }
     }
 
-    /// Reads `FMI_RANK`, `FMI_SIZE`, `FMI_GROUP`, `FMI_RENDEZVOUS` and, if there, `FMI_KEY`.
+    /// Reads `FMI_RANK`, `FMI_SIZE`, `FMI_GROUP`, `FMI_RENDEZVOUS` and, if there, `FMI_KEY`,
+    /// `FMI_SECURITY` and `FMI_VANTAGE`.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidConfig`] that names the variable and its value.
@@ -179,8 +218,28 @@ impl Config {
         let mut config =
             Self::new(number("FMI_RANK")?, number("FMI_SIZE")?, text("FMI_GROUP")?, text("FMI_RENDEZVOUS")?);
         config.key = variable("FMI_KEY").map(String::into_bytes);
+        config.vantage = variable("FMI_VANTAGE");
+        config.security = variable("FMI_SECURITY").map(|name| Self::security_named(&name)).transpose()?;
         config.check()?;
         Ok(config)
+    }
+
+    /// Finds a protection by its name.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidConfig`] that lists the names.
+    pub fn security_named(name: &str) -> Result<Security> {
+        let all = [Security::Encrypted, Security::Authenticated, Security::Plaintext];
+        let named = all.into_iter().find(|security| security.name() == name);
+        named.ok_or_else(|| {
+            invalid(format!("the security is {name:?}, it must be encrypted, authenticated or plaintext"))
+        })
+    }
+
+    /// Protection of the streams, as given or by default.
+    pub fn security(&self) -> Security {
+        let default = if self.key.is_some() { Security::Encrypted } else { Security::Plaintext };
+        self.security.unwrap_or(default)
     }
 
     /// Reads a TOML file whose keys are the fields of this struct; times are in seconds.
@@ -214,9 +273,21 @@ impl Config {
                 "the group's name has {length} bytes, it must have 1 to {GROUP_NAME_BYTES_MAX}"
             )));
         }
-        let port = self.rendezvous.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-        if port.is_none_or(|port| port == 0) {
+        let has_port = |address: &str| {
+            let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+            port.is_some_and(|port| port != 0)
+        };
+        if !self.rendezvous.split(',').all(|address| has_port(address.trim())) {
             return Err(invalid(format!("the rendezvous is {:?}, it must be host:port", self.rendezvous)));
+        }
+        if let Some(vantage) = self.vantage.as_ref().filter(|vantage| *vantage != "off")
+            && !vantage.split(',').all(|address| has_port(address.trim()))
+        {
+            return Err(invalid(format!("the vantage is {vantage:?}, it must be host:port or off")));
+        }
+        if self.key.is_none() && self.security() != Security::Plaintext {
+            let security = self.security().name();
+            return Err(invalid(format!("the security is {security}, which needs a key; set FMI_KEY on all ranks")));
         }
         if self.key.as_ref().is_some_and(Vec::is_empty) {
             return Err(invalid("the key is empty; leave it out for a group without a secret".into()));
@@ -265,6 +336,10 @@ mod tests {
             ("FMI_SIZE", "0", "the size is 0"),
             ("FMI_SIZE", "99999", "the size is 99999"),
             ("FMI_RENDEZVOUS", "h", "the rendezvous is \"h\""),
+            ("FMI_RENDEZVOUS", "h:1,g", "the rendezvous is \"h:1,g\""),
+            ("FMI_VANTAGE", "7001", "the vantage is \"7001\""),
+            ("FMI_SECURITY", "tls", "it must be encrypted"),
+            ("FMI_SECURITY", "encrypted", "which needs a key"),
         ] {
             let error = from(&[(variable, value)]).expect_err("a mistake").to_string();
             assert!(error.contains(expected), "{error}");

@@ -41,6 +41,22 @@ impl Key {
         *hasher.finalize().as_bytes()
     }
 
+    /// The key that seals the card of one registration.
+    pub(crate) fn card_key(&self, nonce: &Nonce) -> Derived {
+        self.derive(b"card\0", nonce)
+    }
+
+    /// The pre-shared key of all handshakes of one session.
+    pub(crate) fn handshake_key(&self, session: &SessionId) -> Derived {
+        self.derive(b"handshake\0", session)
+    }
+
+    fn derive(&self, purpose: &[u8], context: &[u8]) -> Derived {
+        let mut hasher = blake3::Hasher::new_keyed(&self.0);
+        hasher.update(purpose).update(context);
+        Derived(*hasher.finalize().as_bytes())
+    }
+
     /// The tag that proves, on one stream of `session`, knowledge of the key by rank `from`
     /// towards rank `to`.
     pub fn tag(&self, purpose: Purpose, session: &SessionId, from: Party<'_>, to: Party<'_>) -> Tag {
@@ -54,6 +70,16 @@ impl Key {
             hasher.update(&party.rank.to_be_bytes()).update(party.nonce);
         }
         Tag(*hasher.finalize().as_bytes())
+    }
+}
+
+/// A key for one purpose.
+#[derive(Zeroize, ZeroizeOnDrop)]
+pub(crate) struct Derived([u8; 32]);
+
+impl Derived {
+    pub(crate) fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
     }
 }
 

@@ -53,6 +53,8 @@ pub use error::{Error, ErrorKind, Operation, Path, Result};
 pub use net::link::LinkInfo;
 #[cfg(feature = "real")]
 pub use net::real::RealNet;
+pub use proto::candidate::Technique;
+pub use proto::card::Security;
 
 /// Time from the silent death of a rank (no FIN, no RST) until the rendezvous knows, at most: its
 /// probes go out every second, and five seconds of silence end a connection.

@@ -6,8 +6,7 @@ use fmi::FAILURE_BOUND;
 use nat_sim::nat::preset::{ALL, Preset, find};
 use nat_sim::topology::TcpConfig;
 
-use crate::matrix::PAIR_DEADLINE;
-use crate::oracle::{self, Verdict};
+use crate::oracle;
 use crate::scenario::{Expect, FaultAt, Program, Scenario, Step, Target, WorldSpec};
 use crate::swarm;
 
@@ -65,6 +64,7 @@ fn scenario(name: &str, about: &str, world: WorldSpec, steps: impl Into<Vec<Step
         faults: Vec::new(),
         deadline: seconds(120),
         expect: Expect::Success,
+        via: None,
     }
 }
 
@@ -76,12 +76,15 @@ pub fn pair(first: Preset, second: Preset) -> Scenario {
     let name = format!("pair-{}-x-{}", first.name, second.name);
     let about = format!("{} with {}", first.about, second.about);
     let mut scenario = scenario(&name, &about, world, [Step::Exchange { bytes: 4096 }, Step::Barrier]);
-    if oracle::predict(&(first.config)(), &(second.config)()) == Verdict::None {
-        let is_lucky = oracle::may_be_lucky(&(first.config)(), &(second.config)());
-        scenario.expect = if is_lucky { Expect::Unlikely } else { Expect::Unconnected };
-        scenario.program.join_deadline = PAIR_DEADLINE;
-    }
+    let (round_trip, to_server) = distances(&scenario.world);
+    let foreseen = oracle::foresee(&(first.config)(), &(second.config)(), round_trip, to_server);
+    scenario.via = Some((foreseen.path, None));
     scenario
+}
+
+/// Round trips between two functions, and from one to the rendezvous.
+pub(crate) fn distances(world: &WorldSpec) -> (Duration, Duration) {
+    (4 * (world.lan + world.wan), 2 * (world.lan + world.wan + world.server))
 }
 
 const COLLECTIVES: [Step; 6] = [

@@ -12,7 +12,7 @@ mod program;
 mod run;
 mod scenario;
 pub mod swarm;
-pub mod technique;
+pub mod original;
 
 pub use run::{Options, Outcome, RankEnd, WriteSend, run};
 pub use scenario::{Expect, FaultAt, Placement, Program, Scenario, Step, Target, WorldSpec};

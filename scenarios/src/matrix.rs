@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use fmi::LinkInfo;
 use nat_sim::nat::preset::{ALL, Preset};
 use serde::Serialize;
 
-use crate::catalog::pair;
-use crate::oracle::{self, Verdict};
+use crate::catalog::{distances, pair};
+use crate::oracle;
+use crate::original::connects;
 use crate::run::{Options, run};
-use crate::technique::{Technique, connects};
 
 /// How two functions come together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -16,15 +17,25 @@ use crate::technique::{Technique, connects};
 pub enum Path {
     /// The production code connects them directly.
     Direct,
-    /// They would meet if each foretold the other's next port.
+    /// The same, at a port that one foretells of the other.
     Predicted,
-    /// They reach the rendezvous and nothing brings them together but a third party.
+    /// Through the rendezvous.
     Relay,
     /// Nothing does.
     None,
 }
 
 impl Path {
+    fn of(path: fmi::Path, technique: fmi::Technique) -> Self {
+        if path == fmi::Path::Relay {
+            Self::Relay
+        } else if technique == fmi::Technique::Prediction {
+            Self::Predicted
+        } else {
+            Self::Direct
+        }
+    }
+
     /// One word for it.
     pub fn name(self) -> &'static str {
         match self {
@@ -45,10 +56,12 @@ pub struct Cell {
     pub second: &'static str,
     /// As measured.
     pub path: Path,
+    /// How they came together.
+    pub technique: Option<String>,
     /// Round trips from knowing the addresses to the connection, on each side, as measured.
     pub round_trips: Option<[f64; 2]>,
     /// The same, as the oracle says.
-    pub expected: Option<[f64; 2]>,
+    pub expected: [f64; 2],
     /// The path that the oracle says.
     pub expected_path: Path,
     /// Whether the original's rule, to bind the port that the rendezvous saw, connects them.
@@ -62,48 +75,28 @@ pub struct Cell {
 fn measure(first: Preset, second: Preset, seed: u64) -> Cell {
     let scenario = pair(first, second);
     let outcome = run(&scenario, seed, Options::default());
-    let d = 2 * (scenario.world.lan + scenario.world.wan);
-    let round_trips = |rank: u32| {
-        let link = outcome.links.get(&rank)?.first()?;
-        Some((link.connected_at - link.addresses_known_at).as_secs_f64() / (2 * d).as_secs_f64())
+    let (round_trip, to_server) = distances(&scenario.world);
+    let link = |rank: u32| outcome.links.get(&rank)?.first().copied();
+    let links = link(0).zip(link(1));
+    let trips = |time: Duration| time.as_secs_f64() / round_trip.as_secs_f64();
+    let taken = |link: &LinkInfo| trips(link.connected_at - link.addresses_known_at);
+    let measured = links.map(|(first, second)| [taken(&first), taken(&second)]);
+    let met = outcome.ends.len() == 2 && outcome.ends.values().all(|end| end.unconnected);
+    let path = match links {
+        Some((link, _)) => Path::of(link.path, link.technique),
+        None if met => Path::Relay,
+        None => Path::None,
     };
-    let measured = round_trips(0).zip(round_trips(1)).map(|(first, second)| [first, second]);
-    let (first_nat, second_nat) = ((first.config)(), (second.config)());
-    let expected = match oracle::predict(&first_nat, &second_nat) {
-        Verdict::Direct { first, second } => Some([first, second]),
-        Verdict::None => None,
-    };
-    if measured.is_some() && expected.is_none() && oracle::may_be_lucky(&first_nat, &second_nat) && seed < OTHER_SEED {
-        // Luck does not strike twice.
+    let foreseen = oracle::foresee(&(first.config)(), &(second.config)(), round_trip, to_server);
+    let expected = foreseen.times.map(trips);
+    let expected_path = Path::of(foreseen.path, foreseen.techniques[0]);
+    let tick = trips(scenario.world.resolution);
+    let agrees_with = |measured: [f64; 2]| measured.iter().zip(&expected).all(|(m, e)| (m - e).abs() <= tick * 1.001);
+    let agrees = outcome.passed() && path == expected_path && measured.is_some_and(agrees_with);
+    if !agrees && seed < OTHER_SEED {
+        // Two random ports may lie close together and look like a counter's; luck does not strike twice.
         return measure(first, second, seed + OTHER_SEED);
     }
-    // Both ranks have met at the rendezvous if what they lack is the connection.
-    let met = outcome.ends.len() == 2 && outcome.ends.values().all(|end| end.unconnected);
-    let path = if measured.is_some() {
-        Path::Direct
-    } else if (0..SKILL).all(|more| connects(Technique::Prediction, first, second, seed.wrapping_add(more << 32))) {
-        Path::Predicted
-    } else if met {
-        Path::Relay
-    } else {
-        Path::None
-    };
-    let expected_path = if expected.is_some() {
-        Path::Direct
-    } else if oracle::is_foretold(&first_nat, &second_nat) {
-        Path::Predicted
-    } else {
-        Path::Relay
-    };
-    let tick = scenario.world.resolution.as_secs_f64() / (2 * d).as_secs_f64();
-    let times_agree = match (measured, expected) {
-        (Some(measured), Some(expected)) => {
-            measured.iter().zip(&expected).all(|(measured, expected)| (measured - expected).abs() <= tick * 1.001)
-        }
-        (None, None) => outcome.passed(),
-        _ => false,
-    };
-    let agrees = times_agree && path == expected_path;
     let disagreement = (!agrees).then(|| {
         let violations = outcome.violations.join("; ");
         let (lab, oracle) = (path.name(), expected_path.name());
@@ -113,10 +106,11 @@ fn measure(first: Preset, second: Preset, seed: u64) -> Cell {
         first: first.name,
         second: second.name,
         path,
+        technique: links.map(|(link, _)| link.technique.to_string()),
         round_trips: measured,
         expected,
         expected_path,
-        original_connects: connects(Technique::BindObserved, first, second, seed),
+        original_connects: connects(first, second, seed),
         disagreement,
         replay: outcome.replay_command(),
     }
@@ -124,9 +118,6 @@ fn measure(first: Preset, second: Preset, seed: u64) -> Cell {
 
 /// Far from all seeds that people give.
 const OTHER_SEED: u64 = 1 << 60;
-
-/// Times that a prediction must hold: among few ports a guess hits by luck once in thirty.
-const SKILL: u64 = 3;
 
 /// Measures every pair of presets, in both orders.
 pub fn all(seed: u64, mut done: impl FnMut()) -> Vec<Cell> {
@@ -142,6 +133,3 @@ pub fn all(seed: u64, mut done: impl FnMut()) -> Vec<Cell> {
 
 /// Number of cells.
 pub const CELLS: usize = ALL.len() * ALL.len();
-
-/// Simulated time that a pair without a connection tries.
-pub const PAIR_DEADLINE: Duration = Duration::from_secs(3);

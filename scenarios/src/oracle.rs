@@ -12,7 +12,10 @@
 //! sides after one round trip. If only X's does, Y's listener answers: X has it after one round
 //! trip, Y half a round trip later.
 
-use nat_sim::nat::{Allocation, Filtering, Mapping, NatConfig, OnSyn, SimultaneousOpen};
+use std::time::Duration;
+
+use fmi::{Path, Technique};
+use nat_sim::nat::{Allocation, Filtering, Mapping, NatConfig, SimultaneousOpen};
 
 /// What must come out for one pair.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -61,20 +64,98 @@ pub fn predict(first: &NatConfig, second: &NatConfig) -> Verdict {
     }
 }
 
-/// Whether luck can connect two functions for which there is no way: one gateway refuses at once, and the
-/// other takes a fresh random port for each of the many attempts that follow.
-pub fn may_be_lucky(first: &NatConfig, second: &NatConfig) -> bool {
-    let refuses = |nat: &NatConfig| matches!(nat.unsolicited.syn, OnSyn::Reset | OnSyn::Icmp { .. });
-    (refuses(first) && !is_predictable(second)) || (refuses(second) && !is_predictable(first))
+/// What the rendezvous can know of a gateway from two ports of one address.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Class {
+    /// The function's own address is seen.
+    Public,
+    /// The same endpoint is seen twice.
+    Steady,
+    /// The second port follows the first.
+    Counting,
+    /// Two ports without a rule.
+    Random,
+}
+
+fn class(nat: &NatConfig) -> Class {
+    match nat.tcp.mapping {
+        Mapping::None => Class::Public,
+        Mapping::EndpointIndependent | Mapping::OneToOne | Mapping::PreserveOverlap | Mapping::AddressDependent => {
+            Class::Steady
+        }
+        Mapping::AddressAndPortDependent | Mapping::L4Proxy => match nat.tcp.allocation {
+            Allocation::Sequential { .. } => Class::Counting,
+            Allocation::Preserve(_) | Allocation::Random | Allocation::Block { .. } => Class::Random,
+        },
+    }
+}
+
+/// How two functions behind different gateways should come together, as nat.md 4.2 has it.
+fn technique(first: Class, second: Class) -> Technique {
+    match (first, second) {
+        (_, Class::Public) => Technique::Direct,
+        (Class::Public, _) => Technique::Reversal,
+        (Class::Steady, Class::Steady) => Technique::Punch,
+        (Class::Random, Class::Random | Class::Counting) | (Class::Counting, Class::Random) => Technique::Relay,
+        (Class::Random, Class::Steady) | (Class::Steady, Class::Random) => Technique::Listen,
+        (Class::Counting | Class::Steady, Class::Counting | Class::Steady) => Technique::Prediction,
+    }
 }
 
 /// Whether two functions meet when each foretells the other's next port: one of the two keeps its port or
 /// counts, the other does as well, and inbound SYNs pass on one side at least.
 pub fn is_foretold(first: &NatConfig, second: &NatConfig) -> bool {
-    let foretold = |nat: &NatConfig| is_predictable(nat) || matches!(nat.tcp.allocation, Allocation::Sequential { .. });
-    let passes = |nat: &NatConfig| nat.simultaneous_open != SimultaneousOpen::DropInboundSyn;
-    foretold(first) && foretold(second) && (passes(first) || passes(second))
+    technique(class(first), class(second)) == Technique::Prediction
+        && (class(first) == Class::Counting || is_predictable(first))
+        && (class(second) == Class::Counting || is_predictable(second))
+        && (passes(first) || passes(second))
 }
+
+fn passes(nat: &NatConfig) -> bool {
+    nat.simultaneous_open != SimultaneousOpen::DropInboundSyn
+}
+
+/// How a pair comes together, and when.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Foreseen {
+    /// Directly or through the rendezvous.
+    pub path: Path,
+    /// The technique of each side.
+    pub techniques: [Technique; 2],
+    /// From knowing the addresses to the connection, on each side.
+    pub times: [Duration; 2],
+}
+
+/// What must come of a pair whose functions are one `round_trip` from each other and `to_server` from the
+/// rendezvous, with the production code.
+pub fn foresee(first: &NatConfig, second: &NatConfig, round_trip: Duration, to_server: Duration) -> Foreseen {
+    let classes = (class(first), class(second));
+    let techniques = [technique(classes.0, classes.1), technique(classes.1, classes.0)];
+    let direct = |first: f64, second: f64| {
+        let times = [first, second].map(|trips| round_trip.mul_f64(trips));
+        Foreseen { path: Path::Direct, techniques, times }
+    };
+    if let Verdict::Direct { first, second } = predict(first, second) {
+        return direct(first, second);
+    }
+    if is_foretold(first, second) {
+        return match (passes(first), passes(second)) {
+            (true, true) => direct(1.0, 1.0),
+            (false, _) => direct(1.0, 1.5),
+            (_, false) => direct(1.5, 1.0),
+        };
+    }
+    // Where there is little hope the relay is asked soon, else in the second round. One round trip
+    // connects, another one asks and brings the other side in.
+    let hope = matches!(techniques[0], Technique::Direct | Technique::Reversal | Technique::Punch | Technique::Prediction);
+    let is_hopeful = hope && !(classes == (Class::Public, Class::Random) || classes == (Class::Random, Class::Public));
+    let after = if is_hopeful { RELAY_LIKELY } else { RELAY_UNLIKELY };
+    Foreseen { path: Path::Relay, techniques: [Technique::Relay; 2], times: [after + 2 * to_server; 2] }
+}
+
+/// Head starts of the direct ways, as the documents of `fmi` state them.
+const RELAY_LIKELY: Duration = Duration::from_millis(1500);
+const RELAY_UNLIKELY: Duration = Duration::from_millis(250);
 
 #[cfg(test)]
 mod tests {
@@ -91,10 +172,15 @@ mod tests {
     }
 
     #[test]
-    fn luck_needs_one_that_refuses_and_one_that_rolls_dice() {
-        assert!(may_be_lucky(&linux_masq_rst(), &l4_proxy()) && may_be_lucky(&linux_random(), &linux_icmp()));
-        assert!(!may_be_lucky(&linux_masq_drop(), &l4_proxy()), "nothing is tried again");
-        assert!(!may_be_lucky(&linux_masq_rst(), &linux_masq_rst()), "nothing is random");
+    fn what_cannot_be_direct_is_foretold_or_relayed() {
+        let (trip, server) = (Duration::from_millis(40), Duration::from_millis(30));
+        let path = |first: NatConfig, second: NatConfig| {
+            let foreseen = foresee(&first, &second, trip, server);
+            (foreseen.path, foreseen.techniques[0], foreseen.times[0].as_millis())
+        };
+        assert_eq!(path(linux_masq_drop(), home_seq()), (Path::Direct, Technique::Prediction, 40));
+        assert_eq!(path(aws_natgw(), azure_natgw()), (Path::Relay, Technique::Relay, 310));
+        assert_eq!(path(rfc_strict(), linux_random()), (Path::Direct, Technique::Listen, 60));
     }
 
     #[test]

@@ -247,6 +247,8 @@ async fn rank_main(net: SimNet, rank: u32, scenario: Rc<Scenario>, board: Shared
     let mut config = Config::new(rank, size, scenario.name.clone(), address.to_string());
     config.key = Some(SECRET.into());
     config.peers = scenario.program.peers;
+    (config.relay, config.spray) = (scenario.program.relay, scenario.program.spray);
+    config.security = scenario.program.security;
     config.join_deadline = scenario.program.join_deadline;
     config.operation_deadline = scenario.program.operation_deadline;
     let now = || Net::now(&net).since_origin();
@@ -304,7 +306,7 @@ fn violations(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
     let size = u32::try_from(scenario.world.functions.len()).expect("at most 4,096 functions");
     let dies = match scenario.expect {
         Expect::Lost { rank, .. } => Some(rank),
-        Expect::Success | Expect::Unconnected | Expect::Unlikely => None,
+        Expect::Success | Expect::Unconnected => None,
     };
     for rank in (0..size).filter(|rank| Some(*rank) != dies) {
         let Some(end) = outcome.ends.get(&rank) else {
@@ -319,13 +321,21 @@ fn violations(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
             violations.push(format!("rank {rank}: {}", error.unwrap_or_default()));
             continue;
         }
-        match (&scenario.expect, error) {
-            (Expect::Success | Expect::Unlikely, None) => {}
-            (Expect::Success, Some(error)) => violations.push(format!("rank {rank} failed: {error}")),
-            (Expect::Unconnected | Expect::Unlikely, Some(_)) if end.unconnected => {}
-            (Expect::Unconnected | Expect::Unlikely, Some(error)) => {
-                violations.push(format!("rank {rank} failed otherwise: {error}"))
+        if let Some((path, technique)) = scenario.via {
+            let links = outcome.links.get(&rank).into_iter().flatten();
+            let differs = |link: &&LinkInfo| link.path != path || technique.is_some_and(|it| it != link.technique);
+            if let Some(link) = links.into_iter().find(differs) {
+                let (peer, path_, technique_) = (link.peer, link.path, link.technique);
+                violations.push(format!(
+                    "rank {rank} reaches rank {peer} by {technique_} ({path_}), which must be {technique:?} ({path})"
+                ));
             }
+        }
+        match (&scenario.expect, error) {
+            (Expect::Success, None) => {}
+            (Expect::Success, Some(error)) => violations.push(format!("rank {rank} failed: {error}")),
+            (Expect::Unconnected, Some(_)) if end.unconnected => {}
+            (Expect::Unconnected, Some(error)) => violations.push(format!("rank {rank} failed otherwise: {error}")),
             (Expect::Unconnected | Expect::Lost { .. }, None) => {
                 violations.push(format!("rank {rank} finished, which cannot be"));
             }

@@ -103,6 +103,12 @@ pub struct Program {
     pub rounds: u32,
     /// Which ranks connect.
     pub peers: fmi::Peers,
+    /// Whether the rendezvous may relay.
+    pub relay: bool,
+    /// Whether ranks may spray.
+    pub spray: bool,
+    /// Protection of streams; `None` for the default with a key.
+    pub security: Option<fmi::Security>,
     /// Deadline of the join.
     pub join_deadline: Duration,
     /// Deadline of each operation.
@@ -113,7 +119,16 @@ impl Program {
     /// These steps once, with the default deadlines.
     pub fn once(steps: impl Into<Vec<Step>>) -> Self {
         let (join_deadline, operation_deadline) = (Duration::from_secs(30), Duration::from_secs(30));
-        Self { steps: steps.into(), rounds: 1, peers: fmi::Peers::All, join_deadline, operation_deadline }
+        Self {
+            steps: steps.into(),
+            rounds: 1,
+            peers: fmi::Peers::All,
+            relay: true,
+            spray: false,
+            security: None,
+            join_deadline,
+            operation_deadline,
+        }
     }
 }
 
@@ -144,11 +159,8 @@ pub enum FaultAt {
 pub enum Expect {
     /// Every rank finishes with right results.
     Success,
-    /// No pair of these gateways can connect: every rank gets an error that says so.
+    /// No pair of these gateways can connect without a relay: every rank gets an error that says so.
     Unconnected,
-    /// The same, but for luck: where one gateway refuses at once and the other takes a random port for
-    /// each attempt, the port that was aimed at comes up once in hundreds of runs.
-    Unlikely,
     /// The rank dies at the time; every other gets an error that names it within the bound.
     Lost {
         /// The rank that dies.
@@ -177,4 +189,6 @@ pub struct Scenario {
     pub deadline: Duration,
     /// What must come out.
     pub expect: Expect,
+    /// How every pair must come together at first, if that matters: path and technique.
+    pub via: Option<(fmi::Path, Option<fmi::Technique>)>,
 }

@@ -94,6 +94,8 @@ pub fn draw(number: u64) -> Scenario {
     (program.join_deadline, program.operation_deadline) = (Duration::from_secs(90), Duration::from_secs(130));
     let mut faults = Vec::new();
     if draw.one_in(3) {
+        // A relayed pair lives and dies with its relay.
+        program.relay = false;
         let at = draw.millis(4000);
         faults.push(FaultAt::Kill(at, Target::Rendezvous));
         faults.push(FaultAt::Start(at + Duration::from_millis(100) + draw.millis(3000), Target::Rendezvous));
@@ -111,5 +113,6 @@ pub fn draw(number: u64) -> Scenario {
         faults,
         deadline: Duration::from_secs(900),
         expect: Expect::Success,
+        via: None,
     }
 }

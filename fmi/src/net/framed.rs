@@ -1,9 +1,11 @@
 //! Messages of the rendezvous protocol on a stream: buffers both ways, no task of its own.
 
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::proto::rendezvous::split;
@@ -29,14 +31,16 @@ pub struct Framed<S> {
     stream: S,
     message_bytes_max: usize,
     incoming: Vec<u8>,
-    outgoing: Vec<u8>,
+    /// Messages as they were queued; a large one is shared by all who get it.
+    outgoing: VecDeque<Bytes>,
+    /// Bytes sent of the first one.
     sent: usize,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Framed<S> {
     /// Wraps a stream whose messages are at most `message_bytes_max` long.
     pub fn new(stream: S, message_bytes_max: usize) -> Self {
-        Self { stream, message_bytes_max, incoming: Vec::new(), outgoing: Vec::new(), sent: 0 }
+        Self { stream, message_bytes_max, incoming: Vec::new(), outgoing: VecDeque::new(), sent: 0 }
     }
 
     /// The stream below.
@@ -50,14 +54,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Framed<S> {
         Framed { stream: wrap(stream), message_bytes_max, incoming, outgoing, sent }
     }
 
+    /// The stream below, for bytes that are no messages.
+    pub fn stream_mut(&mut self) -> &mut S {
+        &mut self.stream
+    }
+
+    /// Bytes that came behind the last message.
+    pub fn unread(&self) -> &[u8] {
+        &self.incoming
+    }
+
     /// Queues a message that is already framed.
     pub fn queue(&mut self, message: &[u8]) {
-        self.outgoing.extend_from_slice(message);
+        self.queue_shared(Bytes::copy_from_slice(message));
+    }
+
+    /// Queues a message that others get as well.
+    pub fn queue_shared(&mut self, message: Bytes) {
+        self.outgoing.push_back(message);
     }
 
     /// Bytes queued and not sent.
     pub fn queued(&self) -> usize {
-        self.outgoing.len() - self.sent
+        self.outgoing.iter().map(Bytes::len).sum::<usize>() - self.sent
     }
 
     /// Sends what is queued.
@@ -65,15 +84,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Framed<S> {
     /// # Cancel safety
     /// Nothing is lost between calls.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.sent < self.outgoing.len() {
-            let sent = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.outgoing[self.sent..]))?;
+        while let Some(message) = self.outgoing.front() {
+            let sent = ready!(Pin::new(&mut self.stream).poll_write(cx, &message[self.sent..]))?;
             if sent == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.sent += sent;
+            if self.sent == message.len() {
+                self.outgoing.pop_front();
+                self.sent = 0;
+            }
         }
-        self.outgoing.clear();
-        self.sent = 0;
+        // An idle connection keeps no buffer.
+        self.outgoing.shrink_to_fit();
         Poll::Ready(Ok(()))
     }
 
@@ -90,6 +113,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Framed<S> {
             if let Some((body, taken)) = split(&self.incoming, self.message_bytes_max)? {
                 let message = parse(body)?;
                 self.incoming.drain(..taken);
+                if self.incoming.is_empty() {
+                    self.incoming.shrink_to_fit();
+                }
                 return Poll::Ready(Ok(message));
             }
             let mut bytes = [0; READ_BYTES];

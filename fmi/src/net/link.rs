@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::ByteStream;
 use crate::error::Path;
+use crate::proto::candidate::Technique;
 use crate::proto::frame::{ENVELOPE_BYTES, Envelope};
 use crate::proto::wire::WireError;
 use crate::time::Instant;
@@ -27,6 +28,8 @@ pub struct LinkInfo {
     pub peer: u32,
     /// Path to it.
     pub path: Path,
+    /// How the two came together.
+    pub technique: Technique,
     /// When all addresses of the group were known to this rank.
     pub addresses_known_at: Instant,
     /// When the TCP connection stood on this side.
@@ -108,7 +111,8 @@ impl Link {
             }
             outgoing.sent += sent;
         }
-        Poll::Ready(Ok(()))
+        // A protected stream may hold the last record back.
+        Pin::new(&mut self.stream).poll_flush(cx).map_err(LinkError::from)
     }
 
     /// The envelope of the frame that comes next or is being read.

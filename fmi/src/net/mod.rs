@@ -21,7 +21,11 @@ pub mod join;
 pub(crate) mod link;
 #[cfg(feature = "real")]
 pub mod real;
+pub(crate) mod relay;
 pub mod rendezvous;
+mod round;
+pub mod secure;
+mod splice;
 
 /// A future in a box.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;

@@ -9,11 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
 use super::discovery::outcome_of;
 use super::framed::{Framed, ReceiveError};
+use super::splice::Splice;
 use super::{BoxFuture, ByteStream, Listener, Net, Timer, within};
 use crate::error::{Error, ErrorKind, Operation, Result};
 use crate::proto::discovery::{Outcome, VANTAGES_MAX};
@@ -28,7 +30,7 @@ pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
 /// bounds the time from a silent death to the error on every survivor.
 pub const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// A client that does not read may let this much pile up: one `Group` of the largest size and more.
-const QUEUED_BYTES_MAX: usize = 2 << 20;
+const QUEUED_BYTES_MAX: usize = 4 << 20;
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 4096;
 /// A client that is called back and does not answer for this long is not there.
@@ -81,13 +83,13 @@ struct Client<S> {
 }
 
 impl<N: Net> Rendezvous<N> {
-    /// Listens on `address`.
+    /// Listens on `address`, and on the next port, where clients are seen a second time, if that is free.
     ///
     /// # Errors
     /// [`ErrorKind::Local`] if the address cannot be listened on.
     pub fn bind(net: N, address: SocketAddr, config: ServerConfig) -> Result<Self> {
         match net.listen(address, BACKLOG) {
-            Ok(listener) => Ok(Self { net, listeners: vec![listener], config }),
+            Ok(listener) => Self { net, listeners: vec![listener], config }.with_vantages(&[]),
             Err(error) => {
                 let what = format!("cannot listen on {address}: {error}");
                 Err(Error::new(Operation::Rendezvous, ErrorKind::Local(what)).caused_by(error))
@@ -111,7 +113,9 @@ impl<N: Net> Rendezvous<N> {
     /// # Errors
     /// [`ErrorKind::Local`] if one cannot be listened on.
     pub fn with_vantages(mut self, others: &[SocketAddr]) -> Result<Self> {
-        let mut vantages = vec![self.local_addr()?];
+        self.listeners.truncate(1);
+        let main = self.local_addr()?;
+        let mut vantages = vec![main];
         for address in others.iter().take(VANTAGES_MAX - 1) {
             let listener = self.net.listen(*address, BACKLOG).map_err(|error| {
                 let what = format!("cannot listen on {address}: {error}");
@@ -121,11 +125,18 @@ impl<N: Net> Rendezvous<N> {
             vantages.push(bound);
             self.listeners.push(listener);
         }
+        let next = main.port().checked_add(1).map(|port| SocketAddr::new(main.ip(), port));
+        if let Some(next) = next.filter(|next| !vantages.contains(next) && vantages.len() < VANTAGES_MAX)
+            && let Ok(listener) = self.net.listen(next, BACKLOG)
+        {
+            vantages.push(next);
+            self.listeners.push(listener);
+        }
         self.config.vantages = vantages;
         Ok(self)
     }
 
-    /// Endpoints on which it answers, if there are several.
+    /// Endpoints on which it answers, the main one first.
     pub fn vantages(&self) -> &[SocketAddr] {
         &self.config.vantages
     }
@@ -136,6 +147,7 @@ impl<N: Net> Rendezvous<N> {
         self.net.fill_entropy(&mut seed);
         let clock = Arc::new(self.net.clone());
         let vantages = self.config.vantages.clone();
+        let relay_bytes_per_second = self.config.relay_bytes_per_second;
         let mut driver = Driver {
             server: Server::new(self.config, seed),
             clients: BTreeMap::new(),
@@ -147,6 +159,10 @@ impl<N: Net> Rendezvous<N> {
             net: self.net,
             vantages,
             calls: FuturesUnordered::new(),
+            splices: BTreeMap::new(),
+            spliced: BTreeMap::new(),
+            wakers: BTreeMap::new(),
+            relay_bytes_per_second,
             listeners: self.listeners,
         };
         poll_fn(move |cx| driver.poll(cx)).await
@@ -158,6 +174,12 @@ struct Driver<N: Net> {
     listeners: Vec<N::Listener>,
     vantages: Vec<SocketAddr>,
     calls: FuturesUnordered<BoxFuture<(Connection, u8, Outcome)>>,
+    /// Relayed pairs by their first connection, and each connection's pair.
+    splices: BTreeMap<Connection, Splice<N::Stream>>,
+    spliced: BTreeMap<Connection, Connection>,
+    /// What wakes a relayed pair, and its second connection.
+    wakers: BTreeMap<Connection, (Arc<ReadyWaker>, Connection)>,
+    relay_bytes_per_second: u64,
     server: Server,
     clients: BTreeMap<Connection, Client<N::Stream>>,
     ready: Arc<Ready>,
@@ -256,6 +278,9 @@ impl<N: Net> Driver<N> {
     }
 
     fn poll_client(&mut self, connection: Connection) {
+        if let Some(pair) = self.spliced.get(&connection).copied() {
+            return self.poll_splice(pair);
+        }
         loop {
             let Some(client) = self.clients.get_mut(&connection) else { return };
             client.waker.queued.store(false, Ordering::Release);
@@ -282,21 +307,79 @@ impl<N: Net> Driver<N> {
         }
     }
 
+    fn send(&mut self, connection: Connection, message: Bytes) {
+        let Some(client) = self.clients.get_mut(&connection) else { return };
+        client.framed.queue_shared(message);
+        client.waker.wake_by_ref();
+        if client.framed.queued() > QUEUED_BYTES_MAX {
+            self.clients.remove(&connection);
+            self.server.handle_input(self.net.now(), connection, Input::Closed);
+        }
+    }
+
+    /// Joins two clients: from now on their bytes are not ours to read.
+    fn splice(&mut self, first: Connection, second: Connection) {
+        let (Some(one), Some(other)) = (self.clients.remove(&first), self.clients.remove(&second)) else {
+            // One vanished meanwhile; the other learns by its closing stream.
+            for end in [first, second] {
+                self.clients.remove(&end);
+                self.server.handle_input(self.net.now(), end, Input::Closed);
+            }
+            return;
+        };
+        for end in [first, second] {
+            self.spliced.insert(end, first);
+        }
+        // One waker for both: whatever happens on either side, the pair is looked at.
+        let waker = one.waker.clone();
+        let clock = Arc::new(self.net.clone());
+        let splice = Splice::new(self.net.now(), [one, other].map(|it| it.framed), self.relay_bytes_per_second, clock);
+        self.splices.insert(first, splice);
+        waker.wake_by_ref();
+        self.wakers.insert(first, (waker, second));
+    }
+
+    fn poll_splice(&mut self, pair: Connection) {
+        let Some((ready, _)) = self.wakers.get(&pair) else { return };
+        ready.queued.store(false, Ordering::Release);
+        let waker = Waker::from(ready.clone());
+        let mut cx = Context::from_waker(&waker);
+        let now = self.net.now();
+        let Some(splice) = self.splices.get_mut(&pair) else { return };
+        if splice.poll(&mut cx, now).is_ready() {
+            for end in self.unsplice(pair).into_iter().flatten() {
+                self.server.handle_input(now, end, Input::Closed);
+            }
+            self.drain();
+        }
+    }
+
+    /// Drops a relayed pair; returns its connections.
+    fn unsplice(&mut self, connection: Connection) -> Option<[Connection; 2]> {
+        let first = *self.spliced.get(&connection)?;
+        let (_, second) = self.wakers.remove(&first)?;
+        self.splices.remove(&first);
+        for end in [first, second] {
+            self.spliced.remove(&end);
+        }
+        Some([first, second])
+    }
+
     /// Carries out what the server wants; clients with new messages become ready.
     fn drain(&mut self) {
         while let Some(output) = self.server.poll_output() {
             match output {
-                Output::Send(connection, message) => {
-                    let Some(client) = self.clients.get_mut(&connection) else { continue };
-                    client.framed.queue(&message.emit());
-                    client.waker.wake_by_ref();
-                    if client.framed.queued() > QUEUED_BYTES_MAX {
-                        self.clients.remove(&connection);
-                        self.server.handle_input(self.net.now(), connection, Input::Closed);
+                Output::Send(connection, message) => self.send(connection, message.emit().into()),
+                Output::SendAll(connections, message) => {
+                    let message = Bytes::from(message.emit());
+                    for connection in connections {
+                        self.send(connection, message.clone());
                     }
                 }
+                Output::Splice(first, second) => self.splice(first, second),
                 Output::CallBack { connection, vantage, to } => self.call_back(connection, vantage, to),
                 Output::Close(connection) => {
+                    self.unsplice(connection);
                     if let Some(client) = self.clients.get_mut(&connection) {
                         client.closing = true;
                         client.waker.wake_by_ref();

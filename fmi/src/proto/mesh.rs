@@ -6,9 +6,8 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use super::punch::{Attempt, Candidate, Input, Output as PunchOutput, Punch, StreamId};
-use super::rendezvous::{Group, Member};
-use crate::error::Path;
+use super::candidate::{Candidate, Means, Roster, Technique};
+use super::punch::{Attempt, Input, Output as PunchOutput, Punch, StreamId};
 use crate::time::Instant;
 
 /// What to do.
@@ -45,7 +44,9 @@ pub enum Output {
 #[derive(Debug)]
 pub struct Mesh {
     rank: u32,
-    group: Group,
+    roster: Roster,
+    means: Means,
+    techniques: Vec<Option<Technique>>,
     pairs: Vec<Option<Punch>>,
     waiting: VecDeque<u32>,
     peers: BTreeSet<u32>,
@@ -53,40 +54,23 @@ pub struct Mesh {
     timers: BTreeSet<(Instant, u32)>,
     attempts_max: usize,
     connected: usize,
-    seed: u64,
     outputs: VecDeque<Output>,
 }
 
-/// The addresses of `peer` that this rank tries.
-///
-/// Behind one public address, or when the peer has no NAT, its own addresses come first; else only
-/// the address that the rendezvous saw can lead to it.
-pub fn candidates(own: &Member, peer: &Member) -> Vec<Candidate> {
-    let same_public_address = own.observed.ip() == peer.observed.ip();
-    let mut candidates: Vec<Candidate> = Vec::new();
-    if same_public_address {
-        let private = peer.candidates.iter().filter(|address| !own.candidates.contains(address));
-        candidates.extend(private.map(|remote| Candidate { remote: *remote, path: Path::Private }));
-    }
-    if candidates.iter().all(|candidate| candidate.remote != peer.observed) {
-        let has_no_nat = peer.candidates.contains(&peer.observed);
-        let path = if has_no_nat { Path::Private } else { Path::Direct };
-        candidates.push(Candidate { remote: peer.observed, path });
-    }
-    candidates
-}
-
 impl Mesh {
-    /// Starts towards `peers`. `seed` drives the pauses between attempts.
+    /// Starts towards the peers that `means` names, whose seed drives the pauses between attempts, too.
     ///
     /// # Panics
     /// If `rank` is not in the group.
-    pub fn new(rank: u32, group: Group, peers: BTreeSet<u32>, attempts_max: usize, seed: u64) -> Self {
-        let size = u32::try_from(group.members.len()).expect("a group has at most SIZE_MAX members");
+    pub fn new(now: Instant, rank: u32, roster: Roster, means: Means, attempts_max: usize) -> Self {
+        let size = roster.size();
         assert!(rank < size, "the client machine checked that the rank is in the group");
+        let peers = means.peers.of(rank, size);
         let mut mesh = Self {
             rank,
-            group,
+            roster,
+            means,
+            techniques: vec![None; size as usize],
             pairs: (0..size).map(|_| None).collect(),
             waiting: (1..size).map(|distance| (rank + distance) % size).filter(|peer| peers.contains(peer)).collect(),
             peers,
@@ -94,10 +78,9 @@ impl Mesh {
             timers: BTreeSet::new(),
             attempts_max: attempts_max.max(1),
             connected: 0,
-            seed,
             outputs: VecDeque::new(),
         };
-        mesh.fill();
+        mesh.fill(now);
         if mesh.peers.is_empty() {
             mesh.outputs.push_back(Output::Complete);
         }
@@ -106,8 +89,8 @@ impl Mesh {
 
     /// Takes what happened with `peer`.
     pub fn handle_input(&mut self, now: Instant, peer: u32, input: Input) {
-        if self.pair(peer).is_some() {
-            self.step(peer, |punch| punch.handle_input(now, input));
+        if self.pair(now, peer).is_some() {
+            self.step(now, peer, |punch| punch.handle_input(now, input));
         }
     }
 
@@ -117,7 +100,7 @@ impl Mesh {
             if at > now {
                 break;
             }
-            self.step(peer, |punch| punch.handle_timeout(now));
+            self.step(now, peer, |punch| punch.handle_timeout(now));
         }
     }
 
@@ -143,34 +126,40 @@ impl Mesh {
         self.pairs.get(peer as usize).and_then(Option::as_ref).map_or(0, Punch::attempts)
     }
 
-    fn pair(&mut self, peer: u32) -> Option<&mut Punch> {
+    /// How the pair with `peer` should come together, once it has started.
+    pub fn technique(&self, peer: u32) -> Option<Technique> {
+        self.techniques.get(peer as usize).copied().flatten()
+    }
+
+    fn pair(&mut self, now: Instant, peer: u32) -> Option<&mut Punch> {
         if !self.peers.contains(&peer) {
             return None;
         }
         if self.pairs[peer as usize].is_none() {
             // An early stream from a peer whose turn has not come starts its pair.
             self.waiting.retain(|waiting| *waiting != peer);
-            self.start(peer);
+            self.start(now, peer);
         }
         self.pairs[peer as usize].as_mut()
     }
 
-    fn fill(&mut self) {
+    fn fill(&mut self, now: Instant) {
         while self.open.len() < self.attempts_max {
             let Some(peer) = self.waiting.pop_front() else { break };
-            self.start(peer);
+            self.start(now, peer);
         }
     }
 
-    fn start(&mut self, peer: u32) {
-        let candidates = candidates(&self.group.members[self.rank as usize], &self.group.members[peer as usize]);
-        let seed = self.seed ^ (u64::from(peer) << 32 | u64::from(self.rank));
-        self.pairs[peer as usize] = Some(Punch::new(self.rank < peer, candidates, seed));
+    fn start(&mut self, now: Instant, peer: u32) {
+        let pairing = self.roster.plan(self.rank, peer, &self.means);
+        let seed = self.means.seed ^ (u64::from(peer) << 32 | u64::from(self.rank));
+        self.techniques[peer as usize] = Some(pairing.technique);
+        self.pairs[peer as usize] = Some(Punch::new(now, self.rank < peer, pairing.candidates, seed));
         self.open.insert(peer);
-        self.step(peer, |_| ());
+        self.step(now, peer, |_| ());
     }
 
-    fn step(&mut self, peer: u32, act: impl FnOnce(&mut Punch)) {
+    fn step(&mut self, now: Instant, peer: u32, act: impl FnOnce(&mut Punch)) {
         let Some(punch) = self.pairs[peer as usize].as_mut() else { return };
         if let Some((at, _)) = punch.poll_timeout() {
             self.timers.remove(&(at, peer));
@@ -196,7 +185,7 @@ impl Mesh {
             if self.connected == self.peers.len() {
                 self.outputs.push_back(Output::Complete);
             }
-            self.fill();
+            self.fill(now);
         }
     }
 }
@@ -204,40 +193,22 @@ impl Mesh {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::SocketAddr;
+    use crate::config::Peers;
+    use crate::proto::candidate::Peer;
+    use crate::proto::rendezvous::Observed;
+    use std::time::Duration;
 
-    fn member(rank: u32, observed: &str, private: &str) -> Member {
-        Member {
-            rank,
-            nonce: [0; 16],
-            observed: observed.parse().expect("address"),
-            candidates: vec![private.parse().expect("address")],
-        }
-    }
-
-    fn addresses(own: &Member, peer: &Member) -> Vec<(SocketAddr, Path)> {
-        candidates(own, peer).into_iter().map(|candidate| (candidate.remote, candidate.path)).collect()
-    }
-
-    #[test]
-    fn tries_the_own_address_of_a_peer_only_where_it_can_lead_to_it() {
-        let a = member(0, "203.0.113.1:4000", "10.0.0.2:4000");
-        let behind_same_nat = member(1, "203.0.113.1:4001", "10.0.0.3:4001");
-        let elsewhere = member(2, "203.0.113.2:4000", "10.0.0.2:4000");
-        let open = member(3, "198.51.100.9:4000", "198.51.100.9:4000");
-        let expect = |text: &str, path| (text.parse::<SocketAddr>().expect("address"), path);
-        assert_eq!(
-            addresses(&a, &behind_same_nat),
-            [expect("10.0.0.3:4001", Path::Private), expect("203.0.113.1:4001", Path::Direct)]
-        );
-        assert_eq!(addresses(&a, &elsewhere), [expect("203.0.113.2:4000", Path::Direct)]);
-        assert_eq!(addresses(&a, &open), [expect("198.51.100.9:4000", Path::Private)]);
+    fn mesh(rank: u32, size: u8, attempts_max: usize) -> Mesh {
+        let observed = |rank: u8| Observed::once(([1, 1, 1, rank], 1).into());
+        let peer = |rank| Peer { nonce: [0; 16], observed: observed(rank), round_trip: Duration::ZERO, card: None };
+        let roster = Roster { session: [0; 16], peers: (0..size).map(peer).collect() };
+        let means = Means { relay: None, relay_likely: false, sprays: false, peers: Peers::All, seed: 1 };
+        Mesh::new(Instant::ZERO, rank, roster, means, attempts_max)
     }
 
     #[test]
     fn attempts_are_bounded_and_all_peers_get_their_turn() {
-        let members = (0..10).map(|rank| member(rank, &format!("1.1.1.{rank}:1"), "10.0.0.1:1")).collect();
-        let mut mesh = Mesh::new(7, Group { session: [0; 16], members }, (0..7).chain(8..10).collect(), 3, 1);
+        let mut mesh = mesh(7, 10, 3);
         let mut turns = Vec::new();
         let mut complete = false;
         while let Some(output) = mesh.poll_output() {
@@ -261,7 +232,6 @@ mod tests {
 
     #[test]
     fn a_group_of_one_is_complete() {
-        let group = Group { session: [0; 16], members: vec![member(0, "1.1.1.1:1", "1.1.1.1:1")] };
-        assert_eq!(Mesh::new(0, group, BTreeSet::new(), 8, 1).poll_output(), Some(Output::Complete));
+        assert_eq!(mesh(0, 1, 8).poll_output(), Some(Output::Complete));
     }
 }

@@ -4,11 +4,16 @@
 //! `handle_*`, drain `poll_output` until it returns `None`. A driver in [`crate::net`] moves bytes
 //! between a machine and its sockets and takes no decision of its own.
 
+pub mod bucket;
+pub mod candidate;
+pub mod card;
 pub mod discovery;
 pub mod frame;
 pub mod mailbox;
 pub mod mesh;
+pub mod noise;
 pub mod punch;
+pub mod record;
 pub mod rendezvous;
 pub mod session;
 pub mod wire;

@@ -1,7 +1,7 @@
 //! Punching towards one peer: which address to try when, and which stream to keep. Pure.
 //!
-//! Every candidate address has one attempt in flight at all times: a refused attempt is repeated at
-//! once, because a gap is what two NATs that answer RST can lock into for ever (nat.md 4.3). After
+//! Every [eager](Pace::Eager) candidate has one attempt in flight at all times from its start on: a
+//! refused attempt is repeated at once, because a gap is what two NATs that answer RST can lock into for ever (nat.md 4.3). After
 //! [`BURST`] refusals the pause is drawn at random; it is never fixed. Its mean stays at a
 //! millisecond for [`DENSE`] more, because where a refusal comes back in 50 us a hole is open for 50 us
 //! of each round only, and grows from there. A silent attempt is left alone: behind a NAT that
@@ -12,13 +12,12 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
-use crate::error::Path;
+use super::candidate::{Candidate, Pace};
 use crate::time::Instant;
 
 /// Refusals in a row that are answered by the next attempt at once.
@@ -33,6 +32,9 @@ const PAUSE_MEAN_MIN: Duration = Duration::from_millis(1);
 const PAUSE_MEAN_MAX: Duration = Duration::from_millis(50);
 /// Mean of the pause after a stream that was no peer's, or while a tuple is in use.
 const PAUSE_MEAN_BUSY: Duration = Duration::from_millis(10);
+/// Mean of the pause of a [sparse](Pace::Sparse) candidate: a NAT that refuses forgets at once what an
+/// attempt opened, so rarely is as good as never, and a relay that is at its limit wants peace.
+const PAUSE_MEAN_SPARSE: Duration = Duration::from_millis(200);
 
 /// One try to connect, numbered within its pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -41,15 +43,6 @@ pub struct Attempt(pub u32);
 /// A TCP stream to the peer, numbered by the driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(pub u64);
-
-/// An address of the peer and what reaching it means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Candidate {
-    /// Where to connect.
-    pub remote: SocketAddr,
-    /// What a stream to it is.
-    pub path: Path,
-}
 
 /// What happened.
 #[derive(Debug)]
@@ -85,6 +78,8 @@ enum Trying {
     },
     /// The attempt made this stream, which is proving itself.
     Proving(StreamId),
+    /// It failed and is not repeated.
+    Done,
 }
 
 #[derive(Debug)]
@@ -107,8 +102,8 @@ pub struct Punch {
 }
 
 impl Punch {
-    /// Starts towards `candidates` at once. `nominates` is true on the lower rank of the pair.
-    pub fn new(nominates: bool, candidates: Vec<Candidate>, seed: u64) -> Self {
+    /// Starts towards `candidates`, each after its delay. `nominates` is true on the lower rank of the pair.
+    pub fn new(now: Instant, nominates: bool, candidates: Vec<Candidate>, seed: u64) -> Self {
         let mut punch = Self {
             nominates,
             targets: Vec::new(),
@@ -119,8 +114,12 @@ impl Punch {
             outputs: VecDeque::new(),
         };
         for candidate in candidates {
-            let attempt = punch.attempt(candidate);
-            punch.targets.push(Target { candidate, failures: 0, trying: Trying::InFlight(attempt) });
+            let trying = if candidate.after.is_zero() {
+                Trying::InFlight(punch.attempt(candidate))
+            } else {
+                Trying::Pausing { until: now + candidate.after }
+            };
+            punch.targets.push(Target { candidate, failures: 0, trying });
         }
         punch
     }
@@ -176,7 +175,7 @@ impl Punch {
         }
         let pauses = self.targets.iter().filter_map(|target| match target.trying {
             Trying::Pausing { until } => Some(until),
-            Trying::InFlight(_) | Trying::Proving(_) => None,
+            Trying::InFlight(_) | Trying::Proving(_) | Trying::Done => None,
         });
         pauses.min().map(|until| (until, "the pause before another attempt ends"))
     }
@@ -234,13 +233,20 @@ impl Punch {
     fn repeat(&mut self, now: Instant, index: usize, at_once: bool) {
         let target = &mut self.targets[index];
         target.failures = target.failures.saturating_add(1);
-        if at_once && target.failures <= BURST {
-            return self.again(index);
-        }
         let doublings = (target.failures.saturating_sub(BURST + DENSE) / DOUBLING).min(8);
-        let least = if at_once { PAUSE_MEAN_MIN } else { PAUSE_MEAN_BUSY };
-        let mean = least.saturating_mul(1 << doublings).min(PAUSE_MEAN_MAX);
-        let span = u64::try_from(2 * mean.as_nanos()).expect("PAUSE_MEAN_MAX fits");
+        let mean = match target.candidate.pace {
+            Pace::Once => {
+                target.trying = Trying::Done;
+                return;
+            }
+            Pace::Eager if at_once && target.failures <= BURST => return self.again(index),
+            Pace::Eager => {
+                let least = if at_once { PAUSE_MEAN_MIN } else { PAUSE_MEAN_BUSY };
+                least.saturating_mul(1 << doublings).min(PAUSE_MEAN_MAX)
+            }
+            Pace::Sparse => PAUSE_MEAN_SPARSE,
+        };
+        let span = u64::try_from(2 * mean.as_nanos()).expect("pauses are short");
         let pause = Duration::from_nanos(1 + self.entropy.next_u64() % span);
         self.targets[index].trying = Trying::Pausing { until: now + pause };
     }
@@ -254,16 +260,21 @@ impl Punch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Path;
+    use crate::proto::candidate::Source;
     use proptest::prelude::*;
+    use std::net::SocketAddr;
 
     const REFUSED: io::ErrorKind = io::ErrorKind::ConnectionRefused;
 
     fn candidate(port: u16) -> Candidate {
-        Candidate { remote: SocketAddr::from(([1, 1, 1, 1], port)), path: Path::Direct }
+        let remote = SocketAddr::from(([1, 1, 1, 1], port));
+        let (source, pace, after) = (Source::Registered, Pace::Eager, Duration::ZERO);
+        Candidate { remote, path: Path::Direct, source, pace, after }
     }
 
     fn punch(nominates: bool) -> Punch {
-        let mut punch = Punch::new(nominates, vec![candidate(1)], 1);
+        let mut punch = Punch::new(Instant::ZERO, nominates, vec![candidate(1)], 1);
         assert_eq!(punch.poll_output(), Some(Output::Connect(Attempt(0), candidate(1))));
         punch
     }
@@ -328,6 +339,25 @@ mod tests {
         punch.handle_input(Instant::ZERO, Input::Failed(Attempt(0), io::ErrorKind::AddrNotAvailable));
         assert_eq!(punch.poll_output(), None);
         assert!(punch.poll_timeout().is_some());
+    }
+
+    #[test]
+    fn candidates_start_in_their_order_and_keep_their_pace() {
+        let ms = Duration::from_millis;
+        let second = Candidate { pace: Pace::Sparse, after: ms(100), ..candidate(2) };
+        let third = Candidate { pace: Pace::Once, after: ms(250), ..candidate(3) };
+        let mut punch = Punch::new(Instant::ZERO, true, vec![candidate(1), second, third], 1);
+        assert_eq!(punch.poll_output(), Some(Output::Connect(Attempt(0), candidate(1))));
+        assert_eq!((punch.poll_output(), punch.poll_timeout().map(|it| it.0)), (None, Some(Instant::ZERO + ms(100))));
+        punch.handle_timeout(Instant::ZERO + ms(100));
+        assert_eq!(punch.poll_output(), Some(Output::Connect(Attempt(1), second)));
+        punch.handle_timeout(Instant::ZERO + ms(250));
+        assert_eq!(punch.poll_output(), Some(Output::Connect(Attempt(2), third)));
+        punch.handle_input(Instant::ZERO + ms(250), Input::Failed(Attempt(2), REFUSED));
+        assert_eq!((punch.poll_output(), punch.poll_timeout()), (None, None), "once");
+        punch.handle_input(Instant::ZERO + ms(250), Input::Failed(Attempt(1), REFUSED));
+        assert_eq!(punch.poll_output(), None);
+        assert!(punch.poll_timeout().is_some(), "sparse: not at once, but again");
     }
 
     proptest! {

@@ -5,13 +5,30 @@
 //! all, and that is the whole exchange. The connection stays open as the control channel: the
 //! server watches it with TCP keep-alive and tells the others when a rank is lost.
 //!
-//! The server stores what the socket said of a client (`observed`), never what the client claims;
-//! candidates that a client adds are limited in number and kind ([`candidate_is_allowed`]).
+//! The server stores what its sockets said of a client, never what the client claims. It sees each
+//! client twice: while the client connects to the main endpoint, it connects from the same local port to
+//! a second one, its *vantage*, and vouches there for the nonce of its registration. Both endpoints are
+//! known at the same time, so what a NAT does with ports is known before the first SYN to a peer, at no
+//! further round trip. Over another address family a client vouches alike, and is seen there as well.
+//!
+//! What ranks tell each other travels in sealed [cards](super::card), which the server carries.
+//!
+//! # Why there is no TLS
+//!
+//! Whoever reads or writes on the way to the rendezvous, and the rendezvous itself, can keep a group from
+//! forming, which cutting the connection does as well. They cannot do more. A registration shows hashes
+//! under the group's key, random numbers and a sealed card. Addresses and session come back in clear, and
+//! a changed one leads to somebody who cannot prove the key: all streams are confirmed end to end, bound
+//! to session, ranks and nonces, and encrypted under keys that only the two ranks can compute. TLS would
+//! hide the observed addresses and the number of ranks, for a round trip and a certificate.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
-use super::discovery::Outcome;
+use super::card::CARD_BYTES_MAX;
+use super::discovery::{Outcome, VANTAGES_MAX};
 use super::wire::{Reader, WireError, Write};
 
 pub mod client;
@@ -29,29 +46,15 @@ pub type Nonce = [u8; 16];
 pub type InstanceId = [u8; 16];
 
 /// Version of the protocol.
-pub const VERSION: u8 = 1;
-/// Most candidates that a client may add: ICE uses fewer for one component of one interface.
-pub const CANDIDATES_MAX: usize = 8;
-/// Longest message from a client: a `Register` with all candidates is 245 bytes.
+pub const VERSION: u8 = 2;
+/// Longest message from a client: a `Register` with the longest card is 300 bytes.
 pub const CLIENT_MESSAGE_BYTES_MAX: usize = 512;
+/// Most vouches that a registration may wait for: one more endpoint, one other address family.
+pub const VOUCHES_MAX: u8 = 2;
 /// Largest group that fits a `Group` message.
 pub const SIZE_MAX: u32 = 4096;
-/// Longest message from a server: a `Group` of [`SIZE_MAX`] members with all candidates.
-pub const SERVER_MESSAGE_BYTES_MAX: usize = 1 << 20;
-
-/// Whether an address that a client claims may be handed to its peers.
-///
-/// A claimed address makes peers send SYNs to it (nat.md T6), so it must be private, or the address
-/// that the rendezvous saw itself.
-pub fn candidate_is_allowed(candidate: SocketAddr, observed: IpAddr) -> bool {
-    let kind_is_allowed = match candidate.ip() {
-        IpAddr::V4(ip) => ip.is_private() || ip.is_link_local() || (ip.is_loopback() && observed.is_loopback()),
-        IpAddr::V6(ip) => {
-            ip.is_unique_local() || ip.is_unicast_link_local() || (ip.is_loopback() && observed.is_loopback())
-        }
-    };
-    candidate.port() != 0 && (candidate.ip() == observed || kind_is_allowed)
-}
+/// Longest message from a server: a `Group` of [`SIZE_MAX`] members with the longest cards is 1.1 MB.
+pub const SERVER_MESSAGE_BYTES_MAX: usize = 2 << 20;
 
 /// What a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,8 +71,30 @@ pub struct Registration {
     pub instance: InstanceId,
     /// Fresh for each registration.
     pub nonce: Nonce,
-    /// Addresses of the rank's own interfaces.
-    pub candidates: Vec<SocketAddr>,
+    /// Round trip to the server, as its TCP handshake took.
+    pub round_trip: Duration,
+    /// Vouches that are under way, at most [`VOUCHES_MAX`].
+    pub vouches: u8,
+    /// Sealed [card](super::card::Card) for the peers.
+    pub card: Vec<u8>,
+}
+
+/// Where a rank is seen from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Observed {
+    /// By the main endpoint.
+    pub main: SocketAddr,
+    /// By the second one, from the same local port.
+    pub second: Option<SocketAddr>,
+    /// Over the other address family.
+    pub other: Option<SocketAddr>,
+}
+
+impl Observed {
+    /// Seen by the main endpoint only.
+    pub fn once(main: SocketAddr) -> Self {
+        Self { main, second: None, other: None }
+    }
 }
 
 /// One rank as its peers see it.
@@ -79,10 +104,12 @@ pub struct Member {
     pub rank: u32,
     /// Its nonce.
     pub nonce: Nonce,
-    /// Its address as the rendezvous saw it.
-    pub observed: SocketAddr,
-    /// Addresses of its own interfaces.
-    pub candidates: Vec<SocketAddr>,
+    /// Its addresses as the rendezvous saw them.
+    pub observed: Observed,
+    /// Its round trip to the rendezvous.
+    pub round_trip: Duration,
+    /// What it tells its peers, sealed.
+    pub card: Vec<u8>,
 }
 
 /// All that a rank needs to meet the others.
@@ -109,6 +136,25 @@ pub enum ClientMessage {
     Observe,
     /// Asks to be called back, at where it is seen from, by the vantage of this number.
     CallBack(u8),
+    /// On another connection of a client that registers: it is seen from here as well.
+    Vouch(Nonce),
+    /// One vouch less will come than the registration said.
+    Unvouched,
+    /// Asks to be joined with the peer that asks for the same, and to be a stream of bytes from then on.
+    Relay(RelayRequest),
+}
+
+/// One side of a relayed connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RelayRequest {
+    /// Session of both.
+    pub session: SessionId,
+    /// Rank that asks.
+    pub from: u32,
+    /// Rank to be joined with.
+    pub to: u32,
+    /// Nonce of the registration of `from`.
+    pub nonce: Nonce,
 }
 
 /// From a server.
@@ -117,7 +163,7 @@ pub enum ServerMessage {
     /// State of a group that waits for ranks.
     Waiting(Waiting),
     /// The group is complete.
-    Group(Group),
+    Group(Arc<Group>),
     /// The registration is refused.
     Refused(Refusal),
     /// A rank of the session is lost.
@@ -145,6 +191,8 @@ pub enum ServerMessage {
         /// What came of it.
         outcome: Outcome,
     },
+    /// The peer is there: every byte after this one is its.
+    Relayed,
 }
 
 /// State of a group that waits for ranks.
@@ -186,6 +234,12 @@ pub enum Refusal {
     Malformed,
     /// The registration waited too long.
     Expired,
+    /// A registration with this nonce has been seen.
+    Replayed,
+    /// The session is not known here, or the rank is not of it.
+    NotMember,
+    /// The server does not relay.
+    NoRelay,
 }
 
 impl Refusal {
@@ -199,12 +253,15 @@ impl Refusal {
             Self::Busy => "try again later, or raise the limits of the rendezvous",
             Self::Malformed => "check that client and rendezvous run the same version of fmi",
             Self::Expired => "start all ranks of a group within the waiting time of the rendezvous",
+            Self::Replayed => "somebody repeats recorded messages; register again",
+            Self::NotMember => "the rendezvous may have restarted; form the group again",
+            Self::NoRelay => "start the rendezvous with relaying, or use NATs that can be punched",
         }
     }
 
     /// Whether the same registration may be accepted later.
     pub fn is_retryable(self) -> bool {
-        matches!(self, Self::Busy | Self::Expired)
+        matches!(self, Self::Busy | Self::Expired | Self::Replayed)
     }
 }
 
@@ -218,6 +275,9 @@ impl fmt::Display for Refusal {
             Self::Busy => f.write_str("it is at a limit"),
             Self::Malformed => f.write_str("it does not understand the message"),
             Self::Expired => f.write_str("the registration waited too long"),
+            Self::Replayed => f.write_str("the registration is a repetition"),
+            Self::NotMember => f.write_str("it does not know the session"),
+            Self::NoRelay => f.write_str("it does not relay"),
         }
     }
 }
@@ -230,20 +290,8 @@ fn frame(kind: u8, body: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     bytes
 }
 
-fn put_addresses(out: &mut Vec<u8>, addresses: &[SocketAddr]) {
-    let count = u8::try_from(addresses.len().min(CANDIDATES_MAX)).expect("CANDIDATES_MAX is below 256");
-    out.put(&[count]);
-    for address in addresses.iter().take(CANDIDATES_MAX) {
-        out.put_address(*address);
-    }
-}
-
-fn addresses(reader: &mut Reader<'_>) -> Result<Vec<SocketAddr>, WireError> {
-    let count = usize::from(reader.u8()?);
-    if count > CANDIDATES_MAX {
-        return Err(WireError::TooLong(count as u64, CANDIDATES_MAX as u64));
-    }
-    (0..count).map(|_| reader.address()).collect()
+fn micros(time: Duration) -> u32 {
+    u32::try_from(time.as_micros()).unwrap_or(u32::MAX)
 }
 
 /// Splits one message off the front of `bytes`: its body and the bytes that it took, or `None`
@@ -277,7 +325,8 @@ impl ClientMessage {
                 out.put(&registration.group).put(&registration.name);
                 out.put(&registration.rank.to_be_bytes()).put(&registration.size.to_be_bytes());
                 out.put(&registration.instance).put(&registration.nonce);
-                put_addresses(out, &registration.candidates);
+                out.put(&micros(registration.round_trip).to_be_bytes()).put(&[registration.vouches]);
+                out.put_bytes(&registration.card);
             }),
             Self::Ping => frame(2, |_| ()),
             Self::Formed(session) => frame(3, |out| {
@@ -289,6 +338,13 @@ impl ClientMessage {
             Self::Observe => frame(5, |_| ()),
             Self::CallBack(vantage) => frame(6, |out| {
                 out.put(&[*vantage]);
+            }),
+            Self::Vouch(nonce) => frame(7, |out| {
+                out.put(nonce);
+            }),
+            Self::Unvouched => frame(8, |_| ()),
+            Self::Relay(RelayRequest { session, from, to, nonce }) => frame(9, |out| {
+                out.put(session).put(&from.to_be_bytes()).put(&to.to_be_bytes()).put(nonce);
             }),
         }
     }
@@ -307,13 +363,26 @@ impl ClientMessage {
                 size: reader.u32()?,
                 instance: reader.array()?,
                 nonce: reader.array()?,
-                candidates: addresses(&mut reader)?,
+                round_trip: Duration::from_micros(reader.u32()?.into()),
+                vouches: match reader.u8()? {
+                    vouches if vouches <= VOUCHES_MAX => vouches,
+                    other => return Err(WireError::TooLong(other.into(), VOUCHES_MAX.into())),
+                },
+                card: reader.bytes(CARD_BYTES_MAX)?.to_vec(),
             }),
             2 => Self::Ping,
             3 => Self::Formed(reader.array()?),
             4 => Self::Leave(reader.array()?),
             5 => Self::Observe,
             6 => Self::CallBack(reader.u8()?),
+            7 => Self::Vouch(reader.array()?),
+            8 => Self::Unvouched,
+            9 => Self::Relay(RelayRequest {
+                session: reader.array()?,
+                from: reader.u32()?,
+                to: reader.u32()?,
+                nonce: reader.array()?,
+            }),
             other => return Err(WireError::Value { field: "client message type", value: u64::from(other) }),
         };
         reader.finish()?;
@@ -335,8 +404,9 @@ impl ServerMessage {
                 out.put(&group.session).put(&count.to_be_bytes());
                 for member in &group.members {
                     out.put(&member.rank.to_be_bytes()).put(&member.nonce);
-                    out.put_address(member.observed);
-                    put_addresses(out, &member.candidates);
+                    let Observed { main, second, other } = member.observed;
+                    out.put_address(main).put_addresses(second.as_slice(), 1).put_addresses(other.as_slice(), 1);
+                    out.put(&micros(member.round_trip).to_be_bytes()).put_bytes(&member.card);
                 }
             }),
             Self::Refused(refusal) => frame(3, |out| {
@@ -348,6 +418,9 @@ impl ServerMessage {
                     Refusal::Busy => (5, 0),
                     Refusal::Malformed => (6, 0),
                     Refusal::Expired => (7, 0),
+                    Refusal::Replayed => (8, 0),
+                    Refusal::NotMember => (9, 0),
+                    Refusal::NoRelay => (10, 0),
                 };
                 out.put(&[code]).put(&value.to_be_bytes());
             }),
@@ -360,11 +433,12 @@ impl ServerMessage {
             Self::Probe => frame(6, |_| ()),
             Self::Observed { observed, vantages } => frame(7, |out| {
                 out.put_address(*observed);
-                put_addresses(out, vantages);
+                out.put_addresses(vantages, VANTAGES_MAX);
             }),
             Self::CalledBack { vantage, outcome } => frame(8, |out| {
                 out.put(&[*vantage, outcome.code()]);
             }),
+            Self::Relayed => frame(9, |_| ()),
         }
     }
 
@@ -381,7 +455,7 @@ impl ServerMessage {
                 let (other_key, running) = (flags & 1 != 0, flags & 2 != 0);
                 Self::Waiting(Waiting { observed, present, missing, other_key, running })
             }
-            2 => Self::Group(parse_group(&mut reader)?),
+            2 => Self::Group(Arc::new(parse_group(&mut reader)?)),
             3 => {
                 let (code, value) = (reader.u8()?, reader.u32()?);
                 Self::Refused(match code {
@@ -392,13 +466,16 @@ impl ServerMessage {
                     5 => Refusal::Busy,
                     6 => Refusal::Malformed,
                     7 => Refusal::Expired,
+                    8 => Refusal::Replayed,
+                    9 => Refusal::NotMember,
+                    10 => Refusal::NoRelay,
                     other => return Err(WireError::Value { field: "refusal", value: u64::from(other) }),
                 })
             }
             4 => Self::Lost { session: reader.array()?, rank: reader.u32()? },
             5 => Self::Dissolved(reader.array()?),
             6 => Self::Probe,
-            7 => Self::Observed { observed: reader.address()?, vantages: addresses(&mut reader)? },
+            7 => Self::Observed { observed: reader.address()?, vantages: reader.addresses(VANTAGES_MAX)? },
             8 => {
                 let (vantage, code) = (reader.u8()?, reader.u8()?);
                 let outcome = Outcome::from_code(code);
@@ -406,6 +483,7 @@ impl ServerMessage {
                 let outcome = outcome.ok_or_else(unknown)?;
                 Self::CalledBack { vantage, outcome }
             }
+            9 => Self::Relayed,
             other => return Err(WireError::Value { field: "server message type", value: u64::from(other) }),
         };
         reader.finish()?;
@@ -425,8 +503,10 @@ fn parse_group(reader: &mut Reader<'_>) -> Result<Group, WireError> {
         if rank != expected {
             return Err(WireError::Value { field: "member rank", value: u64::from(rank) });
         }
-        let (nonce, observed) = (reader.array()?, reader.address()?);
-        members.push(Member { rank, nonce, observed, candidates: addresses(reader)? });
+        let (nonce, main) = (reader.array()?, reader.address()?);
+        let observed = Observed { main, second: reader.optional_address()?, other: reader.optional_address()? };
+        let round_trip = Duration::from_micros(reader.u32()?.into());
+        members.push(Member { rank, nonce, observed, round_trip, card: reader.bytes(CARD_BYTES_MAX)?.to_vec() });
     }
     Ok(Group { session, members })
 }
@@ -446,15 +526,26 @@ mod tests {
         ]
     }
 
-    fn candidates() -> impl Strategy<Value = Vec<SocketAddr>> {
-        proptest::collection::vec(address(), 0..=CANDIDATES_MAX)
+    fn addresses() -> impl Strategy<Value = Vec<SocketAddr>> {
+        proptest::collection::vec(address(), 0..=VANTAGES_MAX)
+    }
+
+    fn card() -> impl Strategy<Value = Vec<u8>> {
+        proptest::collection::vec(any::<u8>(), 0..=CARD_BYTES_MAX)
+    }
+
+    fn micros() -> impl Strategy<Value = Duration> {
+        any::<u32>().prop_map(|micros| Duration::from_micros(micros.into()))
     }
 
     fn client_message() -> impl Strategy<Value = ClientMessage> {
+        type Numbers = ([u8; 32], [u8; 16], u32, u32, [u8; 16], [u8; 16]);
         prop_oneof![
-            (any::<([u8; 32], [u8; 16], u32, u32, [u8; 16], [u8; 16])>(), candidates()).prop_map(
-                |((group, name, rank, size, instance, nonce), candidates)| {
-                    ClientMessage::Register(Registration { group, name, rank, size, instance, nonce, candidates })
+            (any::<Numbers>(), micros(), 0..=VOUCHES_MAX, card()).prop_map(
+                |((group, name, rank, size, instance, nonce), round_trip, vouches, card)| {
+                    let registration =
+                        Registration { group, name, rank, size, instance, nonce, round_trip, vouches, card };
+                    ClientMessage::Register(registration)
                 }
             ),
             Just(ClientMessage::Ping),
@@ -462,11 +553,18 @@ mod tests {
             any::<[u8; 16]>().prop_map(ClientMessage::Leave),
             Just(ClientMessage::Observe),
             any::<u8>().prop_map(ClientMessage::CallBack),
+            any::<[u8; 16]>().prop_map(ClientMessage::Vouch),
+            Just(ClientMessage::Unvouched),
+            any::<([u8; 16], u32, u32, [u8; 16])>().prop_map(|(session, from, to, nonce)| {
+                ClientMessage::Relay(RelayRequest { session, from, to, nonce })
+            }),
         ]
     }
 
     fn server_message() -> impl Strategy<Value = ServerMessage> {
-        let member = (any::<[u8; 16]>(), address(), candidates());
+        let observed = (address(), proptest::option::of(address()), proptest::option::of(address()))
+            .prop_map(|(main, second, other)| Observed { main, second, other });
+        let member = (any::<[u8; 16]>(), observed, micros(), card());
         prop_oneof![
             (address(), any::<(u32, u32, bool, bool)>()).prop_map(
                 |(observed, (present, missing, other_key, running))| {
@@ -476,15 +574,23 @@ mod tests {
             (any::<[u8; 16]>(), proptest::collection::vec(member, 0..5)).prop_map(|(session, members)| {
                 let members = (0..).zip(members);
                 let members = members
-                    .map(|(rank, (nonce, observed, candidates))| Member { rank, nonce, observed, candidates })
+                    .map(|(rank, (nonce, observed, round_trip, card))| Member {
+                        rank,
+                        nonce,
+                        observed,
+                        round_trip,
+                        card,
+                    })
                     .collect();
-                ServerMessage::Group(Group { session, members })
+                ServerMessage::Group(Arc::new(Group { session, members }))
             }),
             any::<u32>().prop_map(|expected| ServerMessage::Refused(Refusal::SizeMismatch { expected })),
+            Just(ServerMessage::Refused(Refusal::NotMember)),
             any::<([u8; 16], u32)>().prop_map(|(session, rank)| ServerMessage::Lost { session, rank }),
             any::<[u8; 16]>().prop_map(ServerMessage::Dissolved),
             Just(ServerMessage::Probe),
-            (address(), candidates()).prop_map(|(observed, vantages)| ServerMessage::Observed { observed, vantages }),
+            Just(ServerMessage::Relayed),
+            (address(), addresses()).prop_map(|(observed, vantages)| ServerMessage::Observed { observed, vantages }),
             (any::<u8>(), 1u8..=4).prop_map(|(vantage, code)| {
                 ServerMessage::CalledBack { vantage, outcome: Outcome::from_code(code).expect("a code") }
             }),
@@ -519,15 +625,16 @@ mod tests {
     }
 
     #[test]
-    fn only_private_or_observed_candidates_are_handed_on() {
-        let observed: IpAddr = [203, 0, 113, 7].into();
-        let allowed = |ip: [u8; 4], port| candidate_is_allowed(SocketAddr::from((ip, port)), observed);
-        assert!(allowed([10, 0, 0, 2], 4000));
-        assert!(allowed([203, 0, 113, 7], 4000));
-        assert!(!allowed([10, 0, 0, 2], 0), "port 0 is no address");
-        assert!(!allowed([198, 51, 100, 1], 4000), "a third party must not be hit");
-        assert!(!allowed([224, 0, 0, 1], 4000), "multicast");
-        assert!(!allowed([127, 0, 0, 1], 4000), "loopback of somebody else");
+    fn the_longest_messages_are_within_their_limits() {
+        let (address, card) = (SocketAddr::from(([1u16; 8], 1)), vec![0; CARD_BYTES_MAX]);
+        let observed = Observed { main: address, second: Some(address), other: Some(address) };
+        let member = |rank| Member { rank, nonce: [0; 16], observed, round_trip: Duration::MAX, card: card.clone() };
+        let group = Group { session: [0; 16], members: (0..SIZE_MAX).map(member).collect() };
+        assert!(ServerMessage::Group(Arc::new(group)).emit().len() <= SERVER_MESSAGE_BYTES_MAX);
+        let (group, name, instance, nonce) = ([0; 32], [0; 16], [0; 16], [0; 16]);
+        let (rank, size, round_trip, vouches) = (0, 1, Duration::ZERO, 2);
+        let longest = Registration { group, name, rank, size, instance, nonce, round_trip, vouches, card };
+        assert!(ClientMessage::Register(longest).emit().len() <= CLIENT_MESSAGE_BYTES_MAX);
     }
 
     #[test]

@@ -1,35 +1,29 @@
 //! The first flight on a fresh stream: both ends prove that they hold the group's key and are the
-//! ranks that they say. Pure codec and checks.
+//! ranks that they say, and agree on the keys of the stream. Pure codec and checks.
 //!
 //! A completed TCP handshake proves nothing: behind a NAT the other end may be a stranger, and one
-//! direction may be dead. So each side sends [`Confirm`], bound to session, direction and both
-//! nonces, and the lower rank answers a valid one with a nomination. No byte of the application
-//! moves before. A wrong or silent other end costs that stream only.
+//! direction may be dead. So each side sends a *hello*: a [confirmation](Credentials::check) bound to
+//! session, direction and both nonces, followed, from the higher rank, by the first message of a
+//! [`noise`](super::noise) handshake. The confirmation is a hash, so a stranger costs no public-key work
+//! (nat.md T14). The lower rank keeps one of the streams that prove themselves and answers there with a
+//! *nomination*: the second message. No byte of the application moves before. A wrong or silent other
+//! end costs that stream only, and is not told why.
 //!
-//! Encryption has its place here: a session that encrypts wraps the stream once it is confirmed,
-//! and everything above sees a stream of bytes as before.
+//! In plaintext mode a tag takes the place of both messages.
 
-use super::rendezvous::{Group, SessionId};
+use super::candidate::Roster;
+use super::card::Security;
+use super::noise::{Context, Handshake, KeyPair, MESSAGE_BYTES, Seed, StreamKeys, Unverified};
+use super::rendezvous::SessionId;
 use super::wire::{Reader, WireError, Write};
 use crate::key::{Key, Party, Purpose};
 
 /// First bytes of a confirmation: a name and the version of the protocol.
-const MAGIC: [u8; 4] = *b"FMI\x01";
+const MAGIC: [u8; 4] = *b"FMI\x02";
 /// Length of a confirmation.
 pub const CONFIRM_BYTES: usize = 4 + 16 + 4 + 4 + 32;
-/// Length of a nomination.
-pub const NOMINATE_BYTES: usize = 32;
-
-/// Who speaks on a stream, to whom, in which session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Confirm {
-    /// Session of both.
-    pub session: SessionId,
-    /// Rank that speaks.
-    pub from: u32,
-    /// Rank that is spoken to.
-    pub to: u32,
-}
+/// Length of a nomination by a tag.
+const TAG_BYTES: usize = 32;
 
 /// Why the other end is not our peer. It is never told which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,38 +40,144 @@ pub enum Stranger {
     /// A tag that another key made.
     #[error("wrong key")]
     Tag,
+    /// A handshake that another key, another rank or another session made.
+    #[error("{0}")]
+    Handshake(#[from] Unverified),
 }
 
 /// What one rank needs to prove itself and to check others.
 #[derive(Clone, Debug)]
 pub struct Credentials {
     key: Key,
-    group: Group,
+    key_pair: KeyPair,
+    security: Security,
+    roster: Roster,
     rank: u32,
 }
 
+/// What protects a stream from its nomination on; `None` in plaintext mode.
+pub type Protection = Option<(Security, StreamKeys)>;
+
+/// A stream whose other end is proving itself.
+#[derive(Debug)]
+pub struct Flight {
+    peer: u32,
+    seed: Seed,
+    /// On the higher rank from its hello on, on the lower one from the peer's.
+    handshake: Option<Handshake>,
+}
+
+impl Flight {
+    /// Rank of the other end.
+    pub fn peer(&self) -> u32 {
+        self.peer
+    }
+}
+
 impl Credentials {
-    /// Binds the key to one session as seen by `rank`.
-    pub fn new(key: Key, group: Group, rank: u32) -> Self {
-        Self { key, group, rank }
+    /// Binds the keys to one session as seen by `rank`.
+    pub fn new(key: Key, key_pair: KeyPair, security: Security, roster: Roster, rank: u32) -> Self {
+        Self { key, key_pair, security, roster, rank }
     }
 
     /// The members of the session.
-    pub fn group(&self) -> &Group {
-        &self.group
+    pub fn roster(&self) -> &Roster {
+        &self.roster
     }
 
-    /// The confirmation to send to `peer`.
+    fn shakes_hands(&self) -> bool {
+        self.security != Security::Plaintext
+    }
+
+    /// Bytes that follow the confirmation of `peer`.
+    pub fn hello_rest(&self, peer: u32) -> usize {
+        if self.shakes_hands() && peer > self.rank { MESSAGE_BYTES } else { 0 }
+    }
+
+    /// Length of a nomination.
+    pub fn nomination_bytes(&self) -> usize {
+        if self.shakes_hands() { MESSAGE_BYTES } else { TAG_BYTES }
+    }
+
+    /// What to say first to `peer`. `seed` is for this stream alone.
     ///
-    /// # Panics
-    /// If `peer` is not in the group.
-    pub fn confirm(&self, peer: u32) -> [u8; CONFIRM_BYTES] {
-        let mut bytes = Vec::with_capacity(CONFIRM_BYTES);
-        bytes.put(&MAGIC).put(&self.group.session);
-        bytes.put(&self.rank.to_be_bytes()).put(&peer.to_be_bytes());
-        let tag = self.tag(Purpose::Confirm, self.rank, peer).expect("the caller names a member");
-        bytes.put(&tag.0);
-        bytes.try_into().expect("the fields add up to CONFIRM_BYTES")
+    /// # Errors
+    /// [`Stranger`] if the peer's card does not verify: there is nobody to talk to.
+    pub fn hello(&self, peer: u32, seed: Seed) -> Result<(Vec<u8>, Flight), Stranger> {
+        let mut bytes = self.confirm(peer).ok_or(Stranger::Other)?;
+        let mut flight = Flight { peer, seed, handshake: None };
+        if self.shakes_hands() && peer < self.rank {
+            let (handshake, message) = self.with_context(peer, |context| Handshake::initiate(context, seed))?;
+            bytes.put(&message);
+            flight.handshake = Some(handshake);
+        }
+        Ok((bytes, flight))
+    }
+
+    /// Takes what follows the peer's confirmation, [`Credentials::hello_rest`] bytes.
+    ///
+    /// # Errors
+    /// [`Stranger`] unless the peer made it for this session and this rank.
+    pub fn hear(&self, flight: &mut Flight, rest: &[u8]) -> Result<(), Stranger> {
+        if self.hello_rest(flight.peer) == 0 {
+            return Ok(());
+        }
+        let message = rest.try_into().map_err(|_| WireError::Short)?;
+        let respond = |context: &Context<'_>| Handshake::respond(context, flight.seed, message);
+        flight.handshake = Some(self.with_context(flight.peer, respond)?);
+        Ok(())
+    }
+
+    /// The nomination, and what protects the stream behind it. For the lower rank.
+    ///
+    /// # Errors
+    /// [`Stranger`] if the peer has not said hello.
+    pub fn nominate(&self, flight: Flight) -> Result<(Vec<u8>, Protection), Stranger> {
+        if !self.shakes_hands() {
+            let tag = self.tag(Purpose::Nominate, self.rank, flight.peer).ok_or(Stranger::Other)?;
+            return Ok((tag.0.to_vec(), None));
+        }
+        let (message, keys) = flight.handshake.ok_or(Stranger::Other)?.accept()?;
+        Ok((message.to_vec(), Some((self.security, keys))))
+    }
+
+    /// Takes a nomination, [`Credentials::nomination_bytes`] bytes. For the higher rank.
+    ///
+    /// # Errors
+    /// [`Stranger`] unless the peer made it for this stream.
+    pub fn nominated(&self, flight: Flight, bytes: &[u8]) -> Result<Protection, Stranger> {
+        if self.shakes_hands() {
+            let message = bytes.try_into().map_err(|_| WireError::Short)?;
+            let keys = flight.handshake.ok_or(Stranger::Other)?.finish(message)?;
+            return Ok(Some((self.security, keys)));
+        }
+        let theirs: [u8; TAG_BYTES] = bytes.try_into().map_err(|_| WireError::Short)?;
+        let tag = self.tag(Purpose::Nominate, flight.peer, self.rank).ok_or(Stranger::Other)?;
+        if tag.matches(&theirs) { Ok(None) } else { Err(Stranger::Tag) }
+    }
+
+    fn with_context<T>(
+        &self,
+        peer: u32,
+        act: impl FnOnce(&Context<'_>) -> Result<T, Unverified>,
+    ) -> Result<T, Stranger> {
+        let card = self.roster.peers.get(peer as usize).and_then(|peer| peer.card.as_ref()).ok_or(Stranger::Other)?;
+        let mut prologue = Vec::with_capacity(64);
+        prologue.put(&MAGIC).put(&[self.security.code()]).put(&self.roster.session);
+        for rank in [self.rank.min(peer), self.rank.max(peer)] {
+            prologue.put(&rank.to_be_bytes()).put(&self.roster.peers[rank as usize].nonce);
+        }
+        let shared = self.key.handshake_key(&self.roster.session);
+        let (own, shared) = (&self.key_pair, shared.as_bytes());
+        Ok(act(&Context { own, peer: &card.public, shared, prologue: &prologue })?)
+    }
+
+    fn confirm(&self, peer: u32) -> Option<Vec<u8>> {
+        let tag = self.tag(Purpose::Confirm, self.rank, peer)?;
+        let mut bytes = Vec::with_capacity(CONFIRM_BYTES + MESSAGE_BYTES);
+        bytes.put(&MAGIC).put(&self.roster.session);
+        bytes.put(&self.rank.to_be_bytes()).put(&peer.to_be_bytes()).put(&tag.0);
+        Some(bytes)
     }
 
     /// Checks a confirmation and returns the rank that it proves.
@@ -91,70 +191,109 @@ impl Credentials {
         }
         let session: SessionId = reader.array()?;
         let (from, to) = (reader.u32()?, reader.u32()?);
-        if session != self.group.session || to != self.rank || from == self.rank {
+        if session != self.roster.session || to != self.rank || from == self.rank {
             return Err(Stranger::Other);
         }
         let tag = self.tag(Purpose::Confirm, from, self.rank).ok_or(Stranger::Other)?;
         if tag.matches(&reader.array()?) { Ok(from) } else { Err(Stranger::Tag) }
     }
 
-    /// The nomination of a stream to `peer`.
-    ///
-    /// # Panics
-    /// If `peer` is not in the group.
-    pub fn nominate(&self, peer: u32) -> [u8; NOMINATE_BYTES] {
-        self.tag(Purpose::Nominate, self.rank, peer).expect("the caller names a member").0
-    }
-
-    /// Checks a nomination by `peer`.
-    ///
-    /// # Errors
-    /// [`Stranger::Tag`] if it is anything else.
-    pub fn check_nomination(&self, peer: u32, bytes: &[u8; NOMINATE_BYTES]) -> Result<(), Stranger> {
-        let tag = self.tag(Purpose::Nominate, peer, self.rank).ok_or(Stranger::Other)?;
-        if tag.matches(bytes) { Ok(()) } else { Err(Stranger::Tag) }
-    }
-
     fn tag(&self, purpose: Purpose, from: u32, to: u32) -> Option<crate::key::Tag> {
         let party =
-            |rank: u32| self.group.members.get(rank as usize).map(|member| Party { rank, nonce: &member.nonce });
-        Some(self.key.tag(purpose, &self.group.session, party(from)?, party(to)?))
+            |rank: u32| self.roster.peers.get(rank as usize).map(|member| Party { rank, nonce: &member.nonce });
+        Some(self.key.tag(purpose, &self.roster.session, party(from)?, party(to)?))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::rendezvous::Member;
+    use crate::proto::candidate::Peer;
+    use crate::proto::card::Card;
+    use crate::proto::rendezvous::Observed;
     use proptest::prelude::*;
+    use std::time::Duration;
 
-    fn credentials(secret: &str, rank: u32) -> Credentials {
-        let member = |rank: u32| Member {
-            rank,
+    fn key_pair(rank: u32) -> KeyPair {
+        KeyPair::from_seed([u8::try_from(rank + 1).expect("small"); 32])
+    }
+
+    fn credentials(secret: &str, security: Security, rank: u32) -> Credentials {
+        let member = |rank: u32| Peer {
             nonce: [u8::try_from(rank).expect("small"); 16],
-            observed: ([1, 1, 1, 1], 1).into(),
-            candidates: vec![],
+            observed: Observed::once(([1, 1, 1, 1], 1).into()),
+            round_trip: Duration::ZERO,
+            card: Some(Card { security, sprays: false, public: *key_pair(rank).public(), locals: vec![] }),
         };
-        let group = Group { session: [3; 16], members: (0..3).map(member).collect() };
-        Credentials::new(Key::from_secret(secret.as_bytes()), group, rank)
+        let roster = Roster { session: [3; 16], peers: (0..3).map(member).collect() };
+        Credentials::new(Key::from_secret(secret.as_bytes()), key_pair(rank), security, roster, rank)
+    }
+
+    const MODES: [Security; 3] = [Security::Encrypted, Security::Authenticated, Security::Plaintext];
+
+    fn confirmation(bytes: &[u8]) -> &[u8; CONFIRM_BYTES] {
+        bytes.first_chunk().expect("a confirmation comes first")
+    }
+
+    /// Runs the first flight between rank 0 and rank 1.
+    fn run(low: &Credentials, high: &Credentials) -> Result<(Protection, Protection), Stranger> {
+        let (low_hello, mut low_flight) = low.hello(1, [1; 32])?;
+        let (high_hello, high_flight) = high.hello(0, [2; 32])?;
+        assert_eq!(low.check(confirmation(&high_hello))?, 1);
+        assert_eq!(high.check(confirmation(&low_hello))?, 0);
+        assert_eq!(low_hello.len(), CONFIRM_BYTES + high.hello_rest(0));
+        low.hear(&mut low_flight, &high_hello[CONFIRM_BYTES..])?;
+        let (nomination, low_keys) = low.nominate(low_flight)?;
+        assert_eq!(nomination.len(), high.nomination_bytes());
+        Ok((low_keys, high.nominated(high_flight, &nomination)?))
     }
 
     #[test]
     fn members_recognise_each_other_and_nobody_else() {
-        let (a, b, c) = (credentials("k", 0), credentials("k", 1), credentials("k", 2));
-        assert_eq!(b.check(&a.confirm(1)), Ok(0));
-        assert_eq!(c.check(&a.confirm(1)), Err(Stranger::Other), "meant for another rank");
-        assert_eq!(a.check(&a.confirm(1)), Err(Stranger::Other), "reflected");
-        assert_eq!(b.check(&credentials("x", 0).confirm(1)), Err(Stranger::Tag), "wrong key");
-        assert_eq!(b.check_nomination(0, &a.nominate(1)), Ok(()));
-        assert_eq!(b.check_nomination(2, &a.nominate(1)), Err(Stranger::Tag));
+        for mode in MODES {
+            let (a, b, c) = (credentials("k", mode, 0), credentials("k", mode, 1), credentials("k", mode, 2));
+            let hello = |from: &Credentials, to| from.hello(to, [9; 32]).expect("a member").0;
+            assert_eq!(b.check(confirmation(&hello(&a, 1))), Ok(0));
+            assert_eq!(c.check(confirmation(&hello(&a, 1))), Err(Stranger::Other), "meant for another rank");
+            assert_eq!(a.check(confirmation(&hello(&a, 1))), Err(Stranger::Other), "reflected");
+            let wrong = credentials("x", mode, 0);
+            assert_eq!(b.check(confirmation(&hello(&wrong, 1))), Err(Stranger::Tag), "wrong key");
+            let (low, high) = run(&a, &b).expect("members");
+            match (low, high) {
+                (Some((_, low)), Some((_, high))) => {
+                    assert_eq!((low.send, low.receive), (high.receive, high.send));
+                }
+                (None, None) => assert_eq!(mode, Security::Plaintext),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn modes_do_not_mix() {
+        let (low, high) = (credentials("k", Security::Encrypted, 0), credentials("k", Security::Authenticated, 1));
+        assert!(run(&low, &high).is_err());
+    }
+
+    #[test]
+    fn each_stream_has_its_own_keys() {
+        let (low, high) = (credentials("k", Security::Encrypted, 0), credentials("k", Security::Encrypted, 1));
+        let keys = |seed| {
+            let (hello, _) = high.hello(0, [seed; 32]).expect("a member");
+            let (_, mut flight) = low.hello(1, [7; 32]).expect("a member");
+            low.hear(&mut flight, &hello[CONFIRM_BYTES..]).expect("verified");
+            low.nominate(flight).expect("heard").1.expect("encrypted").1.send
+        };
+        assert_ne!(keys(1), keys(2));
     }
 
     proptest! {
         #[test]
         fn any_changed_bit_is_noticed(bit in 0..CONFIRM_BYTES * 8) {
-            let (a, b) = (credentials("k", 0), credentials("k", 1));
-            let mut bytes = a.confirm(1);
+            let mode = Security::Encrypted;
+            let (a, b) = (credentials("k", mode, 0), credentials("k", mode, 1));
+            let (hello, _) = a.hello(1, [1; 32]).expect("a member");
+            let mut bytes = *confirmation(&hello);
             bytes[bit / 8] ^= 1 << (bit % 8);
             prop_assert!(b.check(&bytes).is_err());
         }

@@ -76,6 +76,31 @@ impl<'a> Reader<'a> {
         Ok(SocketAddr::new(ip, self.u16()?))
     }
 
+    /// Takes a counted list of at most `count_max` addresses.
+    pub fn addresses(&mut self, count_max: usize) -> Result<Vec<SocketAddr>, WireError> {
+        let count = usize::from(self.u8()?);
+        if count > count_max {
+            return Err(WireError::TooLong(count as u64, count_max as u64));
+        }
+        (0..count).map(|_| self.address()).collect()
+    }
+
+    /// Takes an address that may be absent.
+    pub fn optional_address(&mut self) -> Result<Option<SocketAddr>, WireError> {
+        Ok(self.addresses(1)?.pop())
+    }
+
+    /// Takes bytes that follow their length of two bytes, at most `bytes_max` of them.
+    pub fn bytes(&mut self, bytes_max: usize) -> Result<&'a [u8], WireError> {
+        let length = usize::from(self.u16()?);
+        if length > bytes_max {
+            return Err(WireError::TooLong(length as u64, bytes_max as u64));
+        }
+        let (head, tail) = self.0.split_at_checked(length).ok_or(WireError::Short)?;
+        self.0 = tail;
+        Ok(head)
+    }
+
     /// Ends the message.
     pub fn finish(self) -> Result<(), WireError> {
         if self.0.is_empty() { Ok(()) } else { Err(WireError::Trailing(self.0.len())) }
@@ -94,6 +119,28 @@ pub trait Write {
             IpAddr::V6(ip) => self.put(&[6]).put(&ip.octets()),
         };
         self.put(&address.port().to_be_bytes())
+    }
+
+    /// Appends the first `count_max` addresses behind their count.
+    ///
+    /// # Panics
+    /// If `count_max` exceeds 255.
+    fn put_addresses(&mut self, addresses: &[SocketAddr], count_max: usize) -> &mut Self {
+        let count = u8::try_from(addresses.len().min(count_max)).expect("lists are short");
+        self.put(&[count]);
+        for address in addresses.iter().take(count_max) {
+            self.put_address(*address);
+        }
+        self
+    }
+
+    /// Appends bytes behind their length of two bytes.
+    ///
+    /// # Panics
+    /// If there are more than 65,535.
+    fn put_bytes(&mut self, bytes: &[u8]) -> &mut Self {
+        let length = u16::try_from(bytes.len()).expect("blobs are short");
+        self.put(&length.to_be_bytes()).put(bytes)
     }
 }
 

@@ -1,5 +1,6 @@
 //! `fmi rendezvous`
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
@@ -12,8 +13,8 @@ pub(crate) struct Arguments {
     /// Address to listen on; port 0 takes a free one, which is printed.
     #[arg(long, value_name = "ADDR")]
     listen: SocketAddr,
-    /// Another endpoint, for `fmi nat`; may be given several times. One with another port and one with
-    /// another address tell everything.
+    /// Another endpoint; may be given several times. The next port is one anyway, if it is free: there ranks
+    /// are seen a second time. For `fmi nat`, one with another address tells the rest.
     #[arg(long, value_name = "ADDR")]
     vantage: Vec<SocketAddr>,
 }
@@ -27,8 +28,10 @@ pub(crate) async fn run(arguments: Arguments) -> ExitCode {
     match bound {
         Ok((server, address)) => {
             println!("listening on {address}");
+            // Nobody may read on: who only wanted the first line has left.
+            let mut out = std::io::stdout();
             for vantage in server.vantages().iter().skip(1) {
-                println!("vantage {vantage}");
+                let _ = writeln!(out, "vantage {vantage}");
             }
             match server.serve().await {}
         }

@@ -1,17 +1,24 @@
 //! The rendezvous client: registers a rank, waits for its group, reconnects while it may.
 //!
 //! Pure; [`crate::net::join`] drives it. It survives a rendezvous that is not there yet, dies, or
-//! restarts before the group is handed out: it connects and registers anew until its deadline.
+//! restarts before the group is handed out: it connects and registers anew until its deadline. With
+//! several servers it turns to the next one when one fails, and when it has waited in vain for a while:
+//! ranks that cannot reach the first server wait at the second one.
 
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
+
 use super::{ClientMessage, Group, GroupId, InstanceId, NameHash, Refusal, Registration, ServerMessage, Waiting};
+use crate::key::Key;
+use crate::proto::card::{Card, Holder, Security};
+use crate::proto::noise::KeyPair;
 use crate::time::Instant;
 
 /// First pause before another connection; doubles up to [`PAUSE_MAX`], and is drawn from its upper half.
@@ -24,6 +31,8 @@ const CONNECT_MAX: Duration = Duration::from_secs(3);
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// A server that is silent for this long after a question is given up.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
+/// Shortest wait for a group before another server is tried, if there is one.
+const MOVE_MIN: Duration = Duration::from_secs(4);
 
 /// Who wants to join what.
 #[derive(Clone, Debug)]
@@ -38,16 +47,30 @@ pub struct Identity {
     pub size: u32,
     /// This process.
     pub instance: InstanceId,
+    /// The key of the group.
+    pub key: Key,
+    /// Protection of its streams.
+    pub security: Security,
+    /// Whether it agrees to be sprayed.
+    pub sprays: bool,
+    /// Number of servers.
+    pub servers: usize,
 }
 
 /// What happened.
 #[derive(Debug)]
 pub enum Input {
-    /// The connection stands; `candidates` are the addresses of this side that peers may try.
+    /// The connection stands.
     Connected {
-        /// Addresses to register.
-        candidates: Vec<SocketAddr>,
+        /// Own addresses that peers may try.
+        locals: Vec<SocketAddr>,
+        /// How long the connection took to stand.
+        round_trip: Duration,
+        /// Connections under way, or standing, on which to vouch.
+        vouches: u8,
     },
+    /// A connection on which to vouch could not be made.
+    Unvouched,
     /// The connection could not be made, or ended.
     Disconnected(io::ErrorKind),
     /// The server sent a message.
@@ -61,12 +84,15 @@ pub enum Input {
 /// What to do.
 #[derive(Debug)]
 pub enum Output {
-    /// Open a connection, from a fresh local port; drop an older one.
-    Connect,
+    /// Open a connection to the server of this number, from a fresh local port, and others to its vantages
+    /// from the same; drop older ones.
+    Connect(usize),
     /// Send a message.
     Send(ClientMessage),
-    /// The group is complete.
-    Joined(Group),
+    /// Vouch for this registration on each of the other connections, as soon as it stands.
+    Vouch(super::Nonce),
+    /// The group is complete; the key pair is that of this registration.
+    Joined(Arc<Group>, KeyPair),
     /// The session of the last group is void; stop punching for it.
     Dissolved,
     /// The server's refusal is final.
@@ -77,7 +103,7 @@ pub enum Output {
 enum State {
     Pausing { until: Instant },
     Connecting { until: Instant },
-    Waiting { ping_at: Instant, answer_until: Instant },
+    Waiting { ping_at: Instant, answer_until: Instant, move_at: Instant },
     Joined,
     Refused,
 }
@@ -88,7 +114,9 @@ pub struct Client {
     identity: Identity,
     entropy: ChaCha8Rng,
     state: State,
-    candidates: Vec<SocketAddr>,
+    server: usize,
+    moves: u32,
+    key_pair: Option<KeyPair>,
     failures: u32,
     last_failure: Option<io::ErrorKind>,
     waiting: Option<Waiting>,
@@ -104,23 +132,29 @@ impl Client {
             identity,
             entropy: ChaCha8Rng::from_seed(seed),
             state: State::Connecting { until: now + CONNECT_MAX },
-            candidates: Vec::new(),
+            server: 0,
+            moves: 0,
+            key_pair: None,
             failures: 0,
             last_failure: None,
             waiting: None,
             session: None,
             nonce: [0; 16],
-            outputs: VecDeque::from([Output::Connect]),
+            outputs: VecDeque::from([Output::Connect(0)]),
         }
     }
 
     /// Takes what happened.
     pub fn handle_input(&mut self, now: Instant, input: Input) {
         match input {
-            Input::Connected { candidates } => {
+            Input::Connected { locals, round_trip, vouches } => {
                 if matches!(self.state, State::Connecting { .. }) {
-                    self.candidates = candidates;
-                    self.register(now);
+                    self.register(now, locals, round_trip, vouches);
+                }
+            }
+            Input::Unvouched => {
+                if matches!(self.state, State::Waiting { .. }) {
+                    self.outputs.push_back(Output::Send(ClientMessage::Unvouched));
                 }
             }
             Input::Disconnected(kind) => self.disconnected(now, kind),
@@ -138,9 +172,14 @@ impl Client {
             State::Waiting { answer_until, .. } if now >= answer_until => {
                 self.disconnected(now, io::ErrorKind::TimedOut);
             }
-            State::Waiting { ping_at, answer_until } if now >= ping_at => {
+            State::Waiting { move_at, .. } if now >= move_at => {
+                self.server = (self.server + 1) % self.identity.servers.max(1);
+                self.moves += 1;
+                self.connect(now);
+            }
+            State::Waiting { ping_at, answer_until, move_at } if now >= ping_at => {
                 self.outputs.push_back(Output::Send(ClientMessage::Ping));
-                self.state = State::Waiting { ping_at: now + PING_INTERVAL, answer_until };
+                self.state = State::Waiting { ping_at: now + PING_INTERVAL, answer_until, move_at };
             }
             State::Pausing { .. }
             | State::Connecting { .. }
@@ -160,7 +199,9 @@ impl Client {
         match self.state {
             State::Pausing { until } => Some((until, "the pause before another connection ends")),
             State::Connecting { until } => Some((until, "the rendezvous does not answer")),
-            State::Waiting { ping_at, answer_until } => Some((ping_at.min(answer_until), "ask for the state")),
+            State::Waiting { ping_at, answer_until, move_at } => {
+                Some((ping_at.min(answer_until).min(move_at), "ask for the state"))
+            }
             State::Joined | State::Refused => None,
         }
     }
@@ -175,26 +216,37 @@ impl Client {
         self.last_failure
     }
 
-    fn register(&mut self, now: Instant) {
+    fn register(&mut self, now: Instant, locals: Vec<SocketAddr>, round_trip: Duration, vouches: u8) {
         self.entropy.fill_bytes(&mut self.nonce);
-        let Identity { group, name, rank, size, instance } = self.identity;
-        let (nonce, candidates) = (self.nonce, self.candidates.clone());
-        self.outputs.push_back(Output::Send(ClientMessage::Register(Registration {
-            group,
-            name,
-            rank,
-            size,
-            instance,
-            nonce,
-            candidates,
-        })));
-        self.state = State::Waiting { ping_at: now + PING_INTERVAL, answer_until: now + ANSWER_MAX };
+        let mut seed = [0; 32];
+        self.entropy.fill_bytes(&mut seed);
+        let key_pair = KeyPair::from_seed(seed);
+        let Identity { group, name, rank, size, instance, ref key, security, sprays, servers } = self.identity;
+        let card = Card { security, sprays, public: *key_pair.public(), locals };
+        self.key_pair = Some(key_pair);
+        let nonce = self.nonce;
+        let card = card.seal(key, &Holder { rank, size, nonce: &nonce });
+        let registration = Registration { group, name, rank, size, instance, nonce, round_trip, vouches, card };
+        if vouches > 0 {
+            self.outputs.push_back(Output::Vouch(nonce));
+        }
+        self.outputs.push_back(Output::Send(ClientMessage::Register(registration)));
+        let patience = self.move_after();
+        let move_at = if servers > 1 { now + patience } else { Instant::FAR_FUTURE };
+        self.state = State::Waiting { ping_at: now + PING_INTERVAL, answer_until: now + ANSWER_MAX, move_at };
+    }
+
+    /// Ranks that wait at different servers meet by chance, the sooner the longer each waits at one.
+    fn move_after(&mut self) -> Duration {
+        let least = MOVE_MIN.saturating_mul(1 << self.moves.min(3));
+        let span = u64::try_from(least.as_nanos()).expect("MOVE_MIN is short");
+        least + Duration::from_nanos(self.entropy.next_u64() % span)
     }
 
     fn hear(&mut self, now: Instant, message: ServerMessage) {
         match message {
             // Answers to questions that this machine does not ask.
-            ServerMessage::Observed { .. } | ServerMessage::CalledBack { .. } => {}
+            ServerMessage::Observed { .. } | ServerMessage::CalledBack { .. } | ServerMessage::Relayed => {}
             ServerMessage::Probe => {
                 self.outputs.push_back(Output::Send(ClientMessage::Ping));
                 self.heard(now);
@@ -229,25 +281,27 @@ impl Client {
         }
     }
 
-    fn join(&mut self, now: Instant, group: Group) {
+    fn join(&mut self, now: Instant, group: Arc<Group>) {
         if !matches!(self.state, State::Waiting { .. }) {
             return;
         }
         let own = group.members.get(self.identity.rank as usize);
         let fits =
             group.members.len() == self.identity.size as usize && own.is_some_and(|member| member.nonce == self.nonce);
-        if !fits {
+        let Some(key_pair) = self.key_pair.take().filter(|_| fits) else {
             return self.disconnected(now, io::ErrorKind::InvalidData);
-        }
+        };
         self.session = Some(group.session);
         self.state = State::Joined;
-        self.outputs.push_back(Output::Joined(group));
+        self.moves = 0;
+        self.outputs.push_back(Output::Joined(group, key_pair));
     }
 
     fn disconnected(&mut self, now: Instant, kind: io::ErrorKind) {
         match self.state {
             State::Connecting { .. } | State::Waiting { .. } => {
                 self.last_failure = Some(kind);
+                self.server = (self.server + 1) % self.identity.servers.max(1);
                 self.pause(now);
             }
             // A complete group goes on without its rendezvous.
@@ -271,7 +325,7 @@ impl Client {
     }
 
     fn connect(&mut self, now: Instant) {
-        self.outputs.push_back(Output::Connect);
+        self.outputs.push_back(Output::Connect(self.server));
         self.state = State::Connecting { until: now + CONNECT_MAX };
     }
 }
@@ -279,29 +333,35 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::rendezvous::Member;
+    use crate::proto::rendezvous::{Member, Observed};
 
     const SECOND: Duration = Duration::from_secs(1);
 
     fn client() -> Client {
-        let identity = Identity { group: [1; 32], name: [2; 16], rank: 1, size: 2, instance: [3; 16] };
+        client_of(1)
+    }
+
+    fn client_of(servers: usize) -> Client {
+        let (key, security) = (Key::from_secret(b"k"), Security::Encrypted);
+        let (group, name, rank, size, instance, sprays) = ([1; 32], [2; 16], 1, 2, [3; 16], false);
+        let identity = Identity { group, name, rank, size, instance, key, security, sprays, servers };
         let mut client = Client::new(Instant::ZERO, identity, [5; 32]);
-        assert!(matches!(client.poll_output(), Some(Output::Connect)));
+        assert!(matches!(client.poll_output(), Some(Output::Connect(0))));
         client
     }
 
     fn registered(client: &mut Client, now: Instant) -> Registration {
-        client.handle_input(now, Input::Connected { candidates: vec![] });
+        client.handle_input(now, Input::Connected { locals: vec![], round_trip: SECOND, vouches: 0 });
         match client.poll_output() {
             Some(Output::Send(ClientMessage::Register(registration))) => registration,
             other => panic!("no registration: {other:?}"),
         }
     }
 
-    fn group(nonce: super::super::Nonce) -> Group {
-        let member =
-            |rank, nonce| Member { rank, nonce, observed: SocketAddr::from(([1, 1, 1, 1], 1)), candidates: vec![] };
-        Group { session: [9; 16], members: vec![member(0, [0; 16]), member(1, nonce)] }
+    fn group(nonce: super::super::Nonce) -> Arc<Group> {
+        let observed = Observed::once(SocketAddr::from(([1, 1, 1, 1], 1)));
+        let member = |rank, nonce| Member { rank, nonce, observed, round_trip: SECOND, card: vec![] };
+        Arc::new(Group { session: [9; 16], members: vec![member(0, [0; 16]), member(1, nonce)] })
     }
 
     #[test]
@@ -309,7 +369,7 @@ mod tests {
         let mut client = client();
         let registration = registered(&mut client, Instant::ZERO);
         client.handle_input(Instant::ZERO, Input::Message(ServerMessage::Group(group(registration.nonce))));
-        assert!(matches!(client.poll_output(), Some(Output::Joined(_))));
+        assert!(matches!(client.poll_output(), Some(Output::Joined(..))));
         assert_eq!(client.poll_timeout(), None);
     }
 
@@ -333,7 +393,7 @@ mod tests {
             pauses.push(at - now);
             now = at;
             client.handle_timeout(now);
-            assert!(matches!(client.poll_output(), Some(Output::Connect)));
+            assert!(matches!(client.poll_output(), Some(Output::Connect(0))));
         }
         assert!(pauses[0] < PAUSE_MIN && pauses[11] >= PAUSE_MAX / 2 && pauses[11] < PAUSE_MAX, "{pauses:?}");
     }
@@ -359,7 +419,51 @@ mod tests {
         assert!(client.poll_output().is_none(), "another session does not matter");
         client.handle_input(Instant::ZERO, Input::Message(ServerMessage::Dissolved([9; 16])));
         assert!(matches!(client.poll_output(), Some(Output::Dissolved)));
-        assert!(matches!(client.poll_output(), Some(Output::Connect)));
+        assert!(matches!(client.poll_output(), Some(Output::Connect(0))));
+    }
+
+    #[test]
+    fn a_server_that_fails_or_keeps_one_waiting_is_left_for_the_next() {
+        let mut client = client_of(2);
+        client.handle_input(Instant::ZERO, Input::Disconnected(io::ErrorKind::ConnectionRefused));
+        let (at, _) = client.poll_timeout().expect("pausing");
+        client.handle_timeout(at);
+        assert!(matches!(client.poll_output(), Some(Output::Connect(1))));
+        registered(&mut client, at);
+        let waiting = |now: Instant, client: &mut Client| {
+            let waiting = Waiting {
+                observed: ([1, 1, 1, 1], 1).into(),
+                present: 1,
+                missing: 0,
+                other_key: false,
+                running: false,
+            };
+            client.handle_input(now, Input::Message(ServerMessage::Waiting(waiting)));
+        };
+        let mut now = at;
+        let moved = loop {
+            waiting(now, &mut client);
+            now = client.poll_timeout().expect("something is due").0;
+            client.handle_timeout(now);
+            match client.poll_output() {
+                Some(Output::Connect(server)) => break server,
+                Some(Output::Send(ClientMessage::Ping)) | None => {}
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(moved, 0);
+        assert!(now - at >= MOVE_MIN && now - at <= 2 * MOVE_MIN, "{:?}", now - at);
+    }
+
+    #[test]
+    fn each_registration_has_its_own_nonce_key_and_card() {
+        let mut client = client();
+        let first = registered(&mut client, Instant::ZERO);
+        client.handle_input(Instant::ZERO, Input::Disconnected(io::ErrorKind::ConnectionReset));
+        client.handle_timeout(Instant::ZERO + SECOND);
+        client.poll_output();
+        let second = registered(&mut client, Instant::ZERO + SECOND);
+        assert!(first.nonce != second.nonce && first.card != second.card && first.instance == second.instance);
     }
 
     #[test]

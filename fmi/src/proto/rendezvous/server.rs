@@ -2,21 +2,27 @@
 //!
 //! Invariants: every table is bounded by [`ServerConfig`]; whatever waits expires; a client can
 //! cost nobody but itself; a rank that a living process holds is never given away, and one that a
-//! dead process holds is given to its successor within [`ServerConfig::probe_within`].
+//! dead process holds is given to its successor within [`ServerConfig::probe_within`]; an answer is never
+//! larger than what all members of a group have sent; who is not registered is sent no more than one
+//! short message for each of its own.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
 use super::{
-    ClientMessage, Group, GroupId, Member, NameHash, Refusal, Registration, SIZE_MAX, ServerMessage, SessionId,
-    Waiting, candidate_is_allowed,
+    ClientMessage, Group, GroupId, Member, NameHash, Nonce, Observed, Refusal, Registration, SIZE_MAX, ServerMessage,
+    SessionId, Waiting,
 };
+use crate::proto::bucket::Bucket;
 use crate::proto::discovery::Outcome;
 use crate::time::Instant;
+
+mod relay;
 
 /// One connection, numbered by the driver and never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,9 +36,9 @@ const DISCOVERY_MAX: Duration = Duration::from_secs(60);
 /// Limits of a server.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
-    /// Most connections at once; further ones are closed unread. Default 16,384.
+    /// Most connections at once; further ones are closed unread. Default 32,768.
     pub connections_max: usize,
-    /// Most connections from one address; one NAT may hide a whole group. Default 8,192.
+    /// Most connections from one address; one NAT may hide a whole group. Default 16,384.
     pub connections_per_source_max: usize,
     /// Largest group. Default and upper bound 4,096.
     pub size_max: u32,
@@ -47,19 +53,44 @@ pub struct ServerConfig {
     pub vantages: Vec<SocketAddr>,
     /// Most calls back at once. Default 64.
     pub calls_max: usize,
+    /// A complete group waits this long for the vouches that a member announced. Default 100 ms: a lost
+    /// SYN costs the knowledge of the NAT and no more time than this.
+    pub vouch_within: Duration,
+    /// Connections a second from one prefix (/24, /48) on average; further ones are told to come later.
+    /// Default 4,096.
+    pub connections_per_second: u64,
+    /// The same at once. Default 32,768; a group behind one NAT comes at once, twice for each rank.
+    pub connections_burst: u64,
+    /// Most pairs that are relayed, or ask for it, at once; zero for none. Default 2,048. Each costs two
+    /// connections and at most 64 KiB.
+    pub relays_max: usize,
+    /// A side of a relayed connection waits this long for the other one. Default 10 s.
+    pub relay_within: Duration,
+    /// Bytes a second relayed in each direction of a pair. Default 128 MiB.
+    pub relay_bytes_per_second: u64,
 }
+
+/// Nonces that are remembered for each connection that may be open, so that a recorded registration is
+/// not taken again.
+const NONCES_PER_CONNECTION: usize = 4;
 
 impl Default for ServerConfig {
     fn default() -> Self {
         Self {
-            connections_max: 16_384,
-            connections_per_source_max: 8_192,
+            connections_max: 32_768,
+            connections_per_source_max: 16_384,
             size_max: SIZE_MAX,
             register_within: Duration::from_secs(5),
             wait_max: Duration::from_secs(600),
             probe_within: Duration::from_secs(1),
             vantages: Vec::new(),
             calls_max: 64,
+            vouch_within: Duration::from_millis(100),
+            connections_per_second: 4_096,
+            connections_burst: 32_768,
+            relays_max: 2_048,
+            relay_within: Duration::from_secs(10),
+            relay_bytes_per_second: 128 << 20,
         }
     }
 }
@@ -89,8 +120,13 @@ pub enum Input {
 pub enum Output {
     /// Send a message.
     Send(Connection, ServerMessage),
+    /// Send one message to all of these.
+    SendAll(Vec<Connection>, ServerMessage),
     /// Close it after what was sent. The driver reports no `Closed` for it.
     Close(Connection),
+    /// Join two connections: what one sends from now on goes to the other, after the messages sent so far.
+    /// The driver reports [`Input::Closed`] for each.
+    Splice(Connection, Connection),
     /// Connect to it from a vantage, and report what comes of that.
     CallBack {
         /// Who asks.
@@ -116,6 +152,16 @@ enum State {
         group: GroupId,
         rank: u32,
     },
+    /// Vouches for a registration that has not come.
+    Vouching(Nonce),
+    /// One side of a relayed connection whose other side has not come.
+    Relaying {
+        session: SessionId,
+        from: u32,
+        to: u32,
+    },
+    /// One side of a relayed connection.
+    Relayed,
     /// Waits for the holder of the rank to answer a probe.
     Contending {
         registration: Registration,
@@ -138,6 +184,9 @@ struct Client {
 struct Seat {
     connection: Connection,
     registration: Registration,
+    observed: Observed,
+    /// When vouches that have not come are given up; `None` once nothing is waited for.
+    vouch_until: Option<Instant>,
     contender: Option<Connection>,
 }
 
@@ -152,6 +201,8 @@ struct Forming {
 struct Session {
     group: GroupId,
     members: BTreeMap<u32, Connection>,
+    /// Of all ranks.
+    nonces: Vec<Nonce>,
     formed: bool,
 }
 
@@ -168,6 +219,19 @@ pub struct Server {
     running: BTreeMap<GroupId, BTreeSet<SessionId>>,
     deadlines: BTreeSet<(Instant, Connection)>,
     calls: usize,
+    /// Where registrations with a nonce wait.
+    waiting: BTreeMap<Nonce, (GroupId, u32)>,
+    /// Connections that vouch for a registration that has not come.
+    vouching: BTreeMap<Nonce, Vec<Connection>>,
+    /// Nonces of registrations, and when each may be forgotten.
+    nonces: BTreeSet<Nonce>,
+    nonces_in_order: VecDeque<(Instant, Nonce)>,
+    /// Connections from each prefix.
+    rates: BTreeMap<IpAddr, Bucket>,
+    /// Sides of relayed connections that wait: session, from, to.
+    relays: BTreeMap<(SessionId, u32, u32), Connection>,
+    /// Connections that are relayed, counting those that wait twice.
+    relaying: usize,
     outputs: VecDeque<Output>,
 }
 
@@ -185,6 +249,13 @@ impl Server {
             running: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             calls: 0,
+            waiting: BTreeMap::new(),
+            vouching: BTreeMap::new(),
+            nonces: BTreeSet::new(),
+            nonces_in_order: VecDeque::new(),
+            rates: BTreeMap::new(),
+            relays: BTreeMap::new(),
+            relaying: 0,
             outputs: VecDeque::new(),
         }
     }
@@ -213,8 +284,21 @@ impl Server {
             self.deadlines.pop_first();
             let Some(client) = self.clients.get_mut(&connection) else { continue };
             client.deadline = None;
-            if let State::Contending { holder, .. } = client.state {
+            let (holder, waiting) = match client.state {
+                State::Contending { holder, .. } => (Some(holder), None),
+                State::Waiting { group, rank } => (None, Some((group, rank))),
+                State::Unregistered
+                | State::Discovering { .. }
+                | State::Vouching(_)
+                | State::Relaying { .. }
+                | State::Relayed
+                | State::Member { .. } => (None, None),
+            };
+            if let Some(holder) = holder {
                 self.succeed(now, connection, holder);
+            } else if let Some((group, rank)) = waiting.filter(|(group, rank)| self.awaits_vouch(*group, *rank)) {
+                self.set_deadline(connection, now + self.config.wait_max);
+                self.vouched(group, rank);
             } else {
                 self.refuse(now, connection, Refusal::Expired);
             }
@@ -241,6 +325,12 @@ impl Server {
         self.forming.len()
     }
 
+    /// Everything that a server remembers: what must stay bounded.
+    pub fn entries(&self) -> usize {
+        self.clients.len() + self.waiting.len() + self.vouching.len() + self.nonces.len() + self.rates.len()
+            + self.relays.len() + self.sessions.values().map(|session| session.nonces.len()).sum::<usize>()
+    }
+
     /// Sessions with at least one member connected.
     pub fn sessions(&self) -> usize {
         self.sessions.len()
@@ -251,7 +341,9 @@ impl Server {
             return;
         }
         let of_source = self.sources.get(&from.ip()).copied().unwrap_or(0);
-        if self.clients.len() >= self.config.connections_max || of_source >= self.config.connections_per_source_max {
+        let is_full =
+            self.clients.len() >= self.config.connections_max || of_source >= self.config.connections_per_source_max;
+        if is_full || !self.may_connect(now, from.ip()) {
             self.outputs.push_back(Output::Send(connection, ServerMessage::Refused(Refusal::Busy)));
             self.outputs.push_back(Output::Close(connection));
             return;
@@ -259,6 +351,15 @@ impl Server {
         *self.sources.entry(from.ip()).or_default() += 1;
         self.clients.insert(connection, Client { from, state: State::Unregistered, deadline: None });
         self.set_deadline(connection, now + self.config.register_within);
+    }
+
+    /// Counts a connection against the rate of its prefix.
+    fn may_connect(&mut self, now: Instant, from: IpAddr) -> bool {
+        let (rate, burst) = (self.config.connections_per_second, self.config.connections_burst);
+        if self.rates.len() > self.config.connections_max {
+            self.rates.retain(|_, bucket| !bucket.is_full(now));
+        }
+        self.rates.entry(prefix(from)).or_insert_with(|| Bucket::new(now, rate, burst)).take(now, 1)
     }
 
     fn set_deadline(&mut self, connection: Connection, at: Instant) {
@@ -294,6 +395,16 @@ impl Server {
             ClientMessage::Ping => self.tell_state(connection),
             ClientMessage::Observe => self.observe(now, connection, None),
             ClientMessage::CallBack(vantage) => self.observe(now, connection, Some(vantage)),
+            ClientMessage::Vouch(nonce) => self.vouch(now, connection, nonce),
+            ClientMessage::Unvouched => {
+                let state = self.clients.get(&connection).map(|client| &client.state);
+                if let Some(State::Waiting { group, rank }) = state {
+                    let (group, rank) = (*group, *rank);
+                    self.count_vouch(now, group, rank);
+                    self.complete_if_ready(group);
+                }
+            }
+            ClientMessage::Relay(request) => self.relay(now, connection, request),
             ClientMessage::Formed(session) => {
                 if let Some(session) = self.sessions.get_mut(&session)
                     && session.members.values().any(|member| *member == connection)
@@ -315,7 +426,13 @@ impl Server {
         let left = match client.state {
             State::Unregistered => OBSERVATIONS_MAX,
             State::Discovering { left, is_called: false } if left > 0 => left,
-            State::Discovering { .. } | State::Waiting { .. } | State::Contending { .. } | State::Member { .. } => {
+            State::Discovering { .. }
+            | State::Waiting { .. }
+            | State::Vouching(_)
+            | State::Relaying { .. }
+            | State::Relayed
+            | State::Contending { .. }
+            | State::Member { .. } => {
                 return self.refuse(now, connection, Refusal::Malformed);
             }
         };
@@ -373,6 +490,9 @@ impl Server {
         if rank >= size {
             return self.refuse(now, connection, Refusal::RankOutOfRange);
         }
+        if !self.is_first(now, registration.nonce) {
+            return self.refuse(now, connection, Refusal::Replayed);
+        }
         if let Some(forming) = self.forming.get_mut(&group) {
             if forming.size != size {
                 let expected = forming.size;
@@ -393,7 +513,7 @@ impl Server {
                 }
             }
         }
-        self.dissolve_unformed(group, rank);
+        self.dissolve_unformed(now, group, rank);
         self.seat(now, connection, registration);
     }
 
@@ -414,22 +534,106 @@ impl Server {
         );
     }
 
-    fn seat(&mut self, now: Instant, connection: Connection, mut registration: Registration) {
+    /// Whether a nonce has not been seen for as long as a registration can wait.
+    fn is_first(&mut self, now: Instant, nonce: Nonce) -> bool {
+        let count_max = self.config.connections_max.saturating_mul(NONCES_PER_CONNECTION);
+        while let Some((until, oldest)) = self.nonces_in_order.front().copied()
+            && (until <= now || self.nonces.len() >= count_max)
+        {
+            self.nonces_in_order.pop_front();
+            self.nonces.remove(&oldest);
+        }
+        let is_first = self.nonces.insert(nonce);
+        if is_first {
+            self.nonces_in_order.push_back((now + self.config.wait_max, nonce));
+        }
+        is_first
+    }
+
+    fn seat(&mut self, now: Instant, connection: Connection, registration: Registration) {
         let Some(client) = self.clients.get_mut(&connection) else { return };
-        let observed = client.from;
-        registration.candidates.retain(|candidate| candidate_is_allowed(*candidate, observed.ip()));
-        let Registration { group, name, rank, size, .. } = registration;
+        let observed = Observed::once(client.from);
+        let Registration { group, name, rank, size, nonce, vouches, .. } = registration;
         client.state = State::Waiting { group, rank };
         let forming = self.forming.entry(group).or_insert_with(|| Forming { size, name, seats: BTreeMap::new() });
         self.names.entry(name).or_default().insert(group);
-        forming.seats.insert(rank, Seat { connection, registration, contender: None });
-        let complete = forming.seats.len() == size as usize;
-        self.set_deadline(connection, now + self.config.wait_max);
-        if complete {
-            self.complete(group);
-        } else {
+        let until = now + self.config.vouch_within;
+        let vouch_until = (vouches > 0).then_some(until);
+        forming.seats.insert(rank, Seat { connection, registration, observed, vouch_until, contender: None });
+        self.waiting.insert(nonce, (group, rank));
+        let expires = if vouch_until.is_some() { until } else { now + self.config.wait_max };
+        self.set_deadline(connection, expires);
+        for vouching in self.vouching.remove(&nonce).unwrap_or_default() {
+            self.testify(now, vouching, group, rank);
+        }
+        if !self.complete_if_ready(group) {
             self.tell_state(connection);
         }
+    }
+
+    /// Takes the word of another connection for a registration, or keeps it until that comes.
+    fn vouch(&mut self, now: Instant, connection: Connection, nonce: Nonce) {
+        let Some(client) = self.clients.get_mut(&connection) else { return };
+        if !matches!(client.state, State::Unregistered) {
+            return self.refuse(now, connection, Refusal::Malformed);
+        }
+        client.state = State::Vouching(nonce);
+        if let Some((group, rank)) = self.waiting.get(&nonce).copied() {
+            self.testify(now, connection, group, rank);
+            self.complete_if_ready(group);
+        } else {
+            self.vouching.entry(nonce).or_default().push(connection);
+        }
+    }
+
+    /// Notes where a rank is seen from by another endpoint. The connection has served its purpose.
+    fn testify(&mut self, now: Instant, connection: Connection, group: GroupId, rank: u32) {
+        let Some(from) = self.clients.get(&connection).map(|client| client.from) else { return };
+        let seat = self.forming.get_mut(&group).and_then(|forming| forming.seats.get_mut(&rank));
+        if let Some(Seat { observed, .. }) = seat {
+            let place = if from.is_ipv4() == observed.main.is_ipv4() { &mut observed.second } else { &mut observed.other };
+            place.get_or_insert(from);
+        }
+        self.outputs.push_back(Output::Close(connection));
+        self.forget(now, connection, false);
+        self.count_vouch(now, group, rank);
+    }
+
+    /// Waits for one vouch less, and after the last one for the other ranks only.
+    fn count_vouch(&mut self, now: Instant, group: GroupId, rank: u32) {
+        let seat = self.forming.get_mut(&group).and_then(|forming| forming.seats.get_mut(&rank));
+        let Some(seat) = seat.filter(|seat| seat.vouch_until.is_some()) else { return };
+        seat.registration.vouches = seat.registration.vouches.saturating_sub(1);
+        if seat.registration.vouches == 0 {
+            seat.vouch_until = None;
+            let connection = seat.connection;
+            self.set_deadline(connection, now + self.config.wait_max);
+        }
+    }
+
+    fn awaits_vouch(&self, group: GroupId, rank: u32) -> bool {
+        let seat = self.forming.get(&group).and_then(|forming| forming.seats.get(&rank));
+        seat.is_some_and(|seat| seat.vouch_until.is_some())
+    }
+
+    /// Waits no longer for those who would vouch for a rank.
+    fn vouched(&mut self, group: GroupId, rank: u32) {
+        let seat = self.forming.get_mut(&group).and_then(|forming| forming.seats.get_mut(&rank));
+        if let Some(seat) = seat {
+            seat.vouch_until = None;
+            self.complete_if_ready(group);
+        }
+    }
+
+    fn complete_if_ready(&mut self, group: GroupId) -> bool {
+        let is_ready = self.forming.get(&group).is_some_and(|forming| {
+            forming.seats.len() == forming.size as usize
+                && forming.seats.values().all(|seat| seat.vouch_until.is_none())
+        });
+        if is_ready {
+            self.complete(group);
+        }
+        is_ready
     }
 
     fn complete(&mut self, group: GroupId) {
@@ -440,23 +644,25 @@ impl Server {
         let mut members = Vec::with_capacity(forming.seats.len());
         let mut connections = BTreeMap::new();
         for (rank, seat) in forming.seats {
-            let Some(client) = self.clients.get_mut(&seat.connection) else { continue };
-            client.state = State::Member { session, rank };
-            members.push(Member {
-                rank,
-                nonce: seat.registration.nonce,
-                observed: client.from,
-                candidates: seat.registration.candidates,
-            });
-            connections.insert(rank, seat.connection);
-            self.clear_deadline(seat.connection);
+            let Seat { connection, observed, contender, registration, .. } = seat;
+            let Registration { nonce, round_trip, card, .. } = registration;
+            self.waiting.remove(&nonce);
+            self.set_state(connection, State::Member { session, rank });
+            self.clear_deadline(connection);
+            members.push(Member { rank, nonce, observed, round_trip, card });
+            connections.insert(rank, connection);
+            if let Some(contender) = contender {
+                // The holder lives: its group has just come together.
+                self.send(contender, ServerMessage::Refused(Refusal::RankTaken));
+                self.outputs.push_back(Output::Close(contender));
+                self.drop_client(contender);
+            }
         }
-        let message = ServerMessage::Group(Group { session, members });
-        for connection in connections.values() {
-            self.outputs.push_back(Output::Send(*connection, message.clone()));
-        }
+        let nonces = members.iter().map(|member| member.nonce).collect();
+        let message = ServerMessage::Group(Arc::new(Group { session, members }));
+        self.outputs.push_back(Output::SendAll(connections.values().copied().collect(), message));
         self.running.entry(group).or_default().insert(session);
-        self.sessions.insert(session, Session { group, members: connections, formed: false });
+        self.sessions.insert(session, Session { group, members: connections, nonces, formed: false });
     }
 
     fn forget_name(&mut self, name: NameHash, group: GroupId) {
@@ -486,22 +692,23 @@ impl Server {
 
     /// Sends the members of a session that never formed back to registration when one of them
     /// registers again.
-    fn dissolve_unformed(&mut self, group: GroupId, rank: u32) {
+    fn dissolve_unformed(&mut self, now: Instant, group: GroupId, rank: u32) {
         let Some(sessions) = self.running.get(&group) else { return };
         let unformed = sessions
             .iter()
             .copied()
             .find(|session| self.sessions.get(session).is_some_and(|s| !s.formed && s.members.contains_key(&rank)));
         if let Some(session) = unformed {
-            self.dissolve(session);
+            self.dissolve(now, session);
         }
     }
 
-    fn dissolve(&mut self, id: SessionId) {
+    fn dissolve(&mut self, now: Instant, id: SessionId) {
         let Some(session) = self.sessions.remove(&id) else { return };
         self.forget_running(session.group, id);
         for connection in session.members.into_values() {
             self.set_state(connection, State::Unregistered);
+            self.set_deadline(connection, now + self.config.register_within);
             self.send(connection, ServerMessage::Dissolved(id));
         }
     }
@@ -517,16 +724,22 @@ impl Server {
 
     /// Removes a connection; `lost` tells whether it vanished or left in good order.
     fn forget(&mut self, now: Instant, connection: Connection, lost: bool) {
-        self.clear_deadline(connection);
-        let Some(client) = self.clients.remove(&connection) else { return };
-        if let Some(count) = self.sources.get_mut(&client.from.ip()) {
-            *count -= 1;
-            if *count == 0 {
-                self.sources.remove(&client.from.ip());
-            }
-        }
+        let Some(client) = self.drop_client(connection) else { return };
         match client.state {
             State::Unregistered | State::Discovering { .. } => {}
+            State::Vouching(nonce) => {
+                if let Some(connections) = self.vouching.get_mut(&nonce) {
+                    connections.retain(|vouching| *vouching != connection);
+                    if connections.is_empty() {
+                        self.vouching.remove(&nonce);
+                    }
+                }
+            }
+            State::Relaying { session, from, to } => {
+                self.relaying -= 2;
+                self.relays.remove(&(session, from, to));
+            }
+            State::Relayed => self.relaying -= 1,
             State::Contending { registration, .. } => {
                 let forming = self.forming.get_mut(&registration.group);
                 if let Some(seat) = forming.and_then(|forming| forming.seats.get_mut(&registration.rank))
@@ -536,13 +749,30 @@ impl Server {
                 }
             }
             State::Waiting { group, rank } => self.vacate(now, group, rank),
-            State::Member { session, rank } => self.part(session, rank, lost),
+            State::Member { session, rank } => self.part(now, session, rank, lost),
         }
+    }
+
+    /// Takes a connection out of the books that all connections are in.
+    fn drop_client(&mut self, connection: Connection) -> Option<Client> {
+        self.clear_deadline(connection);
+        let client = self.clients.remove(&connection)?;
+        if let Some(count) = self.sources.get_mut(&client.from.ip()) {
+            *count -= 1;
+            if *count == 0 {
+                self.sources.remove(&client.from.ip());
+            }
+        }
+        Some(client)
     }
 
     fn vacate(&mut self, now: Instant, group: GroupId, rank: u32) {
         let Some(forming) = self.forming.get_mut(&group) else { return };
-        let contender = forming.seats.remove(&rank).and_then(|seat| seat.contender);
+        let seat = forming.seats.remove(&rank);
+        if let Some(seat) = &seat {
+            self.waiting.remove(&seat.registration.nonce);
+        }
+        let contender = seat.and_then(|seat| seat.contender);
         if forming.seats.is_empty() {
             let name = forming.name;
             self.forming.remove(&group);
@@ -555,7 +785,7 @@ impl Server {
         }
     }
 
-    fn part(&mut self, id: SessionId, rank: u32, lost: bool) {
+    fn part(&mut self, now: Instant, id: SessionId, rank: u32, lost: bool) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         session.members.remove(&rank);
         if session.members.is_empty() {
@@ -564,12 +794,25 @@ impl Server {
             return self.forget_running(group, id);
         }
         if !session.formed {
-            return self.dissolve(id);
+            return self.dissolve(now, id);
         }
         if lost {
-            for member in session.members.values() {
-                self.outputs.push_back(Output::Send(*member, ServerMessage::Lost { session: id, rank }));
-            }
+            let members = session.members.values().copied().collect();
+            self.outputs.push_back(Output::SendAll(members, ServerMessage::Lost { session: id, rank }));
+        }
+    }
+}
+
+/// What one owner of addresses has at least.
+fn prefix(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(ip) => {
+            let [a, b, c, _] = ip.octets();
+            [a, b, c, 0].into()
+        }
+        IpAddr::V6(ip) => {
+            let [a, b, c, ..] = ip.segments();
+            [a, b, c, 0, 0, 0, 0, 0].into()
         }
     }
 }

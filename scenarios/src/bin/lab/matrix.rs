@@ -19,12 +19,12 @@ fn time(cell: &Cell) -> Option<f64> {
 /// oracle disagree.
 fn mark(cell: &Cell) -> String {
     let mut mark = match (time(cell), cell.path) {
-        (Some(time), _) => format!("{time:.1}"),
-        (None, Path::Predicted) => "p".into(),
-        (None, Path::Relay) => "r".into(),
-        (None, Path::Direct | Path::None) => "-".into(),
+        (Some(time), Path::Direct) => format!("{time:.1}"),
+        (Some(time), Path::Predicted) => format!("{time:.1}p"),
+        (_, Path::Relay) => "r".into(),
+        (_, Path::Predicted | Path::Direct | Path::None) => "-".into(),
     };
-    if cell.path == Path::Direct && !cell.original_connects {
+    if is_direct(cell) && !cell.original_connects {
         mark.push('\'');
     }
     if cell.disagreement.is_some() {
@@ -33,13 +33,17 @@ fn mark(cell: &Cell) -> String {
     mark
 }
 
+fn is_direct(cell: &Cell) -> bool {
+    matches!(cell.path, Path::Direct | Path::Predicted)
+}
+
 fn count(cells: &[Cell], path: Path) -> usize {
     cells.iter().filter(|cell| cell.path == path).count()
 }
 
 /// What the original's rule would miss.
 fn missed(cells: &[Cell]) -> usize {
-    cells.iter().filter(|cell| cell.path == Path::Direct && !cell.original_connects).count()
+    cells.iter().filter(|cell| is_direct(cell) && !cell.original_connects).count()
 }
 
 fn summary(seed: u64, cells: &[Cell]) -> String {
@@ -80,8 +84,7 @@ pub(crate) fn run(as_json: bool, html: Option<&File>, seed: u64) -> ExitCode {
             table.add_row(line);
         }
         println!("{table}");
-        println!("round trips until both sides are connected; without a direct connection:");
-        println!("p would meet with port prediction, r needs a relay, - neither");
+        println!("round trips until both sides are connected; p at a foretold port, r by the relay, - not at all");
         println!("' the original's rule, to bind the port that was seen, fails; ! the oracle disagrees");
         println!("{}", summary(seed, &cells));
     }
@@ -120,8 +123,8 @@ fn page(seed: u64, cells: &[Cell]) -> String {
     );
     html.push_str(
         "<p class=\"key\"><span class=\"direct\">1.0</span>direct, round trips until both sides stand \
-         <span class=\"predicted\">p</span>would meet with port prediction \
-         <span class=\"relay\">r</span>needs a relay \
+         <span class=\"predicted\">1.0</span>the same at a foretold port \
+         <span class=\"relay\">r</span>by the relay \
          <span class=\"direct missed\">1.0</span>the original&#8217;s rule, to bind the port that was seen, fails</p>\n\
          <table><thead><tr><th></th>",
     );
@@ -151,7 +154,7 @@ fn classes(cell: &Cell) -> String {
     if time(cell).is_some_and(|time| time > 1.25) {
         classes.push("slow");
     }
-    if cell.path == Path::Direct && !cell.original_connects {
+    if is_direct(cell) && !cell.original_connects {
         classes.push("missed");
     }
     if cell.disagreement.is_some() {

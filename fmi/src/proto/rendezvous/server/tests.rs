@@ -2,16 +2,22 @@
 //! grows without bound. Method: direct calls in virtual time; arbitrary input against the tables.
 
 use super::*;
+use crate::proto::rendezvous::RelayRequest;
 use proptest::prelude::*;
 
 struct Bench {
     server: Server,
     now: Instant,
+    spliced: Vec<(u64, u64)>,
 }
 
 impl Bench {
     fn new() -> Self {
-        Self { server: Server::new(ServerConfig::default(), [7; 32]), now: Instant::ZERO }
+        Self::with(ServerConfig::default())
+    }
+
+    fn with(config: ServerConfig) -> Self {
+        Self { server: Server::new(config, [7; 32]), now: Instant::ZERO, spliced: Vec::new() }
     }
 
     fn input(&mut self, connection: u64, input: Input) -> Vec<(u64, Option<ServerMessage>)> {
@@ -31,6 +37,14 @@ impl Bench {
         while let Some(output) = self.server.poll_output() {
             outputs.push(match output {
                 Output::CallBack { .. } => continue,
+                Output::SendAll(connections, message) => {
+                    outputs.extend(connections.iter().map(|connection| (connection.0, Some(message.clone()))));
+                    continue;
+                }
+                Output::Splice(first, second) => {
+                    self.spliced.push((first.0, second.0));
+                    continue;
+                }
                 Output::Send(connection, message) => (connection.0, Some(message)),
                 Output::Close(connection) => (connection.0, None),
             });
@@ -60,9 +74,18 @@ fn registration(rank: u32, size: u32, instance: u8) -> Registration {
         rank,
         size,
         instance: [instance; 16],
-        nonce: [instance; 16],
-        candidates: vec!["10.0.0.2:4000".parse().expect("address"), "8.8.8.8:53".parse().expect("address")],
+        nonce: fresh_nonce(),
+        round_trip: Duration::from_millis(u64::from(rank)),
+        vouches: 0,
+        card: vec![instance; 40],
     }
+}
+
+/// Another one each time, on each thread.
+fn fresh_nonce() -> Nonce {
+    thread_local!(static COUNT: std::cell::Cell<u128> = const { std::cell::Cell::new(0) });
+    COUNT.set(COUNT.get() + 1);
+    COUNT.get().to_be_bytes()
 }
 
 fn refusal(outputs: &[(u64, Option<ServerMessage>)], connection: u64) -> Option<Refusal> {
@@ -84,8 +107,9 @@ fn the_last_rank_completes_the_group_for_all_in_one_message_each() {
     for (_, message) in outputs {
         let Some(ServerMessage::Group(group)) = message else { panic!("expected a group, got {message:?}") };
         assert_eq!(group.members.len(), 2);
-        assert_eq!(group.members[1].observed.port(), 2, "the observed address, not a claimed one");
-        assert_eq!(group.members[0].candidates.len(), 1, "a foreign public address is not handed on");
+        assert_eq!(group.members[1].observed.main.port(), 2, "the observed address");
+        assert_eq!(group.members[0].card, [0; 40], "cards are carried as they are");
+        assert_eq!(group.members[1].round_trip, Duration::from_millis(1));
     }
     assert_eq!((bench.server.groups_forming(), bench.server.sessions()), (0, 1));
 }
@@ -182,7 +206,7 @@ fn a_wrong_key_is_hinted_at() {
 #[test]
 fn connections_are_bounded_in_all_and_per_source() {
     let config = ServerConfig { connections_max: 3, connections_per_source_max: 2, ..ServerConfig::default() };
-    let mut bench = Bench { server: Server::new(config, [0; 32]), now: Instant::ZERO };
+    let mut bench = Bench::with(config);
     let from = |host| Input::Opened(SocketAddr::from(([1, 1, 1, host], 1)));
     assert!(bench.input(1, from(1)).is_empty());
     assert!(bench.input(2, from(1)).is_empty());
@@ -244,25 +268,190 @@ fn a_discovery_asks_a_few_times_and_for_a_while() {
     assert_eq!((server.connections(), patient.connections()), (0, 0));
 }
 
+fn group_of(outputs: &[(u64, Option<ServerMessage>)]) -> Option<&Group> {
+    outputs.iter().find_map(|(_, message)| match message {
+        Some(ServerMessage::Group(group)) => Some(&**group),
+        _ => None,
+    })
+}
+
+fn from(port: u16) -> SocketAddr {
+    SocketAddr::from(([203, 0, 113, 1], port))
+}
+
+#[test]
+fn two_observations_reach_the_peers_whichever_comes_first() {
+    for vouch_is_first in [true, false] {
+        let mut bench = Bench::new();
+        bench.register(1, 0, 2, 0);
+        let vouched = Registration { vouches: 1, ..registration(1, 2, 1) };
+        let nonce = vouched.nonce;
+        bench.input(2, Input::Opened(from(2)));
+        bench.input(3, Input::Opened(from(7777)));
+        let (register, vouch) = (ClientMessage::Register(vouched), ClientMessage::Vouch(nonce));
+        let order = if vouch_is_first { [(3, vouch), (2, register)] } else { [(2, register), (3, vouch)] };
+        let mut outputs = Vec::new();
+        for (connection, message) in order {
+            assert!(group_of(&outputs).is_none(), "not before both are there");
+            outputs.extend(bench.input(connection, Input::Message(message)));
+        }
+        let group = group_of(&outputs).expect("complete");
+        assert_eq!(group.members[1].observed, Observed { main: from(2), second: Some(from(7777)), other: None });
+        assert!(outputs.contains(&(3, None)), "who has vouched is not needed any more");
+        assert_eq!(bench.server.connections(), 2);
+    }
+}
+
+#[test]
+fn a_vouch_that_does_not_come_costs_a_bounded_time_and_a_withdrawn_one_none() {
+    let mut bench = Bench::new();
+    bench.register(1, 0, 2, 0);
+    bench.input(2, Input::Opened(from(2)));
+    let waits = Registration { vouches: 2, ..registration(1, 2, 1) };
+    assert!(group_of(&bench.input(2, Input::Message(ClientMessage::Register(waits.clone())))).is_none());
+    assert!(group_of(&bench.advance(Duration::from_millis(99))).is_none());
+    assert!(group_of(&bench.advance(Duration::from_millis(1))).is_some());
+
+    let mut bench = Bench::new();
+    bench.register(1, 0, 2, 0);
+    bench.input(2, Input::Opened(from(2)));
+    let again = Registration { nonce: fresh_nonce(), ..waits };
+    bench.input(2, Input::Message(ClientMessage::Register(again)));
+    assert!(group_of(&bench.input(2, Input::Message(ClientMessage::Unvouched))).is_none(), "one is left");
+    assert!(group_of(&bench.input(2, Input::Message(ClientMessage::Unvouched))).is_some());
+}
+
+#[test]
+fn a_vouch_for_nobody_expires_and_over_ipv6_is_another_address() {
+    let mut bench = Bench::new();
+    bench.input(1, Input::Opened(from(1)));
+    bench.input(1, Input::Message(ClientMessage::Vouch([9; 16])));
+    assert_eq!(refusal(&bench.advance(Duration::from_secs(5)), 1), Some(Refusal::Expired));
+    assert!(bench.server.vouching.is_empty());
+
+    let mut bench = Bench::new();
+    let v6 = SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 9));
+    let alone = Registration { vouches: 1, ..registration(0, 1, 1) };
+    let nonce = alone.nonce;
+    bench.input(1, Input::Opened(from(1)));
+    bench.input(2, Input::Opened(v6));
+    bench.input(1, Input::Message(ClientMessage::Register(alone)));
+    let outputs = bench.input(2, Input::Message(ClientMessage::Vouch(nonce)));
+    assert_eq!(group_of(&outputs).expect("complete").members[0].observed.other, Some(v6));
+}
+
+#[test]
+fn a_recorded_registration_is_not_taken_again() {
+    let mut bench = Bench::new();
+    let recorded = registration(0, 2, 0);
+    bench.input(1, Input::Opened(from(1)));
+    bench.input(1, Input::Message(ClientMessage::Register(recorded.clone())));
+    bench.input(1, Input::Closed);
+    bench.input(2, Input::Opened(from(2)));
+    let outputs = bench.input(2, Input::Message(ClientMessage::Register(recorded)));
+    assert_eq!(refusal(&outputs, 2), Some(Refusal::Replayed));
+}
+
+#[test]
+fn connections_of_one_prefix_are_limited_by_rate() {
+    let config = ServerConfig { connections_burst: 3, connections_per_second: 2, ..ServerConfig::default() };
+    let mut bench = Bench::with(config);
+    for number in 0..3 {
+        assert!(bench.input(number, Input::Opened(from(1))).is_empty());
+    }
+    assert_eq!(refusal(&bench.input(3, Input::Opened(SocketAddr::from(([203, 0, 113, 99], 1)))), 3), Some(Refusal::Busy));
+    assert!(bench.input(4, Input::Opened(SocketAddr::from(([203, 0, 114, 1], 1)))).is_empty(), "another prefix");
+    bench.advance(Duration::from_millis(500));
+    assert!(bench.input(5, Input::Opened(from(1))).is_empty());
+}
+
+fn relay(bench: &mut Bench, connection: u64, request: RelayRequest) -> Vec<(u64, Option<ServerMessage>)> {
+    let port = u16::try_from(connection).expect("small");
+    bench.input(connection, Input::Opened(from(port)));
+    bench.input(connection, Input::Message(ClientMessage::Relay(request)))
+}
+
+/// A group of two, and the requests of both to be relayed.
+fn relayable(bench: &mut Bench) -> [RelayRequest; 2] {
+    bench.register(1, 0, 2, 0);
+    let outputs = bench.register(2, 1, 2, 1);
+    let group = group_of(&outputs).expect("complete");
+    let request = |from: u32| {
+        RelayRequest { session: group.session, from, to: 1 - from, nonce: group.members[from as usize].nonce }
+    };
+    [request(0), request(1)]
+}
+
+#[test]
+fn two_members_are_joined_and_nobody_else_is() {
+    let mut bench = Bench::new();
+    let [first, second] = relayable(&mut bench);
+    for wrong in [
+        RelayRequest { session: [0; 16], ..first },
+        RelayRequest { nonce: second.nonce, ..first },
+        RelayRequest { to: 0, ..first },
+        RelayRequest { to: 7, ..first },
+        RelayRequest { from: 7, ..first },
+    ] {
+        assert_eq!(refusal(&relay(&mut bench, 9, wrong), 9), Some(Refusal::NotMember), "{wrong:?}");
+    }
+    assert!(relay(&mut bench, 11, first).is_empty());
+    let outputs = relay(&mut bench, 12, second);
+    assert_eq!(outputs, [(12, Some(ServerMessage::Relayed)), (11, Some(ServerMessage::Relayed))]);
+    assert_eq!(bench.spliced, [(11, 12)]);
+    bench.input(11, Input::Closed);
+    bench.input(12, Input::Closed);
+    assert_eq!((bench.server.relaying, bench.server.relays.len(), bench.server.connections()), (0, 0, 2));
+}
+
+#[test]
+fn waiting_to_be_relayed_is_bounded_in_number_and_time() {
+    let mut bench = Bench::with(ServerConfig { relays_max: 1, ..ServerConfig::default() });
+    let [first, second] = relayable(&mut bench);
+    relay(&mut bench, 11, first);
+    assert_eq!(relay(&mut bench, 12, first), [(11, None)], "the later request of one side counts");
+    let outputs = bench.advance(Duration::from_secs(10));
+    assert_eq!(refusal(&outputs, 12), Some(Refusal::Expired));
+    relay(&mut bench, 13, first);
+    relay(&mut bench, 14, second);
+    assert_eq!(refusal(&relay(&mut bench, 15, first), 15), Some(Refusal::Busy));
+    let mut bench = Bench::with(ServerConfig { relays_max: 0, ..ServerConfig::default() });
+    let [first, _] = relayable(&mut bench);
+    assert_eq!(refusal(&relay(&mut bench, 11, first), 11), Some(Refusal::NoRelay));
+}
+
 proptest! {
     /// Whatever clients do, tables refer only to open connections and empty when all are gone.
     #[test]
-    fn tables_follow_connections(script in proptest::collection::vec((0u64..6, 0u8..7, 0u32..4, 1u32..4), 0..80)) {
+    fn tables_follow_connections(script in proptest::collection::vec((0u64..6, 0u8..10, 0u32..4, 1u32..4), 0..80)) {
         let mut bench = Bench::new();
         let mut sessions = vec![[0; 16]];
+        let mut nonces = vec![[0; 16]];
         for (connection, action, rank, size) in script {
             let outputs = match action {
                 0 => bench.input(connection, Input::Opened(SocketAddr::from(([1, 1, 1, 1], 1)))),
                 1 | 2 => {
                     let instance = u8::try_from(connection).expect("small numbers");
-                    let message = ClientMessage::Register(registration(rank, size, instance));
-                    bench.input(connection, Input::Message(message))
+                    let vouches = u8::from(action == 2);
+                    let message = Registration { vouches, ..registration(rank, size, instance) };
+                    nonces.push(message.nonce);
+                    bench.input(connection, Input::Message(ClientMessage::Register(message)))
                 }
                 3 => bench.input(connection, Input::Closed),
                 4 => bench.advance(Duration::from_millis(700)),
                 5 => {
                     let session = sessions[rank as usize % sessions.len()];
                     bench.input(connection, Input::Message(ClientMessage::Formed(session)))
+                }
+                6 => {
+                    let vouch = ClientMessage::Vouch(nonces[nonces.len() - 1 - rank as usize % nonces.len()]);
+                    bench.input(connection, Input::Message(vouch))
+                }
+                7 | 8 => {
+                    let session = sessions[sessions.len() - 1];
+                    let nonce = bench.server.sessions.get(&session).map_or([0; 16], |it| it.nonces[rank as usize % it.nonces.len()]);
+                    let request = RelayRequest { session, from: rank, to: size - 1, nonce };
+                    bench.input(connection, Input::Message(ClientMessage::Relay(request)))
                 }
                 _ => bench.input(connection, Input::Malformed),
             };
@@ -273,7 +462,9 @@ proptest! {
             }
             let server = &bench.server;
             for forming in server.forming.values() {
-                prop_assert!(!forming.seats.is_empty() && forming.seats.len() < forming.size as usize);
+                let is_full = forming.seats.len() == forming.size as usize;
+                prop_assert!(!forming.seats.is_empty());
+                prop_assert!(!is_full || forming.seats.values().any(|seat| seat.vouch_until.is_some()));
                 for seat in forming.seats.values() {
                     prop_assert!(server.clients.contains_key(&seat.connection));
                     prop_assert!(seat.contender.is_none_or(|contender| server.clients.contains_key(&contender)));
@@ -282,6 +473,11 @@ proptest! {
             for session in server.sessions.values() {
                 prop_assert!(session.members.values().all(|member| server.clients.contains_key(member)));
             }
+            let seats: usize = server.forming.values().map(|forming| forming.seats.len()).sum();
+            prop_assert_eq!(server.waiting.len(), seats);
+            let relayed = |client: &&Client| matches!(client.state, State::Relayed);
+            let sides = server.clients.values().filter(relayed).count();
+            prop_assert_eq!(server.relaying, 2 * server.relays.len() + sides);
             prop_assert!(server.deadlines.len() <= server.clients.len());
             prop_assert_eq!(server.sources.values().sum::<usize>(), server.clients.len());
         }
@@ -291,5 +487,7 @@ proptest! {
         let server = &bench.server;
         prop_assert_eq!((server.clients.len(), server.forming.len(), server.sessions.len()), (0, 0, 0));
         prop_assert_eq!((server.names.len(), server.running.len(), server.deadlines.len()), (0, 0, 0));
+        let (vouching, relays) = (server.vouching.len(), server.relays.len() + server.relaying);
+        prop_assert_eq!((server.waiting.len(), vouching, relays), (0, 0, 0));
     }
 }

@@ -1,5 +1,5 @@
-//! Ways to a connection, tried by hand on raw sockets of the lab: what the production code does not do
-//! in this version, and what the original FMI does.
+//! What the original FMI does, by hand on raw sockets of the lab: bind the port that the server saw, and aim
+//! at the one that it saw of the other; between refusals it pauses for 100 ms.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -12,23 +12,12 @@ use nat_sim::nat::preset::Preset;
 use nat_sim::{SimNet, World};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::matrix::PAIR_DEADLINE;
 use crate::run::{SERVER_ADDRESS, pair_topology};
 
-/// How the two sides aim.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Technique {
-    /// Each observes itself on two ports of a server, and aims at the next port that the other will get.
-    Prediction,
-    /// The original's rule: bind the port that the server saw, and aim at the one that it saw of the
-    /// other; between refusals it pauses for 100 ms.
-    BindObserved,
-}
-
-/// Ports of the server that says where it sees a connection from.
-const MIRRORS: [u16; 2] = [80, 81];
-/// Local port of predictions.
-const LOCAL: u16 = 5000;
+/// Port of the server that says where it sees a connection from.
+const MIRROR: u16 = 80;
+/// Simulated time that a pair tries.
+const PAIR_DEADLINE: Duration = Duration::from_secs(3);
 /// Pause of the original between two attempts.
 const ORIGINAL_PAUSE: Duration = Duration::from_millis(100);
 
@@ -40,14 +29,10 @@ fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 /// Tells everybody where it sees them from.
 async fn mirror(net: SimNet) {
-    let listen = |port: &u16| net.listen(([0; 4], *port).into(), 64);
-    let Ok(mut listeners) = MIRRORS.iter().map(listen).collect::<Result<Vec<_>, _>>() else { return };
+    let Ok(mut listener) = net.listen(([0; 4], MIRROR).into(), 64) else { return };
     let mut kept = Vec::new();
     loop {
-        let accepted = std::future::poll_fn(|cx| {
-            let mut polled = listeners.iter_mut().map(|listener| listener.poll_accept(cx));
-            polled.find(Poll::is_ready).unwrap_or(Poll::Pending)
-        });
+        let accepted = std::future::poll_fn(|cx| listener.poll_accept(cx));
         let Ok(mut stream) = accepted.await else { continue };
         if let Ok(SocketAddr::V4(from)) = stream.peer_addr() {
             let mut told = from.ip().octets().to_vec();
@@ -60,8 +45,8 @@ async fn mirror(net: SimNet) {
 }
 
 /// Asks a mirror; the connection keeps the mapping alive.
-async fn observe(net: &SimNet, local: u16, mirror: u16) -> std::io::Result<(SocketAddr, <SimNet as Net>::Stream)> {
-    let mut stream = net.connect(([0; 4], local).into(), (SERVER_ADDRESS, mirror).into()).await?;
+async fn observe(net: &SimNet) -> std::io::Result<(SocketAddr, <SimNet as Net>::Stream)> {
+    let mut stream = net.connect(([0; 4], 0).into(), (SERVER_ADDRESS, MIRROR).into()).await?;
     let mut told = [0; 6];
     stream.read_exact(&mut told).await?;
     let [a, b, c, d, high, low] = told;
@@ -106,28 +91,8 @@ async fn punch(net: &SimNet, local: u16, to: SocketAddr, pause: Duration) -> boo
     works
 }
 
-/// Where the other side should aim, and from where this one does.
-async fn prepare(
-    net: &SimNet,
-    technique: Technique,
-) -> std::io::Result<(u16, SocketAddr, Vec<<SimNet as Net>::Stream>)> {
-    match technique {
-        Technique::Prediction => {
-            let (first, first_stream) = observe(net, LOCAL, MIRRORS[0]).await?;
-            let (second, second_stream) = observe(net, LOCAL, MIRRORS[1]).await?;
-            let step = second.port().wrapping_sub(first.port());
-            let next = SocketAddr::new(second.ip(), second.port().wrapping_add(step));
-            Ok((LOCAL, next, vec![first_stream, second_stream]))
-        }
-        Technique::BindObserved => {
-            let (seen, stream) = observe(net, 0, MIRRORS[0]).await?;
-            Ok((seen.port(), seen, vec![stream]))
-        }
-    }
-}
-
 /// Whether two functions behind these gateways come together so.
-pub fn connects(technique: Technique, first: Preset, second: Preset, seed: u64) -> bool {
+pub fn connects(first: Preset, second: Preset, seed: u64) -> bool {
     let (topology, server, functions, resolution) = pair_topology(first, second);
     let mut world = World::new(topology, seed, resolution);
     world.service(server, mirror);
@@ -137,13 +102,12 @@ pub fn connects(technique: Technique, first: Preset, second: Preset, seed: u64) 
         world.function(host, Duration::ZERO, move |net| {
             let (aims, results) = (aims.clone(), results.clone());
             async move {
-                let Ok((local, aim, _streams)) = prepare(&net, technique).await else { return };
+                let Ok((aim, _stream)) = observe(&net).await else { return };
                 lock(&aims).insert(side, aim);
                 // The rendezvous tells both at once; here a clock does.
                 Net::sleep_until(&net, fmi::time::Instant::ZERO + Duration::from_millis(500)).await;
                 let Some(to) = lock(&aims).get(&(1 - side)).copied() else { return };
-                let pause = if technique == Technique::BindObserved { ORIGINAL_PAUSE } else { Duration::ZERO };
-                if punch(&net, local, to, pause).await {
+                if punch(&net, aim.port(), to, ORIGINAL_PAUSE).await {
                     lock(&results).push(side);
                 }
             }

@@ -1,0 +1,216 @@
+//! Records: how the bytes of a protected stream look. Pure.
+//!
+//! A record is a length of four bytes, as many bytes, and a tag of 16. Encrypted, the bytes are
+//! ciphertext; authenticated, they are as they were. Either way the tag covers length and bytes under a
+//! key of this stream and direction and the number of the record, so a record that is changed, dropped,
+//! repeated, moved or reflected ends the stream. After [`REKEY_AFTER`] records the key is replaced by its
+//! hash, on both sides alike: who takes a key later cannot read what came before (nat.md 5.2, 17).
+
+use std::fmt;
+
+use chacha20poly1305::aead::{AeadInPlace, KeyInit};
+use chacha20poly1305::{ChaCha20Poly1305, Nonce, Tag};
+use zeroize::Zeroize;
+
+use super::card::Security;
+
+/// Most bytes of the application in one record.
+pub const RECORD_BYTES_MAX: usize = 64 << 10;
+/// Length field.
+pub const HEADER_BYTES: usize = 4;
+/// Tag.
+pub const TAG_BYTES: usize = 16;
+/// Records under one key: at most 4 GiB, far below the limit of the cipher.
+pub const REKEY_AFTER: u64 = 1 << 16;
+
+/// A record does not verify: somebody changed the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// The tag does not fit.
+    #[error("a record does not verify: the stream was changed on the way")]
+    Tag,
+    /// The length is beyond the limit.
+    #[error("a record of {0} bytes, the limit is {RECORD_BYTES_MAX}")]
+    TooLong(u32),
+}
+
+/// One direction of a protected stream.
+pub struct Direction {
+    key: [u8; 32],
+    cipher: ChaCha20Poly1305,
+    encrypts: bool,
+    number: u64,
+    rekey_after: u64,
+}
+
+impl fmt::Debug for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Direction").field("number", &self.number).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Direction {
+    fn drop(&mut self) {
+        // The cipher wipes its own copy.
+        self.key.zeroize();
+    }
+}
+
+impl Direction {
+    /// Starts a direction.
+    pub fn new(security: Security, key: [u8; 32]) -> Self {
+        Self::rekeyed_after(security, key, REKEY_AFTER)
+    }
+
+    fn rekeyed_after(security: Security, key: [u8; 32], rekey_after: u64) -> Self {
+        let cipher = ChaCha20Poly1305::new((&key).into());
+        Self { key, cipher, encrypts: security == Security::Encrypted, number: 0, rekey_after }
+    }
+
+    fn next(&mut self) -> Nonce {
+        if self.number > 0 && self.number.is_multiple_of(self.rekey_after) {
+            let mut key = blake3::derive_key("fmi record key v1", &self.key);
+            self.key.zeroize();
+            self.key = key;
+            key.zeroize();
+            self.cipher = ChaCha20Poly1305::new((&self.key).into());
+        }
+        let mut nonce = Nonce::default();
+        nonce[4..].copy_from_slice(&self.number.to_be_bytes());
+        // A stream of 2^64 records takes longer than anybody lives.
+        self.number += 1;
+        nonce
+    }
+
+    /// Seals the bytes behind the first [`HEADER_BYTES`] of `record`, and appends the tag.
+    ///
+    /// # Panics
+    /// If there are more than [`RECORD_BYTES_MAX`], or no room for a header.
+    pub fn seal(&mut self, record: &mut Vec<u8>) {
+        let length = record.len() - HEADER_BYTES;
+        assert!(length <= RECORD_BYTES_MAX, "callers cut what they send");
+        let header = u32::try_from(length).expect("RECORD_BYTES_MAX fits").to_be_bytes();
+        record[..HEADER_BYTES].copy_from_slice(&header);
+        let nonce = self.next();
+        let sealed = if self.encrypts {
+            self.cipher.encrypt_in_place_detached(&nonce, &header, &mut record[HEADER_BYTES..])
+        } else {
+            self.cipher.encrypt_in_place_detached(&nonce, record, &mut [])
+        };
+        let tag = sealed.expect("a record is far below the limit of the cipher");
+        record.extend_from_slice(&tag);
+    }
+
+    /// Length of a whole record, from its header.
+    ///
+    /// # Errors
+    /// [`RecordError::TooLong`].
+    pub fn record_bytes(header: [u8; HEADER_BYTES]) -> Result<usize, RecordError> {
+        let length = u32::from_be_bytes(header);
+        match usize::try_from(length) {
+            Ok(bytes) if bytes <= RECORD_BYTES_MAX => Ok(HEADER_BYTES + bytes + TAG_BYTES),
+            _ => Err(RecordError::TooLong(length)),
+        }
+    }
+
+    /// Opens a whole record in place; its bytes lie between header and tag.
+    ///
+    /// # Errors
+    /// [`RecordError::Tag`].
+    ///
+    /// # Panics
+    /// If it is shorter than header and tag.
+    pub fn open(&mut self, record: &mut [u8]) -> Result<(), RecordError> {
+        let (rest, tag) = record.split_at_mut(record.len() - TAG_BYTES);
+        let tag = *Tag::from_slice(tag);
+        let nonce = self.next();
+        let opened = if self.encrypts {
+            let (header, bytes) = rest.split_at_mut(HEADER_BYTES);
+            self.cipher.decrypt_in_place_detached(&nonce, header, bytes, &tag)
+        } else {
+            self.cipher.decrypt_in_place_detached(&nonce, rest, &mut [], &tag)
+        };
+        opened.map_err(|_| RecordError::Tag)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn sealed(direction: &mut Direction, bytes: &[u8]) -> Vec<u8> {
+        let mut record = vec![0; HEADER_BYTES];
+        record.extend_from_slice(bytes);
+        direction.seal(&mut record);
+        record
+    }
+
+    fn opened(direction: &mut Direction, mut record: Vec<u8>) -> Result<Vec<u8>, RecordError> {
+        let header = record.first_chunk().copied().expect("a header");
+        assert_eq!(Direction::record_bytes(header)?, record.len());
+        direction.open(&mut record)?;
+        Ok(record[HEADER_BYTES..record.len() - TAG_BYTES].to_vec())
+    }
+
+    fn ends(security: Security) -> (Direction, Direction) {
+        (Direction::rekeyed_after(security, [1; 32], 3), Direction::rekeyed_after(security, [1; 32], 3))
+    }
+
+    #[test]
+    fn bytes_come_back_over_several_keys_and_are_hidden_only_when_encrypted() {
+        for security in [Security::Encrypted, Security::Authenticated] {
+            let (mut sender, mut receiver) = ends(security);
+            let first_key = sender.key;
+            for number in 0..10u8 {
+                let text = [b"a plain text", &[number][..]].concat();
+                let record = sealed(&mut sender, &text);
+                let is_readable = record.windows(12).any(|window| window == b"a plain text");
+                assert_eq!(is_readable, security == Security::Authenticated);
+                assert_eq!(opened(&mut receiver, record), Ok(text));
+            }
+            assert_ne!(sender.key, first_key, "the key has been replaced");
+        }
+    }
+
+    #[test]
+    fn what_is_dropped_repeated_swapped_or_reflected_is_noticed() {
+        for security in [Security::Encrypted, Security::Authenticated] {
+            let records = || {
+                let (mut sender, receiver) = ends(security);
+                let records: Vec<_> = (0..4u8).map(|number| sealed(&mut sender, &[number; 8])).collect();
+                (records, receiver)
+            };
+            for order in [&[1][..], &[0, 0], &[0, 2], &[0, 1, 3]] {
+                let (records, mut receiver) = records();
+                let results: Vec<_> =
+                    order.iter().map(|number| opened(&mut receiver, records[*number].clone())).collect();
+                assert_eq!(results.last(), Some(&Err(RecordError::Tag)), "{order:?}");
+            }
+            let (mine, _) = records();
+            let mut other = Direction::new(security, [2; 32]);
+            assert_eq!(opened(&mut other, mine[0].clone()), Err(RecordError::Tag), "the other direction's key");
+        }
+    }
+
+    #[test]
+    fn a_long_record_is_refused_by_its_header() {
+        let header = (u32::try_from(RECORD_BYTES_MAX).expect("fits") + 1).to_be_bytes();
+        assert!(matches!(Direction::record_bytes(header), Err(RecordError::TooLong(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn any_changed_bit_is_noticed(
+            encrypted: bool, bytes in proptest::collection::vec(any::<u8>(), 0..200), at in any::<proptest::sample::Index>(),
+        ) {
+            let security = if encrypted { Security::Encrypted } else { Security::Authenticated };
+            let (mut sender, mut receiver) = ends(security);
+            let mut record = sealed(&mut sender, &bytes);
+            // A changed length is noticed by the tag once as many bytes are there.
+            let bit = HEADER_BYTES * 8 + at.index((record.len() - HEADER_BYTES) * 8);
+            record[bit / 8] ^= 1 << (bit % 8);
+            prop_assert_eq!(opened(&mut receiver, record), Err(RecordError::Tag));
+        }
+    }
+}
