@@ -111,6 +111,11 @@ pub fn is_foretold(first: &NatConfig, second: &NatConfig) -> bool {
         && (passes(first) || passes(second))
 }
 
+/// Whether the ports of one function lie close together without a rule.
+pub fn gives_ports_of_blocks(nat: &NatConfig) -> bool {
+    matches!(nat.tcp.allocation, Allocation::Block { .. })
+}
+
 fn passes(nat: &NatConfig) -> bool {
     nat.simultaneous_open != SimultaneousOpen::DropInboundSyn
 }
@@ -135,15 +140,16 @@ pub fn foresee(first: &NatConfig, second: &NatConfig, round_trip: Duration, to_s
         let times = [first, second].map(|trips| round_trip.mul_f64(trips));
         Foreseen { path: Path::Direct, techniques, times }
     };
-    if let Verdict::Direct { first, second } = predict(first, second) {
-        return direct(first, second);
-    }
     if is_foretold(first, second) {
+        // Both SYNs are aimed well, and meet.
         return match (passes(first), passes(second)) {
             (true, true) => direct(1.0, 1.0),
             (false, _) => direct(1.0, 1.5),
             (_, false) => direct(1.5, 1.0),
         };
+    }
+    if let Verdict::Direct { first, second } = predict(first, second) {
+        return direct(first, second);
     }
     // Where there is little hope the relay is asked soon, else in the second round. One round trip
     // connects, another one asks and brings the other side in.

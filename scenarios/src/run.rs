@@ -323,7 +323,11 @@ fn violations(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
         }
         if let Some((path, technique)) = scenario.via {
             let links = outcome.links.get(&rank).into_iter().flatten();
-            let differs = |link: &&LinkInfo| link.path != path || technique.is_some_and(|it| it != link.technique);
+            // Who has no NAT is reached by its own address, which is direct as well.
+            let is = |link: &LinkInfo| {
+                link.path == path || (path == fmi::Path::Direct && link.path == fmi::Path::Private)
+            };
+            let differs = |link: &&LinkInfo| !is(link) || technique.is_some_and(|it| it != link.technique);
             if let Some(link) = links.into_iter().find(differs) {
                 let (peer, path_, technique_) = (link.peer, link.path, link.technique);
                 violations.push(format!(

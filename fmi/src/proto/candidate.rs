@@ -226,8 +226,9 @@ impl Roster {
                 }
             }
         }
+        // A firewall before a public address is as good as a NAT to who comes from a random port.
         let is_unlikely = matches!(technique, Technique::Listen | Technique::Spray | Technique::Relay)
-            || (technique == Technique::Reversal && their.class() == Class::Unpredictable);
+            || (technique != Technique::Local && [own, their].iter().any(|it| it.class() == Class::Unpredictable));
         if let Some(relay) = means.relay
             && (is_unlikely || means.relay_likely)
         {
