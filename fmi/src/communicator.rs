@@ -11,6 +11,7 @@ use crate::error::{Error, ErrorKind, Operation, Result};
 use crate::net::framed::Framed;
 use crate::net::join::{self, Control};
 use crate::net::link::{Link, LinkInfo};
+use crate::net::upgrade::Upgrade;
 use crate::net::{Clock, Net};
 use crate::proto::mailbox::Mailbox;
 use crate::proto::rendezvous::{ClientMessage, ServerMessage, SessionId};
@@ -37,6 +38,7 @@ pub struct Communicator {
     epoch: u32,
     links: Vec<Option<Link>>,
     control: Option<Control>,
+    upgrade: Option<Box<dyn Upgrade>>,
     session: SessionId,
     formed: bool,
     clock: Arc<dyn Clock>,
@@ -73,6 +75,7 @@ pub(crate) struct Parts {
     pub(crate) links: Vec<Option<Link>>,
     pub(crate) control: Option<Control>,
     pub(crate) session: SessionId,
+    pub(crate) upgrade: Option<Box<dyn Upgrade>>,
 }
 
 impl Communicator {
@@ -108,6 +111,7 @@ impl Communicator {
             epoch: 0,
             links: parts.links,
             control: parts.control,
+            upgrade: parts.upgrade,
             session: parts.session,
             formed: false,
             clock,
@@ -124,6 +128,11 @@ impl Communicator {
             running: None,
             revoked: None,
         }
+    }
+
+    /// The only link of a group of two.
+    pub(crate) fn into_link(mut self) -> Link {
+        self.links.iter_mut().find_map(Option::take).expect("the group has formed, so its link stands")
     }
 
     /// This rank, from 0 to `size` - 1. MPI 3.1 §6.4.1, MPI_Comm_rank.
@@ -221,6 +230,35 @@ impl Communicator {
         }
     }
 
+    /// Looks for direct connections in place of relayed ones.
+    fn poll_upgrade(&mut self, cx: &mut Context<'_>) {
+        while let Some(upgrade) = self.upgrade.as_mut().filter(|_| self.formed) {
+            let Poll::Ready((peer, better)) = upgrade.poll(cx) else { return };
+            tracing::info!(rank = self.rank, peer, technique = %better.info().technique, "no longer relayed");
+            better.settle();
+            if let Some(link) = self.links.get_mut(peer as usize).and_then(Option::as_mut) {
+                link.switch_to(better);
+                // Who waits for the peer's next frame may find it there.
+                cx.waker().wake_by_ref();
+            }
+        }
+    }
+
+    /// Makes progress until `at` without an operation: takes word of lost ranks, and replaces relayed
+    /// connections by direct ones where that is possible. Operations do the same while they wait.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub async fn progress_until(&mut self, at: Instant) {
+        let mut timer = crate::net::Timer::new(self.clock.clone());
+        std::future::poll_fn(|cx| {
+            self.poll_notices(cx);
+            self.poll_upgrade(cx);
+            if timer.poll_until(cx, at) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
     fn link(&mut self, peer: u32) -> &mut Link {
         self.links[peer as usize].as_mut().expect("callers name other ranks of the group")
     }
@@ -268,6 +306,7 @@ impl Communicator {
             self.revoked = Some(error.to_string());
             // Connections end here, so that nobody waits for this rank.
             self.links.iter_mut().for_each(|link| *link = None);
+            self.upgrade = None;
             self.say_goodbye();
             self.flush_control();
         }
@@ -299,7 +338,7 @@ mod tests {
     async fn futures_can_move_between_threads() {
         let config = Config::new(0, 1, "alone", "127.0.0.1:1");
         is_send(&Communicator::connect(RealNet::new(), &config));
-        let parts = Parts { links: vec![None], control: None, session: [0; 16] };
+        let parts = Parts { links: vec![None], control: None, session: [0; 16], upgrade: None };
         let mut comm = Communicator::assemble(&config, Arc::new(RealNet::new()), parts);
         let (send, mut receive) = ([1u8, 2], [0; 2]);
         let operation = comm.allreduce(&send, &mut receive, crate::op::Sum);

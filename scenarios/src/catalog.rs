@@ -37,6 +37,7 @@ pub fn all() -> Vec<Scenario> {
     scenarios.extend(rendezvous_faults());
     scenarios.extend([1, 5].map(lossy));
     scenarios.push(cut_off());
+    scenarios.push(relayed_then_direct());
     scenarios.push(two_functions());
     scenarios.extend((1..=SWARM).map(swarm::draw));
     scenarios
@@ -65,6 +66,7 @@ fn scenario(name: &str, about: &str, world: WorldSpec, steps: impl Into<Vec<Step
         deadline: seconds(120),
         expect: Expect::Success,
         via: None,
+        ends_via: None,
     }
 }
 
@@ -225,5 +227,21 @@ fn cut_off() -> Scenario {
     let mut scenario = scenario("site-cut-off", "one of two sites is cut off for 3 s", world, steps);
     scenario.program.rounds = 20;
     scenario.faults = vec![FaultAt::Cut(millis(1000), millis(4000), 1)];
+    scenario
+}
+
+/// Two sites that reach the rendezvous, and for 8 s not each other.
+fn relayed_then_direct() -> Scenario {
+    let mut world = WorldSpec::region(4, preset("linux_masq_drop"));
+    world.sites = vec![millis(10), millis(10)];
+    for (rank, function) in world.functions.iter_mut().enumerate() {
+        function.site = 1 + rank % 2;
+    }
+    let steps = [Step::Exchange { bytes: 20_000 }, Step::Allreduce { bytes: 1000 }, Step::Sleep(millis(20))];
+    let about = "two sites are relayed while they cannot reach each other, and lose no byte when they can";
+    let mut scenario = scenario("relayed-then-direct", about, world, steps);
+    scenario.program.rounds = 400;
+    scenario.faults = vec![FaultAt::CutBetween(Duration::ZERO, seconds(8), 1, 2)];
+    scenario.ends_via = Some(fmi::Path::Direct);
     scenario
 }

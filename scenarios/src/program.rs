@@ -59,6 +59,7 @@ pub(crate) async fn run(
     config: &Config,
     program: &Program,
     joined: impl FnOnce(&Communicator),
+    ending: impl FnOnce(&Communicator),
 ) -> Result<(), Failure> {
     let mut comm = Communicator::connect(net.clone(), config).await?;
     joined(&comm);
@@ -69,6 +70,7 @@ pub(crate) async fn run(
             number += 1;
         }
     }
+    ending(&comm);
     comm.leave().await;
     Ok(())
 }
@@ -112,6 +114,10 @@ async fn step_once(net: &SimNet, comm: &mut Communicator, step: &Step, number: u
                 comm.sendrecv((to, &send), (from, &mut receive), TAG).await?;
                 compare(step, &receive, |index| value(from, number, index)).map_err(Failure::Wrong)?;
             }
+        }
+        Step::Progress(time) => {
+            let until = fmi::net::Net::now(net) + time;
+            comm.progress_until(until).await;
         }
         Step::Sleep(time) => {
             let until = fmi::net::Net::now(net) + time;

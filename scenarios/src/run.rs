@@ -65,6 +65,8 @@ pub struct Outcome {
     pub ends: BTreeMap<u32, RankEnd>,
     /// How each rank that joined reaches its peers.
     pub links: BTreeMap<u32, Vec<LinkInfo>>,
+    /// The same at the end of its program.
+    pub links_at_end: BTreeMap<u32, Vec<LinkInfo>>,
     /// When each rank had joined.
     pub joined_at: BTreeMap<u32, Duration>,
     /// What is not as it must be; empty for a pass.
@@ -87,6 +89,7 @@ impl Outcome {
 struct Board {
     ends: BTreeMap<u32, RankEnd>,
     links: BTreeMap<u32, Vec<LinkInfo>>,
+    links_at_end: BTreeMap<u32, Vec<LinkInfo>>,
     joined_at: BTreeMap<u32, Duration>,
 }
 
@@ -223,9 +226,10 @@ pub fn run(scenario: &Scenario, seed: u64, options: Options) -> Outcome {
         plan(&mut world, fault, &layout, spec);
     }
     let report = world.run().expect("the catalogue describes worlds that can be");
-    let Board { ends, links, joined_at } = std::mem::take(&mut *lock(&board));
+    let Board { ends, links, links_at_end, joined_at } = std::mem::take(&mut *lock(&board));
+    let (name, violations_) = (scenario.name.clone(), Vec::new());
     let mut outcome =
-        Outcome { scenario: scenario.name.clone(), seed, report, ends, links, joined_at, violations: Vec::new() };
+        Outcome { scenario: name, seed, report, ends, links, links_at_end, joined_at, violations: violations_ };
     outcome.violations = violations(scenario, &outcome);
     if *found.lock().unwrap_or_else(PoisonError::into_inner) {
         outcome.violations.push("the secret of the group is on a wire".into());
@@ -258,7 +262,10 @@ async fn rank_main(net: SimNet, rank: u32, scenario: Rc<Scenario>, board: Shared
         board.joined_at.insert(rank, now());
         net.record("joined", &rank.to_string());
     };
-    let result = program::run(&net, &config, &scenario.program, joined).await;
+    let ending = |comm: &fmi::Communicator| {
+        lock(&board).links_at_end.insert(rank, comm.links().collect());
+    };
+    let result = program::run(&net, &config, &scenario.program, joined, ending).await;
     let at = now();
     let mut end = RankEnd { at, error: None, names: None, unconnected: false, wrong: false };
     match result {
@@ -290,6 +297,10 @@ fn plan(world: &mut World, fault: &FaultAt, layout: &Layout, spec: &WorldSpec) {
                 world.fault(*from, Fault::Cut(SiteId(*site), SiteId(other)));
                 world.fault(*to, Fault::Heal(SiteId(*site), SiteId(other)));
             }
+        }
+        FaultAt::CutBetween(from, to, one, other) => {
+            world.fault(*from, Fault::Cut(SiteId(*one), SiteId(*other)));
+            world.fault(*to, Fault::Heal(SiteId(*one), SiteId(*other)));
         }
         FaultAt::Reboot(at, gateway) => {
             world.fault(*at, Fault::RebootGateway(nat_sim::topology::GatewayId(*gateway)));
@@ -333,6 +344,12 @@ fn violations(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
                 violations.push(format!(
                     "rank {rank} reaches rank {peer} by {technique_} ({path_}), which must be {technique:?} ({path})"
                 ));
+            }
+        }
+        if let Some(path) = scenario.ends_via {
+            let links = outcome.links_at_end.get(&rank).into_iter().flatten();
+            if let Some(link) = links.into_iter().find(|link| link.path != path) {
+                violations.push(format!("rank {rank} ends with {} to rank {}, which must be {path}", link.path, link.peer));
             }
         }
         match (&scenario.expect, error) {

@@ -92,6 +92,8 @@ pub enum Step {
     },
     /// Waits.
     Sleep(Duration),
+    /// Waits, and lets the communicator make progress.
+    Progress(Duration),
 }
 
 /// What all ranks do after joining.
@@ -150,6 +152,8 @@ pub enum FaultAt {
     Start(Duration, Target),
     /// A site is cut off from all others between two times.
     Cut(Duration, Duration, usize),
+    /// Two sites are cut off from each other between two times.
+    CutBetween(Duration, Duration, usize, usize),
     /// The gateway of this number loses its memory.
     Reboot(Duration, usize),
 }
@@ -191,4 +195,6 @@ pub struct Scenario {
     pub expect: Expect,
     /// How every pair must come together at first, if that matters: path and technique.
     pub via: Option<(fmi::Path, Option<fmi::Technique>)>,
+    /// By which path every pair must be connected at the end, if that matters.
+    pub ends_via: Option<fmi::Path>,
 }

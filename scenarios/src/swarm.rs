@@ -114,5 +114,6 @@ pub fn draw(number: u64) -> Scenario {
         deadline: Duration::from_secs(900),
         expect: Expect::Success,
         via: None,
+        ends_via: None,
     }
 }

@@ -61,7 +61,7 @@ const SWARM: &str = "swarm-";
 const FRESH_SWARM: u64 = 100;
 const LARGE_GROUPS: [&str; 2] = ["group-256", "mesh-256"];
 const GROUPS: [&str; 6] = ["group-2", "group-3", "group-8", "same-nat", "cold-starts", "two-functions"];
-const FAULTS: [&str; 4] = ["killed-", "rendezvous-", "loss-", "site-"];
+const FAULTS: [&str; 5] = ["killed-", "rendezvous-", "loss-", "site-", "relayed-"];
 
 #[test]
 fn drawn_scenarios_succeed() {

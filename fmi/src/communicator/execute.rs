@@ -290,6 +290,7 @@ impl Communicator {
         only: Option<u32>,
     ) -> Poll<Result<()>> {
         self.poll_notices(cx);
+        self.poll_upgrade(cx);
         if let Some(lost) = self.lost
             && (only.is_none_or(|only| only == lost) || call.suspect.is_some())
         {

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use super::framed::{Framed, ReceiveError};
 use super::link::{KEEPALIVE, SILENCE_MAX};
+use super::upgrade::{Upgrade, Upgrades};
 use super::round::{Locals, Round, STRANGERS_MAX};
 use super::{BoxFuture, ByteStream, Listener, Net, Timer, within};
 use crate::communicator::{Communicator, Parts, erase};
@@ -28,7 +29,7 @@ use crate::proto::candidate::{Means, Roster};
 use crate::proto::noise::KeyPair;
 use crate::proto::rendezvous::client::{Client, Identity, Input as ClientInput, Output as ClientOutput};
 use crate::proto::rendezvous::{
-    ClientMessage, Group, Nonce, SERVER_MESSAGE_BYTES_MAX, SIZE_MAX, ServerMessage,
+    ClientMessage, Group, Nonce, SERVER_MESSAGE_BYTES_MAX, SIZE_MAX, ServerMessage, SessionId,
 };
 use crate::proto::session::Credentials;
 use crate::time::Instant;
@@ -411,7 +412,16 @@ impl<N: Net> Joiner<N> {
             let _ = control.stream().set_keepalive(KEEPALIVE, SILENCE_MAX);
         }
         let session = round.credentials().roster().session;
-        Parts { links: round.into_links(), control: control.map(erase), session }
+        let relayed = round.relayed();
+        let upgrade = (!relayed.is_empty()).then(|| self.upgrades(session, relayed));
+        Parts { links: round.into_links(), control: control.map(erase), session, upgrade }
+    }
+
+    fn upgrades(&self, session: SessionId, relayed: Vec<(u32, bool)>) -> Box<dyn Upgrade> {
+        let timer = Timer::new(Arc::new(self.net.clone()));
+        let (net, servers) = (self.net.clone(), self.servers.clone());
+        let prepare = move |config| Prepared { net: net.clone(), config, servers: servers.clone(), first: None };
+        Box::new(Upgrades::new(self.net.clone(), self.config.clone(), session, relayed, timer, Box::new(prepare)))
     }
 
     fn drain_client(&mut self) -> Result<()> {

@@ -1,4 +1,8 @@
 //! One confirmed stream to a peer: frames in and out, straight from and into the caller's buffer.
+//!
+//! A better stream may take its place ([`Link::switch_to`]). Each side then announces, between two frames,
+//! that its next frame comes on the new stream, and sends there; it reads the old one up to the peer's
+//! announcement and then the new one. The old one ends when both directions have moved.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -11,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::ByteStream;
 use crate::error::Path;
 use crate::proto::candidate::Technique;
-use crate::proto::frame::{ENVELOPE_BYTES, Envelope};
+use crate::proto::frame::{ENVELOPE_BYTES, Envelope, Kind};
 use crate::proto::wire::WireError;
 use crate::time::Instant;
 
@@ -50,6 +54,11 @@ pub(crate) enum LinkError {
 pub(crate) struct Link {
     stream: Box<dyn ByteStream>,
     info: LinkInfo,
+    /// The stream that takes the place of this one.
+    next: Option<(Box<dyn ByteStream>, LinkInfo)>,
+    sending: Direction,
+    /// Whether the peer has announced that it sends on the next stream.
+    peer_has_switched: bool,
     head: [u8; ENVELOPE_BYTES],
     head_taken: usize,
     body: Option<(Envelope, u64)>,
@@ -61,6 +70,15 @@ impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Link").field("info", &self.info).finish_non_exhaustive()
     }
+}
+
+/// On which stream this side sends.
+#[derive(Clone, Copy, Debug)]
+enum Direction {
+    Current,
+    /// The announcement is on its way.
+    Announcing(Outgoing),
+    Next,
 }
 
 /// A frame on its way out.
@@ -78,7 +96,9 @@ impl Outgoing {
 
 impl Link {
     pub(crate) fn new(stream: Box<dyn ByteStream>, info: LinkInfo) -> Self {
-        Self { stream, info, head: [0; ENVELOPE_BYTES], head_taken: 0, body: None, parked: Vec::new() }
+        let (next, sending, peer_has_switched) = (None, Direction::Current, false);
+        let (head, head_taken, body, parked) = ([0; ENVELOPE_BYTES], 0, None, Vec::new());
+        Self { stream, info, next, sending, peer_has_switched, head, head_taken, body, parked }
     }
 
     /// Probes as a formed group does.
@@ -91,6 +111,45 @@ impl Link {
         self.info
     }
 
+    /// Moves to a better stream, each direction at its next border between frames.
+    pub(crate) fn switch_to(&mut self, better: Self) {
+        self.next = Some((better.stream, better.info));
+        self.finish_switch();
+    }
+
+    /// Drops the old stream once nothing more comes or goes on it.
+    fn finish_switch(&mut self) {
+        if self.peer_has_switched
+            && matches!(self.sending, Direction::Next)
+            && let Some((stream, info)) = self.next.take()
+        {
+            (self.stream, self.info) = (stream, info);
+            (self.sending, self.peer_has_switched) = (Direction::Current, false);
+        }
+    }
+
+    /// The stream to read from.
+    fn reading(&mut self) -> Option<&mut Box<dyn ByteStream>> {
+        if !self.peer_has_switched {
+            return Some(&mut self.stream);
+        }
+        // The peer may be first to know of the next stream.
+        self.next.as_mut().map(|(stream, _)| stream)
+    }
+
+    /// Announces the next stream, if there is one.
+    fn poll_announce(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
+        if self.next.is_some() && matches!(self.sending, Direction::Current) {
+            self.sending = Direction::Announcing(Outgoing::new(&Envelope::switch()));
+        }
+        if let Direction::Announcing(outgoing) = &mut self.sending {
+            ready!(poll_frame_out(&mut self.stream, cx, outgoing, &[]))?;
+            self.sending = Direction::Next;
+            self.finish_switch();
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// Sends a frame; `outgoing` keeps the place between calls.
     pub(crate) fn poll_send(
         &mut self,
@@ -98,21 +157,14 @@ impl Link {
         outgoing: &mut Outgoing,
         payload: &[u8],
     ) -> Poll<Result<(), LinkError>> {
-        while outgoing.sent < ENVELOPE_BYTES + payload.len() {
-            let stream = Pin::new(&mut self.stream);
-            let sent = if outgoing.sent < ENVELOPE_BYTES {
-                let parts = [IoSlice::new(&outgoing.head[outgoing.sent..]), IoSlice::new(payload)];
-                ready!(stream.poll_write_vectored(cx, &parts))?
-            } else {
-                ready!(stream.poll_write(cx, &payload[outgoing.sent - ENVELOPE_BYTES..]))?
-            };
-            if sent == 0 {
-                return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero).into()));
-            }
-            outgoing.sent += sent;
+        if outgoing.sent == 0 {
+            ready!(self.poll_announce(cx))?;
         }
-        // A protected stream may hold the last record back.
-        Pin::new(&mut self.stream).poll_flush(cx).map_err(LinkError::from)
+        let stream = match (&self.sending, &mut self.next) {
+            (Direction::Next, Some((stream, _))) => stream,
+            _ => &mut self.stream,
+        };
+        poll_frame_out(stream, cx, outgoing, payload)
     }
 
     /// The envelope of the frame that comes next or is being read.
@@ -120,19 +172,30 @@ impl Link {
         if let Some((envelope, _)) = self.body {
             return Poll::Ready(Ok(envelope));
         }
-        while self.head_taken < ENVELOPE_BYTES {
-            let mut buffer = ReadBuf::new(&mut self.head[self.head_taken..]);
-            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
-            let taken = buffer.filled().len();
-            if taken == 0 {
-                return Poll::Ready(Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()));
+        loop {
+            while self.head_taken < ENVELOPE_BYTES {
+                let mut head = self.head;
+                let at = self.head_taken;
+                let Some(stream) = self.reading() else { return Poll::Pending };
+                let mut buffer = ReadBuf::new(&mut head[at..]);
+                ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
+                let taken = buffer.filled().len();
+                if taken == 0 {
+                    return Poll::Ready(Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()));
+                }
+                self.head = head;
+                self.head_taken += taken;
             }
-            self.head_taken += taken;
+            let envelope = Envelope::parse(&self.head)?;
+            self.head_taken = 0;
+            if envelope.kind == Kind::Switch && !self.peer_has_switched {
+                self.peer_has_switched = true;
+                self.finish_switch();
+                continue;
+            }
+            self.body = Some((envelope, 0));
+            return Poll::Ready(Ok(envelope));
         }
-        let envelope = Envelope::parse(&self.head)?;
-        self.head_taken = 0;
-        self.body = Some((envelope, 0));
-        Poll::Ready(Ok(envelope))
     }
 
     /// Reads the payload of the frame whose envelope was returned into `payload`, which is as long
@@ -146,7 +209,12 @@ impl Link {
                 return Poll::Ready(Ok(()));
             }
             let mut buffer = ReadBuf::new(&mut payload[at..]);
-            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
+            let stream = if self.peer_has_switched {
+                self.next.as_mut().map_or(&mut self.stream, |(stream, _)| stream)
+            } else {
+                &mut self.stream
+            };
+            ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
             let read = buffer.filled().len();
             if read == 0 {
                 return Poll::Ready(Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()));
@@ -165,4 +233,27 @@ impl Link {
         }
         read.map_ok(|()| parked)
     }
+}
+
+fn poll_frame_out(
+    stream: &mut Box<dyn ByteStream>,
+    cx: &mut Context<'_>,
+    outgoing: &mut Outgoing,
+    payload: &[u8],
+) -> Poll<Result<(), LinkError>> {
+    while outgoing.sent < ENVELOPE_BYTES + payload.len() {
+        let stream = Pin::new(&mut *stream);
+        let sent = if outgoing.sent < ENVELOPE_BYTES {
+            let parts = [IoSlice::new(&outgoing.head[outgoing.sent..]), IoSlice::new(payload)];
+            ready!(stream.poll_write_vectored(cx, &parts))?
+        } else {
+            ready!(stream.poll_write(cx, &payload[outgoing.sent - ENVELOPE_BYTES..]))?
+        };
+        if sent == 0 {
+            return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero).into()));
+        }
+        outgoing.sent += sent;
+    }
+    // A protected stream may hold the last record back.
+    Pin::new(stream).poll_flush(cx).map_err(LinkError::from)
 }

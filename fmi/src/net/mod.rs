@@ -26,6 +26,7 @@ pub mod rendezvous;
 mod round;
 pub mod secure;
 mod splice;
+pub(crate) mod upgrade;
 
 /// A future in a box.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;

@@ -133,6 +133,16 @@ impl<N: Net> Round<N> {
         self.linked == self.wanted
     }
 
+    /// Peers that are relayed, and whether each should have been connected.
+    pub(super) fn relayed(&self) -> Vec<(u32, bool)> {
+        let infos = self.links.iter().flatten().map(Link::info).filter(|info| info.path == Path::Relay);
+        let is_likely = |peer: u32| match self.mesh.technique(peer) {
+            Some(Technique::Listen | Technique::Relay | Technique::Spray) | None => false,
+            Some(_) => true,
+        };
+        infos.map(|info| (info.peer, is_likely(info.peer))).collect()
+    }
+
     pub(super) fn into_links(self) -> Vec<Option<Link>> {
         self.links
     }

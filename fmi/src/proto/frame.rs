@@ -30,11 +30,13 @@ pub enum Kind {
     Reduce = 5,
     /// Reduce to all ranks.
     Allreduce = 6,
+    /// Of no operation: the sender's next frame comes on another stream.
+    Switch = 7,
 }
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Message, Self::Join, Self::Barrier, Self::Broadcast, Self::Reduce, Self::Allreduce]
+        [Self::Message, Self::Join, Self::Barrier, Self::Broadcast, Self::Reduce, Self::Allreduce, Self::Switch]
             .into_iter()
             .find(|kind| *kind as u8 == byte)
     }
@@ -43,7 +45,7 @@ impl Kind {
     pub fn operation(self) -> Operation {
         match self {
             Self::Message => Operation::Send,
-            Self::Join => Operation::Join,
+            Self::Join | Self::Switch => Operation::Join,
             Self::Barrier => Operation::Barrier,
             Self::Broadcast => Operation::Broadcast,
             Self::Reduce => Operation::Reduce,
@@ -78,6 +80,22 @@ pub struct Envelope {
 }
 
 impl Envelope {
+    /// Says that the next frame comes on another stream.
+    pub fn switch() -> Self {
+        Self {
+            kind: Kind::Switch,
+            commutative: false,
+            datatype: 0,
+            communicator: 0,
+            epoch: 0,
+            root_or_tag: 0,
+            sequence: 0,
+            step: 0,
+            operator: 0,
+            length: 0,
+        }
+    }
+
     /// The bytes of the envelope.
     pub fn emit(&self) -> [u8; ENVELOPE_BYTES] {
         let mut out = Vec::with_capacity(ENVELOPE_BYTES);
@@ -161,7 +179,7 @@ mod tests {
     proptest! {
         #[test]
         fn envelopes_survive_the_wire(
-            kind in 1u8..=6, commutative: bool, datatype: u8,
+            kind in 1u8..=7, commutative: bool, datatype: u8,
             fields: (u32, u32, u32), sequence: u64, step: u32, operator: u32, length: u64,
         ) {
             let (communicator, epoch, root_or_tag) = fields;
