@@ -8,7 +8,12 @@ use std::fmt;
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::proto::rendezvous::{GroupId, Nonce, SessionId};
+use crate::proto::rendezvous::{GroupId, NameHash, Nonce, SessionId};
+
+/// What a rendezvous may know of a group's name, to tell a wrong key from a missing rank.
+pub fn name_hash(group: &str) -> NameHash {
+    *blake3::hash(group.as_bytes()).as_bytes().first_chunk().expect("a hash has 32 bytes")
+}
 
 /// A secret shared by all ranks of a group.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -107,6 +107,12 @@ impl SimNet {
         self.shared.fabric().hosts[self.host.0].address
     }
 
+    /// Its addresses of IPv6.
+    pub fn ipv6_addresses(&self) -> Vec<IpAddr> {
+        let addresses = self.shared.fabric().hosts[self.host.0].addresses().to_vec();
+        addresses.into_iter().filter(IpAddr::is_ipv6).collect()
+    }
+
     fn act<R>(&self, act: impl FnOnce(&mut Host, Instant, &mut Effects) -> R) -> R {
         let now = self.shared.now();
         self.shared.fabric().with_host(self.host, now, |host, effects| act(host, now, effects))
@@ -174,9 +180,9 @@ impl Net for SimNet {
     }
 
     async fn resolve(&self, name: &str) -> io::Result<Vec<SocketAddr>> {
-        // There are no names in the lab, only addresses.
-        let address = name.parse().map_err(|_| io::Error::from(io::ErrorKind::NotFound));
-        std::future::ready(address.map(|address| vec![address])).await
+        // There are no names in the lab, only addresses; `|` stands between those of one name.
+        let addresses: Result<_, _> = name.split('|').map(str::parse).collect();
+        std::future::ready(addresses.map_err(|_| io::ErrorKind::NotFound.into())).await
     }
 }
 

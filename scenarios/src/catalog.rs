@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use fmi::FAILURE_BOUND;
+use fmi::{FAILURE_BOUND, Path, Security, Technique};
 use nat_sim::nat::preset::{ALL, Preset, find};
 use nat_sim::topology::TcpConfig;
 
+use crate::attack;
 use crate::oracle;
 use crate::scenario::{Expect, FaultAt, Program, Scenario, Step, Target, WorldSpec};
 use crate::swarm;
@@ -38,6 +39,11 @@ pub fn all() -> Vec<Scenario> {
     scenarios.extend([1, 5].map(lossy));
     scenarios.push(cut_off());
     scenarios.push(relayed_then_direct());
+    scenarios.extend(techniques());
+    scenarios.extend([over_ipv6(), all_relayed(), without_a_relay()]);
+    scenarios.extend([Security::Authenticated, Security::Plaintext].map(with_security));
+    scenarios.extend(two_servers());
+    scenarios.extend(attack::ALL.map(attacked));
     scenarios.push(two_functions());
     scenarios.extend((1..=SWARM).map(swarm::draw));
     scenarios
@@ -66,6 +72,7 @@ fn scenario(name: &str, about: &str, world: WorldSpec, steps: impl Into<Vec<Step
         deadline: seconds(120),
         expect: Expect::Success,
         via: None,
+        techniques: Vec::new(),
         ends_via: None,
     }
 }
@@ -82,7 +89,7 @@ pub fn pair(first: Preset, second: Preset) -> Scenario {
     let foreseen = oracle::foresee(&(first.config)(), &(second.config)(), round_trip, to_server);
     // Two ports of one small block may look like a counter's, and a guess among few may hit.
     let is_lucky = [first, second].iter().any(|it| oracle::gives_ports_of_blocks(&(it.config)()));
-    scenario.via = (foreseen.path != fmi::Path::Relay || !is_lucky).then_some((foreseen.path, None));
+    scenario.via = (foreseen.path != Path::Relay || !is_lucky).then_some(foreseen.path);
     scenario
 }
 
@@ -137,7 +144,11 @@ fn mesh_256() -> Scenario {
     let mut world = region_of_256();
     // 65,280 sockets: small ones.
     (world.tcp.receive_bytes, world.tcp.send_bytes) = (4 << 10, 2 << 10);
-    scenario("mesh-256", "256 functions connect all to all", world, [Step::Allreduce { bytes: 8 }, Step::Barrier])
+    let steps = [Step::Allreduce { bytes: 8 }, Step::Barrier];
+    let mut scenario = scenario("mesh-256", "256 functions connect all to all", world, steps);
+    // 65,280 handshakes on one core take half a minute and no simulated time.
+    scenario.program.security = Some(Security::Plaintext);
+    scenario
 }
 
 /// One group of `size` that does nothing for a while; for measuring the cost of idleness.
@@ -242,6 +253,105 @@ fn relayed_then_direct() -> Scenario {
     let mut scenario = scenario("relayed-then-direct", about, world, steps);
     scenario.program.rounds = 400;
     scenario.faults = vec![FaultAt::CutBetween(Duration::ZERO, seconds(8), 1, 2)];
-    scenario.ends_via = Some(fmi::Path::Direct);
+    scenario.ends_via = Some(Path::Direct);
+    scenario
+}
+
+/// Each technique with the NATs that it is for.
+fn techniques() -> Vec<Scenario> {
+    use Technique::{Direct, Listen, Local, Prediction, Punch, Relay, Reversal, Spray};
+    let pairs = [
+        (Local, [Local; 2], ["linux_masq_drop"; 2], "by their own addresses behind one NAT without hairpin"),
+        (Direct, [Direct; 2], ["public"; 2], "without NATs"),
+        (Reversal, [Reversal, Direct], ["public", "linux_masq_drop"], "as the one behind a NAT dials the other"),
+        (Punch, [Punch; 2], ["linux_masq_drop", "linux_masq_rst"], "through the holes that both punch"),
+        (Listen, [Listen; 2], ["rfc_strict", "linux_random"], "as one listens for a random port"),
+        (Prediction, [Prediction; 2], ["linux_masq_drop", "home_seq"], "at the next port of a NAT that counts"),
+        (Spray, [Spray; 2], ["linux_masq_drop", "linux_random"], "by 256 ports and 1,024 guesses"),
+        (Relay, [Relay; 2], ["aws_natgw", "azure_natgw"], "through the rendezvous, where both ports are random"),
+    ];
+    let make = |(name, expected, presets, about): (Technique, [Technique; 2], [&str; 2], &str)| {
+        let mut scenario = pair(preset(presets[0]), preset(presets[1]));
+        scenario.name = format!("technique-{name}");
+        scenario.about = format!("two functions meet {about}");
+        scenario.techniques = expected.to_vec();
+        scenario.program.spray = name == Spray;
+        scenario.via = match name {
+            Local => Some(Path::Private),
+            Relay => Some(Path::Relay),
+            Spray => None,
+            Direct | Reversal | Punch | Listen | Prediction => Some(Path::Direct),
+        };
+        if name == Local {
+            scenario.world.gateways.truncate(1);
+            scenario.world.functions[1].gateway = Some(0);
+        }
+        if name == Spray {
+            // One spray in sixty misses, and is relayed.
+            scenario.techniques.clear();
+        }
+        scenario
+    };
+    pairs.into_iter().map(make).collect()
+}
+
+fn over_ipv6() -> Scenario {
+    let mut scenario = pair(preset("aws_natgw"), preset("azure_natgw"));
+    scenario.name = "ipv6".into();
+    scenario.about = "two random NATs do not matter to functions that have IPv6".into();
+    scenario.world.ipv6 = true;
+    (scenario.via, scenario.techniques) = (Some(Path::Direct), vec![Technique::Punch; 2]);
+    scenario
+}
+
+fn all_relayed() -> Scenario {
+    let mut world = WorldSpec::region(6, preset("aws_natgw"));
+    world.start_jitter = millis(100);
+    let mut scenario = scenario("relayed-group", "six functions behind random NATs compute by relay", world, COLLECTIVES);
+    scenario.via = Some(Path::Relay);
+    scenario
+}
+
+fn without_a_relay() -> Scenario {
+    let mut scenario = pair(preset("aws_natgw"), preset("azure_natgw"));
+    scenario.name = "relay-refused".into();
+    scenario.about = "two random NATs without a relay: an error that says so".into();
+    scenario.program.relay = false;
+    scenario.program.join_deadline = seconds(3);
+    (scenario.via, scenario.expect) = (None, Expect::Unconnected);
+    scenario
+}
+
+fn with_security(security: Security) -> Scenario {
+    let name = security.name();
+    let world = WorldSpec::region(3, preset("linux_masq_drop"));
+    let about = format!("streams between three functions are {name}");
+    let mut scenario = scenario(&format!("security-{name}"), &about, world, COLLECTIVES);
+    scenario.program.security = Some(security);
+    scenario
+}
+
+fn two_servers() -> [Scenario; 2] {
+    let base = |name: &str, about: &str, at: Duration| {
+        let mut world = WorldSpec::region(4, preset("linux_masq_drop"));
+        (world.start_jitter, world.servers) = (millis(300), 2);
+        let mut scenario = scenario(name, about, world, COLLECTIVES);
+        scenario.faults = vec![FaultAt::Kill(at, Target::Rendezvous)];
+        scenario
+    };
+    [
+        base("servers-first-dead", "the first of two rendezvous is dead", Duration::ZERO),
+        base("servers-first-dies", "the first of two rendezvous dies while ranks join", millis(150)),
+    ]
+}
+
+fn attacked(attack: attack::Attack) -> Scenario {
+    let mut world = WorldSpec::region(3, preset("rfc_ideal"));
+    (world.start_jitter, world.attack) = (millis(300), Some(attack));
+    let name = attack.name();
+    let mut steps = COLLECTIVES.to_vec();
+    steps.push(Step::Sleep(millis(100)));
+    let mut scenario = scenario(&format!("attack-{name}"), &format!("under attack by {name}"), world, steps);
+    scenario.program.rounds = 40;
     scenario
 }

@@ -5,6 +5,7 @@
 //! secret of the group is in no error. A run with a capture is searched for the secret as well.
 #![warn(missing_docs)]
 
+pub mod attack;
 pub mod catalog;
 pub mod matrix;
 pub mod oracle;

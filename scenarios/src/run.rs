@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use fmi::key::Key;
 use fmi::net::Net;
 use fmi::net::rendezvous::Rendezvous;
 use fmi::proto::rendezvous::server::ServerConfig;
@@ -17,10 +20,15 @@ use nat_sim::topology::{GatewaySpec, HostId, HostSpec, INTERNET, SiteId, TcpConf
 use nat_sim::{Fault, Limits, Purpose, Report, SimNet, Sinks, World, stream};
 use rand_core::Rng;
 
+use crate::attack::{self, Knowledge};
 use crate::program::{self, Failure};
 use crate::scenario::{Expect, FaultAt, Scenario, Target, WorldSpec};
 
 const SERVER: ([u8; 4], u16) = (SERVER_ADDRESS.octets(), 7000);
+const SECOND_SERVER: ([u8; 4], u16) = ([192, 0, 2, 2], 7000);
+/// Last part of the IPv6 address of the first server.
+const SERVER_V6: usize = 0xff00;
+const ATTACKER: [u8; 4] = [192, 0, 2, 66];
 /// The secret of every group; no wire and no error may show it.
 const SECRET: &str = "correct horse battery staple";
 
@@ -128,7 +136,8 @@ impl Write for Sniffer {
 
 /// The hosts of a world, and where its faults hit.
 struct Layout {
-    rendezvous: HostId,
+    rendezvous: Vec<HostId>,
+    attacker: Option<HostId>,
     functions: Vec<HostId>,
 }
 
@@ -139,24 +148,30 @@ fn topology(spec: &WorldSpec) -> (Topology, Layout) {
     }
     let link = |latency| LinkConfig { latency, jitter: spec.link_jitter, ..LinkConfig::default() };
     let octets = |number: usize| u16::try_from(number).expect("at most 4,096 functions").to_be_bytes();
-    let rendezvous = topology.host(HostSpec {
+    let v6 = |last: usize| -> Vec<IpAddr> {
+        let last = u16::try_from(last).expect("at most 4,096 functions");
+        spec.ipv6.then(|| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, last])).into_iter().collect()
+    };
+    let on_internet = |address: [u8; 4], also| HostSpec {
         network: INTERNET,
-        address: SERVER.0.into(),
-        also: Vec::new(),
+        address: address.into(),
+        also,
         link: link(spec.server),
         site: SiteId(0),
         tcp: TcpConfig { receive_bytes: 8 << 10, ..spec.tcp },
-    });
+    };
+    let servers = [SERVER, SECOND_SERVER].into_iter().zip([SERVER_V6, SERVER_V6 + 1]).take(spec.servers);
+    let rendezvous = servers.map(|((address, _), last)| topology.host(on_internet(address, v6(last)))).collect();
+    let attacker = spec.attack.map(|_| topology.host(on_internet(ATTACKER, Vec::new())));
     let mut networks = Vec::new();
     for (number, preset) in spec.gateways.iter().enumerate() {
         let site = spec.functions.iter().find(|function| function.gateway == Some(number));
-        let [high, low] = octets(number + 1);
         let inner = topology.network(format!("lan-{number}"));
         networks.push(inner);
         topology.gateway(GatewaySpec {
             nat: (preset.config)(),
             outer: INTERNET,
-            address: [203, 0, high, low].into(),
+            address: gateway_address(number + 1),
             pool: Vec::new(),
             link: link(spec.wan),
             inner,
@@ -182,21 +197,37 @@ fn topology(spec: &WorldSpec) -> (Topology, Layout) {
         };
         let link = link(latency).losing(spec.loss / 2.0);
         let site = SiteId(function.site);
-        topology.host(HostSpec { network, address: address.into(), also: Vec::new(), link, site, tcp: spec.tcp })
+        let also = v6(rank + 1);
+        topology.host(HostSpec { network, address: address.into(), also, link, site, tcp: spec.tcp })
     });
     let functions = functions.collect();
-    (topology, Layout { rendezvous, functions })
+    (topology, Layout { rendezvous, attacker, functions })
+}
+
+fn gateway_address(number: usize) -> Ipv4Addr {
+    let [high, low] = u16::try_from(number).expect("at most 4,096 functions").to_be_bytes();
+    [203, 0, high, low].into()
+}
+
+/// How functions are told of the rendezvous.
+fn rendezvous_names(spec: &WorldSpec) -> String {
+    let names = [SERVER, SECOND_SERVER].into_iter().zip([SERVER_V6, SERVER_V6 + 1]).take(spec.servers);
+    let names = names.map(|((ip, port), last)| {
+        let v4 = SocketAddr::from((ip, port));
+        if spec.ipv6 { format!("{v4}|[2001:db8::{last:x}]:{port}") } else { v4.to_string() }
+    });
+    names.collect::<Vec<_>>().join(",")
 }
 
 /// Address of the host on the internet beside a pair.
-pub(crate) const SERVER_ADDRESS: std::net::Ipv4Addr = std::net::Ipv4Addr::new(192, 0, 2, 1);
+pub(crate) const SERVER_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
 /// The world of a pair, for other programs than ours: the host on the internet, the two functions, the
 /// resolution.
 pub(crate) fn pair_topology(first: Preset, second: Preset) -> (Topology, HostId, Vec<HostId>, Duration) {
     let spec = crate::catalog::pair(first, second).world;
     let (topology, layout) = topology(&spec);
-    (topology, layout.rendezvous, layout.functions, spec.resolution)
+    (topology, layout.rendezvous[0], layout.functions, spec.resolution)
 }
 
 /// Runs a scenario with a seed.
@@ -212,7 +243,21 @@ pub fn run(scenario: &Scenario, seed: u64, options: Options) -> Outcome {
         log: options.log.map(|log| Box::new(log) as Box<dyn Write + Send>),
     });
     world.limits(Limits { time_max: scenario.deadline, ..Limits::default() });
-    world.service(layout.rendezvous, serve);
+    for host in &layout.rendezvous {
+        world.service(*host, serve);
+    }
+    let knowledge = Arc::new(Knowledge {
+        rendezvous: SERVER.into(),
+        group: scenario.name.clone(),
+        group_id: Key::from_secret(SECRET.as_bytes()).group_id(&scenario.name),
+        size: u32::try_from(spec.functions.len()).expect("at most 4,096 functions"),
+        gateways: (1..=spec.gateways.len()).map(gateway_address).collect(),
+        told: AtomicBool::new(false),
+    });
+    if let (Some(attack), Some(attacker)) = (spec.attack, layout.attacker) {
+        let knowledge = knowledge.clone();
+        world.service(attacker, move |net| attack::run(net, attack, knowledge.clone()));
+    }
     let board = SharedBoard::default();
     let mut starts = stream(seed, Purpose::Workload, 0);
     let shared = Rc::new(scenario.clone());
@@ -231,6 +276,9 @@ pub fn run(scenario: &Scenario, seed: u64, options: Options) -> Outcome {
     let mut outcome =
         Outcome { scenario: name, seed, report, ends, links, links_at_end, joined_at, violations: violations_ };
     outcome.violations = violations(scenario, &outcome);
+    if knowledge.told.load(Ordering::Relaxed) {
+        outcome.violations.push("a stranger was answered".into());
+    }
     if *found.lock().unwrap_or_else(PoisonError::into_inner) {
         outcome.violations.push("the secret of the group is on a wire".into());
     }
@@ -238,7 +286,10 @@ pub fn run(scenario: &Scenario, seed: u64, options: Options) -> Outcome {
 }
 
 async fn serve(net: SimNet) {
-    match Rendezvous::bind(net.clone(), SERVER.into(), ServerConfig::default()) {
+    let port = SERVER.1;
+    let bound = Rendezvous::bind(net.clone(), (net.address(), port).into(), ServerConfig::default());
+    // On both families, if it has them.
+    match bound.and_then(|bound| bound.with_vantages(&net.ipv6_addresses().iter().map(|ip| (*ip, port).into()).collect::<Vec<_>>())) {
         Ok(rendezvous) => match rendezvous.serve().await {},
         Err(error) => net.record("rendezvous", &error.to_string()),
     }
@@ -246,9 +297,7 @@ async fn serve(net: SimNet) {
 
 async fn rank_main(net: SimNet, rank: u32, scenario: Rc<Scenario>, board: SharedBoard) {
     let size = u32::try_from(scenario.world.functions.len()).expect("at most 4,096 functions");
-    let (ip, port) = SERVER;
-    let address = std::net::SocketAddr::from((ip, port));
-    let mut config = Config::new(rank, size, scenario.name.clone(), address.to_string());
+    let mut config = Config::new(rank, size, scenario.name.clone(), rendezvous_names(&scenario.world));
     config.key = Some(SECRET.into());
     config.peers = scenario.program.peers;
     (config.relay, config.spray) = (scenario.program.relay, scenario.program.spray);
@@ -287,7 +336,8 @@ async fn rank_main(net: SimNet, rank: u32, scenario: Rc<Scenario>, board: Shared
 fn plan(world: &mut World, fault: &FaultAt, layout: &Layout, spec: &WorldSpec) {
     let host = |target: &Target| match target {
         Target::Rank(rank) => layout.functions[*rank as usize],
-        Target::Rendezvous => layout.rendezvous,
+        Target::Rendezvous => layout.rendezvous[0],
+        Target::SecondRendezvous => layout.rendezvous[1],
     };
     match fault {
         FaultAt::Kill(at, target) => world.fault(*at, Fault::Kill(host(target))),
@@ -332,19 +382,19 @@ fn violations(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
             violations.push(format!("rank {rank}: {}", error.unwrap_or_default()));
             continue;
         }
-        if let Some((path, technique)) = scenario.via {
-            let links = outcome.links.get(&rank).into_iter().flatten();
-            // Who has no NAT is reached by its own address, which is direct as well.
-            let is = |link: &LinkInfo| {
-                link.path == path || (path == fmi::Path::Direct && link.path == fmi::Path::Private)
-            };
-            let differs = |link: &&LinkInfo| !is(link) || technique.is_some_and(|it| it != link.technique);
-            if let Some(link) = links.into_iter().find(differs) {
-                let (peer, path_, technique_) = (link.peer, link.path, link.technique);
-                violations.push(format!(
-                    "rank {rank} reaches rank {peer} by {technique_} ({path_}), which must be {technique:?} ({path})"
-                ));
-            }
+        let links: Vec<_> = outcome.links.get(&rank).into_iter().flatten().collect();
+        // Who has no NAT is reached by its own address, which is direct as well.
+        let is = |link: &LinkInfo, path| {
+            link.path == path || (path == fmi::Path::Direct && link.path == fmi::Path::Private)
+        };
+        if let Some(link) = scenario.via.and_then(|path| links.iter().find(|link| !is(link, path))) {
+            let (peer, path) = (link.peer, link.path);
+            violations.push(format!("rank {rank} reaches rank {peer} by the path {path}, not {:?}", scenario.via));
+        }
+        let technique = scenario.techniques.get(rank as usize);
+        if let Some(link) = technique.and_then(|expected| links.iter().find(|link| link.technique != *expected)) {
+            let (peer, got) = (link.peer, link.technique);
+            violations.push(format!("rank {rank} reaches rank {peer} by {got}, not {technique:?}"));
         }
         if let Some(path) = scenario.ends_via {
             let links = outcome.links_at_end.get(&rank).into_iter().flatten();

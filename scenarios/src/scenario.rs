@@ -5,6 +5,8 @@ use std::time::Duration;
 use nat_sim::nat::preset::Preset;
 use nat_sim::topology::TcpConfig;
 
+use crate::attack::Attack;
+
 /// Where a function stands.
 #[derive(Clone, Debug)]
 pub struct Placement {
@@ -41,6 +43,12 @@ pub struct WorldSpec {
     pub sites: Vec<Duration>,
     /// The functions' TCP.
     pub tcp: TcpConfig,
+    /// Rendezvous that stand in for each other: one or two.
+    pub servers: usize,
+    /// Whether functions and rendezvous have IPv6 addresses beside the others.
+    pub ipv6: bool,
+    /// Who attacks from the internet.
+    pub attack: Option<Attack>,
 }
 
 impl WorldSpec {
@@ -59,6 +67,9 @@ impl WorldSpec {
             loss: 0.0,
             sites: Vec::new(),
             tcp: TcpConfig::default(),
+            servers: 1,
+            ipv6: false,
+            attack: None,
         }
     }
 }
@@ -139,8 +150,10 @@ impl Program {
 pub enum Target {
     /// The function of a rank.
     Rank(u32),
-    /// The rendezvous.
+    /// The rendezvous, the first one if there are two.
     Rendezvous,
+    /// The second rendezvous.
+    SecondRendezvous,
 }
 
 /// A fault at a simulated time.
@@ -193,8 +206,10 @@ pub struct Scenario {
     pub deadline: Duration,
     /// What must come out.
     pub expect: Expect,
-    /// How every pair must come together at first, if that matters: path and technique.
-    pub via: Option<(fmi::Path, Option<fmi::Technique>)>,
+    /// By which path every pair must come together at first, if that matters.
+    pub via: Option<fmi::Path>,
+    /// By which technique each rank must, as far as this goes.
+    pub techniques: Vec<fmi::Technique>,
     /// By which path every pair must be connected at the end, if that matters.
     pub ends_via: Option<fmi::Path>,
 }

@@ -114,6 +114,7 @@ pub fn draw(number: u64) -> Scenario {
         deadline: Duration::from_secs(900),
         expect: Expect::Success,
         via: None,
+        techniques: Vec::new(),
         ends_via: None,
     }
 }

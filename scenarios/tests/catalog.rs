@@ -61,7 +61,9 @@ const SWARM: &str = "swarm-";
 const FRESH_SWARM: u64 = 100;
 const LARGE_GROUPS: [&str; 2] = ["group-256", "mesh-256"];
 const GROUPS: [&str; 6] = ["group-2", "group-3", "group-8", "same-nat", "cold-starts", "two-functions"];
-const FAULTS: [&str; 5] = ["killed-", "rendezvous-", "loss-", "site-", "relayed-"];
+const FAULTS: [&str; 6] = ["killed-", "rendezvous-", "loss-", "site-", "relayed-", "servers-"];
+const TECHNIQUES: [&str; 4] = ["technique-", "ipv6", "relay-refused", "security-"];
+const ATTACKS: [&str; 1] = ["attack-"];
 
 #[test]
 fn drawn_scenarios_succeed() {
@@ -92,6 +94,16 @@ fn faults_are_survived_or_named() {
 }
 
 #[test]
+fn each_technique_serves_the_nats_that_it_is_for() {
+    run(&TECHNIQUES);
+}
+
+#[test]
+fn attackers_stop_nobody_and_learn_nothing() {
+    run(&ATTACKS);
+}
+
+#[test]
 fn a_group_of_256_computes() {
     run(&LARGE_GROUPS[..1]);
 }
@@ -104,7 +116,7 @@ fn a_full_mesh_of_256_stands() {
 #[test]
 fn no_entry_of_the_catalogue_is_left_out() {
     let known = |name: &str| {
-        let prefixes = FAULTS.iter().chain(&GROUPS).chain(&LARGE_GROUPS).chain([&PAIRS, &SWARM]);
+        let prefixes = FAULTS.iter().chain(&GROUPS).chain(&TECHNIQUES).chain(&ATTACKS).chain(&LARGE_GROUPS).chain([&PAIRS, &SWARM]);
         prefixes.into_iter().any(|prefix| name.starts_with(prefix))
     };
     let left_out: Vec<_> =

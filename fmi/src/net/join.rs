@@ -24,7 +24,7 @@ use super::{BoxFuture, ByteStream, Listener, Net, Timer, within};
 use crate::communicator::{Communicator, Parts, erase};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Operation, Result};
-use crate::key::Key;
+use crate::key::{Key, name_hash};
 use crate::proto::candidate::{Means, Roster};
 use crate::proto::noise::KeyPair;
 use crate::proto::rendezvous::client::{Client, Identity, Input as ClientInput, Output as ClientOutput};
@@ -336,8 +336,7 @@ impl<N: Net> Joiner<N> {
         net.fill_entropy(&mut instance);
         let mut seed = [0; 32];
         net.fill_entropy(&mut seed);
-        let mut name = [0; 16];
-        name.copy_from_slice(&blake3::hash(config.group.as_bytes()).as_bytes()[..16]);
+        let name = name_hash(&config.group);
         let group = key.group_id(&config.group);
         let identity = Identity {
             group,

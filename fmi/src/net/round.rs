@@ -69,6 +69,8 @@ enum Event<S> {
 /// A stream on the way to become a link.
 struct Candidature {
     path: Path,
+    /// Over the other address family, where the plan for translated addresses does not matter.
+    is_other_family: bool,
     connected_at: Instant,
 }
 
@@ -271,7 +273,7 @@ impl<N: Net> Round<N> {
         let id = StreamId(self.next_stream);
         self.next_stream += 1;
         let _ = stream.set_keepalive(JOINING_KEEPALIVE, JOINING_SILENCE_MAX);
-        self.streams.insert(id, Candidature { path, connected_at: net.now() });
+        self.streams.insert(id, Candidature { path, is_other_family: false, connected_at: net.now() });
         id
     }
 
@@ -370,7 +372,9 @@ impl<N: Net> Round<N> {
 
     fn set_path(&mut self, id: StreamId, peer: u32, stream: &N::Stream) {
         let (Ok(remote), Some(candidature)) = (stream.peer_addr(), self.streams.get_mut(&id)) else { return };
-        let card = self.credentials.roster().peers[peer as usize].card.as_ref();
+        let member = &self.credentials.roster().peers[peer as usize];
+        let card = member.card.as_ref();
+        candidature.is_other_family = remote.is_ipv4() != member.observed.main.is_ipv4();
         let is_own = card.is_some_and(|card| card.locals.iter().any(|local| local.ip() == remote.ip()));
         if candidature.path == Path::Direct && is_own {
             candidature.path = Path::Private;
@@ -381,7 +385,11 @@ impl<N: Net> Round<N> {
     /// back once the nomination is sent.
     fn won(&mut self, peer: u32, id: StreamId) {
         let candidature = self.streams.remove(&id);
-        let candidature = candidature.unwrap_or(Candidature { path: Path::Direct, connected_at: self.started });
+        let candidature = candidature.unwrap_or(Candidature {
+            path: Path::Direct,
+            is_other_family: false,
+            connected_at: self.started,
+        });
         self.winners.insert(peer, candidature);
         if let Some((stream, protection)) = self.nominated.remove(&id) {
             self.link(peer, stream, protection);
@@ -393,6 +401,7 @@ impl<N: Net> Round<N> {
         let planned = self.mesh.technique(peer).unwrap_or(Technique::Direct);
         let technique = match won.path {
             Path::Relay => Technique::Relay,
+            Path::Direct if won.is_other_family => Technique::Punch,
             Path::Private if planned != Technique::Direct => Technique::Local,
             Path::Private | Path::Direct => planned,
         };

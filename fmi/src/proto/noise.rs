@@ -18,6 +18,7 @@ use rand_core::{Rng, SeedableRng};
 use snow::params::{CipherChoice, DHChoice, HashChoice, NoiseParams};
 use snow::resolvers::{CryptoResolver, DefaultResolver};
 use snow::types::{Cipher, Dh, Hash, Random};
+use x25519_dalek::{PublicKey as PublicPoint, StaticSecret};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// The pattern and its primitives.
@@ -52,14 +53,18 @@ impl fmt::Debug for KeyPair {
 impl KeyPair {
     /// Makes a pair from a seed.
     pub fn from_seed(seed: Seed) -> Self {
-        let public = x25519_dalek::x25519(seed, x25519_dalek::X25519_BASEPOINT_BYTES);
-        Self { secret: seed, public }
+        Self { secret: seed, public: public_of(seed) }
     }
 
     /// The half that peers learn.
     pub fn public(&self) -> &PublicKey {
         &self.public
     }
+}
+
+/// By a table of multiples of the base point.
+fn public_of(secret: [u8; 32]) -> PublicKey {
+    PublicPoint::from(&StaticSecret::from(secret)).to_bytes()
 }
 
 /// The keys of one stream, one for each direction.
@@ -102,7 +107,7 @@ impl fmt::Debug for Handshake {
 impl Handshake {
     fn builder<'a>(context: &Context<'a>, seed: Seed) -> Result<snow::Builder<'a>, snow::Error> {
         let params: NoiseParams = PATTERN.parse()?;
-        snow::Builder::with_resolver(params, Box::new(Resolver(seed)))
+        snow::Builder::with_resolver(params, Box::new(Resolver { seed, own: context.own.clone() }))
             .local_private_key(&context.own.secret)?
             .remote_public_key(context.peer)?
             .psk(0, context.shared)?
@@ -160,15 +165,20 @@ impl Handshake {
 }
 
 /// snow's primitives, with randomness from a seed and secrets that are wiped.
-struct Resolver(Seed);
+struct Resolver {
+    seed: Seed,
+    /// Its public half need not be computed again.
+    own: KeyPair,
+}
 
 impl CryptoResolver for Resolver {
     fn resolve_rng(&self) -> Option<Box<dyn Random>> {
-        Some(Box::new(Seeded(ChaCha20Rng::from_seed(self.0))))
+        Some(Box::new(Seeded(ChaCha20Rng::from_seed(self.seed))))
     }
 
     fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
-        matches!(choice, DHChoice::Curve25519).then(|| Box::new(X25519 { secret: [0; 32], public: [0; 32] }) as Box<dyn Dh>)
+        let empty = || X25519 { secret: [0; 32], public: [0; 32], own: self.own.clone() };
+        matches!(choice, DHChoice::Curve25519).then(|| Box::new(empty()) as Box<dyn Dh>)
     }
 
     fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
@@ -182,7 +192,7 @@ impl CryptoResolver for Resolver {
 
 impl Drop for Resolver {
     fn drop(&mut self) {
-        self.0.zeroize();
+        self.seed.zeroize();
     }
 }
 
@@ -200,12 +210,7 @@ struct X25519 {
     secret: [u8; 32],
     #[zeroize(skip)]
     public: PublicKey,
-}
-
-impl X25519 {
-    fn derive(&mut self) {
-        self.public = x25519_dalek::x25519(self.secret, x25519_dalek::X25519_BASEPOINT_BYTES);
-    }
+    own: KeyPair,
 }
 
 impl Dh for X25519 {
@@ -223,12 +228,12 @@ impl Dh for X25519 {
 
     fn set(&mut self, secret: &[u8]) {
         self.secret.copy_from_slice(secret);
-        self.derive();
+        self.public = if self.secret == self.own.secret { self.own.public } else { public_of(self.secret) };
     }
 
     fn generate(&mut self, rng: &mut dyn Random) -> Result<(), snow::Error> {
         rng.try_fill_bytes(&mut self.secret)?;
-        self.derive();
+        self.public = public_of(self.secret);
         Ok(())
     }
 

@@ -471,9 +471,11 @@ impl Server {
         let Some(State::Waiting { group, rank }) = self.clients.get(&holder).map(|client| &client.state) else {
             return;
         };
-        let seat = self.forming.get_mut(group).and_then(|forming| forming.seats.get_mut(rank));
+        let group = *group;
+        let seat = self.forming.get_mut(&group).and_then(|forming| forming.seats.get_mut(rank));
         if let Some(contender) = seat.and_then(|seat| seat.contender.take()) {
             self.refuse(now, contender, Refusal::RankTaken);
+            self.complete_if_ready(group);
         }
     }
 
@@ -628,7 +630,7 @@ impl Server {
     fn complete_if_ready(&mut self, group: GroupId) -> bool {
         let is_ready = self.forming.get(&group).is_some_and(|forming| {
             forming.seats.len() == forming.size as usize
-                && forming.seats.values().all(|seat| seat.vouch_until.is_none())
+                && forming.seats.values().all(|seat| seat.vouch_until.is_none() && seat.contender.is_none())
         });
         if is_ready {
             self.complete(group);
@@ -644,19 +646,13 @@ impl Server {
         let mut members = Vec::with_capacity(forming.seats.len());
         let mut connections = BTreeMap::new();
         for (rank, seat) in forming.seats {
-            let Seat { connection, observed, contender, registration, .. } = seat;
+            let Seat { connection, observed, registration, .. } = seat;
             let Registration { nonce, round_trip, card, .. } = registration;
             self.waiting.remove(&nonce);
             self.set_state(connection, State::Member { session, rank });
             self.clear_deadline(connection);
             members.push(Member { rank, nonce, observed, round_trip, card });
             connections.insert(rank, connection);
-            if let Some(contender) = contender {
-                // The holder lives: its group has just come together.
-                self.send(contender, ServerMessage::Refused(Refusal::RankTaken));
-                self.outputs.push_back(Output::Close(contender));
-                self.drop_client(contender);
-            }
         }
         let nonces = members.iter().map(|member| member.nonce).collect();
         let message = ServerMessage::Group(Arc::new(Group { session, members }));
@@ -746,6 +742,7 @@ impl Server {
                     && seat.contender == Some(connection)
                 {
                     seat.contender = None;
+                    self.complete_if_ready(registration.group);
                 }
             }
             State::Waiting { group, rank } => self.vacate(now, group, rank),

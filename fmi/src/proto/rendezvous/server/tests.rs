@@ -137,6 +137,17 @@ fn a_living_holder_keeps_its_rank() {
 }
 
 #[test]
+fn a_group_does_not_complete_while_a_rank_is_contended() {
+    let mut bench = Bench::new();
+    bench.register(1, 1, 2, 1);
+    bench.register(2, 1, 2, 9);
+    let outputs = bench.register(3, 0, 2, 0);
+    assert!(group_of(&outputs).is_none(), "who is silent may be an impostor");
+    let outputs = bench.advance(Duration::from_secs(1));
+    assert_eq!(group_of(&outputs).expect("complete").members[1].card[0], 9);
+}
+
+#[test]
 fn a_silent_holder_loses_its_rank_to_its_successor() {
     let mut bench = Bench::new();
     bench.register(1, 0, 2, 0);
@@ -464,7 +475,8 @@ proptest! {
             for forming in server.forming.values() {
                 let is_full = forming.seats.len() == forming.size as usize;
                 prop_assert!(!forming.seats.is_empty());
-                prop_assert!(!is_full || forming.seats.values().any(|seat| seat.vouch_until.is_some()));
+                let waits = |seat: &Seat| seat.vouch_until.is_some() || seat.contender.is_some();
+                prop_assert!(!is_full || forming.seats.values().any(waits));
                 for seat in forming.seats.values() {
                     prop_assert!(server.clients.contains_key(&seat.connection));
                     prop_assert!(seat.contender.is_none_or(|contender| server.clients.contains_key(&contender)));
