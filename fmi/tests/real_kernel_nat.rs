@@ -1,12 +1,15 @@
-//! Goal: functions behind two masquerading gateways of the real kernel connect directly, and discovery
-//! tells what such a gateway does. Method:
-//! network namespaces with nftables, made and removed by the test; all traffic stays inside them.
-//! Needs root, `ip` and `nft`; says why it is skipped where it cannot run.
+//! Goal: behind gateways of the real kernel, functions connect by the path that the oracle of the lab
+//! foretells, a lost connection table costs no connection that can survive it, and discovery tells what such a
+//! gateway does. Method: network namespaces with nftables, made and removed by the test; all traffic stays
+//! inside them. Needs root, `ip`, `nft` and `conntrack`; says why it is skipped where it cannot run.
 #![expect(clippy::print_stdout, reason = "a reason to skip is printed")]
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
+use nat_sim::nat::{NatConfig, OnEcho, OnStray, OnSyn, Unsolicited, preset};
+use scenarios::oracle;
 use serde_json::Value;
 
 const FMI: &str = env!("CARGO_BIN_EXE_fmi");
@@ -20,28 +23,81 @@ fn run(command: &str) -> Result<Output, String> {
     Err(format!("{command}: {}", String::from_utf8_lossy(&output.stderr).trim()))
 }
 
-/// ```text
-/// a 10.1.0.2 -- gwa 203.0.113.11 --+
-///                                  bridge in namespace i -- r 203.0.113.2, the rendezvous
-/// b 10.2.0.2 -- gwb 203.0.113.12 --+
-/// ```
-struct Lab {
-    prefix: String,
+/// A gateway's rules, and what the lab has for them.
+#[derive(Clone, Copy)]
+struct Rules {
+    /// Statement that translates; `WAN` stands for the gateway's outer address.
+    nat: &'static str,
+    /// What happens to packets that nobody asked for.
+    policy: &'static str,
+    config: fn() -> NatConfig,
 }
 
-const NODES: [&str; 6] = ["i", "r", "a", "gwa", "b", "gwb"];
+const RESET: &str = "meta l4proto tcp reject with tcp reset";
+
+const RULES: [Rules; 7] = [
+    Rules { nat: "masquerade", policy: "drop", config: preset::linux_masq_drop },
+    Rules { nat: "masquerade", policy: RESET, config: refusing },
+    Rules { nat: "masquerade", policy: "accept", config: preset::linux_masq_rst },
+    Rules { nat: "masquerade", policy: "reject with icmp port-unreachable", config: preset::linux_icmp },
+    Rules { nat: "masquerade random", policy: "drop", config: preset::linux_random },
+    Rules { nat: "masquerade fully-random", policy: "drop", config: preset::linux_random },
+    Rules {
+        nat: "ip protocol tcp snat to WAN:40000-40999",
+        policy: "drop",
+        config: preset::linux_snat_range,
+    },
+];
+
+/// `linux_masq_drop` with an RST for every TCP segment.
+fn refusing() -> NatConfig {
+    let unsolicited =
+        Unsolicited { syn: OnSyn::Reset, segment: OnStray::Reset, datagram: OnStray::Drop, echo: OnEcho::Drop };
+    NatConfig { unsolicited, ..preset::linux_masq_drop() }
+}
+
+/// Namespaces: a bridge `i` as the internet, the rendezvous `r` at 203.0.113.2 and .3, and gateways `g0`, `g1`,
+/// ... at 203.0.113.10 and on, each with a network 10.N.0.0/16 behind it.
+struct Lab {
+    prefix: String,
+    names: Vec<String>,
+}
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        for node in NODES {
-            let _ = run(&format!("ip netns del {}", self.name(node)));
+        for name in &self.names {
+            let _ = run(&format!("ip netns del {name}"));
         }
     }
 }
 
 impl Lab {
+    fn new(name: &str) -> Result<Self, String> {
+        if run("id -u")?.stdout.trim_ascii() != b"0" {
+            return Err("not root".into());
+        }
+        run("nft --version")?;
+        let mut lab = Self { prefix: format!("f{}{name}", std::process::id() % 100_000), names: Vec::new() };
+        let inet = lab.namespace("i")?;
+        run(&format!("ip -n {inet} link add br0 type bridge"))?;
+        run(&format!("ip -n {inet} link set br0 up"))?;
+        lab.namespace("r")?;
+        lab.plug("r", "203.0.113.2")?;
+        // The rendezvous' second address, for discovery.
+        run(&format!("ip -n {} addr add 203.0.113.3/24 dev wan", lab.name("r")))?;
+        Ok(lab)
+    }
+
     fn name(&self, node: &str) -> String {
         format!("{}{node}", self.prefix)
+    }
+
+    fn namespace(&mut self, node: &str) -> Result<String, String> {
+        let name = self.name(node);
+        run(&format!("ip netns add {name}"))?;
+        self.names.push(name.clone());
+        run(&format!("ip -n {name} link set lo up"))?;
+        Ok(name)
     }
 
     fn inside(&self, node: &str, command: &str) -> Result<Output, String> {
@@ -56,47 +112,46 @@ impl Lab {
         run(&format!("ip -n {b} link set {b_device} up")).map(|_| ())
     }
 
-    fn build(name: &str, wan_policy: &str) -> Result<Self, String> {
-        if run("id -u")?.stdout.trim_ascii() != b"0" {
-            return Err("not root".into());
-        }
-        run("nft --version")?;
-        let lab = Self { prefix: format!("f{}{name}", std::process::id() % 100_000) };
-        for node in NODES {
-            run(&format!("ip netns add {}", lab.name(node)))?;
-            run(&format!("ip -n {} link set lo up", lab.name(node)))?;
-        }
-        let inet = lab.name("i");
-        run(&format!("ip -n {inet} link add br0 type bridge"))?;
-        run(&format!("ip -n {inet} link set br0 up"))?;
-        for (port, (node, address)) in
-            [("r", "203.0.113.2"), ("gwa", "203.0.113.11"), ("gwb", "203.0.113.12")].iter().enumerate()
-        {
-            lab.link((node, "wan"), ("i", &format!("p{port}")))?;
-            run(&format!("ip -n {inet} link set p{port} master br0"))?;
-            run(&format!("ip -n {} addr add {address}/24 dev wan", lab.name(node)))?;
-        }
-        // The rendezvous' second address, for discovery.
-        run(&format!("ip -n {} addr add 203.0.113.3/24 dev wan", lab.name("r")))?;
-        for (host, gateway, net) in [("a", "gwa", "10.1.0"), ("b", "gwb", "10.2.0")] {
-            lab.link((host, "eth"), (gateway, "lan"))?;
-            run(&format!("ip -n {} addr add {net}.2/24 dev eth", lab.name(host)))?;
-            run(&format!("ip -n {} addr add {net}.1/24 dev lan", lab.name(gateway)))?;
-            run(&format!("ip -n {} route add default via {net}.1", lab.name(host)))?;
-            lab.inside(gateway, "sysctl -qw net.ipv4.ip_forward=1")?;
-            lab.masquerade(gateway, wan_policy)?;
-        }
-        Ok(lab)
+    /// Connects a node to the internet.
+    fn plug(&self, node: &str, address: &str) -> Result<(), String> {
+        let port = format!("p{}", node.trim_start_matches('g'));
+        self.link((node, "wan"), ("i", &port))?;
+        run(&format!("ip -n {} link set {port} master br0", self.name("i")))?;
+        run(&format!("ip -n {} addr add {address}/24 dev wan", self.name(node))).map(|_| ())
     }
 
-    fn masquerade(&self, gateway: &str, wan_policy: &str) -> Result<(), String> {
+    /// Adds gateway `number` with so many hosts `h{number}x0`, ... behind it.
+    fn gateway(&mut self, number: usize, rules: Rules, hosts: usize) -> Result<(), String> {
+        let (node, wan) = (format!("g{number}"), format!("203.0.113.{}", 10 + number));
+        self.namespace(&node)?;
+        self.plug(&node, &wan)?;
+        self.translate(&node, rules, &wan)?;
+        for host in 0..hosts {
+            self.host(&node, &format!("h{number}x{host}"), &format!("10.{number}.{host}"))?;
+        }
+        Ok(())
+    }
+
+    /// Adds a host, or another gateway, behind a gateway.
+    fn host(&mut self, gateway: &str, host: &str, net: &str) -> Result<(), String> {
+        self.namespace(host)?;
+        let device = format!("lan{}", host.replace('h', ""));
+        self.link((host, "wan"), (gateway, &device))?;
+        run(&format!("ip -n {} addr add {net}.2/24 dev wan", self.name(host)))?;
+        run(&format!("ip -n {} addr add {net}.1/24 dev {device}", self.name(gateway)))?;
+        run(&format!("ip -n {} route add default via {net}.1", self.name(host))).map(|_| ())
+    }
+
+    fn translate(&self, gateway: &str, Rules { nat, policy, .. }: Rules, wan: &str) -> Result<(), String> {
+        self.inside(gateway, "sysctl -qw net.ipv4.ip_forward=1")?;
+        let nat = nat.replace("WAN", wan);
         let rules = format!(
             "table ip fmi {{
-               chain post {{ type nat hook postrouting priority srcnat; oifname \"wan\" masquerade; }}
+               chain post {{ type nat hook postrouting priority srcnat; oifname \"wan\" {nat}; }}
                chain input {{ type filter hook input priority filter;
-                 ct state established,related accept; iifname \"wan\" {wan_policy}; }}
+                 ct state established,related accept; iifname \"wan\" {policy}; }}
                chain forward {{ type filter hook forward priority filter;
-                 ct state established,related accept; iifname \"wan\" {wan_policy}; }}
+                 ct state established,related accept; iifname \"wan\" {policy}; }}
              }}"
         );
         let mut child = Command::new("ip")
@@ -121,54 +176,119 @@ impl Lab {
             .spawn()
             .expect("ip runs")
     }
+
+    /// Starts the rendezvous, and returns once it listens.
+    fn serve(&self, more: &[&str]) -> Serving {
+        let mut child = self.spawn("r", &[&["rendezvous", "--listen", "203.0.113.2:7000"], more].concat());
+        let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
+        stdout.read_line(&mut String::new()).expect("it says where it listens");
+        Serving(child, stdout)
+    }
+
+    fn ping(&self, node: &str, rank: usize, size: usize, more: &[&str]) -> Child {
+        let (rank, size) = (rank.to_string(), size.to_string());
+        let who = ["--rendezvous", "203.0.113.2:7000", "--group", "g", "--rank", &rank, "--size", &size];
+        self.spawn(node, &[&["ping", "--deadline", "40s", "--json"], &who[..], more].concat())
+    }
 }
 
-/// Runs `fmi ping` on both sides, and returns both reports.
-fn ping_through(wan_policy: &str) -> Option<Vec<Value>> {
-    let lab = match Lab::build("p", wan_policy) {
-        Ok(lab) => lab,
+/// A rendezvous that runs. Its output is kept: who prints into a closed pipe fails.
+struct Serving(Child, #[expect(dead_code, reason = "kept open")] BufReader<std::process::ChildStdout>);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What `fmi ping` reports on each side.
+fn reports(children: Vec<Child>) -> Vec<Value> {
+    let outputs: Vec<_> = children.into_iter().map(|child| child.wait_with_output().expect("ended")).collect();
+    let report = |output: Output| {
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    };
+    outputs.into_iter().map(report).collect()
+}
+
+/// A lab, or the reason why there is none.
+fn lab(name: &str, build: impl FnOnce(&mut Lab) -> Result<(), String>) -> Option<Lab> {
+    let built = Lab::new(name).and_then(|mut lab| build(&mut lab).map(|()| lab));
+    match built {
+        Ok(lab) => Some(lab),
         Err(reason) => {
             println!("skipped: network namespaces cannot be made here ({reason})");
-            return None;
+            None
         }
-    };
-    let mut rendezvous = lab.spawn("r", &["rendezvous", "--listen", "203.0.113.2:7000"]);
-    let ping = |node, rank| {
-        let address = ["--rendezvous", "203.0.113.2:7000", "--group", "g", "--rank", rank, "--size", "2"];
-        lab.spawn(node, &[&["ping", "--deadline", "20s", "--json"], &address[..]].concat())
-    };
-    let children = [ping("a", "0"), ping("b", "1")];
-    let outputs = children.map(|child| child.wait_with_output().expect("ended"));
-    let _ = rendezvous.kill();
-    let _ = rendezvous.wait();
-    let reports = outputs.map(|output| {
-        assert!(output.status.success(), "{wan_policy}: {}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).expect("JSON")
+    }
+}
+
+/// Two functions behind every kind of gateway, one of them behind two, form one group: 15 ranks, 105 pairs.
+#[test]
+fn every_pair_connects_by_the_path_that_the_oracle_foretells() {
+    let lab = lab("m", |lab| {
+        for (number, rules) in RULES.iter().chain(&RULES).enumerate() {
+            // Two behind the first one.
+            lab.gateway(number, *rules, if number == 0 { 2 } else { 1 })?;
+        }
+        // A gateway behind gateway 7, which drops: its host has two NATs before it.
+        lab.host("g7", "inner", "10.7.200")?;
+        lab.translate("inner", RULES[0], "10.7.200.2")?;
+        lab.host("inner", "hdeep", "192.168.9")
     });
-    Some(reports.to_vec())
+    let Some(lab) = lab else { return };
+    let mut ranks: Vec<(String, usize)> = (0..2 * RULES.len()).map(|number| (format!("h{number}x0"), number)).collect();
+    ranks.push(("h0x1".into(), 0));
+    // It replaces the host behind the outer gateway alone.
+    ranks[7] = ("hdeep".into(), 7);
+    let _serving = lab.serve(&[]);
+    let size = ranks.len();
+    let children = ranks.iter().enumerate().map(|(rank, (node, _))| lab.ping(node, rank, size, &[])).collect();
+    let far = (Duration::from_millis(1), Duration::from_millis(1));
+    let mut counts = std::collections::BTreeMap::<String, u32>::new();
+    for (rank, report) in reports(children).iter().enumerate() {
+        for peer in report["peers"].as_array().expect("peers") {
+            let other = usize::try_from(peer["rank"].as_u64().expect("a number")).expect("small");
+            let (first, second) = (ranks[rank].1, ranks[other].1);
+            let config = |gateway: usize| (RULES[gateway % RULES.len()].config)();
+            let expected = if first == second {
+                "private".to_owned()
+            } else {
+                oracle::foresee(&config(first), &config(second), far.0, far.1).path.to_string()
+            };
+            assert_eq!(peer["path"], expected, "{:?} with {:?}: {peer}", ranks[rank], ranks[other]);
+            *counts.entry(format!("{expected} by {}", peer["technique"])).or_default() += 1;
+        }
+    }
+    println!("sides: {counts:?}");
+}
+
+/// The gateway forgets everything while functions talk: packets from inside bring the connection back.
+#[test]
+fn a_connection_survives_the_loss_of_the_connection_table() {
+    let Some(lab) = lab("c", |lab| (0..2).try_for_each(|number| lab.gateway(number, RULES[0], 1))) else { return };
+    let _serving = lab.serve(&[]);
+    let children = (0..2).map(|rank| lab.ping(&format!("h{rank}x0"), rank, 2, &["--linger", "3s"])).collect();
+    std::thread::sleep(Duration::from_millis(1500));
+    if let Err(reason) = lab.inside("g0", "conntrack -F") {
+        println!("skipped: {reason}");
+    }
+    for report in reports(children) {
+        assert_eq!(report["peers"][0]["path"], "direct", "{report}");
+    }
 }
 
 #[test]
 fn discovery_finds_what_a_masquerading_gateway_does() {
-    let silent = ("drop", "silence");
-    let refusing = ("meta l4proto tcp reject with tcp reset", "RST or ICMP port unreachable");
-    for (number, (policy, unsolicited)) in [silent, refusing].into_iter().enumerate() {
-        let lab = match Lab::build(&format!("n{number}"), policy) {
-            Ok(lab) => lab,
-            Err(reason) => return println!("skipped: network namespaces cannot be made here ({reason})"),
-        };
-        let vantages = ["--vantage", "203.0.113.2:7001", "--vantage", "203.0.113.3:7000"];
-        let mut rendezvous = lab.spawn("r", &[&["rendezvous", "--listen", "203.0.113.2:7000"], &vantages[..]].concat());
-        let mut line = String::new();
-        let stdout = rendezvous.stdout.take().expect("piped");
-        // Kept to the end: who prints into a closed pipe fails.
-        let mut stdout = BufReader::new(stdout);
-        stdout.read_line(&mut line).expect("it says where it listens");
-        let nat = lab.spawn("a", &["nat", "--rendezvous", "203.0.113.2:7000", "--json"]);
+    let silent = (RULES[0], "silence");
+    let refusing = (RULES[1], "RST or ICMP port unreachable");
+    for (number, (rules, unsolicited)) in [silent, refusing].into_iter().enumerate() {
+        let Some(lab) = lab(&format!("n{number}"), |lab| lab.gateway(0, rules, 1)) else { return };
+        let _serving = lab.serve(&["--vantage", "203.0.113.2:7001", "--vantage", "203.0.113.3:7000"]);
+        let nat = lab.spawn("h0x0", &["nat", "--rendezvous", "203.0.113.2:7000", "--json"]);
         let output = nat.wait_with_output().expect("ended");
-        let _ = rendezvous.kill();
-        let _ = rendezvous.wait();
-        assert!(output.status.success(), "{policy}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
         let expected = [
             ("mapping", "endpoint-independent"),
@@ -180,20 +300,5 @@ fn discovery_finds_what_a_masquerading_gateway_does() {
             assert_eq!(found[field], value, "{found}");
         }
         assert_eq!(found["hairpin"], false);
-    }
-}
-
-#[test]
-fn functions_behind_two_masquerading_gateways_connect_directly() {
-    for wan_policy in ["drop", "reject with tcp reset"] {
-        // A reset is for TCP only; nft wants that said.
-        let policy = if wan_policy == "drop" { "drop" } else { "meta l4proto tcp reject with tcp reset" };
-        let Some(reports) = ping_through(policy) else { return };
-        for report in reports {
-            let peers = report["peers"].as_array().expect("peers");
-            assert_eq!(peers.len(), 1);
-            assert_eq!(peers[0]["path"], "direct", "{report}");
-            println!("{wan_policy}: {report}");
-        }
     }
 }

@@ -1,56 +1,54 @@
 //! What the original FMI does, by hand on raw sockets of the lab: bind the port that the server saw, and aim
 //! at the one that it saw of the other; between refusals it pauses for 100 ms.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
-use fmi::net::{ByteStream, Listener, Net};
+use fmi::net::tcpunch::Tcpunch;
+use fmi::net::{Listener, Net};
 use nat_sim::nat::preset::Preset;
 use nat_sim::{SimNet, World};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::run::{SERVER_ADDRESS, pair_topology};
 
-/// Port of the server that says where it sees a connection from.
-const MIRROR: u16 = 80;
+type SimStream = <SimNet as Net>::Stream;
+
+/// Port of the original's server.
+const SERVER_PORT: u16 = 10_000;
 /// Simulated time that a pair tries.
 const PAIR_DEADLINE: Duration = Duration::from_secs(3);
 /// Pause of the original between two attempts.
 const ORIGINAL_PAUSE: Duration = Duration::from_millis(100);
 
-type Board = Arc<Mutex<BTreeMap<usize, SocketAddr>>>;
-
 fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Tells everybody where it sees them from.
-async fn mirror(net: SimNet) {
-    let Ok(mut listener) = net.listen(([0; 4], MIRROR).into(), 64) else { return };
-    let mut kept = Vec::new();
-    loop {
-        let accepted = std::future::poll_fn(|cx| listener.poll_accept(cx));
-        let Ok(mut stream) = accepted.await else { continue };
-        if let Ok(SocketAddr::V4(from)) = stream.peer_addr() {
-            let mut told = from.ip().octets().to_vec();
-            told.extend_from_slice(&from.port().to_be_bytes());
-            // Who does not read does not learn.
-            let _ = stream.write_all(&told).await;
-        }
-        kept.push(stream);
-    }
+/// The pairing server, as `fmi` has it for clients of the original.
+async fn serve(net: SimNet) {
+    let Ok(server) = Tcpunch::bind(net.clone(), (SERVER_ADDRESS, SERVER_PORT).into()) else {
+        return net.record("tcpunch", "cannot listen");
+    };
+    match server.serve().await {}
 }
 
-/// Asks a mirror; the connection keeps the mapping alive.
-async fn observe(net: &SimNet) -> std::io::Result<(SocketAddr, <SimNet as Net>::Stream)> {
-    let mut stream = net.connect(([0; 4], 0).into(), (SERVER_ADDRESS, MIRROR).into()).await?;
-    let mut told = [0; 6];
+async fn endpoint(stream: &mut SimStream) -> std::io::Result<SocketAddr> {
+    let mut told = [0; 8];
     stream.read_exact(&mut told).await?;
-    let [a, b, c, d, high, low] = told;
-    Ok((([a, b, c, d], u16::from_be_bytes([high, low])).into(), stream))
+    let [a, b, c, d, high, low, _, _] = told;
+    Ok(([a, b, c, d], u16::from_be_bytes([high, low])).into())
+}
+
+/// Says a name, and learns where it is seen and where the other one is. The connection stays.
+async fn meet(net: &SimNet) -> std::io::Result<(SocketAddr, SocketAddr, SimStream)> {
+    let mut stream = net.connect(([0; 4], 0).into(), (SERVER_ADDRESS, SERVER_PORT).into()).await?;
+    stream.write_all(b"fmi_pair0_1").await?;
+    let own = endpoint(&mut stream).await?;
+    let peer = endpoint(&mut stream).await?;
+    Ok((own, peer, stream))
 }
 
 /// Connects from a port and listens on it until either works or time is up.
@@ -95,19 +93,15 @@ async fn punch(net: &SimNet, local: u16, to: SocketAddr, pause: Duration) -> boo
 pub fn connects(first: Preset, second: Preset, seed: u64) -> bool {
     let (topology, server, functions, resolution) = pair_topology(first, second);
     let mut world = World::new(topology, seed, resolution);
-    world.service(server, mirror);
-    let (aims, results) = (Board::default(), Arc::new(Mutex::new(Vec::new())));
+    world.service(server, serve);
+    let results = Arc::new(Mutex::new(Vec::new()));
     for (side, host) in functions.into_iter().enumerate() {
-        let (aims, results) = (aims.clone(), results.clone());
+        let results = results.clone();
         world.function(host, Duration::ZERO, move |net| {
-            let (aims, results) = (aims.clone(), results.clone());
+            let results = results.clone();
             async move {
-                let Ok((aim, _stream)) = observe(&net).await else { return };
-                lock(&aims).insert(side, aim);
-                // The rendezvous tells both at once; here a clock does.
-                Net::sleep_until(&net, fmi::time::Instant::ZERO + Duration::from_millis(500)).await;
-                let Some(to) = lock(&aims).get(&(1 - side)).copied() else { return };
-                if punch(&net, aim.port(), to, ORIGINAL_PAUSE).await {
+                let Ok((own, peer, _stream)) = meet(&net).await else { return };
+                if punch(&net, own.port(), peer, ORIGINAL_PAUSE).await {
                     lock(&results).push(side);
                 }
             }

@@ -26,6 +26,7 @@ pub mod rendezvous;
 mod round;
 pub mod secure;
 mod splice;
+pub mod tcpunch;
 pub(crate) mod upgrade;
 
 /// A future in a box.

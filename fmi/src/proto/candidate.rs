@@ -456,7 +456,7 @@ mod tests {
             }
         }
         assert_eq!(technique(&random(1), &keeping(2), true), Technique::Spray);
-        assert_eq!(technique(&random(1), &random(2), true), Technique::Relay, "54,000 probes for an even chance");
+        assert_eq!(technique(&random(1), &random(2), true), Relay, "54,000 probes for an even chance");
     }
 
     #[test]

@@ -16,4 +16,5 @@ pub mod punch;
 pub mod record;
 pub mod rendezvous;
 pub mod session;
+pub mod tcpunch;
 pub mod wire;

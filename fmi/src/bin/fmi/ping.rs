@@ -27,6 +27,12 @@ pub(crate) struct Arguments {
     /// Time to form the group, and again for each ping.
     #[arg(long, default_value = "10s", value_parser = crate::duration)]
     deadline: Duration,
+    /// Protection of the streams: encrypted, authenticated or plaintext. FMI_SECURITY serves as well.
+    #[arg(long, env = "FMI_SECURITY", value_name = "S")]
+    security: Option<String>,
+    /// Keep on pinging for this long, so that relayed pairs may find a direct connection.
+    #[arg(long, value_parser = crate::duration, value_name = "TIME")]
+    linger: Option<Duration>,
     /// Print one JSON object instead of lines.
     #[arg(long)]
     json: bool,
@@ -40,6 +46,8 @@ struct Answer {
 /// Pings per peer; the shortest counts, as the others waited for something else.
 const PINGS: u32 = 5;
 const TAG: u32 = 1;
+/// Pause between rounds of pings.
+const LINGER_PAUSE: Duration = Duration::from_millis(100);
 
 pub(crate) async fn run(arguments: Arguments) -> ExitCode {
     let json = arguments.json;
@@ -59,6 +67,8 @@ fn config(arguments: &Arguments) -> Result<Config> {
     let Arguments { rendezvous, group, rank, size, .. } = arguments;
     let mut config = Config::new(*rank, *size, group.clone(), rendezvous.clone());
     (config.join_deadline, config.operation_deadline) = (arguments.deadline, arguments.deadline);
+    config.security = arguments.security.as_deref().map(Config::security_named).transpose()?;
+    config.vantage = std::env::var("FMI_VANTAGE").ok();
     config.key = match &arguments.key_file {
         Some(path) => Some(std::fs::read(path).map(|bytes| bytes.trim_ascii().to_vec()).map_err(|error| {
             let what = format!("cannot read the key file {}: {error}", path.display());
@@ -74,11 +84,25 @@ async fn ping(arguments: Arguments) -> Result<()> {
     let net = RealNet::new();
     let mut comm = Communicator::connect(net, &config).await?;
     let formed_after = comm.now().since_origin();
-    let links: Vec<LinkInfo> = comm.links().collect();
-    let mut answers = Vec::new();
-    for link in links {
-        answers.push(Answer { link, round_trip: ping_peer(&mut comm, link.peer).await? });
+    let peers: Vec<u32> = comm.links().map(|link| link.peer).collect();
+    let until = comm.now() + arguments.linger.unwrap_or_default();
+    let mut round_trips: Vec<Duration>;
+    loop {
+        round_trips = Vec::new();
+        for peer in &peers {
+            round_trips.push(ping_peer(&mut comm, *peer).await?);
+        }
+        // Rank 0 decides for all when it is over.
+        let mut is_over = [u8::from(comm.now() >= until)];
+        comm.broadcast(&mut is_over, 0).await?;
+        if is_over == [1] {
+            break;
+        }
+        let pause = comm.now() + LINGER_PAUSE;
+        comm.progress_until(pause).await;
     }
+    let answers: Vec<_> =
+        comm.links().zip(round_trips).map(|(link, round_trip)| Answer { link, round_trip }).collect();
     // Who finishes first must not leave while others still wait for it.
     comm.barrier().await?;
     if arguments.json {
@@ -129,6 +153,7 @@ fn as_json(config: &Config, formed_after: Duration, answers: &[Answer]) -> serde
             json!({
                 "rank": link.peer,
                 "path": link.path.to_string(),
+                "technique": link.technique.to_string(),
                 "connect_ms": milliseconds(connect_time(link)),
                 "attempts": link.attempts,
                 "round_trip_ms": milliseconds(*round_trip),
@@ -149,9 +174,10 @@ fn print_lines(config: &Config, formed_after: Duration, answers: &[Answer]) {
     println!("rank {rank} of {size}: group {:?} formed after {:.1} ms", config.group, milliseconds(formed_after));
     for Answer { link, round_trip } in answers {
         println!(
-            "  rank {:<5} {:<8} connected in {:>9.3} ms   round trip {:>8.3} ms",
+            "  rank {:<5} {:<8} by {:<10} connected in {:>9.3} ms   round trip {:>8.3} ms",
             link.peer,
             link.path.to_string(),
+            link.technique.to_string(),
             milliseconds(connect_time(link)),
             milliseconds(*round_trip)
         );

@@ -23,6 +23,7 @@ use crate::proto::discovery::Outcome;
 use crate::time::Instant;
 
 mod relay;
+mod vouch;
 
 /// One connection, numbered by the driver and never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -296,7 +297,7 @@ impl Server {
             };
             if let Some(holder) = holder {
                 self.succeed(now, connection, holder);
-            } else if let Some((group, rank)) = waiting.filter(|(group, rank)| self.awaits_vouch(*group, *rank)) {
+            } else if let Some((group, rank)) = waiting.filter(|(group, rank)| self.expects_vouch(*group, *rank)) {
                 self.set_deadline(connection, now + self.config.wait_max);
                 self.vouched(group, rank);
             } else {
@@ -573,60 +574,7 @@ impl Server {
         }
     }
 
-    /// Takes the word of another connection for a registration, or keeps it until that comes.
-    fn vouch(&mut self, now: Instant, connection: Connection, nonce: Nonce) {
-        let Some(client) = self.clients.get_mut(&connection) else { return };
-        if !matches!(client.state, State::Unregistered) {
-            return self.refuse(now, connection, Refusal::Malformed);
-        }
-        client.state = State::Vouching(nonce);
-        if let Some((group, rank)) = self.waiting.get(&nonce).copied() {
-            self.testify(now, connection, group, rank);
-            self.complete_if_ready(group);
-        } else {
-            self.vouching.entry(nonce).or_default().push(connection);
-        }
-    }
-
-    /// Notes where a rank is seen from by another endpoint. The connection has served its purpose.
-    fn testify(&mut self, now: Instant, connection: Connection, group: GroupId, rank: u32) {
-        let Some(from) = self.clients.get(&connection).map(|client| client.from) else { return };
-        let seat = self.forming.get_mut(&group).and_then(|forming| forming.seats.get_mut(&rank));
-        if let Some(Seat { observed, .. }) = seat {
-            let place = if from.is_ipv4() == observed.main.is_ipv4() { &mut observed.second } else { &mut observed.other };
-            place.get_or_insert(from);
-        }
-        self.outputs.push_back(Output::Close(connection));
-        self.forget(now, connection, false);
-        self.count_vouch(now, group, rank);
-    }
-
-    /// Waits for one vouch less, and after the last one for the other ranks only.
-    fn count_vouch(&mut self, now: Instant, group: GroupId, rank: u32) {
-        let seat = self.forming.get_mut(&group).and_then(|forming| forming.seats.get_mut(&rank));
-        let Some(seat) = seat.filter(|seat| seat.vouch_until.is_some()) else { return };
-        seat.registration.vouches = seat.registration.vouches.saturating_sub(1);
-        if seat.registration.vouches == 0 {
-            seat.vouch_until = None;
-            let connection = seat.connection;
-            self.set_deadline(connection, now + self.config.wait_max);
-        }
-    }
-
-    fn awaits_vouch(&self, group: GroupId, rank: u32) -> bool {
-        let seat = self.forming.get(&group).and_then(|forming| forming.seats.get(&rank));
-        seat.is_some_and(|seat| seat.vouch_until.is_some())
-    }
-
-    /// Waits no longer for those who would vouch for a rank.
-    fn vouched(&mut self, group: GroupId, rank: u32) {
-        let seat = self.forming.get_mut(&group).and_then(|forming| forming.seats.get_mut(&rank));
-        if let Some(seat) = seat {
-            seat.vouch_until = None;
-            self.complete_if_ready(group);
-        }
-    }
-
+    /// Hands a group out if all ranks are there and nothing is waited for.
     fn complete_if_ready(&mut self, group: GroupId) -> bool {
         let is_ready = self.forming.get(&group).is_some_and(|forming| {
             forming.seats.len() == forming.size as usize

@@ -81,11 +81,10 @@ fn registration(rank: u32, size: u32, instance: u8) -> Registration {
     }
 }
 
-/// Another one each time, on each thread.
+/// Another one each time.
 fn fresh_nonce() -> Nonce {
-    thread_local!(static COUNT: std::cell::Cell<u128> = const { std::cell::Cell::new(0) });
-    COUNT.set(COUNT.get() + 1);
-    COUNT.get().to_be_bytes()
+    static COUNT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+    u128::from(COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)).to_be_bytes()
 }
 
 fn refusal(outputs: &[(u64, Option<ServerMessage>)], connection: u64) -> Option<Refusal> {

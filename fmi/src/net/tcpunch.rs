@@ -1,0 +1,174 @@
+//! Drives the server of the original's pairing protocol ([`crate::proto::tcpunch`]).
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::io::ReadBuf;
+
+use super::{ByteStream, Listener, Net, Timer};
+use crate::error::{Error, ErrorKind, Operation, Result};
+use crate::proto::tcpunch::{ANSWER_BYTES, Connection, Input, NAME_BYTES_MAX, Output, Server};
+
+/// A server that listens.
+#[derive(Debug)]
+pub struct Tcpunch<N: Net> {
+    net: N,
+    listener: N::Listener,
+}
+
+struct Client<S> {
+    stream: S,
+    /// Answers that are not sent yet.
+    outgoing: Vec<u8>,
+    is_closing: bool,
+}
+
+impl<N: Net> Tcpunch<N> {
+    /// Listens on `address`, which must be of IPv4: the protocol knows no other.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if the address cannot be listened on.
+    pub fn bind(net: N, address: SocketAddr) -> Result<Self> {
+        let local = |what: String| Error::new(Operation::Rendezvous, ErrorKind::Local(what));
+        if address.is_ipv6() {
+            return Err(local(format!("cannot serve TCPunch on {address}: its protocol knows IPv4 only")));
+        }
+        match net.listen(address, 1024) {
+            Ok(listener) => Ok(Self { net, listener }),
+            Err(error) => Err(local(format!("cannot listen on {address}: {error}")).caused_by(error)),
+        }
+    }
+
+    /// The address that it listens on.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Local`] if the system does not say.
+    pub fn local_addr(&self) -> Result<SocketAddr> {
+        let failed = |error| Error::new(Operation::Rendezvous, ErrorKind::Local("no local address".into())).caused_by(error);
+        self.listener.local_addr().map_err(failed)
+    }
+
+    /// Serves until it is dropped.
+    pub async fn serve(self) -> Infallible {
+        let timer = Timer::new(Arc::new(self.net.clone()));
+        let Self { net, listener } = self;
+        let mut driver = Driver { net, listener, server: Server::new(), clients: BTreeMap::new(), next: 0, timer };
+        poll_fn(move |cx| driver.poll(cx)).await
+    }
+}
+
+struct Driver<N: Net> {
+    net: N,
+    listener: N::Listener,
+    server: Server,
+    clients: BTreeMap<Connection, Client<N::Stream>>,
+    next: u64,
+    timer: Timer,
+}
+
+impl<N: Net> Driver<N> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Infallible> {
+        loop {
+            let mut moved = self.poll_accept(cx);
+            for (connection, input) in self.poll_clients(cx) {
+                self.server.handle_input(self.net.now(), connection, input);
+                moved = true;
+            }
+            if let Some((at, _)) = self.server.poll_timeout()
+                && self.timer.poll_until(cx, at)
+            {
+                self.server.handle_timeout(self.net.now());
+                moved = true;
+            }
+            moved |= self.drain();
+            if !moved {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> bool {
+        let Poll::Ready(accepted) = self.listener.poll_accept(cx) else { return false };
+        let stream = match accepted {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                return false;
+            }
+        };
+        // A client that is gone already has no address.
+        let Ok(SocketAddr::V4(from)) = stream.peer_addr() else { return true };
+        let connection = Connection(self.next);
+        self.next += 1;
+        self.clients.insert(connection, Client { stream, outgoing: Vec::new(), is_closing: false });
+        self.server.handle_input(self.net.now(), connection, Input::Opened(from));
+        true
+    }
+
+    /// What clients sent, and who is gone.
+    fn poll_clients(&mut self, cx: &mut Context<'_>) -> Vec<(Connection, Input)> {
+        let mut inputs = Vec::new();
+        self.clients.retain(|connection, client| match client.poll(cx) {
+            Poll::Pending => true,
+            Poll::Ready(Some(bytes)) => {
+                inputs.push((*connection, Input::Bytes(bytes)));
+                true
+            }
+            Poll::Ready(None) => {
+                inputs.push((*connection, Input::Closed));
+                false
+            }
+        });
+        inputs
+    }
+
+    /// True if there was anything to do.
+    fn drain(&mut self) -> bool {
+        let mut any = false;
+        while let Some(output) = self.server.poll_output() {
+            any = true;
+            match output {
+                Output::Send(connection, answer) => {
+                    if let Some(client) = self.clients.get_mut(&connection) {
+                        client.outgoing.extend_from_slice(&answer);
+                    }
+                }
+                Output::Close(connection) => {
+                    if let Some(client) = self.clients.get_mut(&connection) {
+                        client.is_closing = true;
+                    }
+                }
+            }
+        }
+        any
+    }
+}
+
+impl<S: ByteStream> Client<S> {
+    /// Sends answers and reads; `None` when the client is done with.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Vec<u8>>> {
+        debug_assert!(self.outgoing.len() <= 2 * ANSWER_BYTES, "a client gets two answers");
+        while !self.outgoing.is_empty() {
+            match Pin::new(&mut self.stream).poll_write(cx, &self.outgoing) {
+                Poll::Ready(Ok(sent)) if sent > 0 => drop(self.outgoing.drain(..sent)),
+                Poll::Ready(_) => return Poll::Ready(None),
+                Poll::Pending => break,
+            }
+        }
+        if self.is_closing {
+            return Poll::Ready(None);
+        }
+        let mut bytes = [0; NAME_BYTES_MAX];
+        let mut buffer = ReadBuf::new(&mut bytes);
+        match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(())) if !buffer.filled().is_empty() => Poll::Ready(Some(buffer.filled().to_vec())),
+            Poll::Ready(_) => Poll::Ready(None),
+        }
+    }
+}
