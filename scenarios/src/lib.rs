@@ -7,6 +7,7 @@
 
 pub mod attack;
 pub mod catalog;
+pub mod fuzz;
 pub mod matrix;
 pub mod oracle;
 mod program;

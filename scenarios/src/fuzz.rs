@@ -1,0 +1,313 @@
+//! What the fuzz targets do with any bytes, as functions, so that `cargo test` replays the corpora.
+//!
+//! Each panics if an invariant does not hold.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::time::Duration;
+
+use fmi::key::Key;
+use fmi::proto::candidate::{Candidate, Pace, Roster, Source};
+use fmi::proto::card::{Card, Holder, Security};
+use fmi::proto::discovery::Outcome;
+use fmi::proto::frame::{ENVELOPE_BYTES, Envelope};
+use fmi::proto::noise::KeyPair;
+use fmi::proto::punch::{Attempt, Input as PunchInput, Output as PunchOutput, Punch, StreamId};
+use fmi::proto::record::{Direction, HEADER_BYTES, TAG_BYTES};
+use fmi::proto::rendezvous::client::{Client, Identity, Input as ClientInput, Output as ClientOutput};
+use fmi::proto::rendezvous::server::{Connection, Input, Output, Server, ServerConfig};
+use fmi::proto::rendezvous::{ClientMessage, Group, Member, Observed, ServerMessage, split};
+use fmi::proto::session::{CONFIRM_BYTES, Credentials};
+use fmi::proto::tcpunch;
+use fmi::time::Instant;
+use nat_sim::nat::{Nat, Side, Verdict, preset};
+use nat_sim::packet::Packet;
+
+/// A fuzz target.
+pub type Target = fn(&[u8]);
+
+/// All of them, by name.
+pub const TARGETS: [(&str, Target); 8] = [
+    ("wire", wire),
+    ("rendezvous", rendezvous),
+    ("client", client),
+    ("punch", punch),
+    ("session", session),
+    ("record", record),
+    ("tcpunch", tcpunch),
+    ("nat", nat),
+];
+
+/// No bytes from a peer or a rendezvous make a codec panic, and what parses survives a round trip.
+pub fn wire(bytes: &[u8]) {
+    if let Ok(message) = ClientMessage::parse(bytes) {
+        assert_eq!(&message.emit()[4..], bytes);
+    }
+    if let Ok(message) = ServerMessage::parse(bytes) {
+        let emitted = message.emit();
+        assert_eq!(ServerMessage::parse(&emitted[4..]), Ok(message));
+    }
+    if let Ok(Some((body, taken))) = split(bytes, 1024) {
+        assert_eq!(body.len() + 4, taken);
+    }
+    if let Some(head) = bytes.first_chunk::<ENVELOPE_BYTES>()
+        && let Ok(envelope) = Envelope::parse(head)
+    {
+        assert_eq!(Envelope::parse(&envelope.emit()), Ok(envelope));
+        assert!(!envelope.to_string().is_empty());
+    }
+    let holder = Holder { rank: 0, size: 2, nonce: &[7; 16] };
+    assert!(Card::open(&Key::from_secret(b"k"), &holder, bytes).is_err(), "a seal cannot be guessed");
+}
+
+/// Lines of an action and its argument, with time between them.
+fn script(bytes: &[u8], mut act: impl FnMut(Instant, u8, u8, &[u8])) {
+    let mut now = Instant::ZERO;
+    for line in bytes.split(|byte| *byte == b'\n') {
+        let Some((&[action, argument], rest)) = line.split_first_chunk::<2>() else { continue };
+        if action == b'~' {
+            now += Duration::from_millis(u64::from(argument) * 10);
+        }
+        act(now, action, argument, rest);
+    }
+}
+
+/// Clients that send anything, in any order, neither panic the server nor make it grow, and cannot make it
+/// call anybody but themselves.
+pub fn rendezvous(bytes: &[u8]) {
+    let vantages = vec![SocketAddr::from(([2, 2, 2, 2], 7)), SocketAddr::from(([2, 2, 2, 2], 8))];
+    let config =
+        ServerConfig { connections_max: 8, vantages, calls_max: 2, relays_max: 2, ..ServerConfig::default() };
+    let mut server = Server::new(config, [0; 32]);
+    let mut next = 0;
+    script(bytes, |now, action, argument, rest| {
+        // The last eight connections can be spoken of.
+        let mut connection = Connection(next - u64::from(argument % 8).min(next));
+        let input = match action {
+            b'o' => {
+                next += 1;
+                connection = Connection(next);
+                Input::Opened(SocketAddr::from(([1, 1, 1, 1], 1)))
+            }
+            b'c' => Input::Closed,
+            b'x' => Input::Malformed,
+            b'b' => Input::CalledBack { vantage: argument, outcome: Outcome::Silence },
+            b'~' => return server.handle_timeout(now),
+            _ => ClientMessage::parse(rest).map_or(Input::Malformed, Input::Message),
+        };
+        server.handle_input(now, connection, input);
+        while let Some(output) = server.poll_output() {
+            match output {
+                Output::Send(_, message) | Output::SendAll(_, message) => assert!(message.emit().len() > 4),
+                Output::CallBack { to, vantage, .. } => assert!(to.port() == 1 && vantage < 2),
+                Output::Splice(first, second) => assert_ne!(first, second),
+                Output::Close(_) => {}
+            }
+        }
+        assert!(server.connections() <= 8 && server.entries() <= 8 * 16, "{} entries", server.entries());
+    });
+}
+
+/// A rendezvous that sends anything does not panic a client, and gets it into no group that it did not
+/// register for.
+pub fn client(bytes: &[u8]) {
+    let (key, security) = (Key::from_secret(b"k"), Security::Encrypted);
+    let (group, name, instance) = ([1; 32], [2; 16], [3; 16]);
+    let identity =
+        Identity { group, name, rank: 1, size: 2, instance, key, security, sprays: false, servers: 2 };
+    let mut client = Client::new(Instant::ZERO, identity, [5; 32]);
+    let mut nonce = None;
+    script(bytes, |now, action, argument, rest| {
+        let input = match action {
+            b'o' => ClientInput::Connected {
+                locals: vec![SocketAddr::from(([10, 0, 0, 2], 4000))],
+                round_trip: Duration::from_millis(argument.into()),
+                vouches: argument % 3,
+            },
+            b'c' => ClientInput::Disconnected(io::ErrorKind::ConnectionReset),
+            b'u' => ClientInput::Unvouched,
+            b'r' => ClientInput::Retry,
+            b'~' => return client.handle_timeout(now),
+            // The only group that may be taken: one with the nonce of the last registration.
+            b'g' => {
+                let observed = Observed::once(SocketAddr::from(([1, 1, 1, 1], 1)));
+                let own = if argument == 0 { nonce.unwrap_or_default() } else { [argument; 16] };
+                let member = |rank, nonce| {
+                    Member { rank, nonce, observed, round_trip: Duration::ZERO, card: rest.get(..200).unwrap_or(rest).to_vec() }
+                };
+                let members = vec![member(0, [9; 16]), member(1, own)];
+                ClientInput::Message(ServerMessage::Group(Group { session: [argument; 16], members }.into()))
+            }
+            _ => ServerMessage::parse(rest).map_or(ClientInput::Malformed, ClientInput::Message),
+        };
+        client.handle_input(now, input);
+        while let Some(output) = client.poll_output() {
+            match output {
+                ClientOutput::Send(message) => {
+                    if let ClientMessage::Register(registration) = &message {
+                        nonce = Some(registration.nonce);
+                    }
+                    assert_eq!(ClientMessage::parse(&message.emit()[4..]), Ok(message));
+                }
+                ClientOutput::Joined(group, _) => {
+                    assert_eq!(Some(group.members[1].nonce), nonce);
+                    let roster = Roster::open(&Key::from_secret(b"k"), &group);
+                    assert!(roster.peers[0].card.is_none(), "a seal cannot be guessed");
+                }
+                ClientOutput::Connect(server) => assert!(server < 2),
+                ClientOutput::Vouch(_) | ClientOutput::Dissolved | ClientOutput::Refused(_) => {}
+            }
+        }
+    });
+}
+
+/// Whatever attempts come to, a pair keeps at most one stream, and never gives up or floods.
+pub fn punch(bytes: &[u8]) {
+    let candidate = |port, pace, after| Candidate {
+        remote: SocketAddr::from(([1, 1, 1, 1], port)),
+        path: fmi::Path::Direct,
+        source: Source::Registered,
+        pace,
+        after: Duration::from_millis(after),
+    };
+    let candidates = vec![candidate(1, Pace::Eager, 0), candidate(2, Pace::Sparse, 100), candidate(3, Pace::Once, 5)];
+    let nominates = bytes.first().is_some_and(|byte| byte % 2 == 0);
+    let mut punch = Punch::new(Instant::ZERO, nominates, candidates, 1);
+    let mut wins = 0;
+    script(bytes, |now, action, argument, _| {
+        let (attempt, stream) = (Attempt(argument.into()), StreamId(u64::from(argument % 8)));
+        match action {
+            b'f' => punch.handle_input(now, PunchInput::Failed(attempt, io::ErrorKind::ConnectionRefused)),
+            b'a' => punch.handle_input(now, PunchInput::Failed(attempt, io::ErrorKind::AddrNotAvailable)),
+            b'o' => punch.handle_input(now, PunchInput::Connected(attempt, stream)),
+            b'y' => punch.handle_input(now, PunchInput::Confirmed(stream)),
+            b'n' => punch.handle_input(now, PunchInput::Nominated(stream)),
+            b'x' => punch.handle_input(now, PunchInput::Broken(stream)),
+            _ => punch.handle_timeout(now),
+        }
+        let mut begun = 0;
+        while let Some(output) = punch.poll_output() {
+            match output {
+                PunchOutput::Connect(..) => begun += 1,
+                PunchOutput::Nominate(_) => assert!(nominates),
+                PunchOutput::Won(stream) => {
+                    wins += 1;
+                    assert_eq!(punch.won(), Some(stream));
+                }
+            }
+        }
+        assert!(begun <= 3 && wins <= 1);
+    });
+}
+
+fn credentials(rank: u32) -> Credentials {
+    let key = Key::from_secret(b"k");
+    let key_pair = |rank: u32| KeyPair::from_seed([u8::try_from(rank + 1).expect("small"); 32]);
+    let member = |rank: u32| {
+        let nonce = [u8::try_from(rank).expect("small"); 16];
+        let security = Security::Encrypted;
+        let card = Card { security, sprays: false, public: *key_pair(rank).public(), locals: vec![] };
+        let card = card.seal(&key, &Holder { rank, size: 2, nonce: &nonce });
+        let observed = Observed::once(SocketAddr::from(([1, 1, 1, 1], 1)));
+        Member { rank, nonce, observed, round_trip: Duration::ZERO, card }
+    };
+    let roster = Roster::open(&key, &Group { session: [3; 16], members: vec![member(0), member(1)] });
+    Credentials::new(key, key_pair(rank), Security::Encrypted, roster, rank)
+}
+
+/// Bytes put over a first flight, at any place, are noticed by whoever gets them.
+pub fn session(bytes: &[u8]) {
+    let (low, high) = (credentials(0), credentials(1));
+    let (hello, high_flight) = high.hello(0, [2; 32]).expect("a member");
+    let Some((&at, over)) = bytes.split_first() else { return };
+    let put = |honest: &[u8]| {
+        let mut changed = honest.to_vec();
+        let at = usize::from(at) % honest.len();
+        for (place, byte) in changed[at..].iter_mut().zip(over) {
+            *place = *byte;
+        }
+        changed
+    };
+    let changed = put(&hello);
+    let confirmation = changed.first_chunk::<CONFIRM_BYTES>().expect("as long as before");
+    let proven = low.check(confirmation).is_ok();
+    assert_eq!(proven, confirmation[..] == hello[..CONFIRM_BYTES]);
+    let (_, mut flight) = low.hello(1, [1; 32]).expect("a member");
+    let heard = low.hear(&mut flight, &changed[CONFIRM_BYTES..]).is_ok();
+    assert_eq!(heard, changed[CONFIRM_BYTES..] == hello[CONFIRM_BYTES..]);
+    let (_, mut honest) = low.hello(1, [1; 32]).expect("a member");
+    low.hear(&mut honest, &hello[CONFIRM_BYTES..]).expect("honest");
+    let (nomination, _) = low.nominate(honest).expect("heard");
+    let changed = put(&nomination);
+    assert_eq!(high.nominated(high_flight, &changed).is_ok(), changed == nomination);
+    if let Some(made_up) = bytes.first_chunk::<CONFIRM_BYTES>() {
+        assert_eq!(low.check(made_up).is_ok(), made_up[..] == hello[..CONFIRM_BYTES]);
+    }
+}
+
+/// Records that somebody made up do not open, and honest ones do, however they are cut into.
+pub fn record(bytes: &[u8]) {
+    for security in [Security::Encrypted, Security::Authenticated] {
+        let mut receiver = Direction::new(security, [1; 32]);
+        if let Some(header) = bytes.first_chunk::<HEADER_BYTES>()
+            && let Ok(length) = Direction::record_bytes(*header)
+            && let Some(made_up) = bytes.get(..length)
+        {
+            assert!(receiver.open(&mut made_up.to_vec()).is_err(), "a tag cannot be guessed");
+        }
+        let (mut sender, mut receiver) = (Direction::new(security, [1; 32]), Direction::new(security, [1; 32]));
+        for part in bytes.chunks(50) {
+            let mut record = vec![0; HEADER_BYTES];
+            record.extend_from_slice(part);
+            sender.seal(&mut record);
+            receiver.open(&mut record).expect("honest");
+            assert_eq!(&record[HEADER_BYTES..record.len() - TAG_BYTES], part);
+        }
+    }
+}
+
+/// Clients of the original that send anything leave its server bounded.
+pub fn tcpunch(bytes: &[u8]) {
+    let mut server = tcpunch::Server::new();
+    let mut next = 0;
+    script(bytes, |now, action, argument, rest| {
+        let mut connection = tcpunch::Connection(u64::from(argument % 8));
+        let input = match action {
+            b'o' => {
+                next += 1;
+                connection = tcpunch::Connection(next % 8);
+                tcpunch::Input::Opened(SocketAddrV4::new([1, 1, 1, 1].into(), argument.into()))
+            }
+            b'c' => tcpunch::Input::Closed,
+            b'~' => return server.handle_timeout(now),
+            _ => tcpunch::Input::Bytes(rest.to_vec()),
+        };
+        server.handle_input(now, connection, input);
+        while server.poll_output().is_some() {}
+        assert!(server.clients() <= 8);
+    });
+}
+
+/// Any packets, in any order, from both sides, leave every gateway consistent: what it forwards has
+/// valid checksums and shows no inside address.
+pub fn nat(bytes: &[u8]) {
+    let Some((&[choice, step], packets)) = bytes.split_first_chunk::<2>() else { return };
+    let preset = preset::ALL[usize::from(choice) % preset::ALL.len()];
+    let external = Ipv4Addr::new(203, 0, 113, 1);
+    let mut nat = Nat::new((preset.config)(), external, 1);
+    let mut now = Instant::ZERO;
+    for chunk in packets.chunks(48) {
+        now += Duration::from_millis(u64::from(step) * 100);
+        let Ok(packet) = Packet::parse(chunk.to_vec()) else { continue };
+        let valid = packet.checksums_are_valid();
+        let inside = matches!(packet.source(), IpAddr::V4(source) if source.octets()[0] == 10);
+        let verdict = if inside { nat.outbound(now, packet) } else { nat.inbound(now, packet) };
+        if let Verdict::Forward(side, out) = verdict {
+            assert!(!valid || out.checksums_are_valid());
+            let is_public = preset.name == "public" || preset.name == "firewall_only";
+            assert!(side == Side::Inside || is_public || !out.is_v4() || out.source() == IpAddr::V4(external));
+        }
+        while nat.next_verdict().is_some() {}
+        nat.tick(now);
+    }
+}
