@@ -1,8 +1,8 @@
 //! MPI-like message passing for functions behind NATs.
 //!
 //! Serverless functions cannot accept connections. They meet at a *rendezvous*, learn each other's
-//! addresses, and punch direct TCP connections through their NATs; on those run point-to-point
-//! messages and collectives.
+//! addresses, and punch direct TCP connections through their NATs, or are relayed where that cannot be; on
+//! those run point-to-point messages and collectives.
 //!
 //! ```no_run
 //! # #[tokio::main(flavor = "current_thread")]
@@ -22,6 +22,13 @@
 //! - [`proto`]: protocol machines without I/O, clock or entropy.
 //! - [`net`]: the seam to a network, and the drivers that move bytes between machines and sockets.
 //!   The same drivers run on real sockets and in the lab (`nat-sim`).
+//!
+//! # Security
+//!
+//! With a key, streams between ranks are encrypted end to end ([`Security`]), whether direct or relayed. The
+//! rendezvous, and whoever is on the way to it, can keep a group from forming, and no more:
+//! [`proto::rendezvous`] says why that needs no TLS. A group's key should be 16 random bytes or more. Secrets of
+//! this crate are wiped when they are dropped; those inside the Noise library's symmetric state are not.
 //!
 //! # Failure
 //!

@@ -1,7 +1,7 @@
 //! Goal: the program and the library work on real sockets, with separate processes. Method: the
 //! binary `fmi` over loopback, on free ports.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -162,6 +162,37 @@ fn launch_runs_a_group_and_passes_exit_codes_on() {
     assert!(stderr(&output).contains("rank 2 ended with exit status: 7"), "{}", stderr(&output));
     let output = fmi(&["launch", "-n", "1", "--", "/nonexistent/program"]).output().expect("ended");
     assert!(stderr(&output).contains("cannot start \"/nonexistent/program\""), "{}", stderr(&output));
+}
+
+/// Clients of the original, as its protocol has them: a name, then two answers of eight bytes.
+#[test]
+fn clients_of_the_original_are_paired() {
+    let mut child = fmi(&["rendezvous", "--listen", "127.0.0.1:0", "--tcpunch", "127.0.0.1:0"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("started");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines().map_while(Result::ok);
+    let address = lines.find_map(|line| line.strip_prefix("tcpunch ").map(str::to_owned)).expect("a line");
+    let meet = || {
+        let mut stream = TcpStream::connect(&address).expect("it listens");
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(20))).expect("an option");
+        stream.write_all(b"fmi_pair0_1").expect("sent");
+        let mut told = [0; 8];
+        stream.read_exact(&mut told).expect("where it is seen");
+        assert_eq!(told[..4], [127, 0, 0, 1]);
+        assert_eq!(told[4..6], stream.local_addr().expect("connected").port().to_be_bytes());
+        (stream, told)
+    };
+    let silent = TcpStream::connect(&address).expect("it listens");
+    let ((mut first, first_seen), (mut second, second_seen)) = (meet(), meet());
+    let mut peer = [0; 8];
+    first.read_exact(&mut peer).expect("the peer");
+    assert_eq!(peer, second_seen);
+    second.read_exact(&mut peer).expect("the peer");
+    assert_eq!(peer, first_seen);
+    drop(silent);
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use common::{Board, KEY, RENDEZVOUS, RENDEZVOUS_PORT, host, millis, serve};
 use fmi::net::Net;
+use fmi::proto::card::{Card, Holder, Security};
 use fmi::proto::rendezvous::{ClientMessage, Refusal, Registration};
 use fmi::{Communicator, Config, Error, ErrorKind, Path};
 use nat_sim::topology::{HostId, INTERNET, Topology};
@@ -197,16 +198,19 @@ fn a_member_that_answers_nothing_is_named_by_the_others() {
     world.service(hosts[2], |net| async move {
         let mut stream =
             net.connect(([0, 0, 0, 0], 0).into(), (RENDEZVOUS, RENDEZVOUS_PORT).into()).await.expect("connected");
-        let mut name = [0; 16];
-        name.copy_from_slice(&blake3::hash(b"test").as_bytes()[..16]);
+        let key = fmi::key::Key::from_secret(KEY);
+        let (rank, size, nonce) = (2, 3, [2; 16]);
+        let card = Card { security: Security::Encrypted, sprays: false, public: [9; 32], locals: vec![] };
         let registration = Registration {
-            group: fmi::key::Key::from_secret(KEY).group_id("test"),
-            name,
-            rank: 2,
-            size: 3,
+            group: key.group_id("test"),
+            name: fmi::key::name_hash("test"),
+            rank,
+            size,
             instance: [2; 16],
-            nonce: [2; 16],
-            candidates: vec![],
+            nonce,
+            round_trip: Duration::ZERO,
+            vouches: 0,
+            card: card.seal(&key, &Holder { rank, size, nonce: &nonce }),
         };
         stream.write_all(&ClientMessage::Register(registration).emit()).await.expect("sent");
         // It registers and then does nothing, not even refuse.

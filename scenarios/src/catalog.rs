@@ -307,7 +307,8 @@ fn over_ipv6() -> Scenario {
 fn all_relayed() -> Scenario {
     let mut world = WorldSpec::region(6, preset("aws_natgw"));
     world.start_jitter = millis(100);
-    let mut scenario = scenario("relayed-group", "six functions behind random NATs compute by relay", world, COLLECTIVES);
+    let mut scenario =
+        scenario("relayed-group", "six functions behind random NATs compute by relay", world, COLLECTIVES);
     scenario.via = Some(Path::Relay);
     scenario
 }

@@ -76,8 +76,7 @@ fn script(bytes: &[u8], mut act: impl FnMut(Instant, u8, u8, &[u8])) {
 /// call anybody but themselves.
 pub fn rendezvous(bytes: &[u8]) {
     let vantages = vec![SocketAddr::from(([2, 2, 2, 2], 7)), SocketAddr::from(([2, 2, 2, 2], 8))];
-    let config =
-        ServerConfig { connections_max: 8, vantages, calls_max: 2, relays_max: 2, ..ServerConfig::default() };
+    let config = ServerConfig { connections_max: 8, vantages, calls_max: 2, relays_max: 2, ..ServerConfig::default() };
     let mut server = Server::new(config, [0; 32]);
     let mut next = 0;
     script(bytes, |now, action, argument, rest| {
@@ -113,8 +112,7 @@ pub fn rendezvous(bytes: &[u8]) {
 pub fn client(bytes: &[u8]) {
     let (key, security) = (Key::from_secret(b"k"), Security::Encrypted);
     let (group, name, instance) = ([1; 32], [2; 16], [3; 16]);
-    let identity =
-        Identity { group, name, rank: 1, size: 2, instance, key, security, sprays: false, servers: 2 };
+    let identity = Identity { group, name, rank: 1, size: 2, instance, key, security, sprays: false, servers: 2 };
     let mut client = Client::new(Instant::ZERO, identity, [5; 32]);
     let mut nonce = None;
     script(bytes, |now, action, argument, rest| {
@@ -132,8 +130,12 @@ pub fn client(bytes: &[u8]) {
             b'g' => {
                 let observed = Observed::once(SocketAddr::from(([1, 1, 1, 1], 1)));
                 let own = if argument == 0 { nonce.unwrap_or_default() } else { [argument; 16] };
-                let member = |rank, nonce| {
-                    Member { rank, nonce, observed, round_trip: Duration::ZERO, card: rest.get(..200).unwrap_or(rest).to_vec() }
+                let member = |rank, nonce| Member {
+                    rank,
+                    nonce,
+                    observed,
+                    round_trip: Duration::ZERO,
+                    card: rest.get(..200).unwrap_or(rest).to_vec(),
                 };
                 let members = vec![member(0, [9; 16]), member(1, own)];
                 ClientInput::Message(ServerMessage::Group(Group { session: [argument; 16], members }.into()))

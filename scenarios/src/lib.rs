@@ -10,11 +10,11 @@ pub mod catalog;
 pub mod fuzz;
 pub mod matrix;
 pub mod oracle;
+pub mod original;
 mod program;
 mod run;
 mod scenario;
 pub mod swarm;
-pub mod original;
 
 pub use run::{Options, Outcome, RankEnd, WriteSend, run};
 pub use scenario::{Expect, FaultAt, Placement, Program, Scenario, Step, Target, WorldSpec};

@@ -93,8 +93,8 @@ fn measure(first: Preset, second: Preset, seed: u64) -> Cell {
     let tick = trips(scenario.world.resolution);
     let agrees_with = |measured: [f64; 2]| measured.iter().zip(&expected).all(|(m, e)| (m - e).abs() <= tick * 1.001);
     let agrees = outcome.passed() && path == expected_path && measured.is_some_and(agrees_with);
-    if !agrees && seed < OTHER_SEED {
-        // Two random ports may lie close together and look like a counter's; luck does not strike twice.
+    if !agrees && seed / OTHER_SEED < OTHER_SEEDS {
+        // Two ports of a small block lie close together once in eight runs, and look like a counter's.
         return measure(first, second, seed + OTHER_SEED);
     }
     let disagreement = (!agrees).then(|| {
@@ -118,6 +118,8 @@ fn measure(first: Preset, second: Preset, seed: u64) -> Cell {
 
 /// Far from all seeds that people give.
 const OTHER_SEED: u64 = 1 << 60;
+/// Further seeds that a cell may need.
+const OTHER_SEEDS: u64 = 6;
 
 /// Measures every pair of presets, in both orders.
 pub fn all(seed: u64, mut done: impl FnMut()) -> Vec<Cell> {

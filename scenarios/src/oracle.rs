@@ -153,7 +153,8 @@ pub fn foresee(first: &NatConfig, second: &NatConfig, round_trip: Duration, to_s
     }
     // Where there is little hope the relay is asked soon, else in the second round. One round trip
     // connects, another one asks and brings the other side in.
-    let hope = matches!(techniques[0], Technique::Direct | Technique::Reversal | Technique::Punch | Technique::Prediction);
+    let hope =
+        matches!(techniques[0], Technique::Direct | Technique::Reversal | Technique::Punch | Technique::Prediction);
     let is_hopeful = hope && !(classes == (Class::Public, Class::Random) || classes == (Class::Random, Class::Public));
     let after = if is_hopeful { RELAY_LIKELY } else { RELAY_UNLIKELY };
     Foreseen { path: Path::Relay, techniques: [Technique::Relay; 2], times: [after + 2 * to_server; 2] }

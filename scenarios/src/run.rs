@@ -289,7 +289,9 @@ async fn serve(net: SimNet) {
     let port = SERVER.1;
     let bound = Rendezvous::bind(net.clone(), (net.address(), port).into(), ServerConfig::default());
     // On both families, if it has them.
-    match bound.and_then(|bound| bound.with_vantages(&net.ipv6_addresses().iter().map(|ip| (*ip, port).into()).collect::<Vec<_>>())) {
+    match bound.and_then(|bound| {
+        bound.with_vantages(&net.ipv6_addresses().iter().map(|ip| (*ip, port).into()).collect::<Vec<_>>())
+    }) {
         Ok(rendezvous) => match rendezvous.serve().await {},
         Err(error) => net.record("rendezvous", &error.to_string()),
     }
@@ -384,9 +386,8 @@ fn violations(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
         }
         let links: Vec<_> = outcome.links.get(&rank).into_iter().flatten().collect();
         // Who has no NAT is reached by its own address, which is direct as well.
-        let is = |link: &LinkInfo, path| {
-            link.path == path || (path == fmi::Path::Direct && link.path == fmi::Path::Private)
-        };
+        let is =
+            |link: &LinkInfo, path| link.path == path || (path == fmi::Path::Direct && link.path == fmi::Path::Private);
         if let Some(link) = scenario.via.and_then(|path| links.iter().find(|link| !is(link, path))) {
             let (peer, path) = (link.peer, link.path);
             violations.push(format!("rank {rank} reaches rank {peer} by the path {path}, not {:?}", scenario.via));
@@ -398,8 +399,15 @@ fn violations(scenario: &Scenario, outcome: &Outcome) -> Vec<String> {
         }
         if let Some(path) = scenario.ends_via {
             let links = outcome.links_at_end.get(&rank).into_iter().flatten();
+            let peers: Vec<u32> = links.clone().map(|link| link.peer).collect();
+            if !peers.is_empty() && scenario.program.peers == fmi::Peers::All && peers.len() + 1 != size as usize
+                || peers.windows(2).any(|pair| pair[0] >= pair[1])
+            {
+                violations.push(format!("rank {rank} ends with links to {peers:?}"));
+            }
             if let Some(link) = links.into_iter().find(|link| link.path != path) {
-                violations.push(format!("rank {rank} ends with {} to rank {}, which must be {path}", link.path, link.peer));
+                violations
+                    .push(format!("rank {rank} ends with {} to rank {}, which must be {path}", link.path, link.peer));
             }
         }
         match (&scenario.expect, error) {

@@ -163,7 +163,7 @@ fn credentials(rank: u32, group: &Group) -> Credentials {
 
 /// Whether the ranks of two views of a group come to a common stream.
 fn agree(low: &Credentials, high: &Credentials) -> bool {
-    let run = || {
+    let run = || -> Result<bool, Stranger> {
         let (hello, high_flight) = high.hello(0, [2; 32])?;
         let (_, mut flight) = low.hello(1, [1; 32])?;
         low.check(hello.first_chunk().expect("long enough"))?;
@@ -172,7 +172,7 @@ fn agree(low: &Credentials, high: &Credentials) -> bool {
         let theirs = high.nominated(high_flight, &nomination)?;
         Ok(ours.zip(theirs).is_some_and(|((_, ours), (_, theirs))| ours.send == theirs.receive))
     };
-    run().unwrap_or_else(|_: Stranger| false)
+    run().unwrap_or(false)
 }
 
 fn registration(rank: u32, number: u8) -> Registration {
@@ -218,9 +218,9 @@ fn is_refused(outputs: &[Output], refusal: Refusal) -> bool {
 }
 
 fn group_in(outputs: &[Output]) -> Option<Arc<Group>> {
-    outputs.iter().find_map(|output| match output {
-        Output::SendAll(_, ServerMessage::Group(group)) => Some(group.clone()),
-        _ => None,
+    outputs.iter().find_map(|output| {
+        let Output::SendAll(_, ServerMessage::Group(group)) = output else { return None };
+        Some(group.clone())
     })
 }
 
@@ -295,7 +295,8 @@ fn t06_nobody_makes_others_knock_at_a_victim() {
     let allowed = [IpAddr::from([10, 0, 0, 9]), evil.members[0].observed.main.ip()];
     assert!(dialled.iter().all(|ip| allowed.contains(ip)), "{dialled:?}");
     // The rendezvous calls back only where it sees the client.
-    let mut bench = Bench::new(ServerConfig { vantages: vec![at("1.1.1.1:7"), at("1.1.1.1:8")], ..ServerConfig::default() });
+    let mut bench =
+        Bench::new(ServerConfig { vantages: vec![at("1.1.1.1:7"), at("1.1.1.1:8")], ..ServerConfig::default() });
     let seen = at("203.0.113.9:4000");
     bench.input(1, Input::Opened(seen));
     let calls = bench.input(1, Input::Message(ClientMessage::CallBack(1)));

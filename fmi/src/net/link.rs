@@ -113,7 +113,8 @@ impl Link {
 
     /// Moves to a better stream, each direction at its next border between frames.
     pub(crate) fn switch_to(&mut self, better: Self) {
-        self.next = Some((better.stream, better.info));
+        // The better one comes from a group of two, with numbers of its own.
+        self.next = Some((better.stream, LinkInfo { peer: self.info.peer, ..better.info }));
         self.finish_switch();
     }
 

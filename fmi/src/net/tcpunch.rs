@@ -49,7 +49,8 @@ impl<N: Net> Tcpunch<N> {
     /// # Errors
     /// [`ErrorKind::Local`] if the system does not say.
     pub fn local_addr(&self) -> Result<SocketAddr> {
-        let failed = |error| Error::new(Operation::Rendezvous, ErrorKind::Local("no local address".into())).caused_by(error);
+        let failed =
+            |error| Error::new(Operation::Rendezvous, ErrorKind::Local("no local address".into())).caused_by(error);
         self.listener.local_addr().map_err(failed)
     }
 

@@ -72,7 +72,7 @@ mod tests {
             let mut bucket = Bucket::new(Instant::ZERO, rate, burst);
             let (mut now, mut level) = (Instant::ZERO, u128::from(burst) * NANOS);
             for (pause, units) in asks {
-                now = now + Duration::from_nanos(pause);
+                now += Duration::from_nanos(pause);
                 level = (level + u128::from(pause) * u128::from(rate)).min(u128::from(burst) * NANOS);
                 let fits = u128::from(units) * NANOS <= level;
                 let ready_at = bucket.ready_at(now, units);

@@ -286,11 +286,14 @@ pub fn technique(own: &Peer, their: &Peer, sprays: bool) -> Technique {
         (_, Class::Public) => Technique::Direct,
         (Class::Public, _) => Technique::Reversal,
         (Class::Predictable, Class::Predictable) => Technique::Punch,
-        (Class::Predictable | Class::Sequential(_), Class::Sequential(_)) | (Class::Sequential(_), Class::Predictable) => {
-            Technique::Prediction
-        }
+        (Class::Predictable | Class::Sequential(_), Class::Sequential(_))
+        | (Class::Sequential(_), Class::Predictable) => Technique::Prediction,
         (Class::Unpredictable, Class::Predictable) | (Class::Predictable, Class::Unpredictable) => {
-            if sprays { Technique::Spray } else { Technique::Listen }
+            if sprays {
+                Technique::Spray
+            } else {
+                Technique::Listen
+            }
         }
         (Class::Unpredictable, _) | (_, Class::Unpredictable) => Technique::Relay,
     }
@@ -448,7 +451,10 @@ mod tests {
                     let second = observed.second.map(moved);
                     Peer { observed: Observed { main: moved(observed.main), second, other: None }, ..own.clone() }
                 } else if own.class() == Class::Public {
-                    Peer { card: Some(Card { locals: vec![other.observed.main], ..own.card.clone().expect("one") }), ..other }
+                    Peer {
+                        card: Some(Card { locals: vec![other.observed.main], ..own.card.clone().expect("one") }),
+                        ..other
+                    }
                 } else {
                     own.clone()
                 };
@@ -531,7 +537,9 @@ mod tests {
         assert_eq!(plan(keeping(1), willing(random(2)), &MEANS).technique, Technique::Listen, "nor has this rank");
         let aiming = plan(keeping(1), willing(random(2)), &means);
         assert_eq!(aiming.candidates.len(), 1 + SPRAY_PROBES as usize);
-        assert!(aiming.candidates.iter().all(|it| it.remote.ip() == at("203.0.113.2:1").ip() && it.remote.port() >= 1024));
+        assert!(
+            aiming.candidates.iter().all(|it| it.remote.ip() == at("203.0.113.2:1").ip() && it.remote.port() >= 1024)
+        );
         let opening = plan(random(1), willing(keeping(2)), &means);
         let fresh = opening.candidates.iter().filter(|it| it.source == Source::Fresh).count();
         assert_eq!(fresh, SPRAY_SOCKETS as usize);

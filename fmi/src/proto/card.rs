@@ -171,7 +171,8 @@ mod tests {
         let sealed = card().seal(&key, &HOLDER);
         assert_eq!(Card::open(&key, &HOLDER, &sealed), Ok(card()));
         assert_eq!(Card::open(&Key::from_secret(b"x"), &HOLDER, &sealed), Err(CardError::Seal));
-        for other in [Holder { rank: 2, ..HOLDER }, Holder { size: 5, ..HOLDER }, Holder { nonce: &[8; 16], ..HOLDER }] {
+        for other in [Holder { rank: 2, ..HOLDER }, Holder { size: 5, ..HOLDER }, Holder { nonce: &[8; 16], ..HOLDER }]
+        {
             assert_eq!(Card::open(&key, &other, &sealed), Err(CardError::Seal), "{other:?}");
         }
     }

@@ -64,7 +64,7 @@ pub struct Flight {
     peer: u32,
     seed: Seed,
     /// On the higher rank from its hello on, on the lower one from the peer's.
-    handshake: Option<Handshake>,
+    handshake: Option<Box<Handshake>>,
 }
 
 impl Flight {
@@ -109,7 +109,7 @@ impl Credentials {
         if self.shakes_hands() && peer < self.rank {
             let (handshake, message) = self.with_context(peer, |context| Handshake::initiate(context, seed))?;
             bytes.put(&message);
-            flight.handshake = Some(handshake);
+            flight.handshake = Some(Box::new(handshake));
         }
         Ok((bytes, flight))
     }
@@ -124,7 +124,7 @@ impl Credentials {
         }
         let message = rest.try_into().map_err(|_| WireError::Short)?;
         let respond = |context: &Context<'_>| Handshake::respond(context, flight.seed, message);
-        flight.handshake = Some(self.with_context(flight.peer, respond)?);
+        flight.handshake = Some(Box::new(self.with_context(flight.peer, respond)?));
         Ok(())
     }
 
@@ -199,8 +199,7 @@ impl Credentials {
     }
 
     fn tag(&self, purpose: Purpose, from: u32, to: u32) -> Option<crate::key::Tag> {
-        let party =
-            |rank: u32| self.roster.peers.get(rank as usize).map(|member| Party { rank, nonce: &member.nonce });
+        let party = |rank: u32| self.roster.peers.get(rank as usize).map(|member| Party { rank, nonce: &member.nonce });
         Some(self.key.tag(purpose, &self.roster.session, party(from)?, party(to)?))
     }
 }

@@ -14,7 +14,6 @@ use std::time::Duration;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
-
 use super::{ClientMessage, Group, GroupId, InstanceId, NameHash, Refusal, Registration, ServerMessage, Waiting};
 use crate::key::Key;
 use crate::proto::card::{Card, Holder, Security};

@@ -328,8 +328,13 @@ impl Server {
 
     /// Everything that a server remembers: what must stay bounded.
     pub fn entries(&self) -> usize {
-        self.clients.len() + self.waiting.len() + self.vouching.len() + self.nonces.len() + self.rates.len()
-            + self.relays.len() + self.sessions.values().map(|session| session.nonces.len()).sum::<usize>()
+        self.clients.len()
+            + self.waiting.len()
+            + self.vouching.len()
+            + self.nonces.len()
+            + self.rates.len()
+            + self.relays.len()
+            + self.sessions.values().map(|session| session.nonces.len()).sum::<usize>()
     }
 
     /// Sessions with at least one member connected.

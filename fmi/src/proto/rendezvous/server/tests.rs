@@ -369,7 +369,10 @@ fn connections_of_one_prefix_are_limited_by_rate() {
     for number in 0..3 {
         assert!(bench.input(number, Input::Opened(from(1))).is_empty());
     }
-    assert_eq!(refusal(&bench.input(3, Input::Opened(SocketAddr::from(([203, 0, 113, 99], 1)))), 3), Some(Refusal::Busy));
+    assert_eq!(
+        refusal(&bench.input(3, Input::Opened(SocketAddr::from(([203, 0, 113, 99], 1)))), 3),
+        Some(Refusal::Busy)
+    );
     assert!(bench.input(4, Input::Opened(SocketAddr::from(([203, 0, 114, 1], 1)))).is_empty(), "another prefix");
     bench.advance(Duration::from_millis(500));
     assert!(bench.input(5, Input::Opened(from(1))).is_empty());
@@ -386,8 +389,11 @@ fn relayable(bench: &mut Bench) -> [RelayRequest; 2] {
     bench.register(1, 0, 2, 0);
     let outputs = bench.register(2, 1, 2, 1);
     let group = group_of(&outputs).expect("complete");
-    let request = |from: u32| {
-        RelayRequest { session: group.session, from, to: 1 - from, nonce: group.members[from as usize].nonce }
+    let request = |from: u32| RelayRequest {
+        session: group.session,
+        from,
+        to: 1 - from,
+        nonce: group.members[from as usize].nonce,
     };
     [request(0), request(1)]
 }

@@ -26,7 +26,8 @@ impl Server {
         let Some(from) = self.clients.get(&connection).map(|client| client.from) else { return };
         let seat = self.forming.get_mut(&group).and_then(|forming| forming.seats.get_mut(&rank));
         if let Some(Seat { observed, .. }) = seat {
-            let place = if from.is_ipv4() == observed.main.is_ipv4() { &mut observed.second } else { &mut observed.other };
+            let place =
+                if from.is_ipv4() == observed.main.is_ipv4() { &mut observed.second } else { &mut observed.other };
             place.get_or_insert(from);
         }
         self.outputs.push_back(Output::Close(connection));
