@@ -46,6 +46,15 @@ pub struct HostSpec {
     pub tcp: TcpConfig,
 }
 
+impl HostSpec {
+    /// A host with one address at the first site, at the end of a link without faults.
+    pub fn plain(network: NetworkId, address: impl Into<Ipv4Addr>, latency: Duration) -> Self {
+        let link = LinkConfig::with_latency(latency);
+        let (also, site, tcp) = (Vec::new(), SiteId(0), TcpConfig::default());
+        Self { network, address: address.into(), also, link, site, tcp }
+    }
+}
+
 /// Sizes of a host's TCP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpConfig {
@@ -80,6 +89,14 @@ pub struct GatewaySpec {
     pub inner: NetworkId,
     /// Its site.
     pub site: SiteId,
+}
+
+impl GatewaySpec {
+    /// A gateway between the internet and a network, with one address at the first site.
+    pub fn plain(nat: NatConfig, address: impl Into<Ipv4Addr>, latency: Duration, inner: NetworkId) -> Self {
+        let (link, pool) = (LinkConfig::with_latency(latency), Vec::new());
+        Self { nat, outer: INTERNET, address: address.into(), pool, link, inner, site: SiteId(0) }
+    }
 }
 
 /// The whole.

@@ -105,7 +105,8 @@ fn technique(first: Class, second: Class) -> Technique {
 /// Whether two functions meet when each foretells the other's next port: one of the two keeps its port or
 /// counts, the other does as well, and inbound SYNs pass on one side at least.
 pub fn is_foretold(first: &NatConfig, second: &NatConfig) -> bool {
-    technique(class(first), class(second)) == Technique::Prediction
+    let counts = |nat| class(nat) == Class::Counting;
+    (counts(first) || counts(second))
         && (class(first) == Class::Counting || is_predictable(first))
         && (class(second) == Class::Counting || is_predictable(second))
         && (passes(first) || passes(second))

@@ -23,9 +23,8 @@ use fmi::proto::wire::WireError;
 use fmi::time::Instant;
 use fmi::{Communicator, Config, ErrorKind, Path, Peers};
 use nat_sim::World;
-use nat_sim::link::LinkConfig;
 use nat_sim::nat::{NatConfig, preset};
-use nat_sim::topology::{GatewaySpec, HostSpec, INTERNET, SiteId, TcpConfig, Topology};
+use nat_sim::topology::{GatewaySpec, HostSpec, INTERNET, Topology};
 use scenarios::{Options, catalog};
 
 /// What one rank sends to another; nobody else may read it.
@@ -70,20 +69,11 @@ fn config(rank: u32) -> Config {
 /// A world with a host for the rendezvous and two functions behind gateways.
 fn world(nat: NatConfig) -> (World, nat_sim::topology::HostId, Vec<nat_sim::topology::HostId>) {
     let mut topology = Topology::new();
-    let host = |network, address: [u8; 4]| HostSpec {
-        network,
-        address: address.into(),
-        also: Vec::new(),
-        link: LinkConfig::with_latency(Duration::from_millis(2)),
-        site: SiteId(0),
-        tcp: TcpConfig::default(),
-    };
-    let server = topology.host(host(INTERNET, SERVER.0));
+    let server = topology.host(HostSpec::plain(INTERNET, SERVER.0, Duration::from_millis(2)));
     let functions = (1u8..=2).map(|number| {
         let inner = topology.network(format!("lan-{number}"));
-        let (address, link) = ([203, 0, 113, number].into(), LinkConfig::with_latency(Duration::from_millis(5)));
-        topology.gateway(GatewaySpec { nat, outer: INTERNET, address, pool: Vec::new(), link, inner, site: SiteId(0) });
-        topology.host(host(inner, [10, 0, 0, 2]))
+        topology.gateway(GatewaySpec::plain(nat, [203, 0, 113, number], Duration::from_millis(5), inner));
+        topology.host(HostSpec::plain(inner, [10, 0, 0, 2], Duration::from_millis(2)))
     });
     let functions = functions.collect();
     (World::new(topology, 1, Duration::from_millis(1)), server, functions)

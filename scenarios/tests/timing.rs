@@ -10,9 +10,8 @@ use fmi::net::join::Prepared;
 use fmi::net::rendezvous::Rendezvous;
 use fmi::proto::rendezvous::server::ServerConfig;
 use fmi::{Config, LinkInfo};
-use nat_sim::link::LinkConfig;
 use nat_sim::nat::{NatConfig, preset};
-use nat_sim::topology::{GatewaySpec, HostSpec, INTERNET, SiteId, TcpConfig, Topology};
+use nat_sim::topology::{GatewaySpec, HostSpec, INTERNET, Topology};
 use nat_sim::{World, stream};
 use rand_core::Rng;
 use scenarios::{Options, catalog};
@@ -28,20 +27,11 @@ fn millis(millis: u64) -> Duration {
 /// have a connection to the rendezvous by then. The links of both, and the later start.
 fn pair(nat: NatConfig, wan: [Duration; 2], server: Duration, late: Duration, seed: u64) -> [LinkInfo; 2] {
     let mut topology = Topology::new();
-    let host = |network, address: [u8; 4], latency| HostSpec {
-        network,
-        address: address.into(),
-        also: Vec::new(),
-        link: LinkConfig::with_latency(latency),
-        site: SiteId(0),
-        tcp: TcpConfig::default(),
-    };
-    let rendezvous = topology.host(host(INTERNET, SERVER.0, server));
+    let rendezvous = topology.host(HostSpec::plain(INTERNET, SERVER.0, server));
     let hosts = (1u8..).zip(wan).map(|(number, latency)| {
         let inner = topology.network(format!("lan-{number}"));
-        let (address, link) = ([203, 0, 113, number].into(), LinkConfig::with_latency(latency));
-        topology.gateway(GatewaySpec { nat, outer: INTERNET, address, pool: Vec::new(), link, inner, site: SiteId(0) });
-        topology.host(host(inner, [10, 0, 0, 2], LAN))
+        topology.gateway(GatewaySpec::plain(nat, [203, 0, 113, number], latency, inner));
+        topology.host(HostSpec::plain(inner, [10, 0, 0, 2], LAN))
     });
     let hosts: Vec<_> = hosts.collect();
     let mut world = World::new(topology, seed, millis(1));

@@ -215,7 +215,10 @@ impl Roster {
         plan.near();
         match technique {
             Technique::Local | Technique::Direct | Technique::Punch => plan.observed(Pace::Eager),
-            Technique::Reversal if their.class() == Class::Predictable => plan.observed(Pace::Eager),
+            // A firewall before this rank wants to see a SYN to where the peer's will come from.
+            Technique::Reversal if matches!(their.class(), Class::Predictable | Class::Sequential(_)) => {
+                plan.foretold(self.order_of(peer, rank, means.peers));
+            }
             Technique::Reversal | Technique::Relay => plan.observed(Pace::Sparse),
             Technique::Prediction => plan.foretold(self.order_of(peer, rank, means.peers)),
             Technique::Listen | Technique::Spray => {

@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use fmi::net::rendezvous::Rendezvous;
 use fmi::proto::rendezvous::server::ServerConfig;
-use nat_sim::link::LinkConfig;
 use nat_sim::nat::NatConfig;
-use nat_sim::topology::{GatewaySpec, HostId, HostSpec, INTERNET, NetworkId, SiteId, TcpConfig, Topology};
+use nat_sim::topology::{GatewaySpec, HostId, HostSpec, INTERNET, NetworkId, Topology};
 use nat_sim::{SimNet, World};
 
 pub(crate) const RENDEZVOUS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -53,14 +52,7 @@ pub(crate) fn config(rank: u32, size: u32) -> fmi::Config {
 }
 
 pub(crate) fn host(network: NetworkId, address: [u8; 4], latency: Duration) -> HostSpec {
-    HostSpec {
-        network,
-        address: address.into(),
-        also: Vec::new(),
-        link: LinkConfig::with_latency(latency),
-        site: SiteId(0),
-        tcp: TcpConfig::default(),
-    }
+    HostSpec::plain(network, address, latency)
 }
 
 /// The internet with a server on it, and one host behind each gateway. The private addresses are
@@ -75,15 +67,7 @@ pub(crate) fn behind(
     let rendezvous = topology.host(host(INTERNET, RENDEZVOUS.octets(), server));
     let hosts = (1u8..).zip(nats).map(|(number, nat)| {
         let inner = topology.network(format!("lan-{number}"));
-        topology.gateway(GatewaySpec {
-            nat: *nat,
-            outer: INTERNET,
-            address: [203, 0, 113, number].into(),
-            pool: Vec::new(),
-            link: LinkConfig::with_latency(wan),
-            inner,
-            site: SiteId(0),
-        });
+        topology.gateway(GatewaySpec::plain(*nat, [203, 0, 113, number], wan, inner));
         topology.host(host(inner, [10, 0, 0, 2], lan))
     });
     let hosts = hosts.collect();
