@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::error::{Error, ErrorKind, Operation, Result};
 use crate::net::framed::Framed;
 use crate::net::join::{self, Control};
+use crate::net::lifeline::Lifeline;
 use crate::net::link::{Link, LinkInfo};
 use crate::net::upgrade::Upgrade;
 use crate::net::{Clock, Net};
@@ -39,6 +40,7 @@ pub struct Communicator {
     links: Vec<Option<Link>>,
     control: Option<Control>,
     upgrade: Option<Box<dyn Upgrade>>,
+    lifeline: Option<Box<dyn Lifeline>>,
     session: SessionId,
     formed: bool,
     clock: Arc<dyn Clock>,
@@ -76,6 +78,7 @@ pub(crate) struct Parts {
     pub(crate) control: Option<Control>,
     pub(crate) session: SessionId,
     pub(crate) upgrade: Option<Box<dyn Upgrade>>,
+    pub(crate) lifeline: Option<Box<dyn Lifeline>>,
 }
 
 impl Communicator {
@@ -112,6 +115,7 @@ impl Communicator {
             links: parts.links,
             control: parts.control,
             upgrade: parts.upgrade,
+            lifeline: parts.lifeline,
             session: parts.session,
             formed: false,
             clock,
@@ -207,6 +211,13 @@ impl Communicator {
 
     /// Takes notices from the rendezvous; without one the group goes on.
     fn poll_notices(&mut self, cx: &mut Context<'_>) {
+        if self.control.is_none()
+            && self.formed
+            && let Some(lifeline) = &mut self.lifeline
+            && let Poll::Ready(control) = lifeline.poll(cx)
+        {
+            self.control = Some(control);
+        }
         while let Some(control) = &mut self.control {
             let flushed = control.poll_flush(cx);
             match control.poll_receive(cx, ServerMessage::parse) {
@@ -306,7 +317,7 @@ impl Communicator {
             self.revoked = Some(error.to_string());
             // Connections end here, so that nobody waits for this rank.
             self.links.iter_mut().for_each(|link| *link = None);
-            self.upgrade = None;
+            (self.upgrade, self.lifeline) = (None, None);
             self.say_goodbye();
             self.flush_control();
         }
@@ -338,7 +349,7 @@ mod tests {
     async fn futures_can_move_between_threads() {
         let config = Config::new(0, 1, "alone", "127.0.0.1:1");
         is_send(&Communicator::connect(RealNet::new(), &config));
-        let parts = Parts { links: vec![None], control: None, session: [0; 16], upgrade: None };
+        let parts = Parts { links: vec![None], control: None, session: [0; 16], upgrade: None, lifeline: None };
         let mut comm = Communicator::assemble(&config, Arc::new(RealNet::new()), parts);
         let (send, mut receive) = ([1u8, 2], [0; 2]);
         let operation = comm.allreduce(&send, &mut receive, crate::op::Sum);

@@ -39,6 +39,7 @@ pub fn all() -> Vec<Scenario> {
     scenarios.extend([1, 5].map(lossy));
     scenarios.push(cut_off());
     scenarios.push(relayed_then_direct());
+    scenarios.push(watched_again());
     scenarios.extend(techniques());
     scenarios.extend([over_ipv6(), all_relayed(), without_a_relay()]);
     scenarios.extend([Security::Authenticated, Security::Plaintext].map(with_security));
@@ -354,5 +355,23 @@ fn attacked(attack: attack::Attack) -> Scenario {
     steps.push(Step::Sleep(millis(100)));
     let mut scenario = scenario(&format!("attack-{name}"), &format!("under attack by {name}"), world, steps);
     scenario.program.rounds = 40;
+    scenario
+}
+
+/// The rendezvous forgets a running group, and learns of it from its ranks.
+fn watched_again() -> Scenario {
+    let mut scenario = killed_in_allreduce();
+    scenario.name = "rendezvous-watches-again".into();
+    scenario.about = "the rendezvous restarts under a running group; a function that then vanishes is named".into();
+    scenario.program.steps.push(Step::Sleep(millis(20)));
+    let at = seconds(8);
+    let rendezvous = Target::Rendezvous;
+    scenario.faults = vec![
+        FaultAt::Kill(seconds(1), rendezvous),
+        FaultAt::Start(seconds(2), rendezvous),
+        FaultAt::Kill(at, Target::Rank(5)),
+    ];
+    // Who sleeps hears of it when it wakes.
+    scenario.expect = Expect::Lost { rank: 5, at, bound: FAILURE_BOUND + millis(60) };
     scenario
 }

@@ -17,7 +17,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::framed::{Framed, ReceiveError};
-use super::link::{KEEPALIVE, SILENCE_MAX};
+use super::lifeline::{Lifeline, Reconnect};
+use super::link::{CONTROL_KEEPALIVE, CONTROL_SILENCE_MAX};
 use super::round::{Locals, Round, STRANGERS_MAX};
 use super::upgrade::{Upgrade, Upgrades};
 use super::{BoxFuture, ByteStream, Listener, Net, Timer, within};
@@ -29,7 +30,7 @@ use crate::proto::candidate::{Means, Roster};
 use crate::proto::noise::KeyPair;
 use crate::proto::rendezvous::client::{Client, Identity, Input as ClientInput, Output as ClientOutput};
 use crate::proto::rendezvous::{
-    ClientMessage, Group, Nonce, SERVER_MESSAGE_BYTES_MAX, SIZE_MAX, ServerMessage, SessionId,
+    ClientMessage, Group, Nonce, Resumption, SERVER_MESSAGE_BYTES_MAX, SIZE_MAX, ServerMessage, SessionId,
 };
 use crate::proto::session::Credentials;
 use crate::time::Instant;
@@ -408,13 +409,22 @@ impl<N: Net> Joiner<N> {
             Some(Leg::None | Leg::Connecting(..)) | None => None,
         };
         if let Some(control) = &control {
-            // Keeps the NAT's mapping of the control channel alive.
-            let _ = control.stream().set_keepalive(KEEPALIVE, SILENCE_MAX);
+            // A stream that refuses the option is broken, which its next use tells.
+            let _ = control.stream().set_keepalive(CONTROL_KEEPALIVE, CONTROL_SILENCE_MAX);
         }
         let session = round.credentials().roster().session;
         let relayed = round.relayed();
         let upgrade = (!relayed.is_empty()).then(|| self.upgrades(session, relayed));
-        Parts { links: round.into_links(), control: control.map(erase), session, upgrade }
+        let nonce = round.credentials().roster().peers[self.config.rank as usize].nonce;
+        let lifeline = Some(self.lifeline(session, nonce));
+        Parts { links: round.into_links(), control: control.map(erase), session, upgrade, lifeline }
+    }
+
+    fn lifeline(&self, session: SessionId, nonce: Nonce) -> Box<dyn Lifeline> {
+        let (rank, size) = (self.config.rank, self.config.size);
+        let resumption = Resumption { session, group: self.key.group_id(&self.config.group), rank, size, nonce };
+        let ways = self.servers.iter().map(|server| (local_for(&self.config, server.main), server.main)).collect();
+        Box::new(Reconnect::new(self.net.clone(), ways, resumption, Timer::new(Arc::new(self.net.clone()))))
     }
 
     fn upgrades(&self, session: SessionId, relayed: Vec<(u32, bool)>) -> Box<dyn Upgrade> {

@@ -25,6 +25,12 @@ pub(crate) const KEEPALIVE: Duration = Duration::from_secs(100);
 /// A peer whose kernel is silent for this long while bytes wait is lost.
 pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(20);
 
+/// The control channel is probed this often: a rendezvous that has restarted answers with a reset, and is
+/// told of the group anew.
+pub(crate) const CONTROL_KEEPALIVE: Duration = Duration::from_secs(2);
+/// A rendezvous that is silent for this long is gone.
+pub(crate) const CONTROL_SILENCE_MAX: Duration = Duration::from_secs(6);
+
 /// How a peer is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkInfo {

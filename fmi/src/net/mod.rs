@@ -18,6 +18,7 @@ use crate::time::Instant;
 pub mod discovery;
 pub mod framed;
 pub mod join;
+pub(crate) mod lifeline;
 pub(crate) mod link;
 #[cfg(feature = "real")]
 pub mod real;

@@ -142,6 +142,23 @@ pub enum ClientMessage {
     Unvouched,
     /// Asks to be joined with the peer that asks for the same, and to be a stream of bytes from then on.
     Relay(RelayRequest),
+    /// Goes on with a session that stands, on a new connection: the server may have restarted.
+    Resume(Resumption),
+}
+
+/// A member of a session that comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resumption {
+    /// The session.
+    pub session: SessionId,
+    /// Its group.
+    pub group: GroupId,
+    /// Rank of the member.
+    pub rank: u32,
+    /// Ranks in the session.
+    pub size: u32,
+    /// Nonce of its registration.
+    pub nonce: Nonce,
 }
 
 /// One side of a relayed connection.
@@ -346,6 +363,9 @@ impl ClientMessage {
             Self::Relay(RelayRequest { session, from, to, nonce }) => frame(9, |out| {
                 out.put(session).put(&from.to_be_bytes()).put(&to.to_be_bytes()).put(nonce);
             }),
+            Self::Resume(Resumption { session, group, rank, size, nonce }) => frame(10, |out| {
+                out.put(session).put(group).put(&rank.to_be_bytes()).put(&size.to_be_bytes()).put(nonce);
+            }),
         }
     }
 
@@ -381,6 +401,13 @@ impl ClientMessage {
                 session: reader.array()?,
                 from: reader.u32()?,
                 to: reader.u32()?,
+                nonce: reader.array()?,
+            }),
+            10 => Self::Resume(Resumption {
+                session: reader.array()?,
+                group: reader.array()?,
+                rank: reader.u32()?,
+                size: reader.u32()?,
                 nonce: reader.array()?,
             }),
             other => return Err(WireError::Value { field: "client message type", value: u64::from(other) }),
@@ -557,6 +584,9 @@ mod tests {
             Just(ClientMessage::Unvouched),
             any::<([u8; 16], u32, u32, [u8; 16])>().prop_map(|(session, from, to, nonce)| {
                 ClientMessage::Relay(RelayRequest { session, from, to, nonce })
+            }),
+            any::<([u8; 16], [u8; 32], u32, u32, [u8; 16])>().prop_map(|(session, group, rank, size, nonce)| {
+                ClientMessage::Resume(Resumption { session, group, rank, size, nonce })
             }),
         ]
     }

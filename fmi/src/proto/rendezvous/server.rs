@@ -23,6 +23,7 @@ use crate::proto::discovery::Outcome;
 use crate::time::Instant;
 
 mod relay;
+mod resume;
 mod vouch;
 
 /// One connection, numbered by the driver and never reused.
@@ -411,6 +412,7 @@ impl Server {
                 }
             }
             ClientMessage::Relay(request) => self.relay(now, connection, request),
+            ClientMessage::Resume(resumption) => self.resume(now, connection, resumption),
             ClientMessage::Formed(session) => {
                 if let Some(session) = self.sessions.get_mut(&session)
                     && session.members.values().any(|member| *member == connection)

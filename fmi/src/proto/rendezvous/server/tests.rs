@@ -2,7 +2,7 @@
 //! grows without bound. Method: direct calls in virtual time; arbitrary input against the tables.
 
 use super::*;
-use crate::proto::rendezvous::RelayRequest;
+use crate::proto::rendezvous::{RelayRequest, Resumption};
 use proptest::prelude::*;
 
 struct Bench {
@@ -376,6 +376,32 @@ fn connections_of_one_prefix_are_limited_by_rate() {
     assert!(bench.input(4, Input::Opened(SocketAddr::from(([203, 0, 114, 1], 1)))).is_empty(), "another prefix");
     bench.advance(Duration::from_millis(500));
     assert!(bench.input(5, Input::Opened(from(1))).is_empty());
+}
+
+#[test]
+fn a_server_that_restarted_watches_the_members_that_come_back() {
+    let resumption = |rank: u32| Resumption { session: [5; 16], group: [1; 32], rank, size: 2, nonce: [9; 16] };
+    let mut bench = Bench::new();
+    for rank in 0..2u32 {
+        let number = u64::from(rank) + 1;
+        bench.input(number, Input::Opened(from(1)));
+        assert!(bench.input(number, Input::Message(ClientMessage::Resume(resumption(rank)))).is_empty());
+    }
+    bench.input(3, Input::Opened(from(3)));
+    let outputs = bench.input(3, Input::Message(ClientMessage::Resume(resumption(0))));
+    assert_eq!(outputs, [(1, None)], "a second connection of one member replaces the first");
+    for wrong in [
+        Resumption { nonce: [8; 16], ..resumption(0) },
+        Resumption { group: [2; 32], ..resumption(0) },
+        Resumption { size: 3, ..resumption(0) },
+    ] {
+        bench.input(4, Input::Opened(from(4)));
+        let outputs = bench.input(4, Input::Message(ClientMessage::Resume(wrong)));
+        assert_eq!(refusal(&outputs, 4), Some(Refusal::NotMember));
+    }
+    assert_eq!(bench.input(2, Input::Closed), [(3, Some(ServerMessage::Lost { session: [5; 16], rank: 1 }))]);
+    bench.input(3, Input::Closed);
+    assert_eq!((bench.server.sessions(), bench.server.running.len(), bench.server.connections()), (0, 0, 0));
 }
 
 fn relay(bench: &mut Bench, connection: u64, request: RelayRequest) -> Vec<(u64, Option<ServerMessage>)> {
