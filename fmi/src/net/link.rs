@@ -135,15 +135,6 @@ impl Link {
         }
     }
 
-    /// The stream to read from.
-    fn reading(&mut self) -> Option<&mut Box<dyn ByteStream>> {
-        if !self.peer_has_switched {
-            return Some(&mut self.stream);
-        }
-        // The peer may be first to know of the next stream.
-        self.next.as_mut().map(|(stream, _)| stream)
-    }
-
     /// Announces the next stream, if there is one.
     fn poll_announce(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
         if self.next.is_some() && matches!(self.sending, Direction::Current) {
@@ -181,17 +172,9 @@ impl Link {
         }
         loop {
             while self.head_taken < ENVELOPE_BYTES {
-                let mut head = self.head;
-                let at = self.head_taken;
-                let Some(stream) = self.reading() else { return Poll::Pending };
-                let mut buffer = ReadBuf::new(&mut head[at..]);
-                ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
-                let taken = buffer.filled().len();
-                if taken == 0 {
-                    return Poll::Ready(Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()));
-                }
-                self.head = head;
-                self.head_taken += taken;
+                let head = &mut self.head[self.head_taken..];
+                let stream = reading(&mut self.stream, &mut self.next, self.peer_has_switched);
+                self.head_taken += ready!(poll_some(stream, cx, head))?;
             }
             let envelope = Envelope::parse(&self.head)?;
             self.head_taken = 0;
@@ -215,17 +198,8 @@ impl Link {
                 self.body = None;
                 return Poll::Ready(Ok(()));
             }
-            let mut buffer = ReadBuf::new(&mut payload[at..]);
-            let stream = if self.peer_has_switched {
-                self.next.as_mut().map_or(&mut self.stream, |(stream, _)| stream)
-            } else {
-                &mut self.stream
-            };
-            ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
-            let read = buffer.filled().len();
-            if read == 0 {
-                return Poll::Ready(Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()));
-            }
+            let stream = reading(&mut self.stream, &mut self.next, self.peer_has_switched);
+            let read = ready!(poll_some(stream, cx, &mut payload[at..]))?;
             *taken += read as u64;
         }
     }
@@ -239,6 +213,30 @@ impl Link {
             return Poll::Pending;
         }
         read.map_ok(|()| parked)
+    }
+}
+
+/// The stream to read from; none while only the peer knows of the next one.
+fn reading<'a>(
+    current: &'a mut Box<dyn ByteStream>,
+    next: &'a mut Option<(Box<dyn ByteStream>, LinkInfo)>,
+    peer_has_switched: bool,
+) -> Option<&'a mut Box<dyn ByteStream>> {
+    if peer_has_switched { next.as_mut().map(|(stream, _)| stream) } else { Some(current) }
+}
+
+/// Reads at least one byte.
+fn poll_some(
+    stream: Option<&mut Box<dyn ByteStream>>,
+    cx: &mut Context<'_>,
+    bytes: &mut [u8],
+) -> Poll<Result<usize, LinkError>> {
+    let Some(stream) = stream else { return Poll::Pending };
+    let mut buffer = ReadBuf::new(bytes);
+    ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
+    match buffer.filled().len() {
+        0 => Poll::Ready(Err(io::Error::from(io::ErrorKind::UnexpectedEof).into())),
+        read => Poll::Ready(Ok(read)),
     }
 }
 
