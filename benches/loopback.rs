@@ -54,7 +54,7 @@ fn plain(criterion: &mut Criterion) {
 /// Serves until rank 0 leaves.
 async fn serve_fmi(role: &str) -> fmi::Result<()> {
     let config = Config::from_env()?;
-    let mut comm = Communicator::connect(RealNet::new(), &config).await?;
+    let comm = Communicator::connect(RealNet::new(), &config).await?;
     let mut bytes = [0u64];
     loop {
         comm.broadcast(&mut bytes, 0).await?;
@@ -84,7 +84,7 @@ async fn serve_fmi(role: &str) -> fmi::Result<()> {
 const TURN: u64 = 16;
 
 /// Times `iterations` operations, rounded up to turns.
-async fn turns(comm: &mut Communicator, iterations: u64, role: &str, bytes: usize) -> std::time::Duration {
+async fn turns(comm: &Communicator, iterations: u64, role: &str, bytes: usize) -> std::time::Duration {
     let mut buffer = vec![1u8; bytes];
     let send = vec![1u64; bytes / 8];
     let mut receive = send.clone();
@@ -109,14 +109,14 @@ async fn turns(comm: &mut Communicator, iterations: u64, role: &str, bytes: usiz
 
 fn over_fmi(criterion: &mut Criterion, role: &str, size: u32) {
     let runtime = runtime();
-    let mut members = Group::form(&runtime, role, size);
+    let members = Group::form(&runtime, role, size);
     let mut group = criterion.benchmark_group(role);
     group.sample_size(20);
     for bytes in SIZES {
         let mut announced = [bytes as u64];
         runtime.block_on(members.comm.broadcast(&mut announced, 0)).expect("the group lives");
         group.bench_function(BenchmarkId::new(format!("fmi, {size} ranks"), bytes), |bencher| {
-            bencher.iter_custom(|iterations| runtime.block_on(turns(&mut members.comm, iterations, role, bytes)));
+            bencher.iter_custom(|iterations| runtime.block_on(turns(&members.comm, iterations, role, bytes)));
         });
         runtime.block_on(members.comm.broadcast(&mut [0u8], 0)).expect("the group lives");
     }

@@ -6,7 +6,7 @@ use std::net::SocketAddrV4;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use fmi::proto::frame::{Envelope, Kind};
-use fmi::schedule;
+use fmi::schedule::{self, Memory};
 use fmi::time::Instant;
 use nat_sim::nat::{Nat, NatConfig, Pooling, Verdict, preset};
 use nat_sim::packet::{Packet, Segment};
@@ -146,7 +146,7 @@ fn schedules(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("schedule");
     for size in [16u32, 256, 1024] {
         group.bench_function(format!("allreduce by halving, {size} ranks"), |bencher| {
-            bencher.iter(|| schedule::allreduce_halving(black_box(size / 3), size, 1 << 20));
+            bencher.iter(|| schedule::allreduce_halving(black_box(size / 3), size, 1 << 20, Memory::Send));
         });
         group.bench_function(format!("binomial broadcast, {size} ranks"), |bencher| {
             bencher.iter(|| schedule::broadcast_binomial(black_box(size / 3), size, 1, 1 << 20));
@@ -156,18 +156,7 @@ fn schedules(criterion: &mut Criterion) {
 }
 
 fn frames(criterion: &mut Criterion) {
-    let envelope = Envelope {
-        kind: Kind::Allreduce,
-        commutative: true,
-        datatype: 12,
-        communicator: 1,
-        epoch: 2,
-        root_or_tag: 3,
-        sequence: 4,
-        step: 5,
-        operator: 1,
-        length: 6,
-    };
+    let envelope = Envelope { datatype: 12, sequence: 77, length: 4096, ..Envelope::new(Kind::Allreduce) };
     criterion.bench_function("frame/emit and parse an envelope", |bencher| {
         bencher.iter(|| Envelope::parse(&black_box(&envelope).emit()));
     });

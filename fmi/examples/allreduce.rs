@@ -5,7 +5,7 @@
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> fmi::Result<()> {
     let config = fmi::Config::from_env()?;
-    let mut comm = fmi::Communicator::connect(fmi::RealNet::new(), &config).await?;
+    let comm = fmi::Communicator::connect(fmi::RealNet::new(), &config).await?;
     let mut sum = [0u32];
     comm.allreduce(&[comm.rank()], &mut sum, fmi::op::Sum).await?;
     println!("rank {} of {}: the ranks add up to {}", comm.rank(), comm.size(), sum[0]);

@@ -1,65 +1,78 @@
 //! A group of ranks that can send to each other and compute together.
+//!
+//! # Operations
+//! Every operation is a function that returns a future. The operation has its place among the others from
+//! the moment of the call; the future makes it progress when it is polled. So operations can be started
+//! one after the other and awaited together, which is what MPI calls non-blocking:
+//!
+//! ```no_run
+//! # async fn example(comm: &fmi::Communicator) -> fmi::Result<()> {
+//! let (mut sum, mut all) = ([0.0], vec![0u32; comm.size() as usize]);
+//! let reduce = comm.allreduce(&[1.5], &mut sum, fmi::op::Sum);
+//! let gather = comm.allgather(&[comm.rank()], &mut all);
+//! futures_util::future::try_join(reduce, gather).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Futures of one communicator may be awaited in any order and by different tasks. What arrives for an
+//! operation that nobody polls is put into the mailbox, which is bounded. A frame that was begun must be
+//! sent whole, so a future that was polled and is neither polled again nor dropped holds up others that send to
+//! the same rank, until their deadline.
 
-use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Operation, Result};
+use crate::model::Fabric;
 use crate::net::framed::Framed;
 use crate::net::join::{self, Control};
 use crate::net::lifeline::Lifeline;
-use crate::net::link::{Link, LinkInfo};
+use crate::net::link::{Attempt, Link, LinkInfo};
 use crate::net::upgrade::Upgrade;
 use crate::net::{Clock, Net};
-use crate::proto::mailbox::Mailbox;
-use crate::proto::rendezvous::{ClientMessage, ServerMessage, SessionId};
+use crate::proto::rendezvous::SessionId;
 use crate::time::Instant;
 
+mod call;
 mod collective;
+mod core;
 mod execute;
+mod group;
 mod message;
+mod persistent;
+mod spin;
+#[cfg(feature = "values")]
+mod value;
+
+pub use group::Group;
+pub use message::{Message, Source, Status, Tag};
+pub use persistent::Persistent;
+
+use self::core::{Core, Shared};
 
 /// Connected ranks. MPI 3.1 §6.
 ///
-/// Operations take `&mut self`: one at a time. Collectives are called by all ranks, in the same
-/// order and with the same arguments; a disagreement is an error that shows both views. Every
-/// operation ends by its deadline.
+/// Collectives are called by all ranks, in the same order and with the same arguments; a disagreement is an
+/// error on both sides that shows both views. Every operation ends by its deadline.
 ///
-/// After an error the communicator is revoked: a partly sent frame cannot be taken back, so each
-/// further call fails at once. Form a new group to go on.
+/// After an error of a collective the communicator is revoked, on all of its ranks: each further call fails at
+/// once. An error of a point-to-point operation concerns that operation alone, but for a mismatch. Form a new
+/// group to go on.
 ///
-/// # Cancel safety
-/// Dropping the future of an operation before it is done revokes the communicator.
+/// Communicators made of this one share its connections and limits.
 pub struct Communicator {
+    shared: Arc<Shared>,
+    /// Its identity on the wire, 0 for the whole group.
+    id: u64,
     rank: u32,
     size: u32,
-    epoch: u32,
-    links: Vec<Option<Link>>,
-    control: Option<Control>,
-    upgrade: Option<Box<dyn Upgrade>>,
-    lifeline: Option<Box<dyn Lifeline>>,
-    session: SessionId,
-    formed: bool,
-    clock: Arc<dyn Clock>,
-    limits: Limits,
-    mailbox: Mailbox,
-    collectives: u64,
-    sent: BTreeMap<u32, u64>,
-    lost: Option<u32>,
-    dissolved: bool,
-    running: Option<Operation>,
-    revoked: Option<String>,
-}
-
-/// What the configuration says of operations.
-#[derive(Clone, Copy, Debug)]
-struct Limits {
-    deadline: Duration,
-    cause_wait: Duration,
-    frame_bytes_max: u64,
+    /// Ranks of the whole group; empty if they are the same.
+    members: Arc<[u32]>,
 }
 
 impl fmt::Debug for Communicator {
@@ -67,7 +80,6 @@ impl fmt::Debug for Communicator {
         f.debug_struct("Communicator")
             .field("rank", &self.rank)
             .field("size", &self.size)
-            .field("revoked", &self.revoked)
             .finish_non_exhaustive()
     }
 }
@@ -88,7 +100,7 @@ impl Communicator {
     /// # Examples
     /// ```no_run
     /// # async fn example() -> fmi::Result<()> {
-    /// let mut comm = fmi::Communicator::connect(fmi::RealNet::new(), &fmi::Config::from_env()?).await?;
+    /// let comm = fmi::Communicator::connect(fmi::RealNet::new(), &fmi::Config::from_env()?).await?;
     /// let mut sum = [0.0];
     /// comm.allreduce(&[f64::from(comm.rank())], &mut sum, fmi::op::Sum).await?;
     /// # Ok(())
@@ -108,35 +120,15 @@ impl Communicator {
     }
 
     pub(crate) fn assemble(config: &Config, clock: Arc<dyn Clock>, parts: Parts) -> Self {
-        Self {
-            rank: config.rank,
-            size: config.size,
-            epoch: 0,
-            links: parts.links,
-            control: parts.control,
-            upgrade: parts.upgrade,
-            lifeline: parts.lifeline,
-            session: parts.session,
-            formed: false,
-            clock,
-            limits: Limits {
-                deadline: config.operation_deadline,
-                cause_wait: config.cause_wait,
-                frame_bytes_max: config.frame_bytes_max,
-            },
-            mailbox: Mailbox::new(config.mailbox_bytes_max),
-            collectives: 0,
-            sent: BTreeMap::new(),
-            lost: None,
-            dissolved: false,
-            running: None,
-            revoked: None,
-        }
+        let shared = Shared::new(Core::new(config, clock, parts));
+        Self { shared, id: 0, rank: config.rank, size: config.size, members: Arc::new([]) }
     }
 
     /// The only link of a group of two.
-    pub(crate) fn into_link(mut self) -> Link {
-        self.links.iter_mut().find_map(Option::take).expect("the group has formed, so its link stands")
+    pub(crate) fn into_link(self) -> Link {
+        self.shared.with(|core| {
+            core.links.iter_mut().find_map(Option::take).expect("the group has formed, so its link stands")
+        })
     }
 
     /// This rank, from 0 to `size` - 1. MPI 3.1 §6.4.1, MPI_Comm_rank.
@@ -151,108 +143,54 @@ impl Communicator {
 
     /// The time on the clock of the net below.
     pub fn now(&self) -> Instant {
-        self.clock.now()
+        self.shared.clock.now()
     }
 
-    /// Sets the time for each operation from now on.
-    pub fn set_deadline(&mut self, deadline: Duration) {
-        self.limits.deadline = deadline;
+    /// Sets the time for each operation that is called from now on, of all communicators of the group.
+    pub fn set_deadline(&self, deadline: Duration) {
+        self.shared.with(|core| core.limits.deadline = deadline);
     }
 
     /// How each peer is reached, in rank order.
-    pub fn links(&self) -> impl Iterator<Item = LinkInfo> + '_ {
-        self.links.iter().flatten().map(Link::info)
+    pub fn links(&self) -> impl Iterator<Item = LinkInfo> + use<> {
+        let infos: Vec<LinkInfo> = self.shared.with(|core| {
+            let links = core.links.iter().flatten().map(Link::info);
+            links.filter_map(|info| self.rank_of(info.peer).map(|peer| LinkInfo { peer, ..info })).collect()
+        });
+        infos.into_iter()
+    }
+
+    /// What the group's network is taken for when algorithms are chosen; equal on all ranks.
+    pub fn fabric(&self) -> Fabric {
+        self.shared.with(|core| core.fabric)
     }
 
     /// Leaves the group in good order. Dropping does the same without waiting for the last bytes.
     ///
     /// # Cancel safety
     /// Dropping the future is like dropping the communicator.
-    pub async fn leave(mut self) {
-        let until = self.clock.now() + self.limits.cause_wait;
-        let clock = self.clock.clone();
-        let sleep = clock.sleep_until(until);
-        self.say_goodbye();
-        let flush = std::future::poll_fn(|cx| match &mut self.control {
-            Some(control) => control.poll_flush(cx).map(|_| ()),
-            None => Poll::Ready(()),
+    pub async fn leave(self) {
+        let until = self.shared.with(|core| core.clock.now() + core.limits.cause_wait);
+        let sleep = self.shared.clock.sleep_until(until);
+        if Arc::strong_count(&self.shared) == 1 {
+            self.shared.with(Core::say_goodbye);
+        }
+        let flush = std::future::poll_fn(|cx| {
+            self.shared.with(|core| {
+                let links = core.poll_flush_links(Attempt::Park(cx.waker()));
+                let control = match &mut core.control {
+                    Some(control) => control.poll_flush(cx).map(|_| ()),
+                    None => Poll::Ready(()),
+                };
+                if links.is_ready() { control } else { Poll::Pending }
+            })
         });
         // Best effort within a bound: nobody waits for a rendezvous that does not read.
         futures_util::future::select(std::pin::pin!(flush), sleep).await;
     }
 
-    fn say_goodbye(&mut self) {
-        if let Some(control) = &mut self.control
-            && self.formed
-        {
-            control.queue(&ClientMessage::Leave(self.session).emit());
-            self.formed = false;
-        }
-    }
-
-    pub(crate) fn mark_formed(&mut self) {
-        self.formed = true;
-        self.links.iter().flatten().for_each(Link::settle);
-        if let Some(control) = &mut self.control {
-            control.queue(&ClientMessage::Formed(self.session).emit());
-        }
-        self.flush_control();
-    }
-
-    /// Sends what the control channel takes without waiting.
-    fn flush_control(&mut self) {
-        let mut cx = Context::from_waker(std::task::Waker::noop());
-        if let Some(control) = &mut self.control
-            && let Poll::Ready(Err(_)) = control.poll_flush(&mut cx)
-        {
-            self.control = None;
-        }
-    }
-
-    /// Takes notices from the rendezvous; without one the group goes on.
-    fn poll_notices(&mut self, cx: &mut Context<'_>) {
-        if self.control.is_none()
-            && self.formed
-            && let Some(lifeline) = &mut self.lifeline
-            && let Poll::Ready(control) = lifeline.poll(cx)
-        {
-            self.control = Some(control);
-        }
-        while let Some(control) = &mut self.control {
-            let flushed = control.poll_flush(cx);
-            match control.poll_receive(cx, ServerMessage::parse) {
-                Poll::Ready(Ok(ServerMessage::Lost { session, rank })) if session == self.session => {
-                    self.lost.get_or_insert(rank);
-                }
-                Poll::Ready(Ok(ServerMessage::Dissolved(session))) if session == self.session => {
-                    self.dissolved = true;
-                    self.control = None;
-                }
-                Poll::Ready(Ok(ServerMessage::Probe)) => control.queue(&ClientMessage::Ping.emit()),
-                Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(_)) => self.control = None,
-                Poll::Pending => {
-                    if matches!(flushed, Poll::Ready(Err(_))) {
-                        self.control = None;
-                    }
-                    return;
-                }
-            }
-        }
-    }
-
-    /// Looks for direct connections in place of relayed ones.
-    fn poll_upgrade(&mut self, cx: &mut Context<'_>) {
-        while let Some(upgrade) = self.upgrade.as_mut().filter(|_| self.formed) {
-            let Poll::Ready((peer, better)) = upgrade.poll(cx) else { return };
-            tracing::info!(rank = self.rank, peer, technique = %better.info().technique, "no longer relayed");
-            better.settle();
-            if let Some(link) = self.links.get_mut(peer as usize).and_then(Option::as_mut) {
-                link.switch_to(better);
-                // Who waits for the peer's next frame may find it there.
-                cx.waker().wake_by_ref();
-            }
-        }
+    pub(crate) fn mark_formed(&self) {
+        self.shared.with(Core::mark_formed);
     }
 
     /// Makes progress until `at` without an operation: takes word of lost ranks, and replaces relayed
@@ -260,18 +198,47 @@ impl Communicator {
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
-    pub async fn progress_until(&mut self, at: Instant) {
-        let mut timer = crate::net::Timer::new(self.clock.clone());
+    pub async fn progress_until(&self, at: Instant) {
+        let mut timer = crate::net::Timer::new(self.shared.clock.clone());
         std::future::poll_fn(|cx| {
-            self.poll_notices(cx);
-            self.poll_upgrade(cx);
+            self.shared.with(|core| {
+                core.poll_notices(cx);
+                core.poll_upgrade(cx);
+                let _ = core.poll_flush_links(Attempt::Park(cx.waker()));
+            });
             if timer.poll_until(cx, at) { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
     }
 
-    fn link(&mut self, peer: u32) -> &mut Link {
-        self.links[peer as usize].as_mut().expect("callers name other ranks of the group")
+    /// How many ranks share this machine, as far as connections tell, and whether others are elsewhere.
+    pub(crate) fn neighbours(&self) -> (u64, bool) {
+        let is_here = |link: &Link| {
+            let ip = |address: Option<std::net::SocketAddr>| address.map(|address| address.ip());
+            let (near, far): (Option<IpAddr>, _) = (ip(link.local_addr()), ip(link.peer_addr()));
+            near.is_some() && near == far
+        };
+        self.shared.with(|core| {
+            let here = core.links.iter().flatten().filter(|link| is_here(link)).count();
+            (here as u64 + 1, core.links.iter().flatten().any(|link| !is_here(link)))
+        })
+    }
+
+    /// A rank of this communicator as a rank of the whole group.
+    fn world(&self, rank: u32) -> u32 {
+        self.members.get(rank as usize).copied().unwrap_or(rank)
+    }
+
+    fn rank_of(&self, world: u32) -> Option<u32> {
+        if self.members.is_empty() {
+            return Some(world);
+        }
+        self.members.iter().zip(0..).find(|(member, _)| **member == world).map(|(_, rank)| rank)
+    }
+
+    /// The rank here of a sender.
+    fn local(&self, world: u32) -> u32 {
+        self.rank_of(world).expect("only members send to a communicator")
     }
 
     fn error(&self, operation: Operation, kind: ErrorKind) -> Error {
@@ -286,49 +253,11 @@ impl Communicator {
         let what = format!("{name} is {rank}, the group has {} ranks", self.size);
         Err(self.error(operation, ErrorKind::InvalidArgument(what)))
     }
-
-    fn check_other(&self, operation: Operation, name: &str, rank: u32) -> Result<()> {
-        self.check_rank(operation, name, rank)?;
-        let what = if rank == self.rank {
-            format!("{name} is {rank}, which is this rank itself")
-        } else if self.revoked.is_none() && self.links[rank as usize].is_none() {
-            format!("there is no connection to rank {rank}: this group joined with `peers` for collectives only")
-        } else {
-            return Ok(());
-        };
-        Err(self.error(operation, ErrorKind::InvalidArgument(what)))
-    }
-
-    /// Whether an operation may begin.
-    fn begin(&mut self, operation: Operation) -> Result<()> {
-        if let Some(interrupted) = self.running {
-            self.revoked.get_or_insert_with(|| format!("{interrupted} was cancelled before it was done"));
-        }
-        if let Some(cause) = &self.revoked {
-            return Err(self.error(operation, ErrorKind::Revoked(cause.clone())));
-        }
-        self.running = Some(operation);
-        Ok(())
-    }
-
-    fn end<T>(&mut self, result: Result<T>) -> Result<T> {
-        self.running = None;
-        if let Err(error) = &result {
-            self.revoked = Some(error.to_string());
-            // Connections end here, so that nobody waits for this rank.
-            self.links.iter_mut().for_each(|link| *link = None);
-            (self.upgrade, self.lifeline) = (None, None);
-            self.say_goodbye();
-            self.flush_control();
-        }
-        result
-    }
 }
 
 impl Drop for Communicator {
     fn drop(&mut self) {
-        self.say_goodbye();
-        self.flush_control();
+        self.shared.with(|core| core.forget(self.id));
     }
 }
 
@@ -344,19 +273,47 @@ mod tests {
 
     fn is_send<T: Send>(_: &T) {}
 
+    fn alone() -> Communicator {
+        let config = Config::new(0, 1, "alone", "127.0.0.1:1");
+        let parts = Parts { links: vec![None], control: None, session: [0; 16], upgrade: None, lifeline: None };
+        Communicator::assemble(&config, Arc::new(RealNet::new()), parts)
+    }
+
     /// Applications on runtimes with several threads move these futures between them.
     #[tokio::test]
     async fn futures_can_move_between_threads() {
-        let config = Config::new(0, 1, "alone", "127.0.0.1:1");
-        is_send(&Communicator::connect(RealNet::new(), &config));
-        let parts = Parts { links: vec![None], control: None, session: [0; 16], upgrade: None, lifeline: None };
-        let mut comm = Communicator::assemble(&config, Arc::new(RealNet::new()), parts);
+        is_send(&Communicator::connect(RealNet::new(), &Config::new(0, 1, "alone", "127.0.0.1:1")));
+        let comm = alone();
+        is_send(&comm);
         let (send, mut receive) = ([1u8, 2], [0; 2]);
         let operation = comm.allreduce(&send, &mut receive, crate::op::Sum);
         is_send(&operation);
         operation.await.expect("a group of one needs nobody");
         is_send(&comm.barrier());
         is_send(&comm.recv(0, 0, &mut [0u8]));
+        is_send(&comm.split(Some(0), 0));
         assert_eq!(receive, send);
+    }
+
+    #[tokio::test]
+    async fn messages_to_itself_match_in_the_order_of_calls() {
+        let comm = alone();
+        let (mut first, mut second, mut long) = ([0u8; 1], [0u8; 1], [0u8; 3]);
+        let any = comm.recv(Source::Any, Tag::Any, &mut first);
+        comm.send(0, 5, &[1u8]).await.expect("room");
+        comm.send(0, 6, &[2u8]).await.expect("room");
+        comm.send(0, 5, &[3u8, 4, 5]).await.expect("room");
+        let tagged = comm.recv(0, 6, &mut second);
+        assert_eq!(tagged.await.expect("there").tag, 6);
+        let status = any.await.expect("there");
+        assert_eq!((status.source, status.tag, status.count), (0, 5, 1));
+        let error = comm.recv(0, 5, &mut [0u8; 2]).await.expect_err("too long");
+        assert!(matches!(error.kind(), ErrorKind::Truncated { message_bytes: 3, buffer_bytes: 2 }));
+        assert_eq!(comm.probe(Source::Any, Tag::Any).await.expect("still there").count, 3);
+        drop(comm.recv(0, 5, &mut [0u8; 3]));
+        assert_eq!(comm.recv(0, 5, &mut long).await.expect("not lost").count, 3);
+        assert_eq!((first, second, long), ([1], [2], [3, 4, 5]));
+        let error = comm.recv(1, 5, &mut long).await.expect_err("no such rank").to_string();
+        assert!(error.contains("the sender is 1, the group has 1 ranks"), "{error}");
     }
 }

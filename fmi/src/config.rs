@@ -1,6 +1,6 @@
 //! What a rank must know to join its group.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
@@ -12,6 +12,7 @@ use crate::error::{Error, ErrorKind, Operation, Result};
 use crate::key::Key;
 use crate::proto::card::Security;
 use crate::proto::rendezvous::SIZE_MAX;
+use crate::schedule::{Algorithm, Collective};
 
 /// Longest name of a group, in bytes.
 pub const GROUP_NAME_BYTES_MAX: usize = 255;
@@ -92,6 +93,16 @@ pub struct Config {
     /// Peers to which connections are made at the same time. Default 1,024; every one costs a socket.
     #[serde(default = "peers_at_once_max")]
     pub peers_at_once_max: usize,
+    /// How long a wait may yield the processor and try again before it parks. Default 50 us; 0 parks at once,
+    /// which saves processor time and costs 20 to 30 us each time. Waits learn: where yielding comes to
+    /// nothing, for instance because ranks outnumber cores or are far apart, it becomes rare. `FMI_SPIN`, in
+    /// microseconds.
+    #[serde(default = "spin", deserialize_with = "seconds")]
+    pub spin: Duration,
+    /// Algorithms to use in place of the ones that the model chooses, equal on all ranks. `FMI_ALGORITHM`, for
+    /// instance `allreduce=ring,barrier=tree`.
+    #[serde(default, deserialize_with = "algorithms")]
+    pub algorithms: BTreeMap<Collective, Algorithm>,
 }
 
 /// Which ranks a rank connects to when it joins.
@@ -146,6 +157,17 @@ fn peers_at_once_max() -> usize {
     1024
 }
 
+fn spin() -> Duration {
+    Duration::from_micros(50)
+}
+
+fn algorithms<'de, D: serde::Deserializer<'de>>(
+    from: D,
+) -> std::result::Result<BTreeMap<Collective, Algorithm>, D::Error> {
+    let text = String::deserialize(from)?;
+    Config::algorithms_named(&text).map_err(serde::de::Error::custom)
+}
+
 fn secret<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Option<Vec<u8>>, D::Error> {
     Option::<String>::deserialize(from).map(|secret| secret.map(String::into_bytes))
 }
@@ -166,6 +188,12 @@ impl fmt::Debug for Config {
             .finish_non_exhaustive()
     }
 }
+
+/// Where the rank may be found, and the size.
+const RANKS: [&str; 6] =
+    ["FMI_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID", "JOB_COMPLETION_INDEX", "AWS_BATCH_JOB_ARRAY_INDEX"];
+const SIZES: [&str; 5] =
+    ["FMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS", "AWS_BATCH_JOB_ARRAY_SIZE"];
 
 fn invalid(what: String) -> Error {
     Error::new(Operation::Configure, ErrorKind::InvalidConfig(what))
@@ -193,11 +221,17 @@ impl Config {
             security: None,
             relay: true,
             spray: false,
+            spin: spin(),
+            algorithms: BTreeMap::new(),
         }
     }
 
-    /// Reads `FMI_RANK`, `FMI_SIZE`, `FMI_GROUP`, `FMI_RENDEZVOUS` and, if there, `FMI_KEY`,
-    /// `FMI_SECURITY` and `FMI_VANTAGE`.
+    /// Reads `FMI_RANK`, `FMI_SIZE`, `FMI_GROUP`, `FMI_RENDEZVOUS` and, if there, `FMI_KEY`, `FMI_SECURITY`,
+    /// `FMI_VANTAGE`, `FMI_SPIN` and `FMI_ALGORITHM`.
+    ///
+    /// Without `FMI_RANK` or `FMI_SIZE`, those of the launcher count: Open MPI's, PMI's (MPICH and others),
+    /// SLURM's, an AWS Batch array's, and of a Kubernetes indexed job `JOB_COMPLETION_INDEX`, which goes with
+    /// `FMI_SIZE`, as Kubernetes does not tell a pod how many there are.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidConfig`] that names the variable and its value.
@@ -211,17 +245,41 @@ impl Config {
     /// [`ErrorKind::InvalidConfig`] that names the variable and its value.
     pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
         let text = |name: &str| variable(name).ok_or_else(|| invalid(format!("{name} is not set")));
-        let number = |name: &str| {
+        // The variable of the first launcher that has set one, ours first.
+        let number = |names: &[&str]| {
+            let name = names.iter().find(|name| variable(name).is_some()).unwrap_or(&names[0]);
             let value = text(name)?;
             value.trim().parse().map_err(|_| invalid(format!("{name} is {value:?}, not a number from 0 to 4294967295")))
         };
         let mut config =
-            Self::new(number("FMI_RANK")?, number("FMI_SIZE")?, text("FMI_GROUP")?, text("FMI_RENDEZVOUS")?);
+            Self::new(number(&RANKS)?, number(&SIZES)?, text("FMI_GROUP")?, text("FMI_RENDEZVOUS")?);
         config.key = variable("FMI_KEY").map(String::into_bytes);
         config.vantage = variable("FMI_VANTAGE");
         config.security = variable("FMI_SECURITY").map(|name| Self::security_named(&name)).transpose()?;
+        if variable("FMI_SPIN").is_some() {
+            config.spin = Duration::from_micros(u64::from(number(&["FMI_SPIN"])?));
+        }
+        if let Some(text) = variable("FMI_ALGORITHM") {
+            config.algorithms = Self::algorithms_named(&text).map_err(|error| invalid(format!("FMI_ALGORITHM: {error}")))?;
+        }
         config.check()?;
         Ok(config)
+    }
+
+    /// Reads pairs like `allreduce=ring,barrier=tree`.
+    ///
+    /// # Errors
+    /// What is wrong, with the names that there are.
+    pub fn algorithms_named(text: &str) -> std::result::Result<BTreeMap<Collective, Algorithm>, String> {
+        let pairs = text.split(',').map(str::trim).filter(|pair| !pair.is_empty());
+        let read = |pair: &str| {
+            let (collective, algorithm) =
+                pair.split_once('=').ok_or_else(|| format!("{pair:?} is not of the form allreduce=ring"))?;
+            let collective: Collective = collective.trim().parse().map_err(|error| format!("{error}"))?;
+            let algorithm: Algorithm = algorithm.trim().parse().map_err(|error| format!("{error}"))?;
+            Ok((collective, algorithm))
+        };
+        pairs.map(read).collect()
     }
 
     /// Finds a protection by its name.
@@ -342,6 +400,36 @@ mod tests {
             ("FMI_SECURITY", "encrypted", "which needs a key"),
         ] {
             let error = from(&[(variable, value)]).expect_err("a mistake").to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn ranks_and_sizes_of_other_launchers_count() {
+        let base = [("FMI_GROUP", "g"), ("FMI_RENDEZVOUS", "h:7000")];
+        for (rank, size) in [
+            ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+            ("PMI_RANK", "PMI_SIZE"),
+            ("SLURM_PROCID", "SLURM_NTASKS"),
+            ("JOB_COMPLETION_INDEX", "FMI_SIZE"),
+            ("AWS_BATCH_JOB_ARRAY_INDEX", "AWS_BATCH_JOB_ARRAY_SIZE"),
+        ] {
+            let given = [(rank, "3"), (size, "4")];
+            let find = |name: &str| base.iter().chain(&given).find(|(key, _)| *key == name).map(|(_, value)| (*value).into());
+            let config = Config::from_variables(find).expect("valid");
+            assert_eq!((config.rank, config.size), (3, 4));
+            let ours = |name: &str| if name == "FMI_RANK" { Some("1".into()) } else { find(name) };
+            assert_eq!(Config::from_variables(ours).expect("valid").rank, 1, "ours goes first");
+        }
+    }
+
+    #[test]
+    fn algorithms_are_read_and_mistakes_named() {
+        let config = from(&[("FMI_ALGORITHM", "allreduce=ring, barrier=tree"), ("FMI_SPIN", "0")]).expect("valid");
+        assert_eq!(config.algorithms.get(&Collective::Allreduce), Some(&Algorithm::Ring));
+        assert_eq!(config.spin, Duration::ZERO);
+        for (text, expected) in [("allreduce", "form"), ("allreduce=rink", "there are"), ("all=ring", "no collective")] {
+            let error = from(&[("FMI_ALGORITHM", text)]).expect_err("a mistake").to_string();
             assert!(error.contains(expected), "{error}");
         }
     }

@@ -36,6 +36,38 @@ pub enum Operation {
     Reduce,
     /// Reduce to all ranks.
     Allreduce,
+    /// Gather to one root.
+    Gather,
+    /// Gather of blocks of different lengths.
+    Gatherv,
+    /// Scatter from one root.
+    Scatter,
+    /// Scatter of blocks of different lengths.
+    Scatterv,
+    /// Gather to all.
+    Allgather,
+    /// Gather of blocks of different lengths to all.
+    Allgatherv,
+    /// A block from each to each.
+    Alltoall,
+    /// A block of any length from each to each.
+    Alltoallv,
+    /// Reduce and scatter, blocks of one length.
+    ReduceScatterBlock,
+    /// Reduce and scatter, blocks of different lengths.
+    ReduceScatter,
+    /// Inclusive prefix reduction.
+    Scan,
+    /// Exclusive prefix reduction.
+    Exscan,
+    /// Look for a message.
+    Probe,
+    /// Split a communicator.
+    Split,
+    /// Duplicate a communicator.
+    Duplicate,
+    /// Make a communicator of a group.
+    CreateGroup,
 }
 
 impl fmt::Display for Operation {
@@ -52,6 +84,22 @@ impl fmt::Display for Operation {
             Self::Broadcast => "broadcast",
             Self::Reduce => "reduce",
             Self::Allreduce => "allreduce",
+            Self::Gather => "gather",
+            Self::Gatherv => "gatherv",
+            Self::Scatter => "scatter",
+            Self::Scatterv => "scatterv",
+            Self::Allgather => "allgather",
+            Self::Allgatherv => "allgatherv",
+            Self::Alltoall => "alltoall",
+            Self::Alltoallv => "alltoallv",
+            Self::ReduceScatterBlock => "reduce_scatter_block",
+            Self::ReduceScatter => "reduce_scatter",
+            Self::Scan => "scan",
+            Self::Exscan => "exscan",
+            Self::Probe => "probe",
+            Self::Split => "split",
+            Self::Duplicate => "duplicate",
+            Self::CreateGroup => "create_group",
         })
     }
 }
@@ -237,6 +285,13 @@ impl Error {
     /// Makes an error of `operation`.
     pub fn new(operation: Operation, kind: ErrorKind) -> Self {
         Self(Box::new(Inner { operation, rank: None, peer: None, path: None, kind, source: None }))
+    }
+
+    /// Says of which operation it is.
+    #[must_use]
+    pub fn of(mut self, operation: Operation) -> Self {
+        self.0.operation = operation;
+        self
     }
 
     /// Names the rank on which it happened.

@@ -8,7 +8,7 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> fmi::Result<()> {
 //! let config = fmi::Config::from_env()?;
-//! let mut comm = fmi::Communicator::connect(fmi::RealNet::new(), &config).await?;
+//! let comm = fmi::Communicator::connect(fmi::RealNet::new(), &config).await?;
 //! let mut sum = [0u64];
 //! comm.allreduce(&[u64::from(comm.rank())], &mut sum, fmi::op::Sum).await?;
 //! println!("rank {} of {}: {}", comm.rank(), comm.size(), sum[0]);
@@ -47,13 +47,14 @@ pub mod config;
 pub mod datatype;
 pub mod error;
 pub mod key;
+pub mod model;
 pub mod net;
 pub mod op;
 pub mod proto;
 pub mod schedule;
 pub mod time;
 
-pub use communicator::Communicator;
+pub use communicator::{Communicator, Group, Message, Persistent, Source, Status, Tag};
 pub use config::{Config, Peers};
 pub use datatype::Element;
 pub use error::{Error, ErrorKind, Operation, Path, Result};

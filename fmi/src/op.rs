@@ -22,14 +22,9 @@ pub const USER_CODE_MIN: u32 = 1024;
 
 /// The name of an operator by its code.
 pub fn name_of(code: u32) -> String {
-    match code {
-        0 => "none".into(),
-        1 => "sum".into(),
-        2 => "product".into(),
-        3 => "min".into(),
-        4 => "max".into(),
-        other => format!("#{other}"),
-    }
+    const NAMES: [&str; 13] =
+        ["none", "sum", "product", "min", "max", "minloc", "maxloc", "land", "lor", "lxor", "band", "bor", "bxor"];
+    NAMES.get(code as usize).map_or_else(|| format!("#{code}"), |name| (*name).to_owned())
 }
 
 /// Addition; integers wrap. MPI_SUM.
@@ -44,13 +39,35 @@ pub struct Min;
 /// The larger one; of a number and a NaN, the number. MPI_MAX.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Max;
+/// Of pairs `[value, index]` the one with the smaller value, of equal ones the one with the lower index.
+/// MPI_MINLOC on pairs of one type, as Fortran has them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MinLoc;
+/// Of pairs `[value, index]` the one with the larger value, of equal ones the one with the lower index.
+/// MPI_MAXLOC.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MaxLoc;
+/// 1 if both are not 0, else 0. MPI_LAND.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LogicalAnd;
+/// 1 if any is not 0, else 0. MPI_LOR.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LogicalOr;
+/// 1 if exactly one is not 0, else 0. MPI_LXOR.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LogicalXor;
+/// Bits that both have. MPI_BAND.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BitAnd;
+/// Bits that any has. MPI_BOR.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BitOr;
+/// Bits that exactly one has. MPI_BXOR.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BitXor;
 
 macro_rules! operator {
-    ($name:ident $code:literal: $integer:expr, $float:expr) => {
-        operator!(@ $name $code $integer; u8 i8 u16 i16 u32 i32 u64 i64 u128 i128);
-        operator!(@ $name $code $float; f32 f64);
-    };
-    (@ $name:ident $code:literal $combine:expr; $($type:ty)+) => {
+    ($name:ident $code:literal, $combine:expr; $($type:ty)+) => {
         $(impl Op<$type> for $name {
             fn code(&self) -> u32 {
                 $code
@@ -60,6 +77,7 @@ macro_rules! operator {
                 true
             }
 
+            #[inline]
             fn combine(&self, left: $type, right: $type) -> $type {
                 let combine: fn($type, $type) -> $type = $combine;
                 combine(left, right)
@@ -68,10 +86,81 @@ macro_rules! operator {
     };
 }
 
-operator!(Sum 1: |a, b| a.wrapping_add(b), |a, b| a + b);
-operator!(Product 2: |a, b| a.wrapping_mul(b), |a, b| a * b);
-operator!(Min 3: |a, b| a.min(b), |a, b| a.min(b));
-operator!(Max 4: |a, b| a.max(b), |a, b| a.max(b));
+macro_rules! on_integers {
+    ($($name:ident $code:literal: $combine:expr;)+) => {
+        $(operator!($name $code, $combine; u8 i8 u16 i16 u32 i32 u64 i64 u128 i128);)+
+    };
+}
+
+on_integers! {
+    Sum 1: |a, b| a.wrapping_add(b);
+    Product 2: |a, b| a.wrapping_mul(b);
+    Min 3: |a, b| a.min(b);
+    Max 4: |a, b| a.max(b);
+    LogicalAnd 7: |a, b| (a != 0 && b != 0).into();
+    LogicalOr 8: |a, b| (a != 0 || b != 0).into();
+    LogicalXor 9: |a, b| ((a != 0) != (b != 0)).into();
+    BitAnd 10: |a, b| a & b;
+    BitOr 11: |a, b| a | b;
+    BitXor 12: |a, b| a ^ b;
+}
+
+operator!(Sum 1, |a, b| a + b; f32 f64);
+operator!(Product 2, |a, b| a * b; f32 f64);
+operator!(Min 3, |a, b| a.min(b); f32 f64);
+operator!(Max 4, |a, b| a.max(b); f32 f64);
+
+#[cfg(feature = "half")]
+mod halves {
+    use super::{Max, Min, Op, Product, Sum};
+    use half::{bf16, f16};
+
+    operator!(Sum 1, |a, b| a + b; f16 bf16);
+    operator!(Product 2, |a, b| a * b; f16 bf16);
+    operator!(Min 3, |a, b| a.min(b); f16 bf16);
+    operator!(Max 4, |a, b| a.max(b); f16 bf16);
+}
+
+#[cfg(feature = "complex")]
+mod complexes {
+    use super::{Op, Product, Sum};
+    use num_complex::Complex;
+
+    operator!(Sum 1, |a, b| a + b; Complex<f32> Complex<f64>);
+    operator!(Product 2, |a, b| a * b; Complex<f32> Complex<f64>);
+}
+
+/// Whether the pair `a` stays, of two of which `better` says whose value is better.
+fn stays<T: PartialOrd + Copy>(a: [T; 2], b: [T; 2], better: fn(&T, &T) -> bool) -> bool {
+    // A value that is not comparable (a NaN) gives way.
+    better(&a[0], &b[0]) || (a[0] == b[0] && a[1] <= b[1]) || b[0].partial_cmp(&b[0]).is_none()
+}
+
+macro_rules! locations {
+    ($($name:ident $code:literal $better:ident;)+) => {
+        $(impl<T: Element + PartialOrd> Op<[T; 2]> for $name
+        where
+            [T; 2]: Element,
+        {
+            fn code(&self) -> u32 {
+                $code
+            }
+
+            fn is_commutative(&self) -> bool {
+                true
+            }
+
+            fn combine(&self, left: [T; 2], right: [T; 2]) -> [T; 2] {
+                if stays(left, right, T::$better) { left } else { right }
+            }
+        })+
+    };
+}
+
+locations! {
+    MinLoc 5 lt;
+    MaxLoc 6 gt;
+}
 
 /// An operator made from a function.
 ///
@@ -123,5 +212,46 @@ impl<T: Element, F: Fn(T, T) -> T + Send + Sync> Op<T> for Custom<F> {
 
     fn combine(&self, left: T, right: T) -> T {
         (self.combine)(left, right)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locations_prefer_the_better_value_then_the_lower_index() {
+        assert_eq!(MinLoc.combine([2, 7], [1, 9]), [1, 9]);
+        assert_eq!(MinLoc.combine([1, 9], [1, 7]), [1, 7]);
+        assert_eq!(MaxLoc.combine([2.5, 7.0], [1.0, 9.0]), [2.5, 7.0]);
+        assert_eq!(MaxLoc.combine([f64::NAN, 0.0], [1.0, 9.0])[1], 9.0);
+        assert_eq!(MaxLoc.combine([1.0, 9.0], [f64::NAN, 0.0])[1], 9.0);
+    }
+
+    #[test]
+    fn logical_operators_give_truth_values_and_bitwise_ones_give_bits() {
+        assert_eq!([LogicalAnd.combine(6u8, 3), LogicalOr.combine(0u8, 4), LogicalXor.combine(6u8, 3)], [1, 1, 0]);
+        assert_eq!([BitAnd.combine(6i32, 3), BitOr.combine(6, 3), BitXor.combine(6, 3)], [2, 7, 5]);
+    }
+
+    #[test]
+    fn every_built_in_operator_has_a_name() {
+        let codes: [u32; 12] = [
+            Op::<u8>::code(&Sum),
+            Op::<u8>::code(&Product),
+            Op::<u8>::code(&Min),
+            Op::<u8>::code(&Max),
+            Op::<[f64; 2]>::code(&MinLoc),
+            Op::<[f64; 2]>::code(&MaxLoc),
+            Op::<u8>::code(&LogicalAnd),
+            Op::<u8>::code(&LogicalOr),
+            Op::<u8>::code(&LogicalXor),
+            Op::<u8>::code(&BitAnd),
+            Op::<u8>::code(&BitOr),
+            Op::<u8>::code(&BitXor),
+        ];
+        assert_eq!(codes.to_vec(), (1..=12).collect::<Vec<_>>());
+        assert!(codes.iter().all(|code| !name_of(*code).starts_with('#')));
+        assert_eq!(name_of(1024), "#1024");
     }
 }

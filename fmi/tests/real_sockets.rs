@@ -218,7 +218,7 @@ fn helper_rank() {
     let Ok(config) = fmi::Config::from_env() else { return };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let ended = runtime.block_on(async {
-        let mut comm = fmi::Communicator::connect(fmi::RealNet::new(), &config).await?;
+        let comm = fmi::Communicator::connect(fmi::RealNet::new(), &config).await?;
         println!("joined");
         loop {
             let mut sum = [0u64; 1000];

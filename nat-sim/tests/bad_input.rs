@@ -43,7 +43,7 @@ fn member(world: &mut World, host: HostId, name: &'static str, config: Config, s
 }
 
 async fn sum(net: SimNet, config: &Config) -> Result<u64, Error> {
-    let mut comm = Communicator::connect(net, config).await?;
+    let comm = Communicator::connect(net, config).await?;
     let mut sum = [0u64];
     comm.allreduce(&[u64::from(comm.rank()) + 1], &mut sum, fmi::op::Sum).await?;
     comm.barrier().await?;
@@ -242,7 +242,7 @@ where
         world.function(hosts[rank as usize], Duration::ZERO, move |net| {
             let (board, config) = (board.clone(), config.clone());
             async move {
-                let mut comm = Communicator::connect(net, &config).await.expect("joined");
+                let comm = Communicator::connect(net, &config).await.expect("joined");
                 let result = if rank == 0 { first(&mut comm).await } else { second(&mut comm).await };
                 let error = result.err();
                 if error.is_some() {

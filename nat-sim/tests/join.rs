@@ -19,7 +19,7 @@ fn two_functions_behind_nats_exchange_values() {
     let mut world = World::new(topology, 1, millis(1));
     serve(&mut world, rendezvous);
     let board = ranks(&mut world, &hosts, |net, rank| async move {
-        let mut comm = Communicator::connect(net, &config(rank, 2)).await.expect("joined");
+        let comm = Communicator::connect(net, &config(rank, 2)).await.expect("joined");
         let mut sum = [0u32; 3];
         comm.allreduce(&[rank, 10, 7], &mut sum, fmi::op::Sum).await.expect("reduced");
         let path = comm.links().next().expect("one peer").path;

@@ -37,7 +37,7 @@ fn transfer(size: u32, server: ServerConfig) -> Vec<(u32, Duration)> {
     let board = ranks(&mut world, &hosts, move |net, rank| async move {
         let mut config = config(rank, size);
         config.operation_deadline = Duration::from_secs(60);
-        let mut comm = Communicator::connect(net.clone(), &config).await.expect("joined");
+        let comm = Communicator::connect(net.clone(), &config).await.expect("joined");
         assert!(comm.links().all(|link| link.path == Path::Relay));
         comm.barrier().await.expect("all here");
         let begun = Net::now(&net);
@@ -87,7 +87,7 @@ fn the_end_of_one_side_is_told_to_the_other() {
     let board = ranks(&mut world, &hosts, |net, rank| async move {
         let mut config = config(rank, 2);
         config.peers = Peers::All;
-        let mut comm = Communicator::connect(net.clone(), &config).await.expect("joined");
+        let comm = Communicator::connect(net.clone(), &config).await.expect("joined");
         let mut byte = [0u8];
         let error = comm.recv(1 - rank, 1, &mut byte).await.expect_err("nobody sends");
         (rank, Net::now(&net).since_origin(), error)

@@ -17,7 +17,7 @@ type Line = (u32, u64, Vec<Path>, Duration);
 
 /// Joins, sums, sleeps and sums again; reports the sum, the paths and the time of the first result.
 async fn compute(net: SimNet, rank: u32, size: u32, pause: Duration) -> Line {
-    let mut comm = Communicator::connect(net.clone(), &config(rank, size)).await.expect("joined");
+    let comm = Communicator::connect(net.clone(), &config(rank, size)).await.expect("joined");
     let mut sum = [0u64];
     comm.allreduce(&[1 << rank], &mut sum, fmi::op::Sum).await.expect("reduced");
     let at = Net::now(&net).since_origin();
@@ -193,7 +193,7 @@ fn a_rebooted_gateway_breaks_what_runs_through_it() {
     let mut world = World::new(topology, 3, millis(1));
     serve(&mut world, rendezvous);
     let board = ranks(&mut world, &hosts, |net, rank| async move {
-        let mut comm = Communicator::connect(net.clone(), &config(rank, 2)).await.expect("joined");
+        let comm = Communicator::connect(net.clone(), &config(rank, 2)).await.expect("joined");
         loop {
             if let Err(error) = comm.barrier().await {
                 return (rank, error.peer());

@@ -61,12 +61,12 @@ pub(crate) async fn run(
     joined: impl FnOnce(&Communicator),
     ending: impl FnOnce(&Communicator),
 ) -> Result<(), Failure> {
-    let mut comm = Communicator::connect(net.clone(), config).await?;
+    let comm = Communicator::connect(net.clone(), config).await?;
     joined(&comm);
     let mut number = 0;
     for _ in 0..program.rounds {
         for step in &program.steps {
-            step_once(net, &mut comm, step, number).await?;
+            step_once(net, &comm, step, number).await?;
             number += 1;
         }
     }
@@ -75,7 +75,7 @@ pub(crate) async fn run(
     Ok(())
 }
 
-async fn step_once(net: &SimNet, comm: &mut Communicator, step: &Step, number: u64) -> Result<(), Failure> {
+async fn step_once(net: &SimNet, comm: &Communicator, step: &Step, number: u64) -> Result<(), Failure> {
     let (rank, size) = (comm.rank(), comm.size());
     match *step {
         Step::Barrier => comm.barrier().await?,

@@ -96,7 +96,7 @@ fn wiretap(security: Security, nat: NatConfig) -> (Vec<u8>, Path) {
             async move {
                 let mut config = config(rank);
                 config.security = Some(security);
-                let mut comm = Communicator::connect(net, &config).await.expect("joined");
+                let comm = Communicator::connect(net, &config).await.expect("joined");
                 let mut received = [0; MARKER.len()];
                 if rank == 0 {
                     comm.send(1, 1, MARKER).await.expect("sent");

@@ -1,26 +1,208 @@
 //! Collectives.
 
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
 use crate::communicator::Communicator;
-use crate::communicator::execute::Call;
+use crate::communicator::call::{Call, Concern};
+use crate::communicator::core::{Core, What};
+use crate::communicator::execute::{Combine, Job, Plan, PlanKey, Run};
 use crate::datatype::Element;
 use crate::error::{Error, ErrorKind, Operation, Result};
-use crate::op::Op;
+use crate::model::Fabric;
+use crate::op::{Max, Op};
 use crate::proto::frame::{Envelope, Kind};
-use crate::schedule::{self, Schedule, Side};
+use crate::schedule::{self, Algorithm, Blocks, Choice, Collective, Memory, Problem, Schedule, Side, Step};
 use crate::time::Instant;
 
-/// What a collective says of itself in every frame.
-struct Signature {
-    kind: Kind,
-    root: u32,
-    datatype: u8,
-    operator: u32,
-    commutative: bool,
+mod blocks;
+mod reductions;
+
+/// A collective without its buffers.
+#[derive(Clone, Debug)]
+pub(super) struct Spec {
+    pub(super) kind: Kind,
+    pub(super) root: u32,
+    pub(super) operator: u32,
+    pub(super) commutative: bool,
+    /// Elements on each rank, where that is equal on all.
+    pub(super) elements: usize,
+    pub(super) recipe: Recipe,
+    /// Elements that the send buffer must have.
+    pub(super) send: usize,
+    /// Elements that the receive buffer must have; not looked at if `None`.
+    pub(super) receive: Option<usize>,
 }
 
-impl Signature {
-    fn new(kind: Kind) -> Self {
-        Self { kind, root: 0, datatype: 0, operator: 0, commutative: false }
+/// Where the schedule comes from.
+#[derive(Clone, Debug)]
+pub(super) enum Recipe {
+    /// An algorithm is chosen, and the plan kept.
+    Chosen(Problem),
+    /// It is made for this call.
+    Made(Schedule, Algorithm),
+    /// It was made before.
+    Planned(Arc<Plan>),
+}
+
+impl Spec {
+    pub(super) fn new(kind: Kind, recipe: Recipe) -> Self {
+        Self { kind, root: 0, operator: 0, commutative: false, elements: 0, recipe, send: 0, receive: Some(0) }
+    }
+}
+
+/// No operator: of collectives that combine nothing.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Nothing;
+
+impl<T: Element> Op<T> for Nothing {
+    fn code(&self) -> u32 {
+        0
+    }
+
+    fn is_commutative(&self) -> bool {
+        false
+    }
+
+    fn combine(&self, left: T, _: T) -> T {
+        left
+    }
+}
+
+fn combine_bytes<T: Element>(op: &impl Op<T>, into: &mut [u8], own: Option<&[u8]>, other: &[u8], side: Side) {
+    let into = bytemuck::cast_slice_mut::<u8, T>(into);
+    let other = bytemuck::cast_slice::<u8, T>(other);
+    match (own.map(bytemuck::cast_slice::<u8, T>), side) {
+        (None, Side::Left) => into.iter_mut().zip(other).for_each(|(own, other)| *own = op.combine(*other, *own)),
+        (None, Side::Right) => into.iter_mut().zip(other).for_each(|(own, other)| *own = op.combine(*own, *other)),
+        (Some(own), side) => {
+            let all = into.iter_mut().zip(own).zip(other);
+            match side {
+                Side::Left => all.for_each(|((into, own), other)| *into = op.combine(*other, *own)),
+                Side::Right => all.for_each(|((into, own), other)| *into = op.combine(*own, *other)),
+            }
+        }
+    }
+}
+
+/// A collective under way.
+pub(super) struct Operating<'a, T, O> {
+    comm: &'a Communicator,
+    state: State,
+    send: &'a [T],
+    receive: &'a mut [T],
+    op: O,
+}
+
+enum State {
+    Over(Option<Error>),
+    Running { call: Call, run: Option<Run>, plan: Arc<Plan>, signature: Envelope },
+}
+
+impl<T, O> Unpin for Operating<'_, T, O> {}
+
+impl<T: Element, O: Op<T>> Future for Operating<'_, T, O> {
+    type Output = Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        let Self { comm, state, send, receive, op } = &mut *self;
+        let (call, run, plan, signature) = match state {
+            State::Running { call, run: Some(run), plan, signature } => (call, run, plan, signature),
+            State::Running { run: None, .. } | State::Over(None) => panic!("polled after its end"),
+            State::Over(error) => return Poll::Ready(Err(error.take().expect("just seen"))),
+        };
+        let mut job = Job {
+            plan,
+            signature,
+            element_bytes: size_of::<T>(),
+            send: bytemuck::cast_slice(send),
+            receive: bytemuck::cast_slice_mut(receive),
+        };
+        let mut combine =
+            |into: &mut [u8], own: Option<&[u8]>, other: &[u8], side| combine_bytes::<T>(op, into, own, other, side);
+        let mut combine: Combine<'_> = &mut combine;
+        let result = ready!(comm.shared.drive(cx, call, |core, call, attempt| {
+            run.advance(core, attempt, call, &mut job, &mut combine)
+        }));
+        self.end(result.as_ref().err());
+        Poll::Ready(result)
+    }
+}
+
+impl<T, O> Operating<'_, T, O> {
+    /// Ends it; after an error, the communicator with it.
+    fn end(&mut self, error: Option<&Error>)
+    where
+        T: Element,
+    {
+        let State::Running { call, run, plan, signature } = &mut self.state else { return };
+        let Some(run) = run.take() else { return };
+        self.comm.shared.with(|core| {
+            if let Some(error) = error {
+                let job = Job {
+                    plan,
+                    signature,
+                    element_bytes: size_of::<T>(),
+                    send: bytemuck::cast_slice(self.send),
+                    receive: bytemuck::cast_slice_mut(self.receive),
+                };
+                run.abandon(core, call, &job);
+                core.fail(self.comm.id, error);
+            }
+            core.retire(call.id);
+            core.give_back(run.into_workspace());
+        });
+        self.state = State::Over(None);
+    }
+}
+
+/// Ends what was not awaited to its end.
+pub(super) struct Cancelled<'a, T: Element, O>(Operating<'a, T, O>);
+
+impl<T: Element, O: Op<T>> Future for Cancelled<'_, T, O> {
+    type Output = Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        Pin::new(&mut self.0).poll(cx)
+    }
+}
+
+impl<T: Element, O> Drop for Cancelled<'_, T, O> {
+    fn drop(&mut self) {
+        if let State::Running { call, .. } = &self.0.state {
+            let error = cancelled(call.operation, self.0.comm.rank);
+            self.0.end(Some(&error));
+        }
+    }
+}
+
+fn cancelled(operation: Operation, rank: u32) -> Error {
+    let what = format!("{operation} was cancelled before it was done");
+    Error::new(operation, ErrorKind::Revoked(what)).on(rank)
+}
+
+impl Reserved<'_> {
+    /// The number.
+    pub(super) fn number(&self) -> u64 {
+        self.sequence.expect("it is given up with the call")
+    }
+}
+
+/// A number in the order of collectives, for one that begins later.
+pub(super) struct Reserved<'a> {
+    comm: &'a Communicator,
+    operation: Operation,
+    sequence: Option<u64>,
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        if self.sequence.is_some() {
+            let error = cancelled(self.operation, self.comm.rank);
+            self.comm.shared.with(|core| core.fail(self.comm.id, &error));
+        }
     }
 }
 
@@ -34,27 +216,166 @@ impl Communicator {
     /// Dropping the future revokes the communicator.
     ///
     /// MPI 3.1 §5.3, MPI_Barrier.
-    pub async fn barrier(&mut self) -> Result<()> {
-        self.begin(Operation::Barrier)?;
-        let result = self.barrier_of(Signature::new(Kind::Barrier), None).await;
-        self.end(result)
+    pub fn barrier(&self) -> impl Future<Output = Result<()>> + Send + Unpin + use<'_> {
+        self.launch::<u8, _>(Ok(self.barrier_spec()), &[], &mut [], Nothing)
     }
 
-    /// The barrier that ends a join: who passes it knows that every pair works in both directions.
-    pub(crate) async fn join_barrier(&mut self, deadline: Instant) -> Result<()> {
-        self.begin(Operation::Join)?;
-        let result = self.barrier_of(Signature::new(Kind::Join), Some(deadline)).await;
-        self.end(result)
+    pub(super) fn barrier_spec(&self) -> Spec {
+        Spec::new(Kind::Barrier, Recipe::Chosen(self.problem(Collective::Barrier, 0, 0, 1)))
     }
 
-    async fn barrier_of(&mut self, signature: Signature, deadline: Option<Instant>) -> Result<()> {
-        let mut call = self.collective_call(&signature, 0);
-        call.deadline = deadline.unwrap_or(call.deadline);
-        let schedule = schedule::barrier_dissemination(self.rank, self.size);
-        self.execute(&mut call, &schedule, &mut [], &mut [], &mut |_, _, _| ()).await
+    /// The barrier that ends a join: who passes it knows that every pair works in both directions, and what
+    /// the group's network is like.
+    pub(crate) async fn join_barrier(&self, deadline: Instant) -> Result<()> {
+        let (here, is_apart) = self.neighbours();
+        let cores = if here == 1 { 1 } else { std::thread::available_parallelism().map_or(1, |n| n.get() as u64) };
+        // The largest of all: ranks on a core in thousandths, and whether any two ranks are apart.
+        let mut view = [1000 * here / cores, u64::from(is_apart)];
+        let whole = Memory::Receive.at(0..2);
+        let mut schedule = schedule::barrier_dissemination(self.rank, self.size);
+        for step in schedule.rounds.iter_mut().flatten() {
+            *step = match *step {
+                Step::Receive { from, .. } => Step::Reduce { from, own: whole, into: whole, side: Side::Left },
+                Step::Send { to, .. } => Step::Send { to, data: whole },
+                other => other,
+            };
+        }
+        let spec = Spec {
+            operator: Op::<u64>::code(&Max),
+            commutative: true,
+            elements: 2,
+            receive: Some(2),
+            ..Spec::new(Kind::Join, Recipe::Made(schedule, Algorithm::Dissemination))
+        };
+        let mut operating = self.launch(Ok(spec), &[], &mut view, Max);
+        if let State::Running { call, .. } = &mut operating.0.state {
+            call.deadline = deadline;
+        }
+        operating.await?;
+        #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+        let crowding = view[0] as f64 / 1000.0;
+        let fabric = if view[1] == 0 { Fabric::local(crowding) } else { Fabric { crowding: crowding.max(1.0), ..Fabric::region() } };
+        self.shared.with(|core| core.fabric = fabric);
+        Ok(())
     }
 
-    /// Copies `buffer` of the root to `buffer` of all others; equally long everywhere.
+    pub(super) fn problem(&self, collective: Collective, root: u32, count: usize, element_bytes: usize) -> Problem {
+        let (commutative, in_place) = (true, false);
+        Problem { collective, size: self.size, root, count, element_bytes, commutative, in_place }
+    }
+
+    /// Takes the place of a collective that begins later.
+    pub(super) fn reserve(&self, operation: Operation) -> Reserved<'_> {
+        let sequence = self.shared.with(|core| core.number(self.id));
+        Reserved { comm: self, operation, sequence: Some(sequence) }
+    }
+
+    pub(super) fn launch<'a, T: Element, O: Op<T>>(
+        &'a self,
+        spec: Result<Spec>,
+        send: &'a [T],
+        receive: &'a mut [T],
+        op: O,
+    ) -> Cancelled<'a, T, O> {
+        self.launch_at(None, spec, send, receive, op)
+    }
+
+    pub(super) fn launch_at<'a, T: Element, O: Op<T>>(
+        &'a self,
+        reserved: Option<Reserved<'_>>,
+        spec: Result<Spec>,
+        send: &'a [T],
+        receive: &'a mut [T],
+        op: O,
+    ) -> Cancelled<'a, T, O> {
+        let state = match spec.and_then(|spec| self.checked(spec, send.len(), receive.len())) {
+            Ok(spec) => self.shared.with(|core| {
+                let sequence = reserved.and_then(|mut reserved| reserved.sequence.take());
+                self.begin(core, &spec, T::DATATYPE, sequence)
+            }),
+            Err(error) => State::Over(Some(error)),
+        };
+        Cancelled(Operating { comm: self, state, send, receive, op })
+    }
+
+    fn checked(&self, spec: Spec, send: usize, receive: usize) -> Result<Spec> {
+        let wrong = |what: String| Err(self.error(spec.kind.operation(), ErrorKind::InvalidArgument(what)));
+        if send != spec.send {
+            return wrong(format!("the send buffer has {send} elements, it must have {}", spec.send));
+        }
+        match spec.receive {
+            Some(length) if length != receive => {
+                wrong(format!("the receive buffer has {receive} elements, it must have {length}"))
+            }
+            _ => Ok(spec),
+        }
+    }
+
+    fn begin(
+        &self,
+        core: &mut Core,
+        spec: &Spec,
+        datatype: u32,
+        reserved: Option<u64>,
+    ) -> State {
+        let operation = spec.kind.operation();
+        if let Some(error) = core.revocation(self.id, operation) {
+            return State::Over(Some(error));
+        }
+        let plan = self.planned(core, spec);
+        let sequence = reserved.unwrap_or_else(|| core.number(self.id));
+        let signature = Envelope {
+            commutative: spec.commutative,
+            datatype: if spec.kind == Kind::Barrier { 0 } else { datatype },
+            communicator: self.id,
+            epoch: core.state(self.id).epoch,
+            root_or_tag: spec.root,
+            sequence,
+            operator: spec.operator,
+            elements: spec.elements as u64,
+            ..Envelope::new(spec.kind)
+        };
+        core.note(&signature);
+        let id = core.post(self.id, What::Collective(signature));
+        let call = Call::new(core, id, operation, self.id, Concern::Members);
+        let early = if core.mailbox.is_empty() { None } else { core.mailbox.peek_collective(&signature) };
+        let differs = |(_, theirs): &(u32, Envelope)| theirs.signature() != signature;
+        if let Some((peer, theirs)) = early.filter(differs).or_else(|| core.expectation(&signature)) {
+            core.disagree(peer, signature, theirs);
+        }
+        let run = Run::new(core.workspace());
+        tracing::trace!(rank = self.rank, %operation, sequence, algorithm = %plan.algorithm(), "called");
+        State::Running { call, run: Some(run), plan, signature }
+    }
+
+    pub(super) fn planned(&self, core: &mut Core, spec: &Spec) -> Arc<Plan> {
+        let world = |rank: u32| self.world(rank);
+        match &spec.recipe {
+            Recipe::Planned(plan) => plan.clone(),
+            Recipe::Made(schedule, algorithm) => {
+                let choice = Choice { algorithm: *algorithm, time: std::time::Duration::ZERO, segment: usize::MAX };
+                Arc::new(Plan::new(schedule, choice, self.size, world))
+            }
+            Recipe::Chosen(problem) => {
+                let (fabric, sparse) = (core.fabric, core.sparse);
+                let forced = core.algorithms.get(&problem.collective).copied();
+                core.plan(PlanKey { communicator: self.id, problem: *problem }, || {
+                    let choice = schedule::chosen(problem, forced, &fabric, sparse);
+                    Plan::new(&schedule::build(problem, &choice, self.rank), choice, self.size, world)
+                })
+            }
+        }
+    }
+
+    /// The algorithm that a collective of this communicator takes, with its modelled time.
+    pub fn choice(&self, problem: &Problem) -> Choice {
+        self.shared.with(|core| {
+            let forced = core.algorithms.get(&problem.collective).copied();
+            schedule::chosen(problem, forced, &core.fabric, core.sparse)
+        })
+    }
+
+    /// Sends `buffer` of `root` to all ranks.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`] for a root outside the group, which changes nothing;
@@ -64,120 +385,18 @@ impl Communicator {
     /// Dropping the future revokes the communicator.
     ///
     /// MPI 3.1 §5.4, MPI_Bcast.
-    pub async fn broadcast<T: Element>(&mut self, buffer: &mut [T], root: u32) -> Result<()> {
-        self.check_rank(Operation::Broadcast, "the root", root)?;
-        self.begin(Operation::Broadcast)?;
-        let schedule = schedule::broadcast_binomial(self.rank, self.size, root, buffer.len());
-        let signature = Signature { root, datatype: T::DATATYPE, ..Signature::new(Kind::Broadcast) };
-        let mut call = self.collective_call(&signature, size_of::<T>());
-        let bytes = bytemuck::cast_slice_mut(buffer);
-        let result = self.execute(&mut call, &schedule, bytes, &mut [], &mut |_, _, _| ()).await;
-        self.end(result)
-    }
-
-    /// Combines `send` of all ranks, element by element, into `receive` of the root; `receive` of
-    /// the others may be empty and is not touched, nor is `send`.
-    ///
-    /// # Errors
-    /// [`ErrorKind::InvalidArgument`] for a root outside the group or a wrong length of `receive`,
-    /// which change nothing; [`ErrorKind::PeerLost`], [`ErrorKind::Deadline`],
-    /// [`ErrorKind::Mismatch`], [`ErrorKind::Revoked`].
-    ///
-    /// # Cancel safety
-    /// Dropping the future revokes the communicator.
-    ///
-    /// MPI 3.1 §5.9.1, MPI_Reduce.
-    pub async fn reduce<T: Element>(&mut self, send: &[T], receive: &mut [T], op: impl Op<T>, root: u32) -> Result<()> {
-        self.check_rank(Operation::Reduce, "the root", root)?;
-        if self.rank == root {
-            self.check_length(Operation::Reduce, send.len(), receive.len())?;
-        }
-        self.begin(Operation::Reduce)?;
-        let schedule = schedule::reduce(self.rank, self.size, root, send.len(), op.is_commutative());
-        let result = if self.rank == root {
-            receive.copy_from_slice(send);
-            self.combine(Kind::Reduce, root, &schedule, receive, op).await
-        } else {
-            self.combine(Kind::Reduce, root, &schedule, &mut send.to_vec(), op).await
-        };
-        self.end(result)
-    }
-
-    /// Combines `send` of all ranks, element by element, into `receive` of all; `send` is not touched.
-    ///
-    /// # Examples
-    /// ```no_run
-    /// # async fn example(comm: &mut fmi::Communicator) -> fmi::Result<()> {
-    /// let mut largest = [0u64];
-    /// comm.allreduce(&[17], &mut largest, fmi::op::Max).await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// [`ErrorKind::InvalidArgument`] if the lengths differ, which changes nothing;
-    /// [`ErrorKind::PeerLost`], [`ErrorKind::Deadline`], [`ErrorKind::Mismatch`], [`ErrorKind::Revoked`].
-    ///
-    /// # Cancel safety
-    /// Dropping the future revokes the communicator.
-    ///
-    /// MPI 3.1 §5.9.6, MPI_Allreduce.
-    pub async fn allreduce<T: Element>(&mut self, send: &[T], receive: &mut [T], op: impl Op<T>) -> Result<()> {
-        self.check_length(Operation::Allreduce, send.len(), receive.len())?;
-        self.begin(Operation::Allreduce)?;
-        receive.copy_from_slice(send);
-        let schedule = schedule::allreduce(self.rank, self.size, send.len(), size_of::<T>());
-        let result = self.combine(Kind::Allreduce, 0, &schedule, receive, op).await;
-        self.end(result)
-    }
-
-    async fn combine<T: Element>(
-        &mut self,
-        kind: Kind,
+    pub fn broadcast<'a, T: Element>(
+        &'a self,
+        buffer: &'a mut [T],
         root: u32,
-        schedule: &Schedule,
-        buffer: &mut [T],
-        op: impl Op<T>,
-    ) -> Result<()> {
-        let (operator, commutative) = (op.code(), op.is_commutative());
-        let signature = Signature { kind, root, datatype: T::DATATYPE, operator, commutative };
-        let mut call = self.collective_call(&signature, size_of::<T>());
-        let mut scratch = vec![T::zeroed(); schedule.scratch()];
-        let mut combine = |own: &mut [u8], received: &[u8], side: Side| {
-            let own = bytemuck::cast_slice_mut::<u8, T>(own);
-            let received = bytemuck::cast_slice::<u8, T>(received);
-            match side {
-                Side::Left => own.iter_mut().zip(received).for_each(|(own, other)| *own = op.combine(*other, *own)),
-                Side::Right => own.iter_mut().zip(received).for_each(|(own, other)| *own = op.combine(*own, *other)),
-            }
-        };
-        let (bytes, scratch) = (bytemuck::cast_slice_mut(buffer), bytemuck::cast_slice_mut(&mut scratch));
-        self.execute(&mut call, schedule, bytes, scratch, &mut combine).await
+    ) -> impl Future<Output = Result<()>> + Send + Unpin + use<'a, T> {
+        self.launch(self.broadcast_spec::<T>(buffer.len(), root), &[], buffer, Nothing)
     }
 
-    fn collective_call(&mut self, signature: &Signature, element_bytes: usize) -> Call {
-        let sequence = self.collectives;
-        self.collectives += 1;
-        let envelope = Envelope {
-            kind: signature.kind,
-            commutative: signature.commutative,
-            datatype: signature.datatype,
-            communicator: 0,
-            epoch: self.epoch,
-            root_or_tag: signature.root,
-            sequence,
-            step: 0,
-            operator: signature.operator,
-            length: 0,
-        };
-        self.call(signature.kind.operation(), envelope, element_bytes)
-    }
-
-    fn check_length(&self, operation: Operation, send: usize, receive: usize) -> Result<(), Error> {
-        if send == receive {
-            return Ok(());
-        }
-        let what = format!("the send buffer has {send} elements, the receive buffer {receive}");
-        Err(self.error(operation, ErrorKind::InvalidArgument(what)))
+    pub(super) fn broadcast_spec<T: Element>(&self, count: usize, root: u32) -> Result<Spec> {
+        self.check_rank(Operation::Broadcast, "the root", root)?;
+        let problem = self.problem(Collective::Broadcast, root, count, size_of::<T>());
+        let spec = Spec::new(Kind::Broadcast, Recipe::Chosen(problem));
+        Ok(Spec { root, elements: count, receive: Some(count), ..spec })
     }
 }

@@ -1,154 +1,664 @@
 //! Point-to-point messages.
 
-use std::future::poll_fn;
+use std::future::Future;
+use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use crate::communicator::Communicator;
-use crate::communicator::execute::Call;
+use crate::communicator::call::{Call, Concern};
+use crate::communicator::core::{Core, What};
 use crate::datatype::Element;
-use crate::error::{Operation, Result};
-use crate::net::link::Outgoing;
-use crate::proto::frame::{Envelope, Kind};
+use crate::error::{Error, ErrorKind, Operation, Result};
+use crate::net::link::{Attempt, Owner, Told};
+use crate::proto::frame::{ENVELOPE_BYTES, Envelope, Kind};
+use crate::proto::mailbox::{Pattern, Stored};
+
+/// From whom a message may come. A rank is one too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A rank of the communicator.
+    Rank(u32),
+    /// Any rank. MPI_ANY_SOURCE.
+    Any,
+}
+
+impl From<u32> for Source {
+    fn from(rank: u32) -> Self {
+        Self::Rank(rank)
+    }
+}
+
+/// What tag a message may have. A number is one too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tag {
+    /// This one.
+    Is(u32),
+    /// Any tag. MPI_ANY_TAG.
+    Any,
+}
+
+impl From<u32> for Tag {
+    fn from(tag: u32) -> Self {
+        Self::Is(tag)
+    }
+}
+
+/// What is known of a message. MPI 3.1 §3.2.5, MPI_Status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Its sender.
+    pub source: u32,
+    /// Its tag.
+    pub tag: u32,
+    /// Its number of elements; of a probe, its number of bytes.
+    pub count: usize,
+}
 
 impl Communicator {
-    /// Sends `data` to rank `to`. Returns once the bytes are handed to the network, not once they
+    /// Sends `data` to rank `to`. The future is done once the bytes are handed to the network, not once they
     /// are received.
     ///
-    /// # Errors
-    /// [`ErrorKind::InvalidArgument`] if `to` is this rank or outside the group, which changes
-    /// nothing; [`ErrorKind::PeerLost`], [`ErrorKind::Deadline`], [`ErrorKind::Revoked`].
-    ///
-    /// # Cancel safety
-    /// Dropping the future revokes the communicator.
-    ///
-    /// MPI 3.1 §3.2.1, MPI_Send.
-    ///
-    /// [`ErrorKind::InvalidArgument`]: crate::ErrorKind::InvalidArgument
-    /// [`ErrorKind::PeerLost`]: crate::ErrorKind::PeerLost
-    /// [`ErrorKind::Deadline`]: crate::ErrorKind::Deadline
-    /// [`ErrorKind::Revoked`]: crate::ErrorKind::Revoked
-    pub async fn send<T: Element>(&mut self, to: u32, tag: u32, data: &[T]) -> Result<()> {
-        self.check_other(Operation::Send, "the receiver", to)?;
-        self.begin(Operation::Send)?;
-        let bytes = bytemuck::cast_slice(data);
-        let mut call = self.message_call::<T>(Operation::Send, tag);
-        let mut outgoing = self.outgoing(&call, to, bytes.len());
-        let result = poll_fn(|cx| {
-            if let Poll::Ready(result) = self.poll_send(cx, &mut call, to, &mut outgoing, bytes) {
-                return Poll::Ready(result);
-            }
-            self.poll_trouble(cx, &mut call, Some(to))
-        });
-        let result = result.await;
-        self.end(result)
-    }
-
-    /// Receives the oldest message of rank `from` with `tag` into the front of `buffer`, and
-    /// returns its number of elements.
+    /// The message has its place among the others to that rank from the moment of the call, and a short one is
+    /// usually on its way when the call returns. A message to this rank itself is copied.
     ///
     /// # Errors
-    /// As [`Communicator::send`], and [`ErrorKind::Truncated`](crate::ErrorKind::Truncated) if the
-    /// message is longer than the buffer, [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) if
-    /// its elements are of another type.
+    /// [`ErrorKind::InvalidArgument`] if `to` is outside the group, which changes nothing;
+    /// [`ErrorKind::MailboxFull`] for a message to this rank itself; [`ErrorKind::PeerLost`],
+    /// [`ErrorKind::Deadline`], [`ErrorKind::Revoked`].
     ///
     /// # Cancel safety
-    /// Dropping the future revokes the communicator.
+    /// If the future is dropped, the message is either sent whole, perhaps by later operations, or not at all.
     ///
-    /// MPI 3.1 §3.2.4, MPI_Recv.
-    pub async fn recv<T: Element>(&mut self, from: u32, tag: u32, buffer: &mut [T]) -> Result<usize> {
-        self.check_other(Operation::Receive, "the sender", from)?;
-        self.begin(Operation::Receive)?;
-        let mut call = self.message_call::<T>(Operation::Receive, tag);
-        let bytes = bytemuck::cast_slice_mut(buffer);
-        let result = poll_fn(|cx| {
-            if let Poll::Ready(result) = self.poll_recv(cx, &mut call, from, bytes) {
-                return Poll::Ready(result);
-            }
-            self.poll_trouble(cx, &mut call, Some(from)).map_ok(|()| 0)
-        });
-        let result = result.await;
-        self.end(result).map(|length| length / size_of::<T>())
+    /// MPI 3.1 §3.2.1, MPI_Send; §3.7.2, MPI_Isend.
+    pub fn send<'a, T: Element>(
+        &'a self,
+        to: u32,
+        tag: u32,
+        data: &'a [T],
+    ) -> impl Future<Output = Result<()>> + Send + Unpin + use<'a, T> {
+        self.send_as(to, tag, T::DATATYPE, bytemuck::cast_slice(data))
     }
 
-    /// Sends `data` to `to` and receives from `from`, both at once, so that rings and exchanges do
-    /// not deadlock. Returns the number of elements received.
+    pub(super) fn send_as<'a>(&'a self, to: u32, tag: u32, datatype: u32, data: &'a [u8]) -> Sending<'a> {
+        let refused = |error| Sending { comm: self, data, state: SendState::Over(Some(Err(error))) };
+        if let Err(error) = self.check_rank(Operation::Send, "the receiver", to) {
+            return refused(error);
+        }
+        let peer = self.world(to);
+        let state = self.shared.with(|core| {
+            if let Some(error) = core.revocation(self.id, Operation::Send) {
+                return SendState::Over(Some(Err(error)));
+            }
+            let epoch = core.state(self.id).epoch;
+            let sequence = core.sent.entry((self.id, to)).or_default();
+            *sequence += 1;
+            let envelope = Envelope {
+                datatype,
+                communicator: self.id,
+                epoch,
+                root_or_tag: tag,
+                sequence: *sequence - 1,
+                length: data.len() as u64,
+                ..Envelope::new(Kind::Message)
+            };
+            if peer == core.rank {
+                return SendState::Over(Some(self.send_to_itself(core, envelope, data)));
+            }
+            let id = core.post(self.id, What::Send(peer, false));
+            let mut call = Call::new(core, id, Operation::Send, self.id, Concern::Peer(peer));
+            let (head, mut sent) = (envelope.emit(), 0);
+            let waker = core.fan_waker.clone();
+            let begun = advance_send(core, Attempt::Park(&waker), &mut call, peer, &head, data, &mut sent);
+            if let Poll::Ready(result) = begun {
+                core.retire(id);
+                return SendState::Over(Some(result));
+            }
+            SendState::Running { call, peer, head, sent }
+        });
+        Sending { comm: self, data, state }
+    }
+
+    fn send_to_itself(&self, core: &mut Core, envelope: Envelope, data: &[u8]) -> Result<()> {
+        if !core.mailbox.has_room(envelope.length) {
+            let kind = ErrorKind::MailboxFull { bytes_max: core.mailbox.bytes_max() };
+            return Err(Error::new(Operation::Send, kind).on(self.rank).with_peer(self.rank));
+        }
+        let peer = core.rank;
+        core.mailbox.store(Stored { peer, envelope, taken: 0, payload: data.to_vec(), owner: None });
+        core.rematch();
+        Ok(())
+    }
+
+    /// Receives the oldest message of `source` with `tag` into the front of `buffer`.
+    ///
+    /// Among receives that fit a message, the one that was called first gets it.
+    ///
+    /// # Errors
+    /// As [`Communicator::send`]; [`ErrorKind::Truncated`] if the message is longer than the buffer, in which
+    /// case it can be received again with a longer one; [`ErrorKind::Mismatch`] if its elements are of another
+    /// type, which ends the communicator.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, no message is lost: the next receive that fits gets it.
+    ///
+    /// MPI 3.1 §3.2.4, MPI_Recv; §3.7.2, MPI_Irecv.
+    pub fn recv<'a, T: Element, S: Into<Source>, G: Into<Tag>>(
+        &'a self,
+        source: S,
+        tag: G,
+        buffer: &'a mut [T],
+    ) -> impl Future<Output = Result<Status>> + Send + Unpin + use<'a, T, S, G> {
+        let matching = self.matching(Operation::Receive, source.into(), tag.into());
+        let (matching, buffer) = (Some(matching), Some(bytemuck::cast_slice_mut(buffer)));
+        Receiving { matching, buffer, reading: None, datatype: T::DATATYPE, element_bytes: size_of::<T>() }
+    }
+
+    /// Receives the oldest message of `source` with `tag`, whatever its length (below the configured
+    /// `frame_bytes_max`), into new memory.
+    ///
+    /// # Errors
+    /// As [`Communicator::recv`].
+    ///
+    /// # Cancel safety
+    /// As [`Communicator::recv`].
+    pub async fn recv_vec<T: Element>(
+        &self,
+        source: impl Into<Source>,
+        tag: impl Into<Tag>,
+    ) -> Result<(Vec<T>, Status)> {
+        let message = self.matching(Operation::Receive, source.into(), tag.into()).await?;
+        let mut buffer = vec![T::zeroed(); message.status.count.div_ceil(size_of::<T>())];
+        let status = message.recv(&mut buffer).await?;
+        Ok((buffer, status))
+    }
+
+    /// Sends `data` to `to` and receives from `source`, both at once, so that rings and exchanges do
+    /// not deadlock.
     ///
     /// # Errors
     /// As [`Communicator::send`] and [`Communicator::recv`].
     ///
     /// # Cancel safety
-    /// Dropping the future revokes the communicator.
+    /// As both.
     ///
     /// MPI 3.1 §3.10, MPI_Sendrecv.
-    pub async fn sendrecv<T: Element>(
-        &mut self,
-        (to, data): (u32, &[T]),
-        (from, buffer): (u32, &mut [T]),
+    pub fn sendrecv<'a, T: Element, S: Into<Source>>(
+        &'a self,
+        (to, data): (u32, &'a [T]),
+        (source, buffer): (S, &'a mut [T]),
         tag: u32,
-    ) -> Result<usize> {
-        self.check_other(Operation::SendReceive, "the receiver", to)?;
-        self.check_other(Operation::SendReceive, "the sender", from)?;
-        self.begin(Operation::SendReceive)?;
-        let (data, buffer) = (bytemuck::cast_slice(data), bytemuck::cast_slice_mut(buffer));
-        let mut call = self.message_call::<T>(Operation::SendReceive, tag);
-        let mut outgoing = self.outgoing(&call, to, data.len());
-        let (mut sent, mut received) = (false, None);
-        let result = poll_fn(|cx| {
-            if !sent {
-                match self.poll_send(cx, &mut call, to, &mut outgoing, data) {
-                    Poll::Ready(Ok(())) => sent = true,
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                    Poll::Pending => {}
-                }
-            }
-            if received.is_none() {
-                match self.poll_recv(cx, &mut call, from, buffer) {
-                    Poll::Ready(Ok(length)) => received = Some(length),
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                    Poll::Pending => {}
-                }
-            }
-            if let (true, Some(length)) = (sent, received) {
-                return Poll::Ready(Ok(length));
-            }
-            let waits_for = if received.is_none() { from } else { to };
-            self.poll_trouble(cx, &mut call, Some(waits_for)).map_ok(|()| 0)
-        });
-        let result = result.await;
-        self.end(result).map(|length| length / size_of::<T>())
+    ) -> impl Future<Output = Result<Status>> + Send + Unpin + use<'a, T, S> {
+        let send = self.send(to, tag, data);
+        let receive = self.recv(source, tag, buffer);
+        let both = futures_util::future::try_join(send, receive);
+        let as_one = |error: Error| error.of(Operation::SendReceive);
+        futures_util::FutureExt::map(both, move |result| result.map(|((), status)| status).map_err(as_one))
     }
 
-    fn message_call<T: Element>(&self, operation: Operation, tag: u32) -> Call {
-        let envelope = Envelope {
-            kind: Kind::Message,
-            commutative: false,
-            datatype: T::DATATYPE,
-            communicator: 0,
-            epoch: self.epoch,
-            root_or_tag: tag,
-            sequence: 0,
-            step: 0,
-            operator: 0,
-            length: 0,
+    /// Waits for a message that a receive with the same arguments would get, and leaves it where it is. `count`
+    /// is its length in bytes.
+    ///
+    /// # Errors
+    /// As [`Communicator::recv`], but no mismatch.
+    ///
+    /// # Cancel safety
+    /// Dropping the future changes nothing.
+    ///
+    /// MPI 3.1 §3.8.1, MPI_Probe.
+    pub async fn probe(&self, source: impl Into<Source>, tag: impl Into<Tag>) -> Result<Status> {
+        // Dropped unread, the message is free again, in its old place.
+        Ok(self.matching(Operation::Probe, source.into(), tag.into()).await?.status)
+    }
+
+    /// As [`Communicator::probe`], but takes the message, so that no other receive gets it.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(comm: &fmi::Communicator) -> fmi::Result<()> {
+    /// use fmi::{Source, Tag};
+    ///
+    /// let message = comm.matched_probe(Source::Any, Tag::Any).await?;
+    /// let mut buffer = vec![0u8; message.status().count];
+    /// message.recv(&mut buffer).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Communicator::probe`].
+    ///
+    /// # Cancel safety
+    /// As [`Communicator::probe`].
+    ///
+    /// MPI 3.1 §3.8.2, MPI_Mprobe.
+    pub fn matched_probe<'a, S: Into<Source>, G: Into<Tag>>(
+        &'a self,
+        source: S,
+        tag: G,
+    ) -> impl Future<Output = Result<Message<'a>>> + Send + Unpin + use<'a, S, G> {
+        self.matching(Operation::Probe, source.into(), tag.into())
+    }
+
+    fn matching(&self, operation: Operation, source: Source, tag: Tag) -> Matching<'_> {
+        let refused = |error| Matching { comm: self, pattern: None, state: Match::Refused(Some(error)) };
+        let source = match source {
+            Source::Any => None,
+            Source::Rank(rank) => match self.check_rank(operation, "the sender", rank) {
+                Ok(()) => Some(self.world(rank)),
+                Err(error) => return refused(error),
+            },
         };
-        self.call(operation, envelope, size_of::<T>())
+        let tag = match tag {
+            Tag::Any => None,
+            Tag::Is(tag) => Some(tag),
+        };
+        let pattern = Pattern { communicator: self.id, source, tag };
+        let posted = self.shared.with(|core| {
+            if let Some(error) = core.revocation(self.id, operation) {
+                return Err(error);
+            }
+            let id = core.post(self.id, What::Receive(pattern, None));
+            core.rematch();
+            let concern = source.map_or(Concern::Members, Concern::Peer);
+            Ok(Call::new(core, id, operation, self.id, concern))
+        });
+        match posted {
+            Ok(call) => Matching { comm: self, pattern: Some(pattern), state: Match::Waiting(call) },
+            Err(error) => refused(error),
+        }
+    }
+}
+
+fn advance_send(
+    core: &mut Core,
+    attempt: Attempt<'_>,
+    call: &mut Call,
+    peer: u32,
+    head: &[u8; ENVELOPE_BYTES],
+    data: &[u8],
+    sent: &mut usize,
+) -> Poll<Result<()>> {
+    core.check(call)?;
+    // Messages to one rank are sent in the order of the calls.
+    let earlier = |what: &What| matches!(what, What::Send(to, false) if *to == peer);
+    let waits = core.posted.iter().take_while(|posted| posted.id != call.id).any(|posted| earlier(&posted.what));
+    if call.is_suspicious() || (waits && *sent == 0) {
+        return Poll::Pending;
+    }
+    call.waits_for.clear();
+    call.waits_for.add(peer);
+    let done = core.poll_send_frame(attempt, call, peer, head, data, sent)?;
+    if *sent > 0
+        && let Some(posted) = core.posted(call.id)
+    {
+        posted.what = What::Send(peer, true);
+    }
+    if done { Poll::Ready(Ok(())) } else { Poll::Pending }
+}
+
+/// A message on its way out.
+pub(super) struct Sending<'a> {
+    comm: &'a Communicator,
+    data: &'a [u8],
+    state: SendState,
+}
+
+enum SendState {
+    Running { call: Call, peer: u32, head: [u8; ENVELOPE_BYTES], sent: usize },
+    Over(Option<Result<()>>),
+}
+
+impl Future for Sending<'_> {
+    type Output = Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        let Self { comm, data, state } = &mut *self;
+        let (call, peer, head, sent) = match state {
+            SendState::Running { call, peer, head, sent } => (call, *peer, head, sent),
+            SendState::Over(result) => return Poll::Ready(result.take().expect("polled once after its end")),
+        };
+        let poll = comm.shared.drive(cx, call, |core, call, attempt| {
+            advance_send(core, attempt, call, peer, head, data, sent)
+        });
+        if poll.is_ready() {
+            self.end();
+        }
+        poll
+    }
+}
+
+impl Sending<'_> {
+    fn end(&mut self) {
+        if let SendState::Running { call, peer, head, sent } = &mut self.state {
+            self.comm.shared.with(|core| {
+                core.take_over(*peer, call.id, head, self.data, *sent);
+                core.retire(call.id);
+            });
+            self.state = SendState::Over(None);
+        }
+    }
+}
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// A receive that waits for its message.
+struct Matching<'a> {
+    comm: &'a Communicator,
+    pattern: Option<Pattern>,
+    state: Match,
+}
+
+enum Match {
+    Refused(Option<Error>),
+    Waiting(Call),
+    Over,
+}
+
+impl<'a> Future for Matching<'a> {
+    type Output = Result<Message<'a>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Message<'a>>> {
+        let this = &mut *self;
+        let call = match &mut this.state {
+            Match::Waiting(call) => call,
+            Match::Refused(error) => return Poll::Ready(Err(error.take().expect("polled once after its end"))),
+            Match::Over => panic!("polled after its end"),
+        };
+        let pattern = this.pattern.expect("it is not refused");
+        let poll =
+            this.comm.shared.drive(cx, call, |core, call, attempt| core.poll_match(attempt, call, &pattern));
+        if poll.is_pending() {
+            return Poll::Pending;
+        }
+        let Match::Waiting(call) = std::mem::replace(&mut this.state, Match::Over) else {
+            panic!("just seen to wait");
+        };
+        match poll {
+            Poll::Ready(Ok((peer, envelope))) => {
+                let source = this.comm.local(peer);
+                let count = usize::try_from(envelope.length).unwrap_or(usize::MAX);
+                let status = Status { source, tag: envelope.root_or_tag, count };
+                Poll::Ready(Ok(Message { comm: this.comm, call: Some(call), peer, envelope, status }))
+            }
+            Poll::Ready(Err(error)) => {
+                this.comm.shared.with(|core| core.release(call.id, 0, &[]));
+                Poll::Ready(Err(error))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Matching<'_> {
+    fn drop(&mut self) {
+        if let Match::Waiting(call) = &self.state {
+            self.comm.shared.with(|core| core.release(call.id, 0, &[]));
+        }
+    }
+}
+
+/// A message that is there, or on its way, and belongs to whoever holds this. Dropped unread, it is free again.
+/// MPI 3.1 §3.8.2, MPI_Message.
+pub struct Message<'a> {
+    comm: &'a Communicator,
+    call: Option<Call>,
+    peer: u32,
+    envelope: Envelope,
+    status: Status,
+}
+
+impl std::fmt::Debug for Message<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Message").field("status", &self.status).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Message<'a> {
+    /// Who sent it, its tag and its length in bytes.
+    pub fn status(&self) -> Status {
+        self.status
     }
 
-    fn outgoing(&mut self, call: &Call, to: u32, length: usize) -> Outgoing {
-        let sequence = self.sent.entry(to).or_default();
-        let envelope = Envelope { sequence: *sequence, length: length as u64, ..call.envelope };
-        *sequence += 1;
-        Outgoing::new(&envelope)
+    /// Receives it into the front of `buffer`.
+    ///
+    /// # Errors
+    /// As [`Communicator::recv`].
+    ///
+    /// # Cancel safety
+    /// As [`Communicator::recv`].
+    ///
+    /// MPI 3.1 §3.8.3, MPI_Mrecv.
+    pub fn recv<'b, T: Element>(
+        self,
+        buffer: &'b mut [T],
+    ) -> impl Future<Output = Result<Status>> + Send + Unpin + use<'a, 'b, T> {
+        let (datatype, element_bytes) = (T::DATATYPE, size_of::<T>());
+        Reading { message: self, datatype, element_bytes, buffer: bytemuck::cast_slice_mut(buffer), moved: 0 }
     }
 
-    fn poll_recv(
+    pub(super) fn recv_as(self, datatype: u32, buffer: &mut [u8]) -> impl Future<Output = Result<Status>> {
+        Reading { message: self, datatype, element_bytes: 1, buffer, moved: 0 }
+    }
+
+    fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
-        call: &mut Call,
-        from: u32,
+        datatype: u32,
+        element_bytes: usize,
         buffer: &mut [u8],
-    ) -> Poll<Result<usize>> {
-        let wanted = call.envelope;
-        self.poll_frame(cx, call, from, &wanted, buffer)
+        moved: &mut usize,
+    ) -> Poll<Result<Status>> {
+        let Some(call) = &mut self.call else { panic!("polled after its end") };
+        call.operation = Operation::Receive;
+        call.concern = Concern::Peer(self.peer);
+        let (peer, envelope) = (self.peer, self.envelope);
+        let poll = self.comm.shared.drive(cx, call, |core, call, attempt| {
+            core.poll_message(attempt, call, (peer, &envelope), datatype, buffer, moved)
+        });
+        match std::task::ready!(poll) {
+            Ok(()) => {
+                let id = self.call.take().map(|call| call.id);
+                self.comm.shared.with(|core| id.map(|id| core.retire(id)));
+                Poll::Ready(Ok(Status { count: self.status.count / element_bytes, ..self.status }))
+            }
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+
+    /// Ends it; what has been read of it goes back.
+    fn release(&mut self, buffer: &[u8], moved: usize) {
+        if let Some(call) = self.call.take() {
+            self.comm.shared.with(|core| core.release(call.id, moved, buffer));
+        }
+    }
+}
+
+impl Drop for Message<'_> {
+    fn drop(&mut self) {
+        self.release(&[], 0);
+    }
+}
+
+/// A matched message on its way into a buffer.
+struct Reading<'a, 'b> {
+    message: Message<'a>,
+    datatype: u32,
+    element_bytes: usize,
+    buffer: &'b mut [u8],
+    moved: usize,
+}
+
+impl Future for Reading<'_, '_> {
+    type Output = Result<Status>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Status>> {
+        let Self { message, datatype, element_bytes, buffer, moved } = &mut *self;
+        message.poll_read(cx, *datatype, *element_bytes, buffer, moved)
+    }
+}
+
+impl Drop for Reading<'_, '_> {
+    fn drop(&mut self) {
+        self.message.release(self.buffer, self.moved);
+    }
+}
+
+/// A receive: a match, then its reading.
+struct Receiving<'a> {
+    matching: Option<Matching<'a>>,
+    buffer: Option<&'a mut [u8]>,
+    reading: Option<Reading<'a, 'a>>,
+    datatype: u32,
+    element_bytes: usize,
+}
+
+impl Future for Receiving<'_> {
+    type Output = Result<Status>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Status>> {
+        let this = &mut *self;
+        if let Some(matching) = &mut this.matching {
+            let message = std::task::ready!(Pin::new(matching).poll(cx))?;
+            this.matching = None;
+            let buffer = this.buffer.take().expect("given with the call");
+            let (datatype, element_bytes) = (this.datatype, this.element_bytes);
+            this.reading = Some(Reading { message, datatype, element_bytes, buffer, moved: 0 });
+        }
+        Pin::new(this.reading.as_mut().expect("there is a message")).poll(cx)
+    }
+}
+
+impl Core {
+    /// Finds owners for messages that are nobody's among the receives that wait, in the order of their calls.
+    pub(super) fn rematch(&mut self) {
+        for posted in &mut self.posted {
+            let What::Receive(pattern, matched @ None) = &mut posted.what else { continue };
+            *matched = self.mailbox.claim(pattern, posted.id);
+            if matched.is_some() {
+                self.to_wake.extend(posted.waker.clone());
+                continue;
+            }
+            for (link, peer) in self.links.iter_mut().zip(0u32..) {
+                let Some(body) = link.as_mut().and_then(|link| link.body.as_mut()) else { continue };
+                if body.owner == Owner::Nobody && pattern.fits(peer, &body.envelope) {
+                    body.owner = Owner::Operation { id: posted.id, told: Told::No };
+                    *matched = Some((peer, body.envelope));
+                    self.to_wake.extend(posted.waker.clone());
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Gives the message of a receive back that ends without it; `moved` bytes of it are in `buffer`.
+    fn release(&mut self, id: u64, moved: usize, buffer: &[u8]) {
+        self.mailbox.disown(id);
+        for link in self.links.iter_mut().flatten() {
+            if let Some(body) = &mut link.body
+                && matches!(body.owner, Owner::Operation { id: owner, .. } if owner == id)
+            {
+                body.owner = Owner::Nobody;
+                link.parked.splice(0..0, buffer[..moved].iter().copied());
+            }
+        }
+        self.retire(id);
+        self.rematch();
+    }
+
+    /// Waits until a receive has its message; the sender and the envelope.
+    fn poll_match(&mut self, attempt: Attempt<'_>, call: &mut Call, pattern: &Pattern) -> Poll<Result<(u32, Envelope)>> {
+        self.check(call)?;
+        if let Some(What::Receive(_, Some(matched))) = self.posted(call.id).map(|posted| &posted.what) {
+            return Poll::Ready(Ok(*matched));
+        }
+        if call.is_suspicious() {
+            return Poll::Pending;
+        }
+        call.waits_for.clear();
+        if let Some(peer) = pattern.source {
+            if peer == self.rank {
+                return Poll::Pending;
+            }
+            call.waits_for.add(peer);
+            return self.poll_frame_of(attempt, call, peer, true).map_ok(|body| (peer, body.envelope));
+        }
+        for offset in 1..self.size {
+            // Whoever was served last is looked at last.
+            let peer = (self.served + offset) % self.size;
+            if peer == self.rank || self.links[peer as usize].is_none() {
+                continue;
+            }
+            if let Poll::Ready(body) = self.poll_frame_of(attempt, call, peer, false)? {
+                self.served = peer;
+                return Poll::Ready(Ok((peer, body.envelope)));
+            }
+            if call.is_suspicious() && self.links.iter().any(Option::is_some) {
+                // Who has left sends nothing; the others may.
+                call.forgive();
+            }
+        }
+        if self.size > 1 && self.links.iter().all(Option::is_none) {
+            let gone = (self.rank + 1) % self.size;
+            self.has_link(call, gone)?;
+        }
+        Poll::Pending
+    }
+
+    /// Reads the message of a receive.
+    fn poll_message(
+        &mut self,
+        attempt: Attempt<'_>,
+        call: &mut Call,
+        (peer, envelope): (u32, &Envelope),
+        datatype: u32,
+        buffer: &mut [u8],
+        moved: &mut usize,
+    ) -> Poll<Result<()>> {
+        self.check(call)?;
+        if envelope.datatype != datatype {
+            self.disagree(peer, Envelope { datatype, ..*envelope }, *envelope);
+            self.check(call)?;
+        }
+        let length = match usize::try_from(envelope.length) {
+            Ok(length) if length <= buffer.len() => length,
+            _ => {
+                let kind =
+                    ErrorKind::Truncated { message_bytes: envelope.length, buffer_bytes: buffer.len() as u64 };
+                return Poll::Ready(Err(self.error_of(call, peer, kind)));
+            }
+        };
+        if let Some(stored) = self.mailbox.take_owned(call.id) {
+            buffer[stored.taken..length].copy_from_slice(&stored.payload);
+            return Poll::Ready(Ok(()));
+        }
+        if call.is_suspicious() {
+            return Poll::Pending;
+        }
+        std::task::ready!(self.poll_frame_of(attempt, call, peer, true))?;
+        let link = self.links[peer as usize].as_mut().expect("it has a frame");
+        // What was put aside while it was nobody's.
+        let parked = std::mem::take(&mut link.parked);
+        buffer[*moved..*moved + parked.len()].copy_from_slice(&parked);
+        *moved += parked.len();
+        while *moved < length {
+            match link.poll_body(attempt, &mut buffer[*moved..length]) {
+                Poll::Ready(Ok(read)) => {
+                    *moved += read;
+                    self.moved += read as u64;
+                }
+                Poll::Ready(Err(error)) => {
+                    self.suspect(call, peer, error)?;
+                    return Poll::Pending;
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        link.body = None;
+        self.wake_others(call.id);
+        Poll::Ready(Ok(()))
     }
 }

@@ -251,7 +251,7 @@ impl<N: Net> Prepared<N> {
         let mut joiner = Joiner::new(self);
         loop {
             let parts = poll_fn(|cx| joiner.poll(cx)).await?;
-            let mut comm = Communicator::assemble(&joiner.config, Arc::new(joiner.net.clone()), parts);
+            let comm = Communicator::assemble(&joiner.config, Arc::new(joiner.net.clone()), parts);
             match comm.join_barrier(joiner.deadline).await {
                 Ok(()) => {
                     comm.mark_formed();

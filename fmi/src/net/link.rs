@@ -5,12 +5,12 @@
 //! announcement and then the new one. The old one ends when both directions have moved.
 
 use std::fmt;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWrite;
 
 use super::ByteStream;
 use crate::error::Path;
@@ -57,6 +57,53 @@ pub(crate) enum LinkError {
     Wire(#[from] WireError),
 }
 
+/// How far a call may go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Attempt<'a> {
+    /// Only what can be done at once; nobody is woken.
+    Try,
+    /// Whoever this wakes goes on when more can be done.
+    Park(&'a Waker),
+}
+
+/// A frame whose payload is being read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Body {
+    pub(crate) envelope: Envelope,
+    /// Bytes of the payload read.
+    pub(crate) taken: u64,
+    pub(crate) owner: Owner,
+}
+
+impl Body {
+    pub(crate) fn left(&self) -> u64 {
+        self.envelope.length - self.taken
+    }
+}
+
+/// Who reads a payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// Nobody yet: whoever must pass it puts it into the mailbox.
+    Nobody,
+    /// An operation. It was told of it by another one that waits behind it, or has answered that.
+    Operation { id: u64, told: Told },
+    /// The link itself: a notice.
+    Control,
+    /// Nobody will: it is dropped.
+    Discarded,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    No,
+    Yes,
+    Attends,
+}
+
+/// How much is read ahead of what is asked for: small frames come whole, several at once.
+const AHEAD_BYTES: usize = 8 << 10;
+
 pub(crate) struct Link {
     stream: Box<dyn ByteStream>,
     info: LinkInfo,
@@ -65,10 +112,19 @@ pub(crate) struct Link {
     sending: Direction,
     /// Whether the peer has announced that it sends on the next stream.
     peer_has_switched: bool,
-    head: [u8; ENVELOPE_BYTES],
-    head_taken: usize,
-    body: Option<(Envelope, u64)>,
-    /// Payload of a frame on its way to the mailbox.
+    /// Bytes read but not asked for, from `ahead_taken` to `ahead_filled`.
+    ahead: Vec<u8>,
+    ahead_taken: usize,
+    ahead_filled: usize,
+    pub(crate) body: Option<Body>,
+    /// The operation whose frame is partly written.
+    pub(crate) writing: Option<u64>,
+    /// Whole frames, or the rest of one, that go ahead of any operation's.
+    outbox: Vec<u8>,
+    outbox_sent: usize,
+    /// Whether a protected stream may hold the end of a frame back that nobody waits for.
+    unflushed: bool,
+    /// Payload of a frame on its way to the mailbox, or of a notice.
     pub(crate) parked: Vec<u8>,
 }
 
@@ -79,32 +135,32 @@ impl fmt::Debug for Link {
 }
 
 /// On which stream this side sends.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Direction {
     Current,
-    /// The announcement is on its way.
-    Announcing(Outgoing),
+    /// The announcement is in the outbox, behind which nothing follows on this stream.
+    Announcing,
     Next,
-}
-
-/// A frame on its way out.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Outgoing {
-    head: [u8; ENVELOPE_BYTES],
-    sent: usize,
-}
-
-impl Outgoing {
-    pub(crate) fn new(envelope: &Envelope) -> Self {
-        Self { head: envelope.emit(), sent: 0 }
-    }
 }
 
 impl Link {
     pub(crate) fn new(stream: Box<dyn ByteStream>, info: LinkInfo) -> Self {
-        let (next, sending, peer_has_switched) = (None, Direction::Current, false);
-        let (head, head_taken, body, parked) = ([0; ENVELOPE_BYTES], 0, None, Vec::new());
-        Self { stream, info, next, sending, peer_has_switched, head, head_taken, body, parked }
+        Self {
+            stream,
+            info,
+            next: None,
+            sending: Direction::Current,
+            peer_has_switched: false,
+            ahead: Vec::new(),
+            ahead_taken: 0,
+            ahead_filled: 0,
+            body: None,
+            writing: None,
+            outbox: Vec::new(),
+            outbox_sent: 0,
+            unflushed: false,
+            parked: Vec::new(),
+        }
     }
 
     /// Probes as a formed group does.
@@ -117,6 +173,15 @@ impl Link {
         self.info
     }
 
+    /// The address of the peer's end, if the stream still knows it.
+    pub(crate) fn peer_addr(&self) -> Option<std::net::SocketAddr> {
+        self.stream.peer_addr().ok()
+    }
+
+    pub(crate) fn local_addr(&self) -> Option<std::net::SocketAddr> {
+        self.stream.local_addr().ok()
+    }
+
     /// Moves to a better stream, each direction at its next border between frames.
     pub(crate) fn switch_to(&mut self, better: Self) {
         // The better one comes from a group of two, with numbers of its own.
@@ -127,7 +192,7 @@ impl Link {
     /// Drops the old stream once nothing more comes or goes on it.
     fn finish_switch(&mut self) {
         if self.peer_has_switched
-            && matches!(self.sending, Direction::Next)
+            && self.sending == Direction::Next
             && let Some((stream, info)) = self.next.take()
         {
             (self.stream, self.info) = (stream, info);
@@ -135,130 +200,244 @@ impl Link {
         }
     }
 
-    /// Announces the next stream, if there is one.
-    fn poll_announce(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
-        if self.next.is_some() && matches!(self.sending, Direction::Current) {
-            self.sending = Direction::Announcing(Outgoing::new(&Envelope::switch()));
+    /// Adds a frame that belongs to no operation.
+    pub(crate) fn queue(&mut self, envelope: &Envelope, payload: &[u8]) {
+        self.outbox.extend_from_slice(&envelope.emit());
+        self.outbox.extend_from_slice(payload);
+    }
+
+    /// Whether anything waits to be sent.
+    pub(crate) fn has_queued(&self) -> bool {
+        self.outbox_sent < self.outbox.len() || self.unflushed
+    }
+
+    /// Takes over the rest of a frame of which `sent` bytes are written.
+    pub(crate) fn queue_rest(&mut self, head: &[u8; ENVELOPE_BYTES], payload: &[u8], sent: usize) {
+        let parts = [&head[sent.min(ENVELOPE_BYTES)..], &payload[sent.saturating_sub(ENVELOPE_BYTES)..]];
+        // It was begun before what is queued, and nothing queued is partly sent while a frame is.
+        let rest = parts.concat();
+        self.outbox.splice(0..0, rest);
+        (self.writing, self.unflushed) = (None, true);
+    }
+
+    fn writing_stream(&mut self) -> &mut Box<dyn ByteStream> {
+        match (self.sending, &mut self.next) {
+            (Direction::Next, Some((stream, _))) => stream,
+            _ => &mut self.stream,
         }
-        if let Direction::Announcing(outgoing) = &mut self.sending {
-            ready!(poll_frame_out(&mut self.stream, cx, outgoing, &[]))?;
+    }
+
+    /// Sends what is queued; an operation's frame that is partly written goes first.
+    pub(crate) fn poll_flush(&mut self, attempt: Attempt<'_>) -> Poll<Result<(), LinkError>> {
+        if self.writing.is_some() {
+            return Poll::Pending;
+        }
+        if self.next.is_some() && self.sending == Direction::Current {
+            self.queue(&Envelope::new(Kind::Switch), &[]);
+            self.sending = Direction::Announcing;
+        }
+        if self.has_queued() {
+            while self.outbox_sent < self.outbox.len() {
+                let outbox = std::mem::take(&mut self.outbox);
+                let sent = self.outbox_sent;
+                let written = write(self.writing_stream(), attempt, &[IoSlice::new(&outbox[sent..])]);
+                self.outbox = outbox;
+                self.outbox_sent += ready!(written)?;
+            }
+            self.outbox.clear();
+            self.outbox_sent = 0;
+            self.unflushed = true;
+            ready!(flush(self.writing_stream(), attempt))?;
+            self.unflushed = false;
+        }
+        if self.sending == Direction::Announcing {
             self.sending = Direction::Next;
             self.finish_switch();
         }
         Poll::Ready(Ok(()))
     }
 
-    /// Sends a frame; `outgoing` keeps the place between calls.
+    /// Sends a frame of operation `id`; `sent` keeps the place between calls. Pending without a wake-up if another
+    /// operation's frame is on its way.
     pub(crate) fn poll_send(
         &mut self,
-        cx: &mut Context<'_>,
-        outgoing: &mut Outgoing,
+        attempt: Attempt<'_>,
+        id: u64,
+        head: &[u8; ENVELOPE_BYTES],
         payload: &[u8],
+        sent: &mut usize,
     ) -> Poll<Result<(), LinkError>> {
-        if outgoing.sent == 0 {
-            ready!(self.poll_announce(cx))?;
+        if self.writing.is_some_and(|writing| writing != id) {
+            return Poll::Pending;
         }
-        let stream = match (&self.sending, &mut self.next) {
+        if *sent == 0 {
+            ready!(self.poll_flush(attempt))?;
+        }
+        let stream = match (self.sending, &mut self.next) {
             (Direction::Next, Some((stream, _))) => stream,
             _ => &mut self.stream,
         };
-        poll_frame_out(stream, cx, outgoing, payload)
+        while *sent < ENVELOPE_BYTES + payload.len() {
+            let written = if *sent < ENVELOPE_BYTES {
+                write(stream, attempt, &[IoSlice::new(&head[*sent..]), IoSlice::new(payload)])
+            } else {
+                write(stream, attempt, &[IoSlice::new(&payload[*sent - ENVELOPE_BYTES..])])
+            };
+            *sent += ready!(written)?;
+            self.writing = Some(id);
+        }
+        // A protected stream may hold the last record back.
+        ready!(flush(stream, attempt))?;
+        self.writing = None;
+        Poll::Ready(Ok(()))
     }
 
-    /// The envelope of the frame that comes next or is being read.
-    pub(crate) fn poll_envelope(&mut self, cx: &mut Context<'_>) -> Poll<Result<Envelope, LinkError>> {
-        if let Some((envelope, _)) = self.body {
-            return Poll::Ready(Ok(envelope));
+    /// Bytes read ahead.
+    fn ahead(&self) -> usize {
+        self.ahead_filled - self.ahead_taken
+    }
+
+    /// Reads into `target`, and what comes behind it ahead.
+    fn poll_read(&mut self, attempt: Attempt<'_>, target: &mut [u8]) -> Poll<Result<usize, LinkError>> {
+        if self.ahead.is_empty() {
+            self.ahead.resize(AHEAD_BYTES, 0);
         }
-        loop {
-            while self.head_taken < ENVELOPE_BYTES {
-                let head = &mut self.head[self.head_taken..];
-                let stream = reading(&mut self.stream, &mut self.next, self.peer_has_switched);
-                self.head_taken += ready!(poll_some(stream, cx, head))?;
+        if self.ahead_taken == self.ahead_filled {
+            (self.ahead_taken, self.ahead_filled) = (0, 0);
+        }
+        let stream = match (self.peer_has_switched, &mut self.next) {
+            (false, _) => &mut self.stream,
+            (true, Some((stream, _))) => stream,
+            // Only the peer knows of the next stream.
+            (true, None) => return Poll::Pending,
+        };
+        let wanted = target.len();
+        let mut parts = [IoSliceMut::new(target), IoSliceMut::new(&mut self.ahead[self.ahead_filled..])];
+        let parts = if wanted == 0 { &mut parts[1..] } else { &mut parts[..] };
+        let read = match attempt {
+            Attempt::Try => tried(stream.try_read(parts)),
+            Attempt::Park(waker) => stream.poll_read_vectored(&mut Context::from_waker(waker), parts),
+        };
+        let read = ready!(read)?;
+        if read == 0 {
+            return Poll::Ready(Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()));
+        }
+        let hit = read.min(wanted);
+        self.ahead_filled += read - hit;
+        Poll::Ready(Ok(hit))
+    }
+
+    /// Reads the envelope of the next frame, unless one is being read. Its owner is nobody.
+    pub(crate) fn poll_head(&mut self, attempt: Attempt<'_>) -> Poll<Result<(), LinkError>> {
+        while self.body.is_none() {
+            while self.ahead() < ENVELOPE_BYTES {
+                if self.ahead_taken > 0 {
+                    self.ahead.copy_within(self.ahead_taken..self.ahead_filled, 0);
+                    (self.ahead_taken, self.ahead_filled) = (0, self.ahead());
+                }
+                ready!(self.poll_read(attempt, &mut []))?;
             }
-            let envelope = Envelope::parse(&self.head)?;
-            self.head_taken = 0;
-            if envelope.kind == Kind::Switch && !self.peer_has_switched {
+            let head = self.ahead[self.ahead_taken..].first_chunk().expect("as long as an envelope");
+            let envelope = Envelope::parse(head)?;
+            self.ahead_taken += ENVELOPE_BYTES;
+            if envelope.kind == Kind::Switch {
+                if self.peer_has_switched || self.ahead() > 0 {
+                    return Poll::Ready(Err(WireError::Trailing(self.ahead()).into()));
+                }
                 self.peer_has_switched = true;
                 self.finish_switch();
                 continue;
             }
-            self.body = Some((envelope, 0));
-            return Poll::Ready(Ok(envelope));
+            self.body = Some(Body { envelope, taken: 0, owner: Owner::Nobody });
         }
+        Poll::Ready(Ok(()))
     }
 
-    /// Reads the payload of the frame whose envelope was returned into `payload`, which is as long
-    /// as the envelope says.
-    pub(crate) fn poll_payload(&mut self, cx: &mut Context<'_>, payload: &mut [u8]) -> Poll<Result<(), LinkError>> {
-        let Some((_, taken)) = &mut self.body else { return Poll::Ready(Ok(())) };
-        loop {
-            let at = usize::try_from(*taken).expect("the payload is in memory");
-            if at == payload.len() {
-                self.body = None;
-                return Poll::Ready(Ok(()));
-            }
-            let stream = reading(&mut self.stream, &mut self.next, self.peer_has_switched);
-            let read = ready!(poll_some(stream, cx, &mut payload[at..]))?;
-            *taken += read as u64;
+    /// Reads some of the payload of the frame at hand into the front of `target`; 0 when it is over.
+    pub(crate) fn poll_body(&mut self, attempt: Attempt<'_>, target: &mut [u8]) -> Poll<Result<usize, LinkError>> {
+        let Some(body) = &mut self.body else { return Poll::Ready(Ok(0)) };
+        let left = usize::try_from(body.left()).unwrap_or(usize::MAX);
+        let wanted = target.len().min(left);
+        if wanted == 0 {
+            return Poll::Ready(Ok(0));
         }
-    }
-
-    /// Reads the payload of a frame into `parked`, and hands it out when it is whole.
-    pub(crate) fn poll_parked(&mut self, cx: &mut Context<'_>) -> Poll<Result<Vec<u8>, LinkError>> {
-        let mut parked = std::mem::take(&mut self.parked);
-        let read = self.poll_payload(cx, &mut parked);
-        if read.is_pending() {
-            self.parked = parked;
-            return Poll::Pending;
-        }
-        read.map_ok(|()| parked)
-    }
-}
-
-/// The stream to read from; none while only the peer knows of the next one.
-fn reading<'a>(
-    current: &'a mut Box<dyn ByteStream>,
-    next: &'a mut Option<(Box<dyn ByteStream>, LinkInfo)>,
-    peer_has_switched: bool,
-) -> Option<&'a mut Box<dyn ByteStream>> {
-    if peer_has_switched { next.as_mut().map(|(stream, _)| stream) } else { Some(current) }
-}
-
-/// Reads at least one byte.
-fn poll_some(
-    stream: Option<&mut Box<dyn ByteStream>>,
-    cx: &mut Context<'_>,
-    bytes: &mut [u8],
-) -> Poll<Result<usize, LinkError>> {
-    let Some(stream) = stream else { return Poll::Pending };
-    let mut buffer = ReadBuf::new(bytes);
-    ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
-    match buffer.filled().len() {
-        0 => Poll::Ready(Err(io::Error::from(io::ErrorKind::UnexpectedEof).into())),
-        read => Poll::Ready(Ok(read)),
-    }
-}
-
-fn poll_frame_out(
-    stream: &mut Box<dyn ByteStream>,
-    cx: &mut Context<'_>,
-    outgoing: &mut Outgoing,
-    payload: &[u8],
-) -> Poll<Result<(), LinkError>> {
-    while outgoing.sent < ENVELOPE_BYTES + payload.len() {
-        let stream = Pin::new(&mut *stream);
-        let sent = if outgoing.sent < ENVELOPE_BYTES {
-            let parts = [IoSlice::new(&outgoing.head[outgoing.sent..]), IoSlice::new(payload)];
-            ready!(stream.poll_write_vectored(cx, &parts))?
+        let ahead = self.ahead_filled - self.ahead_taken;
+        let read = if ahead > 0 {
+            let count = wanted.min(ahead);
+            target[..count].copy_from_slice(&self.ahead[self.ahead_taken..self.ahead_taken + count]);
+            self.ahead_taken += count;
+            count
         } else {
-            ready!(stream.poll_write(cx, &payload[outgoing.sent - ENVELOPE_BYTES..]))?
+            ready!(self.poll_read(attempt, &mut target[..wanted]))?
         };
-        if sent == 0 {
-            return Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero).into()));
+        if let Some(body) = &mut self.body {
+            body.taken += read as u64;
         }
-        outgoing.sent += sent;
+        Poll::Ready(Ok(read))
     }
-    // A protected stream may hold the last record back.
-    Pin::new(stream).poll_flush(cx).map_err(LinkError::from)
+
+    /// Reads the rest of the payload of the frame at hand into `parked`; ready when it is whole.
+    pub(crate) fn poll_parked(&mut self, attempt: Attempt<'_>) -> Poll<Result<(), LinkError>> {
+        let Some(body) = self.body else { return Poll::Ready(Ok(())) };
+        let left = usize::try_from(body.left()).expect("lengths are checked before they are parked");
+        if left > 0 {
+            let mut parked = std::mem::take(&mut self.parked);
+            let mut at = parked.len();
+            parked.resize(at + left, 0);
+            let read = loop {
+                if at == parked.len() {
+                    break Poll::Ready(Ok(()));
+                }
+                match self.poll_body(attempt, &mut parked[at..]) {
+                    Poll::Ready(Ok(read)) => at += read,
+                    Poll::Ready(Err(error)) => break Poll::Ready(Err(error)),
+                    Poll::Pending => break Poll::Pending,
+                }
+            };
+            parked.truncate(at);
+            self.parked = parked;
+            return read;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Drops the rest of the payload of the frame at hand.
+    pub(crate) fn poll_discard(&mut self, attempt: Attempt<'_>) -> Poll<Result<(), LinkError>> {
+        let mut bin = [0; 4096];
+        while self.body.is_some_and(|body| body.left() > 0) {
+            ready!(self.poll_body(attempt, &mut bin))?;
+        }
+        self.body = None;
+        Poll::Ready(Ok(()))
+    }
+}
+
+fn tried<T>(result: io::Result<T>) -> Poll<io::Result<T>> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+        result => Poll::Ready(result),
+    }
+}
+
+/// Writes at least one byte.
+fn write(
+    stream: &mut Box<dyn ByteStream>,
+    attempt: Attempt<'_>,
+    parts: &[IoSlice<'_>],
+) -> Poll<Result<usize, LinkError>> {
+    let written = match attempt {
+        Attempt::Try => tried(stream.try_write(parts)),
+        Attempt::Park(waker) => Pin::new(stream).poll_write_vectored(&mut Context::from_waker(waker), parts),
+    };
+    match ready!(written)? {
+        0 => Poll::Ready(Err(io::Error::from(io::ErrorKind::WriteZero).into())),
+        written => Poll::Ready(Ok(written)),
+    }
+}
+
+fn flush(stream: &mut Box<dyn ByteStream>, attempt: Attempt<'_>) -> Poll<Result<(), LinkError>> {
+    match attempt {
+        Attempt::Try => tried(stream.try_flush()).map_err(LinkError::from),
+        Attempt::Park(waker) => Pin::new(stream).poll_flush(&mut Context::from_waker(waker)).map_err(LinkError::from),
+    }
 }

@@ -9,9 +9,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::time::Instant;
 
@@ -72,6 +73,12 @@ pub trait Net: Clone + Send + Sync + 'static {
     /// As the system says.
     fn listen(&self, local: SocketAddr, backlog: u32) -> io::Result<Self::Listener>;
 
+    /// Lets other processes run, if trying again at once may find what was not there; false where time only
+    /// passes between polls, as in a simulation.
+    fn yields(&self) -> bool {
+        false
+    }
+
     /// Finds the addresses of `name`, which has the form `host:port`.
     ///
     /// # Errors
@@ -85,7 +92,7 @@ pub trait Listener: Send + 'static {
     type Stream;
 
     /// Accepts the next connection.
-    fn poll_accept(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<io::Result<Self::Stream>>;
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Self::Stream>>;
 
     /// The address that it listens on.
     ///
@@ -114,9 +121,60 @@ pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
     /// # Errors
     /// As the system says.
     fn set_keepalive(&self, interval: Duration, silence_max: Duration) -> io::Result<()>;
+
+    /// Reads what is there into `bufs`, one after the other, without waiting and without a change to who is
+    /// woken. Only used where [`Net::yields`].
+    ///
+    /// # Errors
+    /// `WouldBlock` if nothing is there; else as the system says.
+    fn try_read(&mut self, bufs: &mut [io::IoSliceMut<'_>]) -> io::Result<usize> {
+        let _ = bufs;
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    /// Writes what there is room for, without waiting and without a change to who is woken.
+    ///
+    /// # Errors
+    /// `WouldBlock` if there is no room; else as the system says.
+    fn try_write(&mut self, bufs: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        let _ = bufs;
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    /// Sends what `try_write` took and kept.
+    ///
+    /// # Errors
+    /// `WouldBlock` if there is no room; else as the system says.
+    fn try_flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Reads into `bufs`, one after the other; wakes the task when there is something.
+    fn poll_read_vectored(&mut self, cx: &mut Context<'_>, bufs: &mut [io::IoSliceMut<'_>]) -> Poll<io::Result<usize>> {
+        let Some(first) = bufs.iter_mut().find(|buf| !buf.is_empty()) else { return Poll::Ready(Ok(0)) };
+        let mut buffer = ReadBuf::new(first);
+        ready!(Pin::new(self).poll_read(cx, &mut buffer))?;
+        Poll::Ready(Ok(buffer.filled().len()))
+    }
 }
 
 impl ByteStream for Box<dyn ByteStream> {
+    fn try_read(&mut self, bufs: &mut [io::IoSliceMut<'_>]) -> io::Result<usize> {
+        (**self).try_read(bufs)
+    }
+
+    fn try_write(&mut self, bufs: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        (**self).try_write(bufs)
+    }
+
+    fn try_flush(&mut self) -> io::Result<()> {
+        (**self).try_flush()
+    }
+
+    fn poll_read_vectored(&mut self, cx: &mut Context<'_>, bufs: &mut [io::IoSliceMut<'_>]) -> Poll<io::Result<usize>> {
+        (**self).poll_read_vectored(cx, bufs)
+    }
+
     fn local_addr(&self) -> io::Result<SocketAddr> {
         (**self).local_addr()
     }
@@ -136,6 +194,8 @@ pub trait Clock: Send + Sync {
     fn now(&self) -> Instant;
     /// Completes at `at`.
     fn sleep_until(&self, at: Instant) -> BoxFuture<()>;
+    /// Lets other processes run; as [`Net::yields`].
+    fn yields(&self) -> bool;
 }
 
 impl<N: Net> Clock for N {
@@ -145,6 +205,10 @@ impl<N: Net> Clock for N {
 
     fn sleep_until(&self, at: Instant) -> BoxFuture<()> {
         Box::pin(Net::sleep_until(self, at))
+    }
+
+    fn yields(&self) -> bool {
+        Net::yields(self)
     }
 }
 
@@ -167,7 +231,7 @@ impl Timer {
     }
 
     /// Whether `at` has come; else wakes the task then.
-    pub(crate) fn poll_until(&mut self, cx: &mut std::task::Context<'_>, at: Instant) -> bool {
+    pub(crate) fn poll_until(&mut self, cx: &mut Context<'_>, at: Instant) -> bool {
         if self.clock.now() >= at {
             return true;
         }
@@ -180,6 +244,23 @@ impl Timer {
             self.sleep = None;
         }
         due && self.clock.now() >= at
+    }
+
+    /// As [`Timer::poll_until`], but a timer that is already set for an earlier time stays so: it wakes the
+    /// task too early once, and takes no new sleep each time.
+    pub(crate) fn poll_lazily(&mut self, cx: &mut Context<'_>, at: Instant) -> bool {
+        if self.clock.now() >= at {
+            return true;
+        }
+        loop {
+            let wanted = if self.sleep.is_some() { self.at.min(at) } else { at };
+            if self.poll_until(cx, wanted) && self.clock.now() >= at {
+                return true;
+            }
+            if self.sleep.is_some() || at == Instant::FAR_FUTURE {
+                return false;
+            }
+        }
     }
 }
 

@@ -1,9 +1,9 @@
 //! Real sockets: tokio's reactor, options set through socket2.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
@@ -84,6 +84,11 @@ impl Net for RealNet {
         Ok(RealListener(shared_socket(local)?.listen(backlog)?))
     }
 
+    fn yields(&self) -> bool {
+        std::thread::yield_now();
+        true
+    }
+
     async fn resolve(&self, name: &str) -> io::Result<Vec<SocketAddr>> {
         Ok(tokio::net::lookup_host(name).await?.collect())
     }
@@ -133,6 +138,25 @@ impl ByteStream for RealStream {
         #[cfg(any(target_os = "linux", target_os = "android"))]
         socket.set_tcp_user_timeout(Some(silence_max))?;
         Ok(())
+    }
+
+    fn try_read(&mut self, bufs: &mut [io::IoSliceMut<'_>]) -> io::Result<usize> {
+        (&*SockRef::from(&self.0)).read_vectored(bufs)
+    }
+
+    fn try_write(&mut self, bufs: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        (&*SockRef::from(&self.0)).write_vectored(bufs)
+    }
+
+    fn poll_read_vectored(&mut self, cx: &mut Context<'_>, bufs: &mut [io::IoSliceMut<'_>]) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.0.poll_read_ready(cx))?;
+            match self.0.try_read_vectored(bufs) {
+                // Readiness was an old one, which that has cleared.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result),
+            }
+        }
     }
 }
 

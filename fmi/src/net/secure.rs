@@ -59,10 +59,11 @@ fn changed(error: RecordError) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Secure<S> {
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+impl<S> Secure<S> {
+    /// Sends what is sealed.
+    fn send(&mut self, mut write: impl FnMut(&mut S, &[u8]) -> Poll<io::Result<usize>>) -> Poll<io::Result<()>> {
         while self.sent < self.outgoing.len() {
-            let sent = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.outgoing[self.sent..]))?;
+            let sent = ready!(write(&mut self.stream, &self.outgoing[self.sent..]))?;
             if sent == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -73,53 +74,123 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Secure<S> {
         Poll::Ready(Ok(()))
     }
 
+    /// Seals a record of what is given, as far as it fits, and sends what it can of it.
+    fn write(
+        &mut self,
+        bufs: &[io::IoSlice<'_>],
+        mut write: impl FnMut(&mut S, &[u8]) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.send(&mut write))?;
+        self.outgoing.resize(HEADER_BYTES, 0);
+        for buf in bufs {
+            let room = HEADER_BYTES + RECORD_BYTES_MAX - self.outgoing.len();
+            self.outgoing.extend_from_slice(&buf[..buf.len().min(room)]);
+        }
+        let written = self.outgoing.len() - HEADER_BYTES;
+        if written == 0 {
+            self.outgoing.clear();
+            return Poll::Ready(Ok(0));
+        }
+        self.sealing.seal(&mut self.outgoing);
+        // A failure shows at the next call: these bytes are taken.
+        let _ = self.send(write);
+        Poll::Ready(Ok(written))
+    }
+
     /// Reads until `end` bytes of the buffer are there. False at the end of the stream between records.
-    fn poll_fill(&mut self, cx: &mut Context<'_>, end: usize) -> Poll<io::Result<bool>> {
+    fn fill(
+        &mut self,
+        end: usize,
+        read: &mut impl FnMut(&mut S, &mut [u8]) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<bool>> {
         while self.filled < end {
             let room = (end + READ_AHEAD_BYTES).max(self.incoming.len());
             self.incoming.resize(room, 0);
-            let mut buffer = ReadBuf::new(&mut self.incoming[self.filled..]);
-            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
-            let read = buffer.filled().len();
-            if read == 0 {
+            let count = ready!(read(&mut self.stream, &mut self.incoming[self.filled..]))?;
+            if count == 0 {
                 let is_whole = self.filled == self.record_end;
                 // A cut inside a record may be somebody's doing.
                 return Poll::Ready(if is_whole { Ok(false) } else { Err(io::ErrorKind::UnexpectedEof.into()) });
             }
-            self.filled += read;
+            self.filled += count;
         }
         Poll::Ready(Ok(true))
     }
 
     /// Opens the next record. False at the end of the stream.
-    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+    fn open(
+        &mut self,
+        mut read: impl FnMut(&mut S, &mut [u8]) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<bool>> {
         if self.record_end > 0 {
             self.incoming.copy_within(self.record_end..self.filled, 0);
             self.filled -= self.record_end;
             (self.taken, self.opened, self.record_end) = (0, 0, 0);
         }
-        if !ready!(self.poll_fill(cx, HEADER_BYTES))? {
+        if !ready!(self.fill(HEADER_BYTES, &mut read))? {
             return Poll::Ready(Ok(false));
         }
         let header = self.incoming.first_chunk().copied().expect("the header has been filled");
         let length = Direction::record_bytes(header).map_err(changed)?;
-        ready!(self.poll_fill(cx, length))?;
+        ready!(self.fill(length, &mut read))?;
         self.opening.open(&mut self.incoming[..length]).map_err(changed)?;
         (self.taken, self.opened, self.record_end) = (HEADER_BYTES, length - TAG_BYTES, length);
         Poll::Ready(Ok(true))
+    }
+
+    /// Hands up what is opened.
+    fn hand_up(&mut self, buf: &mut [u8]) -> usize {
+        let count = buf.len().min(self.opened - self.taken);
+        buf[..count].copy_from_slice(&self.incoming[self.taken..self.taken + count]);
+        self.taken += count;
+        count
+    }
+
+    fn receive(
+        &mut self,
+        bufs: &mut [io::IoSliceMut<'_>],
+        mut read: impl FnMut(&mut S, &mut [u8]) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        while self.taken == self.opened {
+            if !ready!(self.open(&mut read))? {
+                return Poll::Ready(Ok(0));
+            }
+        }
+        Poll::Ready(Ok(bufs.iter_mut().map(|buf| self.hand_up(buf)).sum()))
+    }
+}
+
+/// What a system that does not wait says, as what a poll says.
+fn tried<T>(result: io::Result<T>) -> Poll<io::Result<T>> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+        result => Poll::Ready(result),
+    }
+}
+
+fn untried<T>(poll: Poll<io::Result<T>>) -> io::Result<T> {
+    match poll {
+        Poll::Ready(result) => result,
+        Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+    }
+}
+
+/// Reads by polling.
+fn polled<'a, 'b, S: AsyncRead + Unpin>(
+    cx: &'a mut Context<'b>,
+) -> impl FnMut(&mut S, &mut [u8]) -> Poll<io::Result<usize>> + use<'a, 'b, S> {
+    move |stream, bytes| {
+        let mut buffer = ReadBuf::new(bytes);
+        ready!(Pin::new(stream).poll_read(cx, &mut buffer))?;
+        Poll::Ready(Ok(buffer.filled().len()))
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Secure<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        while self.taken == self.opened {
-            if !ready!(self.poll_open(cx))? {
-                return Poll::Ready(Ok(()));
-            }
-        }
-        let count = buf.remaining().min(self.opened - self.taken);
-        buf.put_slice(&self.incoming[self.taken..self.taken + count]);
-        self.taken += count;
+        let mut target = [io::IoSliceMut::new(buf.initialize_unfilled())];
+        let count = ready!(self.receive(&mut target, polled(cx)))?;
+        buf.advance(count);
         Poll::Ready(Ok(()))
     }
 }
@@ -134,22 +205,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Secure<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_send(cx))?;
-        let this = &mut *self;
-        this.outgoing.resize(HEADER_BYTES, 0);
-        for buf in bufs {
-            let room = HEADER_BYTES + RECORD_BYTES_MAX - this.outgoing.len();
-            this.outgoing.extend_from_slice(&buf[..buf.len().min(room)]);
-        }
-        let written = this.outgoing.len() - HEADER_BYTES;
-        if written == 0 {
-            this.outgoing.clear();
-            return Poll::Ready(Ok(0));
-        }
-        this.sealing.seal(&mut this.outgoing);
-        // A failure shows at the next call: these bytes are taken.
-        let _ = this.poll_send(cx);
-        Poll::Ready(Ok(written))
+        self.write(bufs, |stream, bytes| Pin::new(stream).poll_write(cx, bytes))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -157,12 +213,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Secure<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_send(cx))?;
+        ready!(self.send(|stream, bytes| Pin::new(stream).poll_write(cx, bytes)))?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_send(cx))?;
+        ready!(self.send(|stream, bytes| Pin::new(stream).poll_write(cx, bytes)))?;
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
@@ -178,6 +234,22 @@ impl<S: ByteStream> ByteStream for Secure<S> {
 
     fn set_keepalive(&self, interval: Duration, silence_max: Duration) -> io::Result<()> {
         self.stream.set_keepalive(interval, silence_max)
+    }
+
+    fn try_read(&mut self, bufs: &mut [io::IoSliceMut<'_>]) -> io::Result<usize> {
+        untried(self.receive(bufs, |stream, bytes| tried(stream.try_read(&mut [io::IoSliceMut::new(bytes)]))))
+    }
+
+    fn try_write(&mut self, bufs: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        untried(self.write(bufs, |stream, bytes| tried(stream.try_write(&[io::IoSlice::new(bytes)]))))
+    }
+
+    fn try_flush(&mut self) -> io::Result<()> {
+        untried(self.send(|stream, bytes| tried(stream.try_write(&[io::IoSlice::new(bytes)]))))
+    }
+
+    fn poll_read_vectored(&mut self, cx: &mut Context<'_>, bufs: &mut [io::IoSliceMut<'_>]) -> Poll<io::Result<usize>> {
+        self.receive(bufs, polled(cx))
     }
 }
 

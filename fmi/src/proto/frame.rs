@@ -1,57 +1,96 @@
 //! Frames between ranks: an envelope of fixed length, then the payload.
 //!
 //! The envelope names everything that two ranks could disagree about: communicator and epoch, kind
-//! of operation, operator and its flags, element type, sequence, root or tag, step and length. With
-//! less, a model of an earlier implementation could substitute one message for another unnoticed.
+//! of operation, operator and its flags, element type, number of elements, sequence, root or tag, step and
+//! length. With less, a model of an earlier implementation could substitute one message for another unnoticed.
 
 use std::fmt;
 
-use super::wire::{Reader, WireError, Write};
+use super::wire::{Reader, WireError};
 use crate::error::Operation;
 
 /// Length of an envelope.
-pub const ENVELOPE_BYTES: usize = 40;
+pub const ENVELOPE_BYTES: usize = 56;
 /// Version of the format.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
-/// The operation that a frame belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum Kind {
-    /// Point-to-point; `root_or_tag` is the tag.
-    Message = 1,
-    /// The barrier that ends the forming of a group.
-    Join = 2,
-    /// Barrier.
-    Barrier = 3,
-    /// Broadcast.
-    Broadcast = 4,
-    /// Reduce to one root.
-    Reduce = 5,
-    /// Reduce to all ranks.
-    Allreduce = 6,
-    /// Of no operation: the sender's next frame comes on another stream.
-    Switch = 7,
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $name:ident = $code:literal $operation:ident,)+) => {
+        /// What a frame belongs to.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum Kind {
+            $($(#[$doc])* $name = $code,)+
+        }
+
+        impl Kind {
+            fn from_byte(byte: u8) -> Option<Self> {
+                match byte {
+                    $($code => Some(Self::$name),)+
+                    _ => None,
+                }
+            }
+
+            /// The operation as errors name it.
+            pub fn operation(self) -> Operation {
+                match self {
+                    $(Self::$name => Operation::$operation,)+
+                }
+            }
+        }
+
+        #[cfg(test)]
+        const KINDS: &[Kind] = &[$(Kind::$name),+];
+    };
 }
 
-impl Kind {
-    fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Message, Self::Join, Self::Barrier, Self::Broadcast, Self::Reduce, Self::Allreduce, Self::Switch]
-            .into_iter()
-            .find(|kind| *kind as u8 == byte)
-    }
-
-    /// The operation as errors name it.
-    pub fn operation(self) -> Operation {
-        match self {
-            Self::Message => Operation::Send,
-            Self::Join | Self::Switch => Operation::Join,
-            Self::Barrier => Operation::Barrier,
-            Self::Broadcast => Operation::Broadcast,
-            Self::Reduce => Operation::Reduce,
-            Self::Allreduce => Operation::Allreduce,
-        }
-    }
+kinds! {
+    /// Point-to-point; `root_or_tag` is the tag.
+    Message = 1 Send,
+    /// The barrier that ends the forming of a group.
+    Join = 2 Join,
+    /// Barrier.
+    Barrier = 3 Barrier,
+    /// Broadcast.
+    Broadcast = 4 Broadcast,
+    /// Reduce to one root.
+    Reduce = 5 Reduce,
+    /// Reduce to all ranks.
+    Allreduce = 6 Allreduce,
+    /// Of no operation: the sender's next frame comes on another stream.
+    Switch = 7 Join,
+    /// Gather to one root.
+    Gather = 8 Gather,
+    /// Gather of blocks of different lengths.
+    Gatherv = 9 Gatherv,
+    /// Scatter from one root.
+    Scatter = 10 Scatter,
+    /// Scatter of blocks of different lengths.
+    Scatterv = 11 Scatterv,
+    /// Gather to all.
+    Allgather = 12 Allgather,
+    /// Gather of blocks of different lengths to all.
+    Allgatherv = 13 Allgatherv,
+    /// A block from each to each.
+    Alltoall = 14 Alltoall,
+    /// A block of any length from each to each.
+    Alltoallv = 15 Alltoallv,
+    /// Reduce and scatter blocks of one length.
+    ReduceScatterBlock = 16 ReduceScatterBlock,
+    /// Reduce and scatter blocks of different lengths.
+    ReduceScatter = 17 ReduceScatter,
+    /// Inclusive prefix reduction.
+    Scan = 18 Scan,
+    /// Exclusive prefix reduction.
+    Exscan = 19 Exscan,
+    /// Exchange of colours before a split.
+    Split = 20 Split,
+    /// A copy of a communicator; moves nothing.
+    Duplicate = 21 Duplicate,
+    /// Of no operation: the sender waits in the collective whose envelope is the payload.
+    Inquiry = 22 Join,
+    /// Of no operation: the communicator has failed; the payload says why.
+    Revoke = 23 Join,
 }
 
 /// Everything but the payload.
@@ -62,9 +101,9 @@ pub struct Envelope {
     /// Whether the operator commutes; false where there is none.
     pub commutative: bool,
     /// Code of the element type ([`crate::datatype::Element::DATATYPE`]).
-    pub datatype: u8,
-    /// Communicator.
-    pub communicator: u32,
+    pub datatype: u32,
+    /// Communicator; 0 for that of the whole group.
+    pub communicator: u64,
     /// Epoch of the communicator.
     pub epoch: u32,
     /// Root of a rooted collective, or tag of a message.
@@ -77,13 +116,15 @@ pub struct Envelope {
     pub operator: u32,
     /// Length of the payload in bytes.
     pub length: u64,
+    /// Elements of the whole operation on each rank, where that is equal on all; else 0.
+    pub elements: u64,
 }
 
 impl Envelope {
-    /// Says that the next frame comes on another stream.
-    pub fn switch() -> Self {
+    /// An envelope of `kind` with all else 0.
+    pub const fn new(kind: Kind) -> Self {
         Self {
-            kind: Kind::Switch,
+            kind,
             commutative: false,
             datatype: 0,
             communicator: 0,
@@ -93,19 +134,24 @@ impl Envelope {
             step: 0,
             operator: 0,
             length: 0,
+            elements: 0,
         }
     }
 
     /// The bytes of the envelope.
     pub fn emit(&self) -> [u8; ENVELOPE_BYTES] {
-        let mut out = Vec::with_capacity(ENVELOPE_BYTES);
-        out.put(&[VERSION, self.kind as u8, u8::from(self.commutative), self.datatype]);
-        for field in [self.communicator, self.epoch, self.root_or_tag] {
-            out.put(&field.to_be_bytes());
-        }
-        out.put(&self.sequence.to_be_bytes()).put(&self.step.to_be_bytes());
-        out.put(&self.operator.to_be_bytes()).put(&self.length.to_be_bytes());
-        out.try_into().expect("the fields add up to ENVELOPE_BYTES")
+        let mut out = [0; ENVELOPE_BYTES];
+        out[..4].copy_from_slice(&[VERSION, self.kind as u8, u8::from(self.commutative), 0]);
+        out[4..8].copy_from_slice(&self.datatype.to_be_bytes());
+        out[8..16].copy_from_slice(&self.communicator.to_be_bytes());
+        out[16..20].copy_from_slice(&self.epoch.to_be_bytes());
+        out[20..24].copy_from_slice(&self.root_or_tag.to_be_bytes());
+        out[24..32].copy_from_slice(&self.sequence.to_be_bytes());
+        out[32..36].copy_from_slice(&self.step.to_be_bytes());
+        out[36..40].copy_from_slice(&self.operator.to_be_bytes());
+        out[40..48].copy_from_slice(&self.length.to_be_bytes());
+        out[48..].copy_from_slice(&self.elements.to_be_bytes());
+        out
     }
 
     /// Reads an envelope.
@@ -114,60 +160,79 @@ impl Envelope {
     /// Another version, or a value without a meaning.
     pub fn parse(bytes: &[u8; ENVELOPE_BYTES]) -> Result<Self, WireError> {
         let mut reader = Reader::new(bytes);
-        let version = reader.u8()?;
+        let [version, kind, flags, reserved] = reader.array()?;
         if version != VERSION {
             return Err(WireError::Version(version));
         }
-        let kind = reader.u8()?;
         let kind =
             Kind::from_byte(kind).ok_or_else(|| WireError::Value { field: "frame kind", value: u64::from(kind) })?;
-        let commutative = match reader.u8()? {
-            0 => false,
-            1 => true,
-            other => return Err(WireError::Value { field: "frame flags", value: u64::from(other) }),
-        };
+        if flags > 1 || reserved != 0 {
+            return Err(WireError::Value { field: "frame flags", value: u64::from(flags) << 8 | u64::from(reserved) });
+        }
         Ok(Self {
             kind,
-            commutative,
-            datatype: reader.u8()?,
-            communicator: reader.u32()?,
+            commutative: flags == 1,
+            datatype: reader.u32()?,
+            communicator: reader.u64()?,
             epoch: reader.u32()?,
             root_or_tag: reader.u32()?,
             sequence: reader.u64()?,
             step: reader.u32()?,
             operator: reader.u32()?,
             length: reader.u64()?,
+            elements: reader.u64()?,
         })
     }
 
-    /// Whether both belong to one operation of one communicator, whatever they think of it.
-    pub fn is_same_operation(&self, other: &Self) -> bool {
-        let class = |envelope: &Self| (envelope.communicator, envelope.epoch, envelope.kind == Kind::Message);
-        class(self) == class(other)
-            && if self.kind == Kind::Message {
-                self.root_or_tag == other.root_or_tag
-            } else {
-                self.sequence == other.sequence
-            }
+    /// Whether both belong to one collective of one communicator, whatever they think of it.
+    pub fn is_same_collective(&self, other: &Self) -> bool {
+        let class = |envelope: &Self| {
+            (envelope.communicator, envelope.epoch, envelope.sequence, envelope.kind == Kind::Message)
+        };
+        class(self) == class(other) && self.kind != Kind::Message
+    }
+
+    /// The same operation without what differs from frame to frame.
+    #[must_use]
+    pub fn signature(&self) -> Self {
+        Self { step: 0, length: 0, ..*self }
+    }
+
+    fn has_root(&self) -> bool {
+        matches!(
+            self.kind,
+            Kind::Broadcast | Kind::Reduce | Kind::Gather | Kind::Gatherv | Kind::Scatter | Kind::Scatterv
+        )
     }
 }
 
 impl fmt::Display for Envelope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (operation, length) = (self.kind.operation(), self.length);
-        let elements = crate::datatype::name_of(self.datatype);
+        let operation = self.kind.operation();
+        let type_name = crate::datatype::name_of(self.datatype);
         if self.kind == Kind::Message {
-            return write!(f, "message with tag {} of {elements}", self.root_or_tag);
+            return write!(f, "message with tag {} of {type_name}", self.root_or_tag);
         }
         write!(f, "{operation} number {}", self.sequence)?;
-        if matches!(self.kind, Kind::Broadcast | Kind::Reduce) {
+        if self.communicator != 0 {
+            write!(f, " of communicator {:016x}", self.communicator)?;
+        }
+        if self.has_root() {
             write!(f, " with root {}", self.root_or_tag)?;
         }
-        if matches!(self.kind, Kind::Reduce | Kind::Allreduce) {
+        if self.operator != 0 {
             let commutes = if self.commutative { "commutative" } else { "non-commutative" };
             write!(f, " with {commutes} operator {}", crate::op::name_of(self.operator))?;
         }
-        write!(f, " on {elements}, step {} of {length} bytes", self.step)
+        if self.datatype != 0 {
+            if self.elements > 0 {
+                write!(f, " on {} elements of {type_name}", self.elements)?;
+            } else {
+                write!(f, " on {type_name}")?;
+            }
+        }
+        // Of a signature there is no step to tell.
+        if self.length > 0 { write!(f, ", step {} of {} bytes", self.step, self.length) } else { Ok(()) }
     }
 }
 
@@ -179,20 +244,21 @@ mod tests {
     proptest! {
         #[test]
         fn envelopes_survive_the_wire(
-            kind in 1u8..=7, commutative: bool, datatype: u8,
-            fields: (u32, u32, u32), sequence: u64, step: u32, operator: u32, length: u64,
+            kind in proptest::sample::select(KINDS), commutative: bool, datatype: u32, communicator: u64,
+            fields: (u32, u32), sequence: u64, step: u32, operator: u32, length: u64, elements: u64,
         ) {
-            let (communicator, epoch, root_or_tag) = fields;
-            let kind = Kind::from_byte(kind).expect("in range");
+            let (epoch, root_or_tag) = fields;
             let envelope = Envelope {
-                kind, commutative, datatype, communicator, epoch, root_or_tag, sequence, step, operator, length,
+                kind, commutative, datatype, communicator, epoch, root_or_tag, sequence, step, operator, length, elements,
             };
             prop_assert_eq!(Envelope::parse(&envelope.emit()), Ok(envelope));
         }
 
         #[test]
-        fn arbitrary_bytes_never_panic(bytes: [u8; ENVELOPE_BYTES]) {
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), ENVELOPE_BYTES)) {
+            let bytes = bytes.try_into().expect("of this length");
             if let Ok(envelope) = Envelope::parse(&bytes) {
+                prop_assert_eq!(envelope.emit(), bytes);
                 let _ = envelope.to_string();
             }
         }

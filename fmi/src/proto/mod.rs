@@ -12,6 +12,7 @@ pub mod frame;
 pub mod mailbox;
 pub mod mesh;
 pub mod noise;
+pub mod notice;
 pub mod punch;
 pub mod record;
 pub mod rendezvous;

@@ -1,6 +1,6 @@
 //! Barrier.
 
-use super::{Schedule, Step, rounds_for};
+use super::{Memory, Relative, Schedule, Step, rounds_for};
 
 /// Dissemination barrier: ⌈log₂ `size`⌉ rounds; in round k every rank sends to the rank 2ᵏ above
 /// it and hears from the rank 2ᵏ below it.
@@ -8,10 +8,31 @@ pub fn barrier_dissemination(me: u32, size: u32) -> Schedule {
     let mut schedule = Schedule::default();
     for k in 0..rounds_for(size) {
         let distance = (1 << k) % size;
-        schedule.push([
-            Step::Send { to: (me + distance) % size, range: 0..0 },
-            Step::Receive { from: (me + size - distance) % size, range: 0..0 },
+        schedule.push_all([
+            Step::Send { to: (me + distance) % size, data: Memory::Receive.at(0..0) },
+            Step::Receive { from: (me + size - distance) % size, into: Memory::Receive.at(0..0) },
         ]);
     }
+    schedule
+}
+
+/// Barrier up and down a binomial tree: 2(`size` - 1) messages in all, the fewest possible.
+pub fn barrier_tree(me: u32, size: u32) -> Schedule {
+    let relative = Relative { size, root: 0 };
+    let mut schedule = Schedule::default();
+    let children = (0..rounds_for(size))
+        .map(|k| 1 << k)
+        .take_while(|distance| me & distance == 0)
+        .map(|distance| relative.of(me) + distance)
+        .filter(|child| *child < size);
+    let nothing = Memory::Receive.at(0..0);
+    schedule.push_all(children.clone().map(|child| Step::Receive { from: child, into: nothing }));
+    if me != 0 {
+        let parent = me & (me - 1);
+        schedule.push_all([Step::Send { to: parent, data: nothing }]);
+        schedule.push_all([Step::Receive { from: parent, into: nothing }]);
+    }
+    let children: Vec<u32> = children.collect();
+    schedule.push_all(children.into_iter().rev().map(|child| Step::Send { to: child, data: nothing }));
     schedule
 }

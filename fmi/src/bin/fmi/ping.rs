@@ -82,7 +82,7 @@ fn config(arguments: &Arguments) -> Result<Config> {
 async fn ping(arguments: Arguments) -> Result<()> {
     let config = config(&arguments)?;
     let net = RealNet::new();
-    let mut comm = Communicator::connect(net, &config).await?;
+    let comm = Communicator::connect(net, &config).await?;
     let formed_after = comm.now().since_origin();
     let peers: Vec<u32> = comm.links().map(|link| link.peer).collect();
     let until = comm.now() + arguments.linger.unwrap_or_default();
@@ -90,7 +90,7 @@ async fn ping(arguments: Arguments) -> Result<()> {
     loop {
         round_trips = Vec::new();
         for peer in &peers {
-            round_trips.push(ping_peer(&mut comm, *peer).await?);
+            round_trips.push(ping_peer(&comm, *peer).await?);
         }
         // Rank 0 decides for all when it is over.
         let mut is_over = [u8::from(comm.now() >= until)];
@@ -115,7 +115,7 @@ async fn ping(arguments: Arguments) -> Result<()> {
 
 /// All ranks visit their peers in rank order, so the lowest pair that both wait for can go on. The
 /// lower rank measures first, then the higher one.
-async fn ping_peer(comm: &mut Communicator, peer: u32) -> Result<Duration> {
+async fn ping_peer(comm: &Communicator, peer: u32) -> Result<Duration> {
     let mut shortest = Duration::MAX;
     for measured_by in [comm.rank().min(peer), comm.rank().max(peer)] {
         for number in 0..=PINGS {

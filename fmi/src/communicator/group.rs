@@ -1,0 +1,218 @@
+//! Sets of ranks, and communicators made of them. MPI 3.1 §6.3 and §6.4.
+
+use std::sync::Arc;
+
+use crate::communicator::Communicator;
+use crate::communicator::collective::{Nothing, Recipe, Spec};
+use crate::communicator::core::{Core, State};
+use crate::error::{ErrorKind, Operation, Result};
+use crate::proto::frame::{Envelope, Kind};
+use crate::schedule::Collective;
+
+/// An ordered set of processes. MPI 3.1 §6.3.
+///
+/// Sets of one group can be combined, whatever communicator they come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group(Arc<[u32]>);
+
+impl Group {
+    /// Number of processes. MPI_Group_size.
+    pub fn size(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The processes at `ranks` of this set, in that order; those out of range are left out. MPI_Group_incl.
+    #[must_use]
+    pub fn include(&self, ranks: &[u32]) -> Self {
+        Self::of(ranks.iter().filter_map(|rank| self.0.get(*rank as usize).copied()))
+    }
+
+    /// This set without those at `ranks`. MPI_Group_excl.
+    #[must_use]
+    pub fn exclude(&self, ranks: &[u32]) -> Self {
+        Self::of(self.0.iter().zip(0..).filter(|(_, rank)| !ranks.contains(rank)).map(|(member, _)| *member))
+    }
+
+    /// This set, then those of `other` that it lacks. MPI_Group_union.
+    #[must_use]
+    pub fn union(&self, other: &Self) -> Self {
+        Self::of(self.0.iter().chain(other.0.iter()).copied())
+    }
+
+    /// Those of this set that are in `other`. MPI_Group_intersection.
+    #[must_use]
+    pub fn intersection(&self, other: &Self) -> Self {
+        Self::of(self.0.iter().copied().filter(|member| other.0.contains(member)))
+    }
+
+    /// Those of this set that are not in `other`. MPI_Group_difference.
+    #[must_use]
+    pub fn difference(&self, other: &Self) -> Self {
+        Self::of(self.0.iter().copied().filter(|member| !other.0.contains(member)))
+    }
+
+    /// The rank in `other` of the process at `rank` of this set. MPI_Group_translate_ranks.
+    pub fn translate(&self, rank: u32, other: &Self) -> Option<u32> {
+        let member = self.0.get(rank as usize)?;
+        other.0.iter().zip(0..).find(|(known, _)| *known == member).map(|(_, rank)| rank)
+    }
+
+    /// Keeps the first of each.
+    fn of(members: impl Iterator<Item = u32>) -> Self {
+        let mut kept: Vec<u32> = Vec::new();
+        for member in members {
+            if !kept.contains(&member) {
+                kept.push(member);
+            }
+        }
+        Self(kept.into())
+    }
+}
+
+/// An identity that all members compute alike; not 0, which is that of the whole group.
+fn identity(parent: u64, what: &str, number: u64, more: &[u8]) -> u64 {
+    let mut hasher = blake3::Hasher::new_derive_key("fmi communicator v1");
+    hasher.update(&parent.to_be_bytes()).update(what.as_bytes()).update(&number.to_be_bytes()).update(more);
+    let bytes: [u8; 8] = *hasher.finalize().as_bytes().first_chunk().expect("a hash is longer");
+    u64::from_be_bytes(bytes).max(1)
+}
+
+impl Communicator {
+    /// Its processes, in rank order. MPI 3.1 §6.3.2, MPI_Comm_group.
+    pub fn group(&self) -> Group {
+        if self.members.is_empty() { Group((0..self.size).collect()) } else { Group(self.members.clone()) }
+    }
+
+    /// A communicator of the same ranks, whose operations never meet those of this one. All ranks call it; nothing
+    /// is sent.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Revoked`].
+    ///
+    /// MPI 3.1 §6.4.2, MPI_Comm_dup.
+    pub fn duplicate(&self) -> Result<Self> {
+        self.shared.with(|core| {
+            if let Some(error) = core.revocation(self.id, Operation::Duplicate) {
+                return Err(error);
+            }
+            let sequence = core.number(self.id);
+            let signature = Envelope { communicator: self.id, sequence, ..Envelope::new(Kind::Duplicate) };
+            core.note(&signature);
+            let id = identity(self.id, "duplicate", sequence, &[]);
+            Ok(self.derived(core, id, self.rank, self.size, self.members.clone()))
+        })
+    }
+
+    /// Splits the ranks by `color`: those with the same one form a communicator, in the order of `key` and then
+    /// of their rank here. All ranks call it; who gives no color gets none.
+    ///
+    /// # Errors
+    /// As a collective.
+    ///
+    /// # Cancel safety
+    /// Dropping the future revokes the communicator.
+    ///
+    /// MPI 3.1 §6.4.2, MPI_Comm_split.
+    pub fn split(
+        &self,
+        color: Option<u32>,
+        key: i64,
+    ) -> impl Future<Output = Result<Option<Self>>> + Send + use<'_> {
+        let reserved = self.reserve(Operation::Split);
+        async move {
+            let number = reserved.number();
+            // Color plus one, so that 0 means none; the key in the order of unsigned numbers.
+            let own = [color.map_or(0, |color| u64::from(color) + 1), key.cast_unsigned() ^ (1 << 63)];
+            let mut all = vec![[0u64; 2]; self.size as usize];
+            let problem = self.problem(Collective::Allgather, 0, 1, size_of::<[u64; 2]>());
+            let spec = Spec {
+                elements: 1,
+                send: 1,
+                receive: Some(all.len()),
+                ..Spec::new(Kind::Split, Recipe::Chosen(problem))
+            };
+            self.launch_at(Some(reserved), Ok(spec), &[own], &mut all, Nothing).await?;
+            if own[0] == 0 {
+                return Ok(None);
+            }
+            let mut same: Vec<(u64, u32)> =
+                all.iter().zip(0..).filter(|(theirs, _)| theirs[0] == own[0]).map(|(theirs, rank)| (theirs[1], rank)).collect();
+            same.sort_unstable();
+            let members: Vec<u32> = same.iter().map(|(_, rank)| self.world(*rank)).collect();
+            let id = identity(self.id, "split", number, &own[0].to_be_bytes());
+            Ok(Some(self.made_of(id, members)))
+        }
+    }
+
+    /// Makes a communicator of `group`. The members call it, with the same `tag`; nothing is sent. A rank outside
+    /// the group gets none.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`] for an empty group; [`ErrorKind::Revoked`].
+    ///
+    /// MPI 3.1 §6.4.2, MPI_Comm_create_group.
+    pub fn create_group(&self, group: &Group, tag: u32) -> Result<Option<Self>> {
+        if group.size() == 0 {
+            let what = "the group has no members".to_owned();
+            return Err(self.error(Operation::CreateGroup, ErrorKind::InvalidArgument(what)));
+        }
+        if !group.0.contains(&self.world(self.rank)) {
+            return Ok(None);
+        }
+        let bytes: Vec<u8> = group.0.iter().flat_map(|member| member.to_be_bytes()).collect();
+        let seed = identity(self.id, "group", u64::from(tag), &bytes);
+        let number = self.shared.with(|core| {
+            if let Some(error) = core.revocation(self.id, Operation::CreateGroup) {
+                return Err(error);
+            }
+            let number = core.created.entry(seed).or_default();
+            *number += 1;
+            Ok(*number)
+        })?;
+        Ok(Some(self.made_of(identity(seed, "group", number, &[]), group.0.to_vec())))
+    }
+
+    fn made_of(&self, id: u64, members: Vec<u32>) -> Self {
+        let me = self.world(self.rank);
+        let rank = members.iter().zip(0..).find(|(member, _)| **member == me).map(|(_, rank)| rank);
+        let rank = rank.expect("this rank is a member");
+        let size = u32::try_from(members.len()).expect("at most as many as the whole group");
+        self.shared.with(|core| self.derived(core, id, rank, size, members.into()))
+    }
+
+    fn derived(&self, core: &mut Core, id: u64, rank: u32, size: u32, members: Arc<[u32]>) -> Self {
+        core.communicators.insert(id, State::new(members.clone()));
+        Self { shared: self.shared.clone(), id, rank, size, members }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_are_ordered_sets() {
+        let all = Group((0..6).collect());
+        let (even, low) = (all.include(&[4, 2, 0, 9]), all.include(&[0, 1, 2]));
+        assert_eq!(&*even.0, [4, 2, 0]);
+        assert_eq!(&*even.union(&low).0, [4, 2, 0, 1]);
+        assert_eq!(&*even.intersection(&low).0, [2, 0]);
+        assert_eq!(&*even.difference(&low).0, [4]);
+        assert_eq!(&*all.exclude(&[0, 5]).0, [1, 2, 3, 4]);
+        assert_eq!(even.translate(1, &low), Some(2));
+        assert_eq!(even.translate(0, &low), None);
+    }
+
+    #[test]
+    fn identities_differ_by_all_that_makes_them() {
+        let ids = [
+            identity(0, "split", 1, &[1]),
+            identity(0, "split", 1, &[2]),
+            identity(0, "split", 2, &[1]),
+            identity(0, "duplicate", 1, &[1]),
+            identity(1, "split", 1, &[1]),
+        ];
+        let distinct: std::collections::BTreeSet<u64> = ids.into_iter().collect();
+        assert_eq!(distinct.len(), ids.len());
+    }
+}

@@ -1,0 +1,166 @@
+//! Values of any type that serde can write, in the encoding of postcard. For convenience: elements are faster.
+
+use std::future::Future;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::communicator::collective::Nothing;
+use crate::communicator::message::{Source, Status, Tag};
+use crate::communicator::Communicator;
+use crate::datatype::VALUE_DATATYPE;
+use crate::error::{ErrorKind, Operation, Result};
+
+impl Communicator {
+    /// Sends a value to rank `to`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`] if the value cannot be written; else as [`Communicator::send`].
+    ///
+    /// # Cancel safety
+    /// As [`Communicator::send`].
+    pub async fn send_value<V: Serialize>(&self, to: u32, tag: u32, value: &V) -> Result<()> {
+        let bytes = self.written(Operation::Send, value)?;
+        self.send_as(to, tag, VALUE_DATATYPE, &bytes).await
+    }
+
+    /// Receives a value.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Malformed`] if the message is no such value, in which case it is gone; else as
+    /// [`Communicator::recv`].
+    ///
+    /// # Cancel safety
+    /// As [`Communicator::recv`].
+    pub async fn recv_value<V: DeserializeOwned>(
+        &self,
+        source: impl Into<Source>,
+        tag: impl Into<Tag>,
+    ) -> Result<(V, Status)> {
+        let message = self.matched_probe(source, tag).await?;
+        let mut bytes = vec![0; message.status().count];
+        let status = message.recv_as(VALUE_DATATYPE, &mut bytes).await?;
+        Ok((self.read(Operation::Receive, status.source, &bytes)?, status))
+    }
+
+    /// Sends a value of `root` to all ranks, and returns it. `value` of the others is not looked at.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`] if the root has no value or it cannot be written; [`ErrorKind::Malformed`] if
+    /// what comes is no such value; else as [`Communicator::broadcast`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future revokes the communicator.
+    pub fn broadcast_value<'a, V: Serialize + DeserializeOwned + Send + Sync>(
+        &'a self,
+        value: Option<&'a V>,
+        root: u32,
+    ) -> impl Future<Output = Result<V>> + Send + use<'a, V> {
+        let places = [self.reserve(Operation::Broadcast), self.reserve(Operation::Broadcast)];
+        async move {
+            let [first, second] = places;
+            let mut bytes = Vec::new();
+            if self.rank == root {
+                let value = value.ok_or_else(|| {
+                    self.error(Operation::Broadcast, ErrorKind::InvalidArgument("the root has no value".into()))
+                })?;
+                bytes = self.written(Operation::Broadcast, value)?;
+            }
+            let mut length = [bytes.len() as u64];
+            self.launch_at(Some(first), self.broadcast_spec::<u64>(1, root), &[], &mut length, Nothing).await?;
+            bytes.resize(self.length(Operation::Broadcast, root, length[0])?, 0);
+            let spec = self.broadcast_spec::<u8>(bytes.len(), root);
+            self.launch_at(Some(second), spec, &[], &mut bytes, Nothing).await?;
+            self.read(Operation::Broadcast, root, &bytes)
+        }
+    }
+
+    /// Gathers a value of each rank to all, in rank order.
+    ///
+    /// # Errors
+    /// As [`Communicator::broadcast_value`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future revokes the communicator.
+    pub fn allgather_value<'a, V: Serialize + DeserializeOwned + Send + Sync>(
+        &'a self,
+        value: &'a V,
+    ) -> impl Future<Output = Result<Vec<V>>> + Send + use<'a, V> {
+        let places = [self.reserve(Operation::Allgatherv), self.reserve(Operation::Allgatherv)];
+        async move {
+            let [first, second] = places;
+            let own = self.written(Operation::Allgatherv, value)?;
+            let mut lengths = vec![0u64; self.size as usize];
+            let spec = self.allgather_spec::<u64>(1, false);
+            self.launch_at(Some(first), Ok(spec), &[own.len() as u64], &mut lengths, Nothing).await?;
+            let mut counts = Vec::with_capacity(lengths.len());
+            for (length, rank) in lengths.iter().zip(0..) {
+                counts.push(self.length(Operation::Allgatherv, rank, *length)?);
+            }
+            let mut all = vec![0u8; counts.iter().sum()];
+            let spec = self.allgatherv_spec::<u8>(own.len(), &counts);
+            self.launch_at(Some(second), spec, &own, &mut all, Nothing).await?;
+            self.read_all(Operation::Allgatherv, &counts, &all)
+        }
+    }
+
+    /// Gathers a value of each rank at `root`, in rank order; the others get none.
+    ///
+    /// # Errors
+    /// As [`Communicator::broadcast_value`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future revokes the communicator.
+    pub fn gather_value<'a, V: Serialize + DeserializeOwned + Send + Sync>(
+        &'a self,
+        value: &'a V,
+        root: u32,
+    ) -> impl Future<Output = Result<Vec<V>>> + Send + use<'a, V> {
+        let places = [self.reserve(Operation::Gatherv), self.reserve(Operation::Gatherv)];
+        async move {
+            let [first, second] = places;
+            let own = self.written(Operation::Gatherv, value)?;
+            let is_root = self.rank == root;
+            let mut lengths = vec![0u64; if is_root { self.size as usize } else { 0 }];
+            let spec = self.rooted_spec::<u64>(crate::schedule::Collective::Gather, 1, root, false);
+            self.launch_at(Some(first), spec, &[own.len() as u64], &mut lengths, Nothing).await?;
+            let mut counts = Vec::with_capacity(lengths.len());
+            for (length, rank) in lengths.iter().zip(0..) {
+                counts.push(self.length(Operation::Gatherv, rank, *length)?);
+            }
+            let mut all = vec![0u8; counts.iter().sum()];
+            let spec = self.gatherv_spec(own.len(), &counts, root);
+            self.launch_at(Some(second), spec, &own, &mut all, Nothing).await?;
+            self.read_all(Operation::Gatherv, &counts, &all)
+        }
+    }
+
+    fn written<V: Serialize>(&self, operation: Operation, value: &V) -> Result<Vec<u8>> {
+        postcard::to_allocvec(value).map_err(|error| {
+            let what = format!("the value cannot be written: {error}");
+            self.error(operation, ErrorKind::InvalidArgument(what)).caused_by(error)
+        })
+    }
+
+    fn read<V: DeserializeOwned>(&self, operation: Operation, from: u32, bytes: &[u8]) -> Result<V> {
+        postcard::from_bytes(bytes).map_err(|error| {
+            let what = format!("{} bytes that are no such value: {error}", bytes.len());
+            self.error(operation, ErrorKind::Malformed(what)).with_peer(from).caused_by(error)
+        })
+    }
+
+    fn read_all<V: DeserializeOwned>(&self, operation: Operation, counts: &[usize], all: &[u8]) -> Result<Vec<V>> {
+        let offsets = crate::schedule::offsets(counts);
+        let ends = offsets.windows(2).zip(0..);
+        ends.map(|(ends, rank)| self.read(operation, rank, &all[ends[0]..ends[1]])).collect()
+    }
+
+    /// A length that a peer has announced, if it is allowed.
+    fn length(&self, operation: Operation, from: u32, bytes: u64) -> Result<usize> {
+        let bytes_max = self.shared.with(|core| core.limits.frame_bytes_max);
+        match usize::try_from(bytes) {
+            Ok(length) if bytes <= bytes_max => Ok(length),
+            _ => Err(self.error(operation, ErrorKind::FrameTooLarge { bytes, bytes_max }).with_peer(from)),
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Gather to one root, and scatter from one root. Blocks lie in rank order at the root.
+
+use std::ops::Range;
+
+use super::{Memory, Relative, Schedule, Step, rounds_for, subtree};
+
+/// All others send their block to the root at once. `block` gives where a rank's block lies at the root,
+/// `own` the length of this rank's. A root that works in place has its own block there already.
+pub fn gather_linear(
+    me: u32,
+    size: u32,
+    root: u32,
+    own: usize,
+    in_place: bool,
+    block: impl Fn(u32) -> Range<usize>,
+) -> Schedule {
+    let mut schedule = Schedule::default();
+    let mine = Memory::Send.at(0..own);
+    if me != root {
+        schedule.push_all([Step::Send { to: root, data: mine }]);
+        return schedule;
+    }
+    let receives = (0..size).filter(|other| *other != root);
+    let receives = receives.map(|from| Step::Receive { from, into: Memory::Receive.at(block(from)) });
+    let copy = (!in_place).then(|| Step::Copy { data: mine, into: Memory::Receive.at(block(me)) });
+    schedule.push_all(receives.chain(copy));
+    schedule
+}
+
+/// The root sends each of the others its block at once.
+pub fn scatter_linear(
+    me: u32,
+    size: u32,
+    root: u32,
+    own: usize,
+    in_place: bool,
+    block: impl Fn(u32) -> Range<usize>,
+) -> Schedule {
+    let mut schedule = Schedule::default();
+    let mine = Memory::Receive.at(0..own);
+    if me != root {
+        schedule.push_all([Step::Receive { from: root, into: mine }]);
+        return schedule;
+    }
+    let sends = (1..size).map(|distance| (root + distance) % size);
+    let sends = sends.map(|to| Step::Send { to, data: Memory::Send.at(block(to)) });
+    let copy = (!in_place).then(|| Step::Copy { data: Memory::Send.at(block(me)), into: mine });
+    schedule.push_all(sends.chain(copy));
+    schedule
+}
+
+/// Consecutive blocks, counted from the root, as they lie in rank order: one run, or two around the end.
+fn runs(relative: Relative, blocks: Range<u32>) -> impl Iterator<Item = Range<u32>> {
+    let wrap = relative.size - relative.root;
+    let (low, high) = (blocks.start..blocks.end.min(wrap), blocks.start.max(wrap)..blocks.end);
+    [low, high].into_iter().filter(|run| run.start < run.end)
+}
+
+fn children(own: u32, size: u32) -> impl Iterator<Item = u32> {
+    let below = if own == 0 { rounds_for(size) } else { own.trailing_zeros() };
+    (0..below).rev().map(move |k| own + (1 << k)).filter(move |child| *child < size)
+}
+
+/// Blocks of `count` elements each go up a binomial tree, joined on the way.
+pub fn gather_binomial(me: u32, size: u32, root: u32, count: usize, in_place: bool) -> Schedule {
+    let relative = Relative { size, root };
+    let own = relative.of(me);
+    let mut schedule = Schedule::default();
+    let mine = Memory::Send.at(0..count);
+    // Elsewhere than at the root, block `own` lies at the start of work memory.
+    let held = |run: &Range<u32>| Memory::Work.at((run.start - own) as usize * count..(run.end - own) as usize * count);
+    let at_root = |run: &Range<u32>| {
+        let first = relative.rank(run.start) as usize;
+        Memory::Receive.at(first * count..(first + run.len()) * count)
+    };
+    let place = |run: &Range<u32>| if own == 0 { at_root(run) } else { held(run) };
+    let received = children(own, size).flat_map(|child| {
+        let blocks = child..child + subtree(child, size);
+        let cuts: Vec<_> = if own == 0 { runs(relative, blocks).collect() } else { vec![blocks] };
+        cuts.into_iter().map(move |run| (child, run))
+    });
+    let receives: Vec<Step> =
+        received.map(|(child, run)| Step::Receive { from: relative.rank(child), into: place(&run) }).collect();
+    let is_leaf = receives.is_empty();
+    let copy = (own == 0 && !in_place || own != 0 && !is_leaf)
+        .then(|| Step::Copy { data: mine, into: place(&(own..own + 1)) });
+    schedule.push(receives.into_iter().chain(copy));
+    if own == 0 {
+        return schedule;
+    }
+    let parent = own & (own - 1);
+    let blocks = own..own + subtree(own, size);
+    let to = relative.rank(parent);
+    if is_leaf {
+        schedule.push([Step::Send { to, data: mine }]);
+    } else {
+        schedule.work = blocks.len() * count;
+        let cuts: Vec<_> = if parent == 0 { runs(relative, blocks).collect() } else { vec![blocks] };
+        schedule.push(cuts.iter().map(|run| Step::Send { to, data: held(run) }));
+    }
+    schedule
+}
+
+/// Blocks of `count` elements each go down a binomial tree, split on the way.
+pub fn scatter_binomial(me: u32, size: u32, root: u32, count: usize, in_place: bool) -> Schedule {
+    let relative = Relative { size, root };
+    let own = relative.of(me);
+    let mut schedule = Schedule::default();
+    let mine = Memory::Receive.at(0..count);
+    let held = |run: &Range<u32>| Memory::Work.at((run.start - own) as usize * count..(run.end - own) as usize * count);
+    let at_root = |run: &Range<u32>| {
+        let first = relative.rank(run.start) as usize;
+        Memory::Send.at(first * count..(first + run.len()) * count)
+    };
+    let place = |run: &Range<u32>| if own == 0 { at_root(run) } else { held(run) };
+    let blocks = own..own + subtree(own, size);
+    let is_leaf = own != 0 && blocks.len() == 1;
+    if own != 0 {
+        let parent = own & (own - 1);
+        let from = relative.rank(parent);
+        let cuts: Vec<_> = if parent == 0 { runs(relative, blocks.clone()).collect() } else { vec![blocks.clone()] };
+        schedule.push(
+            cuts.iter().map(|run| Step::Receive { from, into: if is_leaf { mine } else { held(run) } }),
+        );
+    }
+    if !is_leaf {
+        let sends = children(own, size).flat_map(|child| {
+            let blocks = child..child + subtree(child, size);
+            let cuts: Vec<_> = if own == 0 { runs(relative, blocks).collect() } else { vec![blocks] };
+            cuts.into_iter().map(move |run| (child, run))
+        });
+        let sends: Vec<Step> =
+            sends.map(|(child, run)| Step::Send { to: relative.rank(child), data: place(&run) }).collect();
+        let copy = (own != 0 || !in_place).then(|| Step::Copy { data: place(&(own..own + 1)), into: mine });
+        schedule.push(sends.into_iter().chain(copy));
+        schedule.work = if own == 0 { 0 } else { blocks.len() * count };
+    }
+    schedule
+}
