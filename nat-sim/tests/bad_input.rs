@@ -232,8 +232,8 @@ fn a_member_that_answers_nothing_is_named_by_the_others() {
 /// Runs two ranks that do different things; returns their errors.
 fn differ<A, B>(config_of: impl Fn(u32) -> Config, first: A, second: B) -> Vec<Option<Error>>
 where
-    A: AsyncFn(&mut Communicator) -> Result<(), Error> + Copy + 'static,
-    B: AsyncFn(&mut Communicator) -> Result<(), Error> + Copy + 'static,
+    A: AsyncFn(&Communicator) -> Result<(), Error> + Copy + 'static,
+    B: AsyncFn(&Communicator) -> Result<(), Error> + Copy + 'static,
 {
     let (mut world, hosts) = world(2);
     let board = Board::new();
@@ -243,9 +243,9 @@ where
             let (board, config) = (board.clone(), config.clone());
             async move {
                 let comm = Communicator::connect(net, &config).await.expect("joined");
-                let result = if rank == 0 { first(&mut comm).await } else { second(&mut comm).await };
+                let result = if rank == 0 { first(&comm).await } else { second(&comm).await };
                 let error = result.err();
-                if error.is_some() {
+                if error.as_ref().is_some_and(|error| matches!(error.kind(), ErrorKind::Mismatch { .. })) {
                     let again = comm.barrier().await.expect_err("revoked");
                     assert!(matches!(again.kind(), ErrorKind::Revoked(_)), "{again}");
                 }
@@ -269,25 +269,69 @@ fn mismatch(error: &Option<Error>) -> String {
 #[test]
 fn ranks_that_disagree_are_shown_both_views() {
     let pair = |rank| config(rank, 2);
+    let both = |first: &str, second: &str, errors: Vec<Option<Error>>| {
+        let (here, there) = (mismatch(&errors[0]), mismatch(&errors[1]));
+        let split = |text: &str| text.split_once(" / ").map(|(mine, theirs)| (mine.to_owned(), theirs.to_owned()));
+        let ((mine, theirs), (other, of_me)) = (split(&here).expect("two"), split(&there).expect("two"));
+        assert!(mine.contains(first) && theirs.contains(second), "{here}");
+        assert!(other.contains(second) && of_me.contains(first), "{there}");
+    };
     let errors = differ(
         pair,
         async |comm| comm.allreduce(&[1u32; 4], &mut [0; 4], fmi::op::Sum).await,
         async |comm| comm.allreduce(&[1u32; 5], &mut [0; 5], fmi::op::Sum).await,
     );
-    assert!(mismatch(&errors[0]).contains("of 16 bytes / ") && mismatch(&errors[1]).contains("of 20 bytes / "));
+    both("on 4 elements", "on 5 elements", errors);
     let errors = differ(
         pair,
         async |comm| comm.allreduce(&[1u32; 4], &mut [0; 4], fmi::op::Sum).await,
         async |comm| comm.allreduce(&[1f32; 4], &mut [0.0; 4], fmi::op::Max).await,
     );
-    let text = mismatch(&errors[1]);
-    assert!(text.contains("operator max on f32") && text.contains("operator sum on u32"), "{text}");
+    both("operator sum on 4 elements of u32", "operator max on 4 elements of f32", errors);
     let errors = differ(
         pair,
         async |comm| comm.barrier().await,
         async |comm| comm.allreduce(&[1u8], &mut [0], fmi::op::Sum).await,
     );
-    assert!(mismatch(&errors[0]).contains("barrier number 1") && mismatch(&errors[1]).contains("allreduce number 1"));
+    both("barrier number 1", "allreduce number 1", errors);
+    // Both wait for each other: neither would ever send.
+    let errors = differ(
+        pair,
+        async |comm| comm.reduce(&[1u8], &mut [0], fmi::op::Sum, 0).await,
+        async |comm| comm.reduce(&[1u8], &mut [0], fmi::op::Sum, 1).await,
+    );
+    both("with root 0", "with root 1", errors);
+    // Both believe that they have sent all there is; the next operation tells.
+    let errors = differ(
+        pair,
+        async |comm| {
+            comm.broadcast(&mut [1u8], 0).await?;
+            comm.barrier().await
+        },
+        async |comm| {
+            comm.broadcast(&mut [1u8], 1).await?;
+            comm.barrier().await
+        },
+    );
+    both("broadcast number 1 with root 0", "broadcast number 1 with root 1", errors);
+    let errors = differ(
+        pair,
+        async |comm| comm.gatherv(&[1u8; 2], &mut [0; 5], &[2, 3], 0).await,
+        async |comm| {
+            comm.gatherv(&[1u8; 4], &mut [], &[], 0).await?;
+            comm.barrier().await
+        },
+    );
+    both("of 3 bytes", "of 4 bytes", errors);
+    let errors = differ(
+        pair,
+        async |comm| {
+            comm.send(1, 7, &[1.5f32]).await?;
+            comm.barrier().await
+        },
+        async |comm| comm.recv(0, 7, &mut [0u32]).await.map(|_| ()),
+    );
+    both("tag 7 of f32", "tag 7 of u32", errors);
 }
 
 #[test]
@@ -330,11 +374,10 @@ fn messages_match_by_tag_and_wrong_calls_change_nothing() {
         },
         async |comm| {
             let mut buffer = [0u16; 4];
-            assert_eq!((comm.recv(0, 2, &mut buffer).await?, buffer[0]), (2, 2), "tag 2 first");
-            assert_eq!((comm.recv(0, 1, &mut buffer).await?, buffer[0]), (1, 1), "tag 1 waited");
-            for wrong in [comm.send(1, 1, &[0u8]).await, comm.send(9, 1, &[0u8]).await] {
-                assert!(matches!(wrong.expect_err("wrong").kind(), ErrorKind::InvalidArgument(_)));
-            }
+            assert_eq!((comm.recv(0, 2, &mut buffer).await?.count, buffer[0]), (2, 2), "tag 2 first");
+            assert_eq!((comm.recv(0, 1, &mut buffer).await?.count, buffer[0]), (1, 1), "tag 1 waited");
+            let wrong = comm.send(9, 1, &[0u8]).await.expect_err("no such rank");
+            assert!(matches!(wrong.kind(), ErrorKind::InvalidArgument(_)));
             assert!(comm.broadcast(&mut [0u8], 2).await.is_err());
             comm.barrier().await
         },
@@ -360,21 +403,53 @@ fn an_operation_that_nobody_joins_ends_at_its_deadline() {
 }
 
 #[test]
-fn a_cancelled_operation_revokes_the_communicator() {
+fn a_cancelled_collective_ends_the_communicator_on_both_sides() {
     let errors = differ(
         |rank| config(rank, 2),
         async |comm| comm.barrier().await,
         async |comm| {
             {
                 let mut buffer = [0u8];
-                let mut operation = std::pin::pin!(comm.recv(0, 9, &mut buffer));
+                let mut operation = std::pin::pin!(comm.broadcast(&mut buffer, 0));
                 let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
                 assert!(operation.as_mut().poll(&mut cx).is_pending());
             }
             comm.barrier().await
         },
     );
-    let error = errors[1].as_ref().expect("revoked");
-    assert!(error.to_string().contains("recv was cancelled before it was done"), "{error}");
-    assert!(errors[0].is_some());
+    for error in errors {
+        let error = error.expect("revoked");
+        assert!(error.to_string().contains("broadcast was cancelled before it was done"), "{error}");
+    }
+}
+
+#[test]
+fn a_cancelled_receive_loses_nothing() {
+    let errors = differ(
+        |rank| config(rank, 2),
+        async |comm| {
+            comm.send(1, 9, &[7u32; 100_000]).await?;
+            comm.barrier().await
+        },
+        async |comm| {
+            let mut buffer = vec![0u32; 100_000];
+            let mut cut_short = 0;
+            loop {
+                let until = comm.now() + Duration::from_millis(2);
+                let receive = comm.recv(0, 9, &mut buffer);
+                let pause = std::pin::pin!(comm.progress_until(until));
+                match futures_util::future::select(receive, pause).await {
+                    futures_util::future::Either::Left((status, _)) => {
+                        assert_eq!(status?.count, 100_000);
+                        break;
+                    }
+                    futures_util::future::Either::Right(_) => cut_short += 1,
+                }
+            }
+            assert!(cut_short > 3, "{cut_short}");
+            assert!(buffer.iter().all(|element| *element == 7));
+            comm.barrier().await
+        },
+    );
+    assert!(errors.iter().all(Option::is_none), "{errors:?}");
 }

@@ -137,6 +137,14 @@ impl Core {
         }
     }
 
+    /// Notes that nothing can be sent to `peer` any more. What it has sent is still read: it may say why.
+    pub(super) fn suspect_write(&mut self, call: &mut Call, peer: u32, error: LinkError) -> Result<()> {
+        let LinkError::Io(io) = error else { return self.suspect(call, peer, error) };
+        let error = self.error_of(call, peer, ErrorKind::PeerLost(io.to_string())).caused_by(io);
+        self.suspect_of(call, error);
+        Ok(())
+    }
+
     fn suspect_of(&self, call: &mut Call, error: Error) {
         let until = self.clock.now() + self.limits.cause_wait;
         call.suspect.get_or_insert(Suspect { error, until });
@@ -222,7 +230,10 @@ impl Core {
         if envelope.length > bytes_max || (control && envelope.length > NOTICE_BYTES_MAX as u64) {
             let bytes_max = if control { NOTICE_BYTES_MAX as u64 } else { bytes_max };
             let kind = ErrorKind::FrameTooLarge { bytes: envelope.length, bytes_max };
-            return Err(self.error_of(call, peer, kind));
+            let error = self.error_of(call, peer, kind);
+            // Nothing behind it can be reached.
+            self.close(peer, "it announced a frame beyond the limit");
+            return Err(error);
         }
         let owner = if control { Owner::Control } else { self.owner_of(call, peer, &envelope)? };
         let link = self.links[peer as usize].as_mut().expect("just seen");
@@ -362,6 +373,9 @@ impl Core {
         self.poll_notices(cx);
         self.poll_upgrade(cx);
         let _ = self.poll_flush_links(Attempt::Park(cx.waker()));
+        if call.is_suspicious() {
+            self.listen(Attempt::Park(cx.waker()), call)?;
+        }
         self.check(call)?;
         if let Some(lost) = self.lost_of(call) {
             let kind = ErrorKind::PeerLost("the rendezvous lost its connection".into());

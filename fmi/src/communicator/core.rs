@@ -126,6 +126,8 @@ pub(super) struct Core {
     pub(super) served: u32,
     pub(super) lost: BTreeSet<u32>,
     dissolved: bool,
+    /// Whether word of a failure is queued.
+    notices_due: bool,
     timer: Timer,
     pub(super) to_wake: Vec<Waker>,
     plans: BTreeMap<PlanKey, Arc<Plan>>,
@@ -299,6 +301,7 @@ impl Core {
             served: config.rank,
             lost: BTreeSet::new(),
             dissolved: false,
+            notices_due: false,
             to_wake: Vec::new(),
             plans: BTreeMap::new(),
             workspaces: Vec::new(),
@@ -339,6 +342,9 @@ impl Core {
             if matches!(body.owner, Owner::Operation { id: owner, .. } if owner == id) {
                 body.owner = Owner::Discarded;
             }
+        }
+        if self.notices_due {
+            self.send_notices();
         }
     }
 
@@ -467,14 +473,28 @@ impl Core {
         let payload = notice.emit();
         let envelope = Envelope { communicator, length: payload.len() as u64, ..Envelope::new(Kind::Revoke) };
         let Some(state) = self.communicators.get(&communicator) else { return };
-        let is_only = self.communicators.len() == 1;
         let members = state.members.clone();
         let all: Vec<u32> = if members.is_empty() { (0..self.size).collect() } else { members.to_vec() };
         for peer in all {
-            let Some(link) = self.links[peer as usize].as_mut() else { continue };
-            link.queue(&envelope, &payload);
-            let done = link.poll_flush(Attempt::Park(&self.fan_waker)).is_ready();
-            if !done && is_only {
+            if let Some(link) = self.links[peer as usize].as_mut() {
+                link.queue(&envelope, &payload);
+            }
+        }
+        self.notices_due = true;
+    }
+
+    /// Sends word of failures, once no frame that is partly sent is in its way.
+    fn send_notices(&mut self) {
+        self.notices_due = false;
+        let is_only = self.communicators.len() == 1;
+        for peer in 0..self.size {
+            let Some(link) = self.links[peer as usize].as_mut().filter(|link| link.has_queued()) else { continue };
+            if link.poll_flush(Attempt::Park(&self.fan_waker)).is_ready() {
+                continue;
+            }
+            if link.writing.is_some() {
+                self.notices_due = true;
+            } else if is_only {
                 self.close(peer, "it could not be told of a failure here");
             }
         }

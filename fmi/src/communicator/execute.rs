@@ -553,7 +553,7 @@ impl Core {
                 Ok(true)
             }
             Poll::Ready(Err(error)) => {
-                self.suspect(call, peer, error)?;
+                self.suspect_write(call, peer, error)?;
                 Ok(false)
             }
             Poll::Pending => Ok(false),

@@ -440,6 +440,7 @@ impl<'a> Message<'a> {
         Reading { message: self, datatype, element_bytes, buffer: bytemuck::cast_slice_mut(buffer), moved: 0 }
     }
 
+    #[cfg(feature = "values")]
     pub(super) fn recv_as(self, datatype: u32, buffer: &mut [u8]) -> impl Future<Output = Result<Status>> {
         Reading { message: self, datatype, element_bytes: 1, buffer, moved: 0 }
     }

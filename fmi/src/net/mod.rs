@@ -249,18 +249,19 @@ impl Timer {
     /// As [`Timer::poll_until`], but a timer that is already set for an earlier time stays so: it wakes the
     /// task too early once, and takes no new sleep each time.
     pub(crate) fn poll_lazily(&mut self, cx: &mut Context<'_>, at: Instant) -> bool {
-        if self.clock.now() >= at {
+        let now = self.clock.now();
+        if self.at <= now {
+            self.sleep = None;
+        }
+        if now >= at {
             return true;
         }
-        loop {
-            let wanted = if self.sleep.is_some() { self.at.min(at) } else { at };
-            if self.poll_until(cx, wanted) && self.clock.now() >= at {
-                return true;
-            }
-            if self.sleep.is_some() || at == Instant::FAR_FUTURE {
-                return false;
-            }
+        let wanted = if self.sleep.is_some() { self.at.min(at) } else { at };
+        // If the clock has moved on meanwhile, the task looks again.
+        if self.poll_until(cx, wanted) {
+            cx.waker().wake_by_ref();
         }
+        false
     }
 }
 
