@@ -41,6 +41,23 @@ pub(crate) async fn run(arguments: Arguments) -> ExitCode {
     }
 }
 
+/// Runs `ranks` processes of this very command, without `option` and its value.
+pub(crate) async fn again(ranks: u32, option: &str) -> ExitCode {
+    let mut program = Vec::new();
+    let mut given = std::env::args();
+    while let Some(argument) = given.next() {
+        if argument == option {
+            given.next();
+        } else if !argument.starts_with(&format!("{option}=")) {
+            program.push(argument);
+        }
+    }
+    if let Some(path) = std::env::current_exe().ok().and_then(|path| path.to_str().map(str::to_owned)) {
+        program[0] = path;
+    }
+    run(Arguments { ranks, no_prefix: true, program }).await
+}
+
 async fn launch(arguments: Arguments) -> Result<u8, String> {
     let net = RealNet::new();
     let server = Rendezvous::bind(net, ([127, 0, 0, 1], 0).into(), ServerConfig::default());

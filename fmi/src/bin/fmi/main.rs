@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 mod launch;
 mod nat;
+mod perf;
 mod ping;
 mod rendezvous;
 
@@ -26,6 +27,8 @@ enum Command {
     Ping(ping::Arguments),
     /// Show what the NAT before this machine does, and what will work with it.
     Nat(nat::Arguments),
+    /// Measure messages and collectives.
+    Perf(perf::Arguments),
     /// Run N processes of a program as one group on this machine.
     Launch(launch::Arguments),
 }
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
             Command::Rendezvous(arguments) => rendezvous::run(arguments).await,
             Command::Ping(arguments) => ping::run(arguments).await,
             Command::Nat(arguments) => nat::run(arguments).await,
+            Command::Perf(arguments) => perf::run(arguments).await,
             Command::Launch(arguments) => launch::run(arguments).await,
         }
     })
