@@ -47,6 +47,7 @@ pub fn all() -> Vec<Scenario> {
     scenarios.extend(attack::ALL.map(attacked));
     scenarios.push(two_functions());
     scenarios.extend((1..=SWARM).map(swarm::draw));
+    scenarios.extend((1..=SWARM).map(swarm::operations));
     scenarios
 }
 
@@ -60,7 +61,8 @@ pub fn find_scenario(name: &str) -> Option<Scenario> {
         Some(pair(find(first)?, find(second)?))
     };
     let drawn = || name.strip_prefix(swarm::PREFIX)?.parse().ok().map(swarm::draw);
-    all().into_iter().find(|scenario| scenario.name == name).or_else(pair_named).or_else(drawn)
+    let operations = || name.strip_prefix(swarm::OPERATIONS_PREFIX)?.parse().ok().map(swarm::operations);
+    all().into_iter().find(|scenario| scenario.name == name).or_else(pair_named).or_else(drawn).or_else(operations)
 }
 
 fn scenario(name: &str, about: &str, world: WorldSpec, steps: impl Into<Vec<Step>>) -> Scenario {

@@ -7,6 +7,7 @@
 
 pub mod attack;
 pub mod catalog;
+mod drawn;
 pub mod fuzz;
 pub mod matrix;
 pub mod oracle;

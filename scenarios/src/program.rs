@@ -12,7 +12,7 @@ const TAG: u32 = 7;
 const AFFINE: u32 = 1025;
 
 /// What a rank puts into element `index` of a step.
-fn value(rank: u32, number: u64, index: usize) -> u64 {
+pub(crate) fn value(rank: u32, number: u64, index: usize) -> u64 {
     let mixed = (u64::from(rank) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ number.wrapping_mul(0xff51_afd7_ed55_8ccd);
     (mixed ^ index as u64).rotate_left(17).wrapping_mul(0xc4ce_b9fe_1a85_ec53)
 }
@@ -22,7 +22,7 @@ fn vector(rank: u32, number: u64, bytes: usize) -> Vec<u64> {
 }
 
 /// Composition of affine maps modulo 2^32, packed as (factor, summand): associative, not commutative.
-fn compose(first: u64, second: u64) -> u64 {
+pub(crate) fn compose(first: u64, second: u64) -> u64 {
     let parts = |map: u64| (map >> 32, map & 0xffff_ffff);
     let ((a, b), (c, d)) = (parts(first), parts(second));
     let low = |value: u64| value & 0xffff_ffff;
@@ -115,6 +115,7 @@ async fn step_once(net: &SimNet, comm: &Communicator, step: &Step, number: u64) 
                 compare(step, &receive, |index| value(from, number, index)).map_err(Failure::Wrong)?;
             }
         }
+        Step::Drawn => Box::pin(crate::drawn::run(comm, number)).await?,
         Step::Progress(time) => {
             let until = fmi::net::Net::now(net) + time;
             comm.progress_until(until).await;

@@ -303,6 +303,7 @@ async fn rank_main(net: SimNet, rank: u32, scenario: Rc<Scenario>, board: Shared
     config.key = Some(SECRET.into());
     config.peers = scenario.program.peers;
     (config.relay, config.spray) = (scenario.program.relay, scenario.program.spray);
+    config.algorithms = scenario.program.algorithms.clone();
     config.security = scenario.program.security;
     config.join_deadline = scenario.program.join_deadline;
     config.operation_deadline = scenario.program.operation_deadline;

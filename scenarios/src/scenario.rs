@@ -1,7 +1,9 @@
 //! What a scenario is made of: plain data.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use fmi::schedule::{Algorithm, Collective};
 use nat_sim::nat::preset::Preset;
 use nat_sim::topology::TcpConfig;
 
@@ -101,6 +103,8 @@ pub enum Step {
         /// Bytes.
         bytes: usize,
     },
+    /// Operations of every kind, drawn from the number of the step.
+    Drawn,
     /// Waits.
     Sleep(Duration),
     /// Waits, and lets the communicator make progress.
@@ -116,6 +120,8 @@ pub struct Program {
     pub rounds: u32,
     /// Which ranks connect.
     pub peers: fmi::Peers,
+    /// Algorithms in place of those that the model chooses.
+    pub algorithms: BTreeMap<Collective, Algorithm>,
     /// Whether the rendezvous may relay.
     pub relay: bool,
     /// Whether ranks may spray.
@@ -136,6 +142,7 @@ impl Program {
             steps: steps.into(),
             rounds: 1,
             peers: fmi::Peers::All,
+            algorithms: BTreeMap::new(),
             relay: true,
             spray: false,
             security: None,

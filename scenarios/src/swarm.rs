@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use fmi::schedule::{Algorithm, Collective};
 use nat_sim::nat::Mapping;
 use nat_sim::nat::preset::{ALL, Preset};
 use rand_chacha::ChaCha8Rng;
@@ -12,6 +13,8 @@ use crate::scenario::{Expect, FaultAt, Placement, Program, Scenario, Step, Targe
 
 /// Prefix of the names; the number follows.
 pub const PREFIX: &str = "swarm-";
+/// Prefix of the names of those that run every operation.
+pub const OPERATIONS_PREFIX: &str = "operations-";
 
 struct Draw(ChaCha8Rng);
 
@@ -117,4 +120,26 @@ pub fn draw(number: u64) -> Scenario {
         techniques: Vec::new(),
         ends_via: None,
     }
+}
+
+/// Draws a world as [`draw`] does, in which every collective and message is called with drawn arguments, by drawn
+/// algorithms, and ranks are slow by turns.
+pub fn operations(number: u64) -> Scenario {
+    let mut scenario = draw(number);
+    let mut draw = Draw(ChaCha8Rng::seed_from_u64(!number));
+    let size = scenario.world.functions.len();
+    let steps = [Step::Drawn, Step::Drawn, Step::Sleep(Duration::from_millis(draw.below(2500))), Step::Drawn];
+    let algorithm = |draw: &mut Draw| Algorithm::ALL[draw.size(0, Algorithm::ALL.len() as u64 - 1)];
+    scenario.program = Program {
+        rounds: 2,
+        // A name that does not fit the collective leaves the choice to the model.
+        algorithms: Collective::ALL.iter().map(|collective| (*collective, algorithm(&mut draw))).collect(),
+        relay: scenario.program.relay,
+        join_deadline: scenario.program.join_deadline,
+        operation_deadline: scenario.program.operation_deadline,
+        ..Program::once(steps)
+    };
+    scenario.name = format!("{OPERATIONS_PREFIX}{number}");
+    scenario.about = format!("{size} functions call everything there is, drawn from {number}");
+    scenario
 }

@@ -57,6 +57,7 @@ fn run(prefixes: &[&str]) {
 
 const PAIRS: &str = "pair-";
 const SWARM: &str = "swarm-";
+const OPERATIONS: &str = "operations-";
 /// Drawn scenarios beside those of the catalogue.
 const FRESH_SWARM: u64 = 100;
 const LARGE_GROUPS: [&str; 2] = ["group-256", "mesh-256"];
@@ -67,9 +68,10 @@ const ATTACKS: [&str; 1] = ["attack-"];
 
 #[test]
 fn drawn_scenarios_succeed() {
-    run(&[SWARM]);
+    run(&[SWARM, OPERATIONS]);
     let fresh = fresh_seed();
-    let drawn = (fresh..fresh + FRESH_SWARM).map(|number| check(&scenarios::swarm::draw(number), number).err());
+    let both = |number| [scenarios::swarm::draw(number), scenarios::swarm::operations(number)];
+    let drawn = (fresh..fresh + FRESH_SWARM).flat_map(|number| both(number).map(|drawn| check(&drawn, number).err()));
     let failures: Vec<_> = drawn.flatten().collect();
     assert!(failures.is_empty(), "{}", failures.join("\n\n"));
 }
