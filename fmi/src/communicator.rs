@@ -165,27 +165,38 @@ impl Communicator {
         self.shared.with(|core| core.fabric)
     }
 
-    /// Leaves the group in good order. Dropping does the same without waiting for the last bytes.
+    /// Leaves the group in good order: what was sent arrives, as long as the peers read it. It waits for the peers to
+    /// leave too, but not longer than [`Config::cause_wait`]. Dropping does not wait.
     ///
     /// # Cancel safety
     /// Dropping the future is like dropping the communicator.
+    ///
+    /// MPI 3.1 §8.7, MPI_Finalize.
     pub async fn leave(self) {
         let until = self.shared.with(|core| core.clock.now() + core.limits.cause_wait);
         let sleep = self.shared.clock.sleep_until(until);
-        if Arc::strong_count(&self.shared) == 1 {
+        let is_last = Arc::strong_count(&self.shared) == 1;
+        if is_last {
             self.shared.with(Core::say_goodbye);
         }
+        let mut open = vec![true; self.shared.with(|core| core.links.len())];
         let flush = std::future::poll_fn(|cx| {
             self.shared.with(|core| {
-                let links = core.poll_flush_links(Attempt::Park(cx.waker()));
-                let control = match &mut core.control {
-                    Some(control) => control.poll_flush(cx).map(|_| ()),
-                    None => Poll::Ready(()),
-                };
-                if links.is_ready() { control } else { Poll::Pending }
+                if let Some(control) = &mut core.control
+                    && control.poll_flush(cx).is_pending()
+                {
+                    return Poll::Pending;
+                }
+                if !is_last {
+                    return core.poll_flush_links(Attempt::Park(cx.waker()));
+                }
+                for (link, open) in core.links.iter_mut().zip(&mut open).filter(|(_, open)| **open) {
+                    *open = link.as_mut().is_some_and(|link| link.poll_close(cx.waker()).is_pending());
+                }
+                if open.contains(&true) { Poll::Pending } else { Poll::Ready(()) }
             })
         });
-        // Best effort within a bound: nobody waits for a rendezvous that does not read.
+        // Within a bound: nobody waits for a peer that stays, or a rendezvous that does not read.
         futures_util::future::select(std::pin::pin!(flush), sleep).await;
     }
 

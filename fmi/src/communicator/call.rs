@@ -268,7 +268,7 @@ impl Core {
             return Ok(owned(id));
         }
         // A collective that is already over here can never be asked for.
-        let is_late = |state: &super::core::State| envelope.sequence < state.collectives;
+        let is_late = |state: &super::core::State| state.has_begun(envelope.sequence);
         if self.communicators.get(&envelope.communicator).is_some_and(is_late) {
             if let Some(mine) = self.called(envelope) {
                 self.disagree(peer, mine, *envelope);

@@ -266,7 +266,7 @@ impl Communicator {
 
     /// Takes the place of a collective that begins later.
     pub(super) fn reserve(&self, operation: Operation) -> Reserved<'_> {
-        let sequence = self.shared.with(|core| core.number(self.id));
+        let sequence = self.shared.with(|core| core.reserve(self.id));
         Reserved { comm: self, operation, sequence: Some(sequence) }
     }
 

@@ -65,6 +65,8 @@ pub(super) struct State {
     pub(super) epoch: u32,
     /// Collectives called so far.
     pub(super) collectives: u64,
+    /// Numbers of those that have a place and have not begun.
+    reserved: BTreeSet<u64>,
     /// Ranks of the whole group, by rank of this communicator; empty if they are the same.
     pub(super) members: Arc<[u32]>,
     history: VecDeque<Envelope>,
@@ -88,11 +90,17 @@ impl State {
         Self {
             epoch: 0,
             collectives: 0,
+            reserved: BTreeSet::new(),
             members,
             history: VecDeque::with_capacity(HISTORY_MAX),
             expected: BTreeMap::new(),
             revoked: None,
         }
+    }
+
+    /// Whether the collective with this number has begun here.
+    pub(super) fn has_begun(&self, sequence: u64) -> bool {
+        sequence < self.collectives && !self.reserved.contains(&sequence)
     }
 
     /// The rank here of a rank of the whole group.
@@ -393,9 +401,17 @@ impl Core {
         state.collectives - 1
     }
 
+    /// Takes a number for a collective that begins later.
+    pub(super) fn reserve(&mut self, communicator: u64) -> u64 {
+        let number = self.number(communicator);
+        self.state(communicator).reserved.insert(number);
+        number
+    }
+
     /// Remembers a collective, to tell who asks.
     pub(super) fn note(&mut self, signature: &Envelope) {
         let state = self.state(signature.communicator);
+        state.reserved.remove(&signature.sequence);
         if state.history.len() == HISTORY_MAX {
             state.history.pop_front();
         }
@@ -415,7 +431,7 @@ impl Core {
                 self.disagree(peer, mine, theirs);
             }
         } else if let Some(state) = self.communicators.get_mut(&theirs.communicator)
-            && theirs.sequence >= state.collectives
+            && !state.has_begun(theirs.sequence)
         {
             state.expected.insert(peer, theirs);
         }

@@ -292,6 +292,24 @@ impl Link {
         Poll::Ready(Ok(()))
     }
 
+    /// Ends the stream in good order: says that nothing more comes, and reads on until the peer says the same. Who
+    /// closes a stream with bytes unread resets it, and what is still on its way to the peer would be lost.
+    pub(crate) fn poll_close(&mut self, waker: &Waker) -> Poll<()> {
+        let mut cx = Context::from_waker(waker);
+        if std::task::ready!(self.poll_flush(Attempt::Park(waker))).is_err()
+            || ready!(Pin::new(self.writing_stream()).poll_shutdown(&mut cx)).is_err()
+        {
+            return Poll::Ready(());
+        }
+        let mut bin = [0; 4096];
+        loop {
+            let read = self.stream.poll_read_vectored(&mut cx, &mut [IoSliceMut::new(&mut bin)]);
+            if matches!(ready!(read), Ok(0) | Err(_)) {
+                return Poll::Ready(());
+            }
+        }
+    }
+
     /// Bytes read ahead.
     fn ahead(&self) -> usize {
         self.ahead_filled - self.ahead_taken
