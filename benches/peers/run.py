@@ -71,7 +71,7 @@ def peers(programs):
         known["ompi"] = mpi(openmpi, [*orte, "--mca", "mpi_yield_when_idle", "0"], {})
         known["ompi-yield"] = mpi(openmpi, [*orte, "--mca", "mpi_yield_when_idle", "1"], {})
     if mpich:
-        known["mpich"] = mpi(mpich, ["mpirun.mpich", "-iface", "lo"], {"MPIR_CVAR_NOLOCAL": 1, "MPIR_CVAR_CH3_NOLOCAL": 1})
+        known["mpich"] = mpi(mpich, ["mpirun.mpich", "-iface", "lo"], {"UCX_TLS": "tcp", "UCX_NET_DEVICES": "lo"})
     return known
 
 

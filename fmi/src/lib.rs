@@ -42,6 +42,8 @@
 //! `real` (default): real sockets. `cli` (default): the program `fmi`. Neither changes behaviour.
 #![warn(missing_docs)]
 
+#[cfg(feature = "real")]
+pub mod blocking;
 pub mod communicator;
 pub mod config;
 pub mod datatype;

@@ -270,8 +270,18 @@ impl Run {
             if !self.entered {
                 self.enter(round, job);
             }
-            if call.is_suspicious() || !self.transfer(core, attempt, call, round, job, combine)? {
-                return Poll::Pending;
+            loop {
+                // Piece by piece in both directions, for as long as anything moves.
+                let moved = core.moved;
+                if call.is_suspicious() {
+                    return Poll::Pending;
+                }
+                if self.transfer(core, attempt, call, round, job, combine)? {
+                    break;
+                }
+                if core.moved == moved {
+                    return Poll::Pending;
+                }
             }
             self.leave(round, job, combine);
             (self.round, self.entered) = (self.round + 1, false);
@@ -545,7 +555,8 @@ impl Core {
         }
         let link = self.links[peer as usize].as_mut().expect("just seen");
         let before = *sent;
-        let poll = link.poll_send(attempt, call.id, head, data, sent);
+        let whole = matches!(call.concern, super::call::Concern::Peer(_));
+        let poll = link.poll_send(attempt, call.id, head, data, sent, whole);
         self.moved += (*sent - before) as u64;
         match poll {
             Poll::Ready(Ok(())) => {

@@ -104,6 +104,13 @@ pub(crate) enum Told {
 /// How much is read ahead of what is asked for: small frames come whole, several at once.
 const AHEAD_BYTES: usize = 8 << 10;
 
+/// A frame up to this long is written as one piece: copying it is cheaper than a list for the kernel.
+const JOINED_BYTES_MAX: usize = 1 << 10;
+/// How much is written at once: what both sides of an exchange have in hand then stays in their caches.
+const PIECE_BYTES: usize = 256 << 10;
+/// What is asked for from here on is read alone: the frame behind it is worth a call of its own.
+const ALONE_BYTES_MIN: usize = 32 << 10;
+
 pub(crate) struct Link {
     stream: Box<dyn ByteStream>,
     info: LinkInfo,
@@ -258,7 +265,8 @@ impl Link {
     }
 
     /// Sends a frame of operation `id`; `sent` keeps the place between calls. Pending without a wake-up if another
-    /// operation's frame is on its way.
+    /// operation's frame is on its way, and, unless `whole`, after one piece of it: then `sent` has grown.
+    #[expect(clippy::too_many_arguments, reason = "a frame and how to send it")]
     pub(crate) fn poll_send(
         &mut self,
         attempt: Attempt<'_>,
@@ -266,6 +274,7 @@ impl Link {
         head: &[u8; ENVELOPE_BYTES],
         payload: &[u8],
         sent: &mut usize,
+        whole: bool,
     ) -> Poll<Result<(), LinkError>> {
         if self.writing.is_some_and(|writing| writing != id) {
             return Poll::Pending;
@@ -277,14 +286,25 @@ impl Link {
             (Direction::Next, Some((stream, _))) => stream,
             _ => &mut self.stream,
         };
-        while *sent < ENVELOPE_BYTES + payload.len() {
-            let written = if *sent < ENVELOPE_BYTES {
-                write(stream, attempt, &[IoSlice::new(&head[*sent..]), IoSlice::new(payload)])
+        let length = ENVELOPE_BYTES + payload.len();
+        while *sent < length {
+            let written = if *sent == 0 && length <= JOINED_BYTES_MAX {
+                let mut joined = [0; JOINED_BYTES_MAX];
+                joined[..ENVELOPE_BYTES].copy_from_slice(head);
+                joined[ENVELOPE_BYTES..length].copy_from_slice(payload);
+                write(stream, attempt, &[IoSlice::new(&joined[..length])])
+            } else if *sent < ENVELOPE_BYTES {
+                let piece = &payload[..payload.len().min(PIECE_BYTES)];
+                write(stream, attempt, &[IoSlice::new(&head[*sent..]), IoSlice::new(piece)])
             } else {
-                write(stream, attempt, &[IoSlice::new(&payload[*sent - ENVELOPE_BYTES..])])
+                let rest = &payload[*sent - ENVELOPE_BYTES..];
+                write(stream, attempt, &[IoSlice::new(&rest[..rest.len().min(PIECE_BYTES)])])
             };
             *sent += ready!(written)?;
             self.writing = Some(id);
+            if !whole && *sent < length {
+                return Poll::Pending;
+            }
         }
         // A protected stream may hold the last record back.
         ready!(flush(stream, attempt))?;
@@ -331,7 +351,11 @@ impl Link {
         };
         let wanted = target.len();
         let mut parts = [IoSliceMut::new(target), IoSliceMut::new(&mut self.ahead[self.ahead_filled..])];
-        let parts = if wanted == 0 { &mut parts[1..] } else { &mut parts[..] };
+        let parts = match wanted {
+            0 => &mut parts[1..],
+            ALONE_BYTES_MIN.. => &mut parts[..1],
+            _ => &mut parts[..],
+        };
         let read = match attempt {
             Attempt::Try => tried(stream.try_read(parts)),
             Attempt::Park(waker) => stream.poll_read_vectored(&mut Context::from_waker(waker), parts),

@@ -141,11 +141,20 @@ impl ByteStream for RealStream {
     }
 
     fn try_read(&mut self, bufs: &mut [io::IoSliceMut<'_>]) -> io::Result<usize> {
-        (&*SockRef::from(&self.0)).read_vectored(bufs)
+        let socket = SockRef::from(&self.0);
+        match bufs {
+            // The kernel takes one buffer faster than a list of one.
+            [buf] => (&*socket).read(buf),
+            bufs => (&*socket).read_vectored(bufs),
+        }
     }
 
     fn try_write(&mut self, bufs: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        (&*SockRef::from(&self.0)).write_vectored(bufs)
+        let socket = SockRef::from(&self.0);
+        match bufs {
+            [buf] => (&*socket).write(buf),
+            bufs => (&*socket).write_vectored(bufs),
+        }
     }
 
     fn poll_read_vectored(&mut self, cx: &mut Context<'_>, bufs: &mut [io::IoSliceMut<'_>]) -> Poll<io::Result<usize>> {

@@ -50,6 +50,7 @@ mod allreduce;
 mod alltoall;
 mod barrier;
 mod broadcast;
+pub mod draw;
 mod gather;
 mod reduce;
 mod reduce_scatter;

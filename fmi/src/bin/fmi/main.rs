@@ -9,6 +9,7 @@ mod launch;
 mod nat;
 mod perf;
 mod ping;
+mod plan;
 mod rendezvous;
 
 /// MPI-like message passing for functions behind NATs.
@@ -27,6 +28,8 @@ enum Command {
     Ping(ping::Arguments),
     /// Show what the NAT before this machine does, and what will work with it.
     Nat(nat::Arguments),
+    /// Show how a collective would be done, what it costs, and why; draw it.
+    Plan(plan::Arguments),
     /// Measure messages and collectives.
     Perf(perf::Arguments),
     /// Run N processes of a program as one group on this machine.
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
             Command::Rendezvous(arguments) => rendezvous::run(arguments).await,
             Command::Ping(arguments) => ping::run(arguments).await,
             Command::Nat(arguments) => nat::run(arguments).await,
+            Command::Plan(arguments) => plan::run(&arguments),
             Command::Perf(arguments) => perf::run(arguments).await,
             Command::Launch(arguments) => launch::run(arguments).await,
         }
