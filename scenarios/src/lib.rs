@@ -9,6 +9,7 @@ pub mod attack;
 pub mod catalog;
 mod drawn;
 pub mod fuzz;
+pub mod links;
 pub mod matrix;
 pub mod oracle;
 pub mod original;

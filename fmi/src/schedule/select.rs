@@ -262,7 +262,7 @@ pub fn shape(problem: &Problem, algorithm: Algorithm, segment: usize) -> Shape {
             make(log + extra, log, others + extra, log * block, (others + extra) * block, log * block)
         }
         (Collective::Allreduce, Tree) => {
-            make(2.0 * log, log, 2.0 * others, log * block, 2.0 * others * block, log * block)
+            make(2.0 * log, 2.0 * log, 2.0 * others, 2.0 * log * block, 2.0 * others * block, log * block)
         }
         (Collective::Allreduce, Halving) => {
             let moved = 2.0 * (folded - 1.0) * block + 2.0 * surplus * block;

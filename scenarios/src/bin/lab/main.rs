@@ -12,6 +12,7 @@ use scenarios::catalog;
 
 mod matrix;
 mod nats;
+mod perf;
 mod sweep;
 
 /// Runs scenarios of functions behind NATs, each from a seed.
@@ -39,6 +40,8 @@ enum Command {
         #[arg(long)]
         requirements: bool,
     },
+    /// Time collectives on virtual links, beside what the model says.
+    Perf(perf::Arguments),
     /// Measure every pair of NATs beside the oracle.
     Matrix {
         /// Print JSON.
@@ -107,6 +110,7 @@ fn main() -> ExitCode {
         Command::Replay(arguments) => replay(&arguments),
         Command::Nats { json, requirements } => nats::run(json, requirements),
         Command::Matrix { json, html, seed } => matrix::run(json, html.as_deref(), seed),
+        Command::Perf(arguments) => perf::run(&arguments),
     }
 }
 

@@ -1,0 +1,193 @@
+//! Collectives on virtual links, timed by the clock of the lab, beside what the model says of them.
+
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use fmi::model::Fabric;
+use fmi::net::Net;
+use fmi::net::rendezvous::Rendezvous;
+use fmi::op::Sum;
+use fmi::proto::rendezvous::server::ServerConfig;
+use fmi::schedule::{Algorithm, Collective, Problem, candidates, price};
+use fmi::{Communicator, Config, Error};
+use nat_sim::topology::{HostSpec, INTERNET, TcpConfig, Topology};
+use nat_sim::{SimNet, World, WorldError};
+
+/// What lies between the ranks.
+#[derive(Clone, Copy, Debug)]
+pub struct Links {
+    /// Number of ranks.
+    pub ranks: u32,
+    /// From rank to rank, one way; a multiple of 20 us.
+    pub latency: Duration,
+    /// Of each rank's link, in each direction.
+    pub bytes_per_second: u64,
+}
+
+/// One collective.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Timing {
+    /// Which.
+    pub collective: Collective,
+    /// How.
+    pub algorithm: Algorithm,
+    /// Length of the vector or block.
+    pub bytes: usize,
+    /// From the end of a barrier until the last rank is done, in simulated time.
+    pub simulated: Duration,
+    /// What the model says.
+    pub modelled: Duration,
+}
+
+const RENDEZVOUS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const PORT: u16 = 7000;
+/// One tick of the world.
+const RESOLUTION: Duration = Duration::from_micros(10);
+
+impl Links {
+    /// What the model is told of them. Nothing computes in the lab, so messages cost no processor time.
+    pub fn fabric(&self) -> Fabric {
+        #[expect(clippy::cast_precision_loss, reason = "a rate")]
+        let byte_ns = 1e9 / self.bytes_per_second as f64;
+        Fabric { latency: self.latency, overhead: Duration::ZERO, byte_ns, combine_ns: 0.0, crowding: 1.0 }
+    }
+
+    /// Times every algorithm of `collectives` with vectors of `bytes`.
+    ///
+    /// # Errors
+    /// If the world cannot be built, or a rank fails.
+    pub fn measure(&self, collectives: &[Collective], bytes: &[usize]) -> Result<Vec<Timing>, LinksError> {
+        let mut timings = Vec::new();
+        for collective in collectives {
+            for bytes in bytes {
+                let problem = self.problem(*collective, *bytes);
+                for algorithm in candidates(&problem, false) {
+                    let simulated = self.run(&problem, *algorithm)?;
+                    let modelled = price(&problem, *algorithm, &self.fabric()).time;
+                    timings.push(Timing {
+                        collective: *collective,
+                        algorithm: *algorithm,
+                        bytes: *bytes,
+                        simulated,
+                        modelled,
+                    });
+                }
+            }
+        }
+        Ok(timings)
+    }
+
+    fn problem(&self, collective: Collective, bytes: usize) -> Problem {
+        let (element_bytes, commutative, in_place) = (4, true, false);
+        let count = bytes.div_ceil(element_bytes);
+        Problem { collective, size: self.ranks, root: 0, count, element_bytes, commutative, in_place }
+    }
+
+    fn run(&self, problem: &Problem, algorithm: Algorithm) -> Result<Duration, LinksError> {
+        let mut topology = Topology::new();
+        let mut host = |address: Ipv4Addr| {
+            let mut spec = HostSpec::plain(INTERNET, address, self.latency / 2);
+            spec.link.bytes_per_second = Some(self.bytes_per_second);
+            spec.link.queue_bytes = 64 << 20;
+            spec.tcp = TcpConfig { mtu: 9001, receive_bytes: 4 << 20, send_bytes: 4 << 20 };
+            topology.host(spec)
+        };
+        let rendezvous = host(RENDEZVOUS);
+        let hosts: Vec<_> = (0..self.ranks).map(|rank| host(Ipv4Addr::from(0x0100_0001 + rank))).collect();
+        let mut world = World::new(topology, 1, RESOLUTION);
+        world.service(rendezvous, |net: SimNet| async move {
+            let server = Rendezvous::bind(net, (RENDEZVOUS, PORT).into(), ServerConfig::default());
+            match server {
+                Ok(server) => match server.serve().await {},
+                Err(error) => tracing::error!(%error, "no rendezvous"),
+            }
+        });
+        let results: Arc<Mutex<Vec<Result<Duration, Error>>>> = Arc::default();
+        for (rank, host) in (0..self.ranks).zip(hosts) {
+            let (results, problem) = (results.clone(), *problem);
+            world.function(host, Duration::ZERO, move |net| {
+                let results = results.clone();
+                async move {
+                    let timed = time(net, rank, &problem, algorithm).await;
+                    results.lock().unwrap_or_else(PoisonError::into_inner).push(timed);
+                }
+            });
+        }
+        let report = world.run()?;
+        if let Some(stuck) = report.stuck {
+            return Err(LinksError::Stuck(format!("{stuck:?}")));
+        }
+        let results = std::mem::take(&mut *results.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut slowest = Duration::ZERO;
+        for result in results {
+            slowest = slowest.max(result?);
+        }
+        Ok(slowest)
+    }
+}
+
+/// Why nothing was measured.
+#[derive(Debug, thiserror::Error)]
+pub enum LinksError {
+    /// The world cannot be built.
+    #[error("{0}")]
+    World(#[from] WorldError),
+    /// A rank failed.
+    #[error("{0}")]
+    Rank(#[from] Error),
+    /// Nothing went on.
+    #[error("the world stood still: {0}")]
+    Stuck(String),
+}
+
+/// One rank's time for the second of two runs; the first opens the windows.
+async fn time(net: SimNet, rank: u32, problem: &Problem, algorithm: Algorithm) -> Result<Duration, Error> {
+    let mut config = Config::new(rank, problem.size, "links", format!("{RENDEZVOUS}:{PORT}"));
+    config.algorithms = [(problem.collective, algorithm)].into();
+    let comm = Communicator::connect(net.clone(), &config).await?;
+    let (one, all) = (problem.count, problem.count * problem.size as usize);
+    let (send, mut receive) = (vec![1f32; all], vec![0f32; all]);
+    let at_root = rank == 0;
+    let mut took = Duration::ZERO;
+    for _ in 0..2 {
+        comm.barrier().await?;
+        let begun = net.now();
+        match problem.collective {
+            Collective::Broadcast => comm.broadcast(&mut receive[..one], 0).await?,
+            Collective::Reduce => comm.reduce(&send[..one], &mut receive[..one], Sum, 0).await?,
+            Collective::Allreduce => comm.allreduce(&send[..one], &mut receive[..one], Sum).await?,
+            Collective::Gather => comm.gather(&send[..one], &mut receive, 0).await?,
+            Collective::Scatter => comm.scatter(if at_root { &send } else { &[] }, &mut receive[..one], 0).await?,
+            Collective::Allgather => comm.allgather(&send[..one], &mut receive).await?,
+            Collective::Alltoall => comm.alltoall(&send, &mut receive).await?,
+            Collective::ReduceScatter => comm.reduce_scatter_block(&send, &mut receive[..one], Sum).await?,
+            Collective::Scan => comm.scan(&send[..one], &mut receive[..one], Sum).await?,
+            Collective::Exscan => comm.exscan(&send[..one], &mut receive[..one], Sum).await?,
+            _ => comm.barrier().await?,
+        }
+        took = net.now() - begun;
+    }
+    comm.barrier().await?;
+    comm.leave().await;
+    Ok(took)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The choice rests on the model; so where it prefers one algorithm clearly, the links must agree.
+    #[test]
+    fn the_model_ranks_algorithms_as_virtual_links_do() {
+        let links = Links { ranks: 8, latency: Duration::from_micros(200), bytes_per_second: 400_000_000 };
+        let collectives = [Collective::Broadcast, Collective::Allreduce, Collective::Allgather, Collective::Alltoall];
+        let timings = links.measure(&collectives, &[8, 1 << 20]).expect("measured");
+        for first in &timings {
+            for second in timings.iter().filter(|it| (it.collective, it.bytes) == (first.collective, first.bytes)) {
+                let clearly = first.modelled.as_secs_f64() * 2.0 < second.modelled.as_secs_f64();
+                assert!(!clearly || first.simulated < second.simulated, "{first:?} beside {second:?}");
+            }
+        }
+    }
+}
