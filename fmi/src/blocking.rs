@@ -125,12 +125,7 @@ impl Communicator {
     ///
     /// # Errors
     /// As [`crate::Communicator::recv`].
-    pub fn recv<T: Element>(
-        &self,
-        source: impl Into<Source>,
-        tag: impl Into<Tag>,
-        buffer: &mut [T],
-    ) -> Result<Status> {
+    pub fn recv<T: Element>(&self, source: impl Into<Source>, tag: impl Into<Tag>, buffer: &mut [T]) -> Result<Status> {
         self.wait(self.inner().recv(source, tag, buffer))
     }
 

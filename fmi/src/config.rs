@@ -190,10 +190,15 @@ impl fmt::Debug for Config {
 }
 
 /// Where the rank may be found, and the size.
-const RANKS: [&str; 6] =
-    ["FMI_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID", "JOB_COMPLETION_INDEX", "AWS_BATCH_JOB_ARRAY_INDEX"];
-const SIZES: [&str; 5] =
-    ["FMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS", "AWS_BATCH_JOB_ARRAY_SIZE"];
+const RANKS: [&str; 6] = [
+    "FMI_RANK",
+    "OMPI_COMM_WORLD_RANK",
+    "PMI_RANK",
+    "SLURM_PROCID",
+    "JOB_COMPLETION_INDEX",
+    "AWS_BATCH_JOB_ARRAY_INDEX",
+];
+const SIZES: [&str; 5] = ["FMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_NTASKS", "AWS_BATCH_JOB_ARRAY_SIZE"];
 
 fn invalid(what: String) -> Error {
     Error::new(Operation::Configure, ErrorKind::InvalidConfig(what))
@@ -251,8 +256,7 @@ impl Config {
             let value = text(name)?;
             value.trim().parse().map_err(|_| invalid(format!("{name} is {value:?}, not a number from 0 to 4294967295")))
         };
-        let mut config =
-            Self::new(number(&RANKS)?, number(&SIZES)?, text("FMI_GROUP")?, text("FMI_RENDEZVOUS")?);
+        let mut config = Self::new(number(&RANKS)?, number(&SIZES)?, text("FMI_GROUP")?, text("FMI_RENDEZVOUS")?);
         config.key = variable("FMI_KEY").map(String::into_bytes);
         config.vantage = variable("FMI_VANTAGE");
         config.security = variable("FMI_SECURITY").map(|name| Self::security_named(&name)).transpose()?;
@@ -260,7 +264,8 @@ impl Config {
             config.spin = Duration::from_micros(u64::from(number(&["FMI_SPIN"])?));
         }
         if let Some(text) = variable("FMI_ALGORITHM") {
-            config.algorithms = Self::algorithms_named(&text).map_err(|error| invalid(format!("FMI_ALGORITHM: {error}")))?;
+            config.algorithms =
+                Self::algorithms_named(&text).map_err(|error| invalid(format!("FMI_ALGORITHM: {error}")))?;
         }
         config.check()?;
         Ok(config)
@@ -415,7 +420,8 @@ mod tests {
             ("AWS_BATCH_JOB_ARRAY_INDEX", "AWS_BATCH_JOB_ARRAY_SIZE"),
         ] {
             let given = [(rank, "3"), (size, "4")];
-            let find = |name: &str| base.iter().chain(&given).find(|(key, _)| *key == name).map(|(_, value)| (*value).into());
+            let find =
+                |name: &str| base.iter().chain(&given).find(|(key, _)| *key == name).map(|(_, value)| (*value).into());
             let config = Config::from_variables(find).expect("valid");
             assert_eq!((config.rank, config.size), (3, 4));
             let ours = |name: &str| if name == "FMI_RANK" { Some("1".into()) } else { find(name) };
@@ -428,7 +434,8 @@ mod tests {
         let config = from(&[("FMI_ALGORITHM", "allreduce=ring, barrier=tree"), ("FMI_SPIN", "0")]).expect("valid");
         assert_eq!(config.algorithms.get(&Collective::Allreduce), Some(&Algorithm::Ring));
         assert_eq!(config.spin, Duration::ZERO);
-        for (text, expected) in [("allreduce", "form"), ("allreduce=rink", "there are"), ("all=ring", "no collective")] {
+        for (text, expected) in [("allreduce", "form"), ("allreduce=rink", "there are"), ("all=ring", "no collective")]
+        {
             let error = from(&[("FMI_ALGORITHM", text)]).expect_err("a mistake").to_string();
             assert!(error.contains(expected), "{error}");
         }

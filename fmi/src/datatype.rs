@@ -80,12 +80,15 @@ pub fn name_of(code: u32) -> std::borrow::Cow<'static, str> {
     match code {
         VALUE_DATATYPE => "a serialized value".into(),
         USER_DATATYPE_MIN.. => format!("user type #{code:08x}").into(),
-        known => NAMES.get(known as usize).map_or_else(|| format!("unknown type #{known}").into(), |name| (*name).into()),
+        known => {
+            NAMES.get(known as usize).map_or_else(|| format!("unknown type #{known}").into(), |name| (*name).into())
+        }
     }
 }
 
 /// The code of a user's type: a hash (FNV-1a) of its name and size, the same in every build.
 #[must_use]
+#[expect(clippy::cast_possible_truncation, reason = "byte after byte")]
 pub const fn user_code(name: &str, bytes: usize) -> u32 {
     let name = name.as_bytes();
     let mut hash = 0x811c_9dc5_u32;

@@ -258,3 +258,34 @@ fn a_killed_process_is_named_by_every_survivor() {
         let _ = child.wait();
     }
 }
+
+#[test]
+fn perf_measures_every_operation_of_a_group() {
+    let arguments = ["perf", "--ranks", "3", "--bytes", "8,100KiB", "--repetitions", "2", "--time", "1ms", "--csv"];
+    let output = fmi(&arguments).output().expect("ended");
+    assert!(output.status.success(), "{}", stderr(&output));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut lines = text.lines();
+    assert_eq!(lines.next(), Some("op,ranks,bytes,median_us,min_us"));
+    let rows: Vec<Vec<&str>> = lines.map(|line| line.split(',').collect()).collect();
+    assert_eq!(rows.len(), 12 * 2 + 1, "{text}");
+    assert!(rows.iter().all(|row| row[1] == "3" && row[3].parse::<f64>().is_ok_and(|time| time > 0.0)), "{text}");
+}
+
+#[test]
+fn plan_says_what_and_why_and_draws_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let plan = |more: &[&str]| {
+        let mut command = fmi(&["plan", "--op", "allreduce", "--ranks", "24", "--bytes", "1MiB"]);
+        command.args(more).current_dir(folder.path()).output().expect("ended")
+    };
+    let output = plan(&[]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("is taken: least modelled time") && text.contains("drawn in allreduce-24.svg"), "{text}");
+    let svg = std::fs::read_to_string(folder.path().join("allreduce-24.svg")).expect("drawn");
+    assert!(svg.starts_with("<svg") && svg.matches("<title>").count() >= 24);
+    let ring = plan(&["--algorithm", "ring", "--no-svg", "--rank", "5"]);
+    assert!(String::from_utf8_lossy(&ring.stdout).contains("ring is taken: asked for"));
+    let wrong = plan(&["--algorithm", "bruck"]);
+    assert!(!wrong.status.success() && stderr(&wrong).contains("bruck is no algorithm for this allreduce"));
+}

@@ -55,7 +55,15 @@ pub(crate) async fn run(comm: &Communicator, number: u64) -> Result<(), Failure>
                 let of = |rank, at, index| [i64::from(small(rank, at, index)), i64::from(rank)];
                 collective(comm, &mut draw, of, MinLoc).await?;
             }
-            5 => collective(comm, &mut draw, |rank, at, index| value(rank, at, index).to_be_bytes(), Custom::commutative(HASH, xor)).await?,
+            5 => {
+                collective(
+                    comm,
+                    &mut draw,
+                    |rank, at, index| value(rank, at, index).to_be_bytes(),
+                    Custom::commutative(HASH, xor),
+                )
+                .await?
+            }
             6 => messages(comm, &mut draw).await?,
             _ => communicators(comm, &mut draw).await?,
         }
@@ -216,8 +224,10 @@ async fn collective<T: Element + PartialEq + Debug, O: Op<T> + Copy>(
             let length = |from: u32, to: u32| usize::try_from((at ^ u64::from(from * 31 + to)) % 50).expect("small");
             let sends: Vec<usize> = (0..size).map(|to| length(me, to)).collect();
             let receives: Vec<usize> = (0..size).map(|from| length(from, me)).collect();
-            let send: Vec<T> =
-                (0..size).flat_map(|to| (0..length(me, to)).map(move |index| (to, index))).map(|(to, index)| of(me * 64 + to, at, index)).collect();
+            let send: Vec<T> = (0..size)
+                .flat_map(|to| (0..length(me, to)).map(move |index| (to, index)))
+                .map(|(to, index)| of(me * 64 + to, at, index))
+                .collect();
             let mut all = vec![T::zeroed(); receives.iter().sum()];
             comm.alltoallv(&send, &sends, &mut all, &receives).await?;
             blocks("alltoallv", &all, &fmi::schedule::offsets(&receives), |from, index| of(from * 64 + me, at, index))?;
@@ -246,7 +256,8 @@ async fn messages(comm: &Communicator, draw: &mut Draw) -> Result<(), Failure> {
         return Ok(comm.barrier().await?);
     }
     let count = draw.count();
-    let of = |rank: u32, tag: u32| (0..count).map(|index| value(rank, at ^ u64::from(tag), index)).collect::<Vec<u64>>();
+    let of =
+        |rank: u32, tag: u32| (0..count).map(|index| value(rank, at ^ u64::from(tag), index)).collect::<Vec<u64>>();
     let (near, far) = ((me + 1) % size, (me + 2) % size);
     let (first, second, third) = (of(me, 1), of(me, 2), of(me, 3));
     let sends = try_join3(comm.send(near, 1, &first), comm.send(near, 2, &second), comm.send(far, 3, &third));

@@ -71,7 +71,11 @@ pub(crate) fn means(sums: &[f64], centroids: &mut [[f64; DIMENSIONS]]) {
 pub(crate) fn report(rank: u32, centroids: &[[f64; DIMENSIONS]], took: Duration) {
     if rank == 0 {
         let checksum: f64 = centroids.iter().flatten().sum();
-        println!("{EPOCHS} epochs in {:.1} ms, {:.3} ms each; checksum {checksum:.6}", millis(took), millis(took) / EPOCHS as f64);
+        println!(
+            "{EPOCHS} epochs in {:.1} ms, {:.3} ms each; checksum {checksum:.6}",
+            millis(took),
+            millis(took) / EPOCHS as f64
+        );
     }
 }
 

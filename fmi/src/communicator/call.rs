@@ -9,6 +9,7 @@ use crate::net::link::{Attempt, Body, LinkError, Owner, Told};
 use crate::proto::frame::{Envelope, Kind};
 use crate::proto::mailbox::Stored;
 use crate::proto::notice::{NOTICE_BYTES_MAX, Notice};
+use crate::proto::wire::WireError;
 use crate::time::Instant;
 
 /// After this long without an end, a collective asks those that it waits for what they do. Longer than an
@@ -176,9 +177,7 @@ impl Core {
     ) -> Poll<Result<Body>> {
         loop {
             // What was nobody's may be somebody's since.
-            let unclaimed = |link: &crate::net::link::Link| {
-                link.body.is_some_and(|body| body.owner == Owner::Nobody)
-            };
+            let unclaimed = |link: &crate::net::link::Link| link.body.is_some_and(|body| body.owner == Owner::Nobody);
             if self.links[peer as usize].as_ref().is_some_and(unclaimed) {
                 self.sort(call, peer)?;
             }
@@ -293,6 +292,7 @@ impl Core {
         match link.poll_parked(attempt) {
             Poll::Ready(Ok(())) => {
                 let payload = std::mem::take(&mut link.parked);
+                #[expect(clippy::unwrap_in_result, reason = "it is in memory")]
                 let length = usize::try_from(body.envelope.length).expect("it is in memory");
                 let (envelope, taken) = (body.envelope, length - payload.len());
                 let owner = match body.owner {
@@ -316,13 +316,7 @@ impl Core {
     }
 
     /// Passes a frame that no operation reads. False if that takes more bytes than have come, or the link broke.
-    pub(super) fn poll_pass(
-        &mut self,
-        attempt: Attempt<'_>,
-        call: &mut Call,
-        peer: u32,
-        strict: bool,
-    ) -> Result<bool> {
+    pub(super) fn poll_pass(&mut self, attempt: Attempt<'_>, call: &mut Call, peer: u32, strict: bool) -> Result<bool> {
         let link = self.links[peer as usize].as_mut().expect("a frame is at hand");
         let body = link.body.expect("a frame is at hand");
         let passed = match body.owner {
@@ -348,23 +342,16 @@ impl Core {
 
     /// Takes word from a peer that belongs to no operation.
     fn heed(&mut self, call: &mut Call, peer: u32, envelope: &Envelope, payload: &[u8]) -> Result<()> {
-        let malformed = match envelope.kind {
-            Kind::Revoke => match Notice::parse(payload) {
-                Ok(notice) => {
-                    self.revoked_by(peer, envelope.communicator, notice);
-                    return self.check(call);
-                }
-                Err(error) => error,
-            },
-            _ => match payload.try_into().map_err(|_| crate::proto::wire::WireError::Short).and_then(Envelope::parse) {
-                Ok(theirs) => {
-                    self.inquired(peer, theirs);
-                    return self.check(call);
-                }
-                Err(error) => error,
-            },
+        let heeded = if envelope.kind == Kind::Revoke {
+            Notice::parse(payload).map(|notice| self.revoked_by(peer, envelope.communicator, notice))
+        } else {
+            let signature = payload.try_into().map_err(|_| WireError::Short).and_then(Envelope::parse);
+            signature.map(|theirs| self.inquired(peer, theirs))
         };
-        self.suspect(call, peer, LinkError::Wire(malformed))
+        match heeded {
+            Ok(()) => self.check(call),
+            Err(error) => self.suspect(call, peer, LinkError::Wire(error)),
+        }
     }
 
     /// Looks at everything that can end an operation early: word of a lost rank, a broken link, a failed
@@ -455,17 +442,12 @@ impl Core {
     /// Hears what any peer has to say that belongs to no operation.
     fn listen(&mut self, attempt: Attempt<'_>, call: &mut Call) -> Result<()> {
         for peer in 0..self.size {
-            loop {
-                let Some(link) = self.links[peer as usize].as_mut() else { break };
+            while let Some(link) = self.links[peer as usize].as_mut() {
                 let Some(body) = link.body else {
-                    match link.poll_head(attempt) {
-                        Poll::Ready(Ok(())) => {
-                            self.sort(call, peer)?;
-                            continue;
-                        }
-                        // Whoever uses the link finds it broken.
-                        Poll::Ready(Err(_)) | Poll::Pending => break,
-                    }
+                    // Whoever uses the link finds it broken.
+                    let Poll::Ready(Ok(())) = link.poll_head(attempt) else { break };
+                    self.sort(call, peer)?;
+                    continue;
                 };
                 let passes = match body.owner {
                     Owner::Control | Owner::Discarded => true,

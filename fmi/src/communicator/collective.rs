@@ -96,6 +96,7 @@ pub(super) struct Operating<'a, T, O> {
     op: O,
 }
 
+#[expect(clippy::large_enum_variant, reason = "a box would be an allocation for each call")]
 enum State {
     Over(Option<Error>),
     Running { call: Call, run: Option<Run>, plan: Arc<Plan>, signature: Envelope },
@@ -123,9 +124,10 @@ impl<T: Element, O: Op<T>> Future for Operating<'_, T, O> {
         let mut combine =
             |into: &mut [u8], own: Option<&[u8]>, other: &[u8], side| combine_bytes::<T>(op, into, own, other, side);
         let mut combine: Combine<'_> = &mut combine;
-        let result = ready!(comm.shared.drive(cx, call, |core, call, attempt| {
-            run.advance(core, attempt, call, &mut job, &mut combine)
-        }));
+        let result = ready!(
+            comm.shared
+                .drive(cx, call, |core, call, attempt| { run.advance(core, attempt, call, &mut job, &mut combine) })
+        );
         self.end(result.as_ref().err());
         Poll::Ready(result)
     }
@@ -237,7 +239,7 @@ impl Communicator {
             *step = match *step {
                 Step::Receive { from, .. } => Step::Reduce { from, own: whole, into: whole, side: Side::Left },
                 Step::Send { to, .. } => Step::Send { to, data: whole },
-                other => other,
+                other @ (Step::Reduce { .. } | Step::Copy { .. } | Step::Combine { .. }) => other,
             };
         }
         let spec = Spec {
@@ -254,7 +256,11 @@ impl Communicator {
         operating.await?;
         #[expect(clippy::cast_precision_loss, reason = "small numbers")]
         let crowding = view[0] as f64 / 1000.0;
-        let fabric = if view[1] == 0 { Fabric::local(crowding) } else { Fabric { crowding: crowding.max(1.0), ..Fabric::region() } };
+        let fabric = if view[1] == 0 {
+            Fabric::local(crowding)
+        } else {
+            Fabric { crowding: crowding.max(1.0), ..Fabric::region() }
+        };
         self.shared.with(|core| core.fabric = fabric);
         Ok(())
     }
@@ -311,13 +317,7 @@ impl Communicator {
         }
     }
 
-    fn begin(
-        &self,
-        core: &mut Core,
-        spec: &Spec,
-        datatype: u32,
-        reserved: Option<u64>,
-    ) -> State {
+    fn begin(&self, core: &mut Core, spec: &Spec, datatype: u32, reserved: Option<u64>) -> State {
         let operation = spec.kind.operation();
         if let Some(error) = core.revocation(self.id, operation) {
             return State::Over(Some(error));

@@ -113,11 +113,7 @@ impl Communicator {
     /// Dropping the future revokes the communicator.
     ///
     /// MPI 3.1 §6.4.2, MPI_Comm_split.
-    pub fn split(
-        &self,
-        color: Option<u32>,
-        key: i64,
-    ) -> impl Future<Output = Result<Option<Self>>> + Send + use<'_> {
+    pub fn split(&self, color: Option<u32>, key: i64) -> impl Future<Output = Result<Option<Self>>> + Send + use<'_> {
         let reserved = self.reserve(Operation::Split);
         async move {
             let number = reserved.number();
@@ -135,8 +131,12 @@ impl Communicator {
             if own[0] == 0 {
                 return Ok(None);
             }
-            let mut same: Vec<(u64, u32)> =
-                all.iter().zip(0..).filter(|(theirs, _)| theirs[0] == own[0]).map(|(theirs, rank)| (theirs[1], rank)).collect();
+            let mut same: Vec<(u64, u32)> = all
+                .iter()
+                .zip(0..)
+                .filter(|(theirs, _)| theirs[0] == own[0])
+                .map(|(theirs, rank)| (theirs[1], rank))
+                .collect();
             same.sort_unstable();
             let members: Vec<u32> = same.iter().map(|(_, rank)| self.world(*rank)).collect();
             let id = identity(self.id, "split", number, &own[0].to_be_bytes());

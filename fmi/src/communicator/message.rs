@@ -317,9 +317,9 @@ impl Future for Sending<'_> {
             SendState::Running { call, peer, head, sent } => (call, *peer, head, sent),
             SendState::Over(result) => return Poll::Ready(result.take().expect("polled once after its end")),
         };
-        let poll = comm.shared.drive(cx, call, |core, call, attempt| {
-            advance_send(core, attempt, call, peer, head, data, sent)
-        });
+        let poll = comm
+            .shared
+            .drive(cx, call, |core, call, attempt| advance_send(core, attempt, call, peer, head, data, sent));
         if poll.is_ready() {
             self.end();
         }
@@ -369,8 +369,7 @@ impl<'a> Future for Matching<'a> {
             Match::Over => panic!("polled after its end"),
         };
         let pattern = this.pattern.expect("it is not refused");
-        let poll =
-            this.comm.shared.drive(cx, call, |core, call, attempt| core.poll_match(attempt, call, &pattern));
+        let poll = this.comm.shared.drive(cx, call, |core, call, attempt| core.poll_match(attempt, call, &pattern));
         if poll.is_pending() {
             return Poll::Pending;
         }
@@ -571,7 +570,12 @@ impl Core {
     }
 
     /// Waits until a receive has its message; the sender and the envelope.
-    fn poll_match(&mut self, attempt: Attempt<'_>, call: &mut Call, pattern: &Pattern) -> Poll<Result<(u32, Envelope)>> {
+    fn poll_match(
+        &mut self,
+        attempt: Attempt<'_>,
+        call: &mut Call,
+        pattern: &Pattern,
+    ) -> Poll<Result<(u32, Envelope)>> {
         self.check(call)?;
         if let Some(What::Receive(_, Some(matched))) = self.posted(call.id).map(|posted| &posted.what) {
             return Poll::Ready(Ok(*matched));
@@ -627,8 +631,7 @@ impl Core {
         let length = match usize::try_from(envelope.length) {
             Ok(length) if length <= buffer.len() => length,
             _ => {
-                let kind =
-                    ErrorKind::Truncated { message_bytes: envelope.length, buffer_bytes: buffer.len() as u64 };
+                let kind = ErrorKind::Truncated { message_bytes: envelope.length, buffer_bytes: buffer.len() as u64 };
                 return Poll::Ready(Err(self.error_of(call, peer, kind)));
             }
         };

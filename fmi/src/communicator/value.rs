@@ -5,9 +5,9 @@ use std::future::Future;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::communicator::Communicator;
 use crate::communicator::collective::Nothing;
 use crate::communicator::message::{Source, Status, Tag};
-use crate::communicator::Communicator;
 use crate::datatype::VALUE_DATATYPE;
 use crate::error::{ErrorKind, Operation, Result};
 

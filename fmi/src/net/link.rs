@@ -266,7 +266,6 @@ impl Link {
 
     /// Sends a frame of operation `id`; `sent` keeps the place between calls. Pending without a wake-up if another
     /// operation's frame is on its way, and, unless `whole`, after one piece of it: then `sent` has grown.
-    #[expect(clippy::too_many_arguments, reason = "a frame and how to send it")]
     pub(crate) fn poll_send(
         &mut self,
         attempt: Attempt<'_>,

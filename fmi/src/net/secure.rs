@@ -118,10 +118,7 @@ impl<S> Secure<S> {
     }
 
     /// Opens the next record. False at the end of the stream.
-    fn open(
-        &mut self,
-        mut read: impl FnMut(&mut S, &mut [u8]) -> Poll<io::Result<usize>>,
-    ) -> Poll<io::Result<bool>> {
+    fn open(&mut self, mut read: impl FnMut(&mut S, &mut [u8]) -> Poll<io::Result<usize>>) -> Poll<io::Result<bool>> {
         if self.record_end > 0 {
             self.incoming.copy_within(self.record_end..self.filled, 0);
             self.filled -= self.record_end;

@@ -98,7 +98,11 @@ pub fn alltoall_bruck(me: u32, size: u32, count: usize, in_place: bool) -> Sched
                     let packed = Memory::Work.at(blocks(base, done, *length));
                     done += length;
                     let kept = held(*first, *length);
-                    if outwards { Step::Copy { data: kept, into: packed } } else { Step::Copy { data: packed, into: kept } }
+                    if outwards {
+                        Step::Copy { data: kept, into: packed }
+                    } else {
+                        Step::Copy { data: packed, into: kept }
+                    }
                 })
                 .collect();
             runs
@@ -106,18 +110,15 @@ pub fn alltoall_bruck(me: u32, size: u32, count: usize, in_place: bool) -> Sched
         schedule.push(copies(out, true));
         let transfers = [
             Step::Send { to: (me + (1 << k)) % size, data: Memory::Work.at(blocks(out, 0, number)) },
-            Step::Receive {
-                from: (me + size - (1 << k)) % size,
-                into: Memory::Work.at(blocks(incoming, 0, number)),
-            },
+            Step::Receive { from: (me + size - (1 << k)) % size, into: Memory::Work.at(blocks(incoming, 0, number)) },
         ];
         schedule.push(transfers.into_iter().chain(copies(incoming, false)));
     }
     // The block at distance d has come from the rank d below.
     let from = |distance: u32| (me + size - distance) % size;
-    schedule.push((0..size).map(|distance| Step::Copy {
-        data: held(distance, 1),
-        into: user(Memory::Receive, from(distance), 1),
-    }));
+    schedule.push(
+        (0..size)
+            .map(|distance| Step::Copy { data: held(distance, 1), into: user(Memory::Receive, from(distance), 1) }),
+    );
     schedule
 }

@@ -45,10 +45,9 @@ pub fn broadcast_scatter_allgather(me: u32, size: u32, root: u32, count: usize) 
     }
     let below = if own == 0 { rounds_for(size) } else { own.trailing_zeros() };
     let children = (0..below).rev().map(|k| own + (1 << k)).filter(|child| *child < size);
-    schedule.push(children.map(|child| Step::Send {
-        to: relative.rank(child),
-        data: parts(child, child + subtree(child, size)),
-    }));
+    schedule.push(
+        children.map(|child| Step::Send { to: relative.rank(child), data: parts(child, child + subtree(child, size)) }),
+    );
     // Part r begins at relative rank r; a rank holds its subtree's parts already.
     let (next, previous) = ((own + 1) % size, (own + size - 1) % size);
     let holds = |rank: u32, piece: u32| (rank..rank + subtree(rank, size)).contains(&piece);

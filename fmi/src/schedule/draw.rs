@@ -48,7 +48,8 @@ pub fn timeline(schedules: &[Schedule], element_bytes: usize, fabric: &Fabric) -
                     }
                     (place.1, moved) = (true, true);
                 }
-                let Some(until) = arrivals(round, me, place.2, &mut wires, &mut transfers, element_bytes, fabric) else {
+                let Some(until) = arrivals(round, me, place.2, &mut wires, &mut transfers, element_bytes, fabric)
+                else {
                     break;
                 };
                 *place = (place.0 + 1, false, until);
@@ -61,6 +62,7 @@ pub fn timeline(schedules: &[Schedule], element_bytes: usize, fabric: &Fabric) -
     }
 }
 
+#[expect(clippy::unwrap_in_result, reason = "messages are counted before they are taken")]
 /// When a round is over that began at `begun`; `None` while messages are missing.
 fn arrivals(
     round: &[Step],
@@ -119,9 +121,16 @@ pub fn svg(title: &str, ranks: u32, transfers: &[Transfer]) -> String {
     ));
     for rank in 0..ranks {
         let y = y(rank);
-        put(format_args!("<line x1=\"{LEFT}\" x2=\"{}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"#ddd\"/>\n", WIDTH - 20.0));
+        put(format_args!(
+            "<line x1=\"{LEFT}\" x2=\"{}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"#ddd\"/>\n",
+            WIDTH - 20.0
+        ));
         if row >= 9.0 || rank.is_multiple_of(8) {
-            put(format_args!("<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"#444\">rank {rank}</text>\n", LEFT - 8.0, y + 4.0));
+            put(format_args!(
+                "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"#444\">rank {rank}</text>\n",
+                LEFT - 8.0,
+                y + 4.0
+            ));
         }
     }
     for transfer in transfers {
@@ -129,10 +138,21 @@ pub fn svg(title: &str, ranks: u32, transfers: &[Transfer]) -> String {
         let width = 0.6 + 1.8 * transfer.bytes as f64 / most;
         put(format_args!(
             "<line x1=\"{:.1}\" y1=\"{:.1}\" x2=\"{:.1}\" y2=\"{:.1}\" stroke=\"{colour}\" stroke-width=\"{width:.1}\" stroke-opacity=\"0.75\"><title>{} to {}, {} bytes</title></line>\n",
-            x(transfer.sent_at), y(transfer.from), x(transfer.arrived_at), y(transfer.to), transfer.from, transfer.to, transfer.bytes
+            x(transfer.sent_at),
+            y(transfer.from),
+            x(transfer.arrived_at),
+            y(transfer.to),
+            transfer.from,
+            transfer.to,
+            transfer.bytes
         ));
     }
-    put(format_args!("<text x=\"{}\" y=\"{:.0}\" text-anchor=\"end\" fill=\"#444\">{:.1} us</text>\n</svg>\n", WIDTH - 20.0, height - 14.0, end * 1e6));
+    put(format_args!(
+        "<text x=\"{}\" y=\"{:.0}\" text-anchor=\"end\" fill=\"#444\">{:.1} us</text>\n</svg>\n",
+        WIDTH - 20.0,
+        height - 14.0,
+        end * 1e6
+    ));
     out
 }
 

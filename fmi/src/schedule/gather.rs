@@ -119,9 +119,7 @@ pub fn scatter_binomial(me: u32, size: u32, root: u32, count: usize, in_place: b
         let parent = own & (own - 1);
         let from = relative.rank(parent);
         let cuts: Vec<_> = if parent == 0 { runs(relative, blocks.clone()).collect() } else { vec![blocks.clone()] };
-        schedule.push(
-            cuts.iter().map(|run| Step::Receive { from, into: if is_leaf { mine } else { held(run) } }),
-        );
+        schedule.push(cuts.iter().map(|run| Step::Receive { from, into: if is_leaf { mine } else { held(run) } }));
     }
     if !is_leaf {
         let sends = children(own, size).flat_map(|child| {

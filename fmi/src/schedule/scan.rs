@@ -25,8 +25,8 @@ pub fn scan_recursive_doubling(me: u32, size: u32, count: usize, source: Memory,
     for k in 0..rounds_for(size - lowest) {
         let distance = 1 << k;
         let send = (me + distance < size).then_some(Step::Send { to: me + distance, data: held });
-        let receive = (me - lowest >= distance)
-            .then(|| Step::Reduce { from: me - distance, own: held, into, side: Side::Left });
+        let receive =
+            (me - lowest >= distance).then(|| Step::Reduce { from: me - distance, own: held, into, side: Side::Left });
         let receives = receive.is_some();
         schedule.push(send.into_iter().chain(receive));
         if receives {
@@ -38,14 +38,7 @@ pub fn scan_recursive_doubling(me: u32, size: u32, count: usize, source: Memory,
 }
 
 /// Passes segments up the ranks, combined on the way.
-pub fn scan_chain(
-    me: u32,
-    size: u32,
-    count: usize,
-    segment: usize,
-    source: Memory,
-    exclusive: bool,
-) -> Schedule {
+pub fn scan_chain(me: u32, size: u32, count: usize, segment: usize, source: Memory, exclusive: bool) -> Schedule {
     let mut schedule = Schedule::default();
     let (next, previous) = ((me + 1 < size).then_some(me + 1), me.checked_sub(1));
     // What goes on is the inclusive result, which an exclusive scan keeps in work memory.

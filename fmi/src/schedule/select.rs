@@ -195,10 +195,8 @@ pub fn chosen(problem: &Problem, forced: Option<Algorithm>, fabric: &Fabric, spa
 
 /// What `algorithm` would cost.
 pub fn price(problem: &Problem, algorithm: Algorithm, fabric: &Fabric) -> Choice {
-    let stages = match algorithm {
-        Algorithm::Tree => 2 * problem.size.max(2).ilog2(),
-        _ => problem.size.saturating_sub(1),
-    };
+    let is_tree = algorithm == Algorithm::Tree;
+    let stages = if is_tree { 2 * problem.size.max(2).ilog2() } else { problem.size.saturating_sub(1) };
     let bytes = problem.count.saturating_mul(problem.element_bytes);
     let segment = (fabric.segment_bytes(bytes, stages) / problem.element_bytes.max(1)).max(1);
     let time = fabric.time(&shape(problem, algorithm, segment), problem.size);
@@ -349,7 +347,14 @@ pub fn shape(problem: &Problem, algorithm: Algorithm, segment: usize) -> Shape {
             let inner = size - 1;
             let rounds = f64::from(rounds_for(inner.max(1)));
             let total: f64 = (0..rounds_for(inner.max(1))).map(|k| f64::from(inner - (1 << k))).sum();
-            make(rounds + 1.0, rounds + 1.0, total + others, (rounds + 1.0) * block, (total + others) * block, rounds * block)
+            make(
+                rounds + 1.0,
+                rounds + 1.0,
+                total + others,
+                (rounds + 1.0) * block,
+                (total + others) * block,
+                rounds * block,
+            )
         }
     }
 }
@@ -407,9 +412,11 @@ pub fn build(problem: &Problem, choice: &Choice, me: u32) -> Schedule {
 
 /// The same for blocks of different lengths, which lie between `offsets`.
 pub(crate) fn reduce_scatter(algorithm: Algorithm, me: u32, size: u32, offsets: &[usize], source: Memory) -> Schedule {
-    match algorithm {
-        Algorithm::Halving => reduce_scatter_halving(me, size, offsets, source),
-        Algorithm::Pairwise => reduce_scatter_pairwise(me, size, offsets, source),
-        _ => reduce_scatter_ordered(me, size, offsets, source),
+    if algorithm == Algorithm::Halving {
+        reduce_scatter_halving(me, size, offsets, source)
+    } else if algorithm == Algorithm::Pairwise {
+        reduce_scatter_pairwise(me, size, offsets, source)
+    } else {
+        reduce_scatter_ordered(me, size, offsets, source)
     }
 }

@@ -219,7 +219,12 @@ fn choice(problem: &Problem, algorithm: Algorithm) -> Choice {
     Choice { segment: (problem.count / 3).max(1), ..price(problem, algorithm, &Fabric::local(1.0)) }
 }
 
-fn verify(problem: &Problem, algorithm: Algorithm, in_place: bool, altered: impl Fn(u32, &mut Schedule)) -> Result<(), String> {
+fn verify(
+    problem: &Problem,
+    algorithm: Algorithm,
+    in_place: bool,
+    altered: impl Fn(u32, &mut Schedule),
+) -> Result<(), String> {
     let choice = choice(problem, algorithm);
     let is_in_place = |me| in_place && may_be_in_place(problem, me);
     let schedules: Vec<Schedule> = (0..problem.size)
@@ -303,8 +308,7 @@ fn verify_barrier(size: u32, barrier: fn(u32, u32) -> Schedule) -> Result<(), St
             schedule
         })
         .collect();
-    let mut ranks: Vec<Rank> =
-        (0..size).map(|me| Rank::new(vec![], vec![Some(Rc::new(vec![(me, 0)]))], 0)).collect();
+    let mut ranks: Vec<Rank> = (0..size).map(|me| Rank::new(vec![], vec![Some(Rc::new(vec![(me, 0)]))], 0)).collect();
     run(&schedules, &mut ranks)?;
     for (me, rank) in ranks.iter().enumerate() {
         let heard = rank.memories[&Memory::Receive][0].clone().unwrap_or_default();
@@ -345,9 +349,11 @@ fn schedules_for_blocks_of_different_lengths_are_right() {
                     .collect();
                 run(&schedules, &mut ranks).unwrap_or_else(|error| panic!("size {size}: {error}"));
                 for rank in &ranks {
-                    let got: Vec<_> = rank.memories[&Memory::Receive].iter().map(|value| value.as_ref().map(|v| v[0])).collect();
-                    let expected: Vec<_> =
-                        (0..size).flat_map(|rank| (0..counts[rank as usize]).map(move |index| Some((rank, index)))).collect();
+                    let got: Vec<_> =
+                        rank.memories[&Memory::Receive].iter().map(|value| value.as_ref().map(|v| v[0])).collect();
+                    let expected: Vec<_> = (0..size)
+                        .flat_map(|rank| (0..counts[rank as usize]).map(move |index| Some((rank, index))))
+                        .collect();
                     assert_eq!(got, expected);
                 }
             }
@@ -429,9 +435,14 @@ fn shapes_say_what_the_schedules_do() {
                         (near(shape.bytes_total, bytes, 0.35), format!("{bytes} bytes")),
                         (shape.messages * 1.01 + 1.0 >= most, format!("{most} messages of one rank")),
                         // What a root receives from all is one round in time, whatever it does with it.
-                        (*algorithm == Algorithm::Linear || shape.rounds + 3.0 >= rounds / 2.0, format!("{rounds} rounds")),
+                        (
+                            *algorithm == Algorithm::Linear || shape.rounds + 3.0 >= rounds / 2.0,
+                            format!("{rounds} rounds"),
+                        ),
                     ];
-                    wrong.extend(claims.into_iter().filter(|(holds, _)| !holds).map(|(_, real)| format!("{what}: {real}")));
+                    wrong.extend(
+                        claims.into_iter().filter(|(holds, _)| !holds).map(|(_, real)| format!("{what}: {real}")),
+                    );
                 }
             }
         }
@@ -455,7 +466,8 @@ fn the_ring_moves_the_least_possible() {
 #[test]
 fn choices_follow_size_and_length() {
     let (crowded, region) = (Fabric::local(8.0), Fabric::region());
-    let chosen = |collective, size, count, fabric| choose(&problem(collective, size, 0, count, true), fabric, false).algorithm;
+    let chosen =
+        |collective, size, count, fabric| choose(&problem(collective, size, 0, count, true), fabric, false).algorithm;
     let allreduce = Collective::Allreduce;
     assert_eq!(chosen(allreduce, 16, 1, &region), Algorithm::RecursiveDoubling);
     assert_eq!(chosen(allreduce, 16, 1, &crowded), Algorithm::Tree);

@@ -79,7 +79,8 @@ impl Measured {
             Self::Gather | Self::Allgather => (1, size),
             Self::Scatter | Self::ReduceScatter => (size, 1),
             Self::Alltoall => (size, size),
-            _ => (1, 1),
+            Self::Pingpong | Self::Stream | Self::Barrier | Self::Broadcast | Self::Reduce => (1, 1),
+            Self::Allreduce | Self::Scan | Self::Exscan | Self::Startup => (1, 1),
         }
     }
 }
@@ -180,7 +181,8 @@ impl Perf<'_> {
         // One to warm up, a few to find out how many fit the time.
         self.turns(op, 2, &send, &mut receive).await?;
         let trial = self.turns(op, 3, &send, &mut receive).await?;
-        let mut iterations = [u64::try_from(self.arguments.time.as_nanos() / (trial.as_nanos() / 3).max(1)).unwrap_or(1)];
+        let mut iterations =
+            [u64::try_from(self.arguments.time.as_nanos() / (trial.as_nanos() / 3).max(1)).unwrap_or(1)];
         self.comm.broadcast(&mut iterations, 0).await?;
         let iterations = iterations[0].clamp(1, 20_000);
         let mut samples = Vec::new();
@@ -262,7 +264,10 @@ impl Perf<'_> {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the start of other processes is known by the clock of the machine alone")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the start of other processes is known by the clock of the machine alone"
+)]
 fn unix_nanos() -> u128 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_nanos())
 }

@@ -41,7 +41,12 @@ impl Communicator {
         root: u32,
     ) -> impl Future<Output = Result<()>> + Send + Unpin + use<'a, T> {
         if self.rank != root {
-            return self.launch(self.rooted_spec::<T>(Collective::Gather, buffer.len(), root, false), buffer, &mut [], Nothing);
+            return self.launch(
+                self.rooted_spec::<T>(Collective::Gather, buffer.len(), root, false),
+                buffer,
+                &mut [],
+                Nothing,
+            );
         }
         let count = self.block(Operation::Gather, buffer.len());
         let spec = count.and_then(|count| self.rooted_spec::<T>(Collective::Gather, count, root, true));
@@ -83,7 +88,12 @@ impl Communicator {
         root: u32,
     ) -> impl Future<Output = Result<()>> + Send + Unpin + use<'a, T> {
         if self.rank != root {
-            return self.launch(self.rooted_spec::<T>(Collective::Scatter, buffer.len(), root, false), &[], buffer, Nothing);
+            return self.launch(
+                self.rooted_spec::<T>(Collective::Scatter, buffer.len(), root, false),
+                &[],
+                buffer,
+                Nothing,
+            );
         }
         let count = self.block(Operation::Scatter, buffer.len());
         let spec = count.and_then(|count| self.rooted_spec::<T>(Collective::Scatter, count, root, true));
@@ -254,10 +264,8 @@ impl Communicator {
         let block = |rank: u32| offsets[rank as usize]..offsets[rank as usize + 1];
         let problem = self.problem(Collective::Allgather, 0, total / self.size as usize, size_of::<T>());
         // Of those for blocks of equal length, the ones that take any.
-        let algorithm = match self.choice(&problem).algorithm {
-            Algorithm::Linear => Algorithm::Linear,
-            _ => Algorithm::Ring,
-        };
+        let is_linear = self.choice(&problem).algorithm == Algorithm::Linear;
+        let algorithm = if is_linear { Algorithm::Linear } else { Algorithm::Ring };
         let make = if algorithm == Algorithm::Linear { schedule::allgather_linear } else { schedule::allgather_ring };
         let recipe = Recipe::Made(make(self.rank, self.size, false, block), algorithm);
         Ok(Spec { elements: total, send: own, receive: Some(total), ..Spec::new(Kind::Allgatherv, recipe) })
@@ -334,11 +342,8 @@ impl Communicator {
         self.check_own(Operation::Alltoallv, own, send_counts)?;
         let (sends, receives) = (offsets(send_counts), offsets(receive_counts));
         let range = |offsets: &[usize], rank: u32| offsets[rank as usize]..offsets[rank as usize + 1];
-        let blocks = Blocks {
-            send: |rank| range(&sends, rank),
-            receive: |rank| range(&receives, rank),
-            in_place: None,
-        };
+        let blocks =
+            Blocks { send: |rank| range(&sends, rank), receive: |rank| range(&receives, rank), in_place: None };
         // Nobody knows all lengths, so the number of ranks alone decides.
         let (make, algorithm): (fn(_, _, &_) -> _, _) = if self.size <= LINEAR_RANKS_MAX {
             (schedule::alltoall_linear, Algorithm::Linear)

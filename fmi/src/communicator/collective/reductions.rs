@@ -199,11 +199,7 @@ impl Communicator {
         self.launch(self.reduce_scatter_spec(counts, &op), send, receive, op)
     }
 
-    pub(in super::super) fn reduce_scatter_spec<T: Element>(
-        &self,
-        counts: &[usize],
-        op: &impl Op<T>,
-    ) -> Result<Spec> {
+    pub(in super::super) fn reduce_scatter_spec<T: Element>(&self, counts: &[usize], op: &impl Op<T>) -> Result<Spec> {
         self.check_counts(Operation::ReduceScatter, counts)?;
         let offsets = schedule::offsets(counts);
         let total = offsets[counts.len()];
