@@ -43,7 +43,7 @@ pub(crate) async fn run(comm: &Communicator, number: u64) -> Result<(), Failure>
     for _ in 0..OPERATIONS {
         let about = draw.below(8);
         match about {
-            0 => collective(comm, &mut draw, |rank, at, index| value(rank, at, index), Sum).await?,
+            0 => collective(comm, &mut draw, value, Sum).await?,
             1 => collective(comm, &mut draw, value, Custom::ordered(AFFINE, compose)).await?,
             2 => collective(comm, &mut draw, |rank, at, index| small(rank, at, index) as i16, Max).await?,
             3 => {
@@ -139,7 +139,7 @@ async fn collective<T: Element + PartialEq + Debug, O: Op<T> + Copy>(
             expect("allreduce", &result, |index| fold(0..size, index))?;
         }
         5 => {
-            let mut all = vec![T::zeroed(); if me == root || in_place && me == root { share * ranks } else { share }];
+            let mut all = vec![T::zeroed(); if me == root { share * ranks } else { share }];
             if in_place {
                 let start = if me == root { share * mine } else { 0 };
                 all[start..start + share].copy_from_slice(&own[..share]);
