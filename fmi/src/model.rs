@@ -79,7 +79,7 @@ impl Fabric {
     /// A good segment for a pipeline of `stages` that passes `bytes` on: long enough to be worth a message,
     /// short enough to keep all stages at work. A power of two, so that no rounding sets ranks apart.
     pub fn segment_bytes(&self, bytes: usize, stages: u32) -> usize {
-        let fixed = (self.latency + self.overhead).as_secs_f64() * 1e9;
+        let fixed = self.overhead.as_secs_f64() * 1e9;
         #[expect(clippy::cast_precision_loss, reason = "an estimate")]
         let best = (bytes as f64 * fixed / (self.byte_ns * f64::from(stages.max(1)))).sqrt();
         let mut segment = SEGMENT_BYTES_MIN;

@@ -29,6 +29,8 @@ pub struct Transfer {
 pub fn timeline(schedules: &[Schedule], element_bytes: usize, fabric: &Fabric) -> Vec<Transfer> {
     let mut wires: BTreeMap<(u32, u32), VecDeque<(Duration, usize)>> = BTreeMap::new();
     let mut places = vec![(0usize, false, Duration::ZERO); schedules.len()];
+    // When the last message has come in: what comes from several comes one after the other.
+    let mut incoming = vec![Duration::ZERO; schedules.len()];
     let mut transfers: Vec<Transfer> = Vec::new();
     loop {
         let mut moved = false;
@@ -48,7 +50,9 @@ pub fn timeline(schedules: &[Schedule], element_bytes: usize, fabric: &Fabric) -
                     }
                     (place.1, moved) = (true, true);
                 }
-                let Some(until) = arrivals(round, me, place.2, &mut wires, &mut transfers, element_bytes, fabric)
+                let busy = &mut incoming[me as usize];
+                let Some(until) =
+                    arrivals(round, (me, place.2, busy), &mut wires, &mut transfers, element_bytes, fabric)
                 else {
                     break;
                 };
@@ -66,8 +70,7 @@ pub fn timeline(schedules: &[Schedule], element_bytes: usize, fabric: &Fabric) -
 /// When a round is over that began at `begun`; `None` while messages are missing.
 fn arrivals(
     round: &[Step],
-    me: u32,
-    begun: Duration,
+    (me, begun, busy): (u32, Duration, &mut Duration),
     wires: &mut BTreeMap<(u32, u32), VecDeque<(Duration, usize)>>,
     transfers: &mut [Transfer],
     element_bytes: usize,
@@ -83,11 +86,12 @@ fn arrivals(
     let mut until = begun;
     for step in round {
         let Some((from, into)) = step.lands() else { continue };
-        let (arrived_at, index) = wires.get_mut(&(from, me)).and_then(VecDeque::pop_front).expect("counted above");
+        let (arrived, index) = wires.get_mut(&(from, me)).and_then(VecDeque::pop_front).expect("counted above");
         let combines = matches!(step, Step::Reduce { .. });
-        transfers[index].combines = combines;
-        let bytes = if combines { into.len() * element_bytes } else { 0 };
-        until = until.max(arrived_at) + bytes_time(bytes, fabric.combine_ns);
+        let length = into.len() * element_bytes;
+        *busy = arrived.max(*busy + fabric.overhead + bytes_time(length, fabric.byte_ns));
+        (transfers[index].combines, transfers[index].arrived_at) = (combines, *busy);
+        until = until.max(*busy) + bytes_time(if combines { length } else { 0 }, fabric.combine_ns);
     }
     Some(until)
 }

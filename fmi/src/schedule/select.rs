@@ -218,6 +218,8 @@ pub fn shape(problem: &Problem, algorithm: Algorithm, segment: usize) -> Shape {
     let folded = ranks - surplus;
     let block = (problem.count * problem.element_bytes) as f64;
     let pieces = problem.count.div_ceil(segment.max(1)).max(1) as f64;
+    // While a pipeline fills, each further stage waits for one segment.
+    let fill = (segment.min(problem.count) * problem.element_bytes) as f64;
     let is_zero = if size == 1 { 0.0 } else { 1.0 };
     let make = |rounds: f64, messages: f64, messages_total: f64, bytes: f64, bytes_total: f64, combined: f64| Shape {
         rounds: rounds * is_zero,
@@ -236,18 +238,19 @@ pub fn shape(problem: &Problem, algorithm: Algorithm, segment: usize) -> Shape {
             make(log + others, log + others, 0.8 * ranks * ranks, 2.0 * block, others * block, 0.0)
         }
         (Collective::Broadcast, Chain) => {
-            make(others - 1.0 + pieces, pieces, others * pieces, block, others * block, 0.0)
+            make(others, pieces, others * pieces, block + (others - 1.0) * fill, others * block, 0.0)
         }
         (Collective::Broadcast, Tree) => {
             let depth = floor_log.max(1.0);
-            make(depth - 1.0 + pieces, 2.0 * pieces, others * pieces, 2.0 * block, others * block, 0.0)
+            let bytes = 2.0 * (block + (depth - 1.0) * fill);
+            make(depth, 2.0 * pieces, others * pieces, bytes, others * block, 0.0)
         }
         (Collective::Broadcast, _) => make(log, log, others, log * block, others * block, 0.0),
         (Collective::Reduce, Linear) => make(1.0, others, others, others * block, others * block, others * block),
         (Collective::Reduce, Chain) => {
-            let (hops, total) = (others + at_other_root, others + at_other_root);
-            let both = 1.0 + at_other_root;
-            make(hops - 1.0 + pieces, both * pieces, total * pieces, both * block, total * block, block)
+            let (hops, both) = (others + at_other_root, 1.0 + at_other_root);
+            let bytes = both * block + (hops - 1.0) * fill;
+            make(hops, both * pieces, hops * pieces, bytes, hops * block, block)
         }
         (Collective::Reduce, Halving) => {
             let whole = 2.0 * floor_log + folds + 1.0;
@@ -337,7 +340,7 @@ pub fn shape(problem: &Problem, algorithm: Algorithm, segment: usize) -> Shape {
             make(log + 1.0, others, 2.0 * others, log * total, others * (total + block), log * total)
         }
         (Collective::Scan | Collective::Exscan, Chain) => {
-            make(others - 1.0 + pieces, pieces, others * pieces, block, others * block, block)
+            make(others, pieces, others * pieces, block + (others - 1.0) * fill, others * block, block)
         }
         (Collective::Scan, _) => {
             let total: f64 = (0..rounds_for(size)).map(|k| f64::from(size - (1 << k))).sum();
