@@ -12,6 +12,7 @@ use fmi::proto::card::{Card, Holder, Security};
 use fmi::proto::discovery::Outcome;
 use fmi::proto::frame::{ENVELOPE_BYTES, Envelope};
 use fmi::proto::noise::KeyPair;
+use fmi::proto::notice::Notice;
 use fmi::proto::punch::{Attempt, Input as PunchInput, Output as PunchOutput, Punch, StreamId};
 use fmi::proto::record::{Direction, HEADER_BYTES, TAG_BYTES};
 use fmi::proto::rendezvous::client::{Client, Identity, Input as ClientInput, Output as ClientOutput};
@@ -55,6 +56,10 @@ pub fn wire(bytes: &[u8]) {
     {
         assert_eq!(Envelope::parse(&envelope.emit()), Ok(envelope));
         assert!(!envelope.to_string().is_empty());
+    }
+    if let Ok(notice) = Notice::parse(bytes) {
+        assert!(Notice::parse(&notice.emit()).is_ok());
+        assert!(!notice.to_string().is_empty());
     }
     let holder = Holder { rank: 0, size: 2, nonce: &[7; 16] };
     assert!(Card::open(&Key::from_secret(b"k"), &holder, bytes).is_err(), "a seal cannot be guessed");

@@ -217,44 +217,40 @@ impl Shared {
         call: &mut super::call::Call,
         mut advance: impl FnMut(&mut Core, &mut super::call::Call, Attempt<'_>) -> Poll<crate::Result<T>>,
     ) -> Poll<crate::Result<T>> {
-        let (mut until, mut moved) = (None, 0);
-        loop {
-            let (poll, alone, now_moved) = self.with(|core| {
-                let poll = if until.is_none() && core.is_turn_over() {
-                    cx.waker().wake_by_ref();
-                    return (Poll::Pending, false, None);
-                } else {
-                    advance(core, call, Attempt::Try)
-                };
-                core.turns += u32::from(poll.is_ready());
-                (poll, core.posted.len() <= 1, Some(core.moved))
-            });
-            let now = self.clock.now();
-            if poll.is_ready() {
-                if let Some((begun, _)) = until {
-                    self.with(|core| core.spin.hit(now - begun));
+        let begun = self.with(|core| {
+            if core.is_turn_over() {
+                return None;
+            }
+            // Where several wait, each lets the others go on rather than yield.
+            let budget = if core.posted.len() > 1 { None } else { core.spin.budget() };
+            Some((budget, core.moved))
+        });
+        let Some((budget, mut moved)) = begun else {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        };
+        if let Some(budget) = budget {
+            let began = self.clock.now();
+            let mut end = began + budget;
+            loop {
+                let (poll, now_moved) = self.with(|core| (advance(core, call, Attempt::Try), core.moved));
+                if poll.is_ready() {
+                    self.with(|core| {
+                        core.turns += 1;
+                        core.spin.hit(core.clock.now() - began);
+                    });
+                    return poll;
                 }
-                return poll;
-            }
-            let Some(now_moved) = now_moved else { return Poll::Pending };
-            if !alone {
-                break;
-            }
-            match until {
-                Some((_, end)) if now_moved == moved && now >= end => {
+                let now = self.clock.now();
+                if now_moved != moved {
+                    (moved, end) = (now_moved, now + budget);
+                } else if now >= end {
                     self.with(|core| core.spin.miss());
                     break;
                 }
-                Some(_) if now_moved == moved => {}
-                Some(_) | None => {
-                    moved = now_moved;
-                    let Some(budget) = self.with(|core| core.spin.budget()) else { break };
-                    let begun = until.map_or(now, |(begun, _)| begun);
-                    until = Some((begun, now + budget));
+                if !self.clock.yields() {
+                    break;
                 }
-            }
-            if !self.clock.yields() {
-                break;
             }
         }
         self.with(|core| {
@@ -270,8 +266,10 @@ impl Shared {
                 ready => ready,
             };
             if poll.is_pending() {
-                core.turns_over();
+                core.turns = 0;
                 core.remember_waker(call.id, cx.waker());
+            } else {
+                core.turns += 1;
             }
             poll
         })
@@ -384,10 +382,6 @@ impl Core {
             self.turns = 0;
         }
         over
-    }
-
-    fn turns_over(&mut self) {
-        self.turns = 0;
     }
 
     pub(super) fn state(&mut self, communicator: u64) -> &mut State {

@@ -158,6 +158,12 @@ impl ByteStream for RealStream {
     }
 
     fn poll_read_vectored(&mut self, cx: &mut Context<'_>, bufs: &mut [io::IoSliceMut<'_>]) -> Poll<io::Result<usize>> {
+        if let [buf] = bufs {
+            // It knows that nothing is left when less came than there was room for, without asking.
+            let mut buffer = ReadBuf::new(buf);
+            ready!(Pin::new(&mut self.0).poll_read(cx, &mut buffer))?;
+            return Poll::Ready(Ok(buffer.filled().len()));
+        }
         loop {
             ready!(self.0.poll_read_ready(cx))?;
             match self.0.try_read_vectored(bufs) {
