@@ -243,7 +243,7 @@ fn every_pair_connects_by_the_path_that_the_oracle_foretells() {
     let _serving = lab.serve(&[]);
     let size = ranks.len();
     let children =
-        ranks.iter().enumerate().map(|(rank, (node, _))| lab.ping(node, rank, size, &["--linger", "15s"])).collect();
+        ranks.iter().enumerate().map(|(rank, (node, _))| lab.ping(node, rank, size, &["--linger", "60s"])).collect();
     let far = (Duration::from_millis(1), Duration::from_millis(1));
     let mut counts = std::collections::BTreeMap::<String, u32>::new();
     for (rank, report) in reports(children).iter().enumerate() {

@@ -1,5 +1,7 @@
 //! `fmi plan`
 
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -47,12 +49,23 @@ pub(crate) struct Arguments {
     no_svg: bool,
 }
 
+/// Adds a line to what is printed.
+macro_rules! say {
+    ($out:ident, $($format:tt)*) => {
+        writeln!($out, $($format)*).expect("memory takes all")
+    };
+}
+
 /// Rounds of a rank that are printed; a ring of thousands has more.
 const ROUNDS_MAX: usize = 40;
 
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     match plan(arguments) {
-        Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads only the beginning has seen enough.
+        Ok(text) => match std::io::stdout().write_all(text.as_bytes()) {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
+            _ => ExitCode::SUCCESS,
+        },
         Err(error) => {
             eprintln!("fmi: {error}");
             ExitCode::FAILURE
@@ -60,7 +73,9 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     }
 }
 
-fn plan(arguments: &Arguments) -> Result<(), String> {
+#[expect(clippy::unwrap_in_result, reason = "memory takes all that is printed")]
+fn plan(arguments: &Arguments) -> Result<String, String> {
+    let mut out = String::new();
     let Arguments { op, ranks, root, rank, .. } = *arguments;
     if root >= ranks || rank >= ranks || arguments.element == 0 {
         return Err(format!("root {root} and rank {rank} must be below {ranks}, and elements have a length"));
@@ -87,31 +102,31 @@ fn plan(arguments: &Arguments) -> Result<(), String> {
     let schedules: Vec<Schedule> = (0..ranks).map(|me| build(&problem, &choice, me)).collect();
     let transfers = timeline(&schedules, arguments.element, &fabric);
 
-    println!("{op} of {count} elements of {} bytes among {ranks} ranks", arguments.element);
-    println!("network: {fabric}\n");
-    print_candidates(&problem, &choice, &fabric, known);
-    print_totals(&schedules, arguments.element);
+    say!(out, "{op} of {count} elements of {} bytes among {ranks} ranks", arguments.element);
+    say!(out, "network: {fabric}\n");
+    print_candidates(&mut out, &problem, &choice, &fabric, known);
+    print_totals(&mut out, &schedules, arguments.element);
     let end = transfers.iter().map(|transfer| transfer.arrived_at).max().unwrap_or_default();
-    println!("modelled time {:.1?}; transfer by transfer, without crowding, {end:.1?}\n", choice.time);
-    print_schedule(rank, &schedules[rank as usize]);
+    say!(out, "modelled time {:.1?}; transfer by transfer, without crowding, {end:.1?}\n", choice.time);
+    print_schedule(&mut out, rank, &schedules[rank as usize]);
     if !arguments.no_svg {
         let path = arguments.svg.clone().unwrap_or_else(|| format!("{op}-{ranks}.svg").into());
         let title = format!("{op}, {}, {ranks} ranks, {} bytes", choice.algorithm, arguments.bytes);
         std::fs::write(&path, svg(&title, ranks, &transfers))
             .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
-        println!("drawn in {}", path.display());
+        say!(out, "drawn in {}", path.display());
     }
-    Ok(())
+    Ok(out)
 }
 
-fn print_candidates(problem: &Problem, choice: &Choice, fabric: &Fabric, known: &[Algorithm]) {
+fn print_candidates(out: &mut String, problem: &Problem, choice: &Choice, fabric: &Fabric, known: &[Algorithm]) {
     let mut priced: Vec<Choice> = known.iter().map(|algorithm| price(problem, *algorithm, fabric)).collect();
     priced.sort_by_key(|priced| priced.time);
-    println!("{:<20} {:>14} {:>10}", "algorithm", "modelled time", "of best");
+    say!(out, "{:<20} {:>14} {:>10}", "algorithm", "modelled time", "of best");
     for candidate in &priced {
         let ratio = candidate.time.as_secs_f64() / priced[0].time.as_secs_f64().max(f64::MIN_POSITIVE);
         let mark = if candidate.algorithm == choice.algorithm { "  <- taken" } else { "" };
-        println!("{:<20} {:>14} {ratio:>10.2}{mark}", candidate.algorithm, format!("{:.1?}", candidate.time));
+        say!(out, "{:<20} {:>14} {ratio:>10.2}{mark}", candidate.algorithm, format!("{:.1?}", candidate.time));
     }
     let why = match priced.get(1) {
         _ if choice.algorithm != priced[0].algorithm => "asked for".to_owned(),
@@ -121,29 +136,30 @@ fn print_candidates(problem: &Problem, choice: &Choice, fabric: &Fabric, known: 
             format!("least modelled time; {} comes next with {ratio:.2} of it", second.algorithm)
         }
     };
-    println!("\n{} is taken: {why}", choice.algorithm);
+    say!(out, "\n{} is taken: {why}", choice.algorithm);
 }
 
-fn print_totals(schedules: &[Schedule], element_bytes: usize) {
+fn print_totals(out: &mut String, schedules: &[Schedule], element_bytes: usize) {
     let most = |of: fn(&Schedule) -> usize| schedules.iter().map(of).max().unwrap_or(0);
     let rounds = most(|schedule| schedule.rounds.len());
     let (messages, sent, combined) = (most(Schedule::messages), most(Schedule::sent), most(Schedule::combined));
     let all: usize = schedules.iter().map(Schedule::messages).sum();
-    println!(
+    say!(
+        out,
         "{rounds} rounds; the busiest rank sends {messages} messages and {} bytes, and combines {} bytes; {all} messages in all",
         sent * element_bytes,
         combined * element_bytes
     );
 }
 
-fn print_schedule(rank: u32, schedule: &Schedule) {
-    println!("rank {rank}:");
+fn print_schedule(out: &mut String, rank: u32, schedule: &Schedule) {
+    say!(out, "rank {rank}:");
     for (number, round) in schedule.rounds.iter().enumerate().take(ROUNDS_MAX) {
         let steps: Vec<String> = round.iter().map(describe).collect();
-        println!("  round {number:>3}: {}", steps.join("; "));
+        say!(out, "  round {number:>3}: {}", steps.join("; "));
     }
     if schedule.rounds.len() > ROUNDS_MAX {
-        println!("  and {} more rounds", schedule.rounds.len() - ROUNDS_MAX);
+        say!(out, "  and {} more rounds", schedule.rounds.len() - ROUNDS_MAX);
     }
 }
 
