@@ -73,7 +73,6 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     }
 }
 
-#[expect(clippy::unwrap_in_result, reason = "memory takes all that is printed")]
 fn plan(arguments: &Arguments) -> Result<String, String> {
     let mut out = String::new();
     let Arguments { op, ranks, root, rank, .. } = *arguments;
