@@ -363,6 +363,8 @@ fn attacked(attack: attack::Attack) -> Scenario {
 /// The rendezvous forgets a running group, and learns of it from its ranks.
 fn watched_again() -> Scenario {
     let mut scenario = killed_in_allreduce();
+    // So many seconds of nothing but allreduces would fill a capture.
+    scenario.program.steps.push(Step::Sleep(millis(20)));
     scenario.name = "rendezvous-watches-again".into();
     scenario.about = "the rendezvous restarts under a running group; a function that then vanishes is named".into();
     scenario.program.steps.push(Step::Sleep(millis(20)));
