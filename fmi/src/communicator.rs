@@ -7,9 +7,9 @@
 //!
 //! ```no_run
 //! # async fn example(comm: &fmi::Communicator) -> fmi::Result<()> {
-//! let (mut sum, mut all) = ([0.0], vec![0u32; comm.size() as usize]);
+//! let (own, mut sum, mut all) = ([comm.rank()], [0.0], vec![0u32; comm.size() as usize]);
 //! let reduce = comm.allreduce(&[1.5], &mut sum, fmi::op::Sum);
-//! let gather = comm.allgather(&[comm.rank()], &mut all);
+//! let gather = comm.allgather(&own, &mut all);
 //! futures_util::future::try_join(reduce, gather).await?;
 //! # Ok(())
 //! # }
