@@ -116,6 +116,8 @@ pub(crate) struct Link {
     info: LinkInfo,
     /// The stream that takes the place of this one.
     next: Option<(Box<dyn ByteStream>, LinkInfo)>,
+    /// What was read ahead on it while its group of two formed.
+    next_ahead: Vec<u8>,
     sending: Direction,
     /// Whether the peer has announced that it sends on the next stream.
     peer_has_switched: bool,
@@ -145,8 +147,8 @@ impl fmt::Debug for Link {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Direction {
     Current,
-    /// The announcement is in the outbox, behind which nothing follows on this stream.
-    Announcing,
+    /// The announcement ends here in the outbox; what is queued behind it goes on the next stream.
+    Announcing(usize),
     Next,
 }
 
@@ -156,6 +158,7 @@ impl Link {
             stream,
             info,
             next: None,
+            next_ahead: Vec::new(),
             sending: Direction::Current,
             peer_has_switched: false,
             ahead: Vec::new(),
@@ -191,9 +194,21 @@ impl Link {
 
     /// Moves to a better stream, each direction at its next border between frames.
     pub(crate) fn switch_to(&mut self, better: Self) {
+        self.next_ahead = better.ahead[better.ahead_taken..better.ahead_filled].to_vec();
         // The better one comes from a group of two, with numbers of its own.
         self.next = Some((better.stream, LinkInfo { peer: self.info.peer, ..better.info }));
+        if self.peer_has_switched {
+            self.read_next();
+        }
         self.finish_switch();
+    }
+
+    /// Reads on where the next stream was left.
+    fn read_next(&mut self) {
+        let ahead = std::mem::take(&mut self.next_ahead);
+        self.ahead.resize(self.ahead.len().max(ahead.len()), 0);
+        self.ahead[..ahead.len()].copy_from_slice(&ahead);
+        (self.ahead_taken, self.ahead_filled) = (0, ahead.len());
     }
 
     /// Drops the old stream once nothing more comes or goes on it.
@@ -241,26 +256,30 @@ impl Link {
         }
         if self.next.is_some() && self.sending == Direction::Current {
             self.queue(&Envelope::new(Kind::Switch), &[]);
-            self.sending = Direction::Announcing;
+            self.sending = Direction::Announcing(self.outbox.len());
         }
-        if self.has_queued() {
-            while self.outbox_sent < self.outbox.len() {
-                let outbox = std::mem::take(&mut self.outbox);
-                let sent = self.outbox_sent;
-                let written = write(self.writing_stream(), attempt, &[IoSlice::new(&outbox[sent..])]);
-                self.outbox = outbox;
-                self.outbox_sent += ready!(written)?;
-            }
-            self.outbox.clear();
-            self.outbox_sent = 0;
-            self.unflushed = true;
-            ready!(flush(self.writing_stream(), attempt))?;
-            self.unflushed = false;
-        }
-        if self.sending == Direction::Announcing {
+        if let Direction::Announcing(end) = self.sending {
+            ready!(self.poll_outbox(attempt, end))?;
             self.sending = Direction::Next;
             self.finish_switch();
         }
+        if self.has_queued() { self.poll_outbox(attempt, self.outbox.len()) } else { Poll::Ready(Ok(())) }
+    }
+
+    /// Sends the outbox up to `end`, and forgets that part of it.
+    fn poll_outbox(&mut self, attempt: Attempt<'_>, end: usize) -> Poll<Result<(), LinkError>> {
+        while self.outbox_sent < end {
+            let outbox = std::mem::take(&mut self.outbox);
+            let sent = self.outbox_sent;
+            let written = write(self.writing_stream(), attempt, &[IoSlice::new(&outbox[sent..end])]);
+            self.outbox = outbox;
+            self.outbox_sent += ready!(written)?;
+        }
+        self.unflushed = true;
+        ready!(flush(self.writing_stream(), attempt))?;
+        self.unflushed = false;
+        self.outbox.drain(..end);
+        self.outbox_sent = 0;
         Poll::Ready(Ok(()))
     }
 
@@ -386,6 +405,9 @@ impl Link {
                     return Poll::Ready(Err(WireError::Trailing(self.ahead()).into()));
                 }
                 self.peer_has_switched = true;
+                if self.next.is_some() {
+                    self.read_next();
+                }
                 self.finish_switch();
                 continue;
             }
@@ -480,5 +502,123 @@ fn flush(stream: &mut Box<dyn ByteStream>, attempt: Attempt<'_>) -> Poll<Result<
     match attempt {
         Attempt::Try => tried(stream.try_flush()).map_err(LinkError::from),
         Attempt::Park(waker) => Pin::new(stream).poll_flush(&mut Context::from_waker(waker)).map_err(LinkError::from),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Goal: no byte is lost or out of its stream while a better stream takes the place of another. Method: pipes
+    //! whose far ends the test holds.
+
+    use super::*;
+    use std::net::SocketAddr;
+    use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf};
+
+    struct Pipe(DuplexStream);
+
+    impl AsyncRead for Pipe {
+        fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_read(cx, buf)
+        }
+    }
+
+    impl AsyncWrite for Pipe {
+        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.0).poll_write(cx, buf)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(cx)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(cx)
+        }
+    }
+
+    impl ByteStream for Pipe {
+        fn local_addr(&self) -> io::Result<SocketAddr> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn peer_addr(&self) -> io::Result<SocketAddr> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn set_keepalive(&self, _: Duration, _: Duration) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn link(path: Path) -> (Link, DuplexStream) {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let (technique, attempts) = (Technique::Relay, 1);
+        let (addresses_known_at, connected_at) = (Instant::ZERO, Instant::ZERO);
+        let info = LinkInfo { peer: 1, path, technique, addresses_known_at, connected_at, attempts };
+        (Link::new(Box::new(Pipe(near)), info), far)
+    }
+
+    fn frame(tag: u32) -> Vec<u8> {
+        Envelope { root_or_tag: tag, ..Envelope::new(Kind::Message) }.emit().to_vec()
+    }
+
+    /// The tags of the frames that have come.
+    fn tags(link: &mut Link) -> Vec<u32> {
+        let mut tags = Vec::new();
+        while let Poll::Ready(Ok(())) = link.poll_head(Attempt::Park(Waker::noop())) {
+            tags.extend(link.body.take().map(|body| body.envelope.root_or_tag));
+        }
+        tags
+    }
+
+    fn run(program: impl Future<Output = ()>) {
+        tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(program);
+    }
+
+    #[test]
+    fn what_was_read_ahead_on_a_better_stream_is_not_lost() {
+        for announced_before in [false, true] {
+            run(async {
+                let ((mut old, mut old_far), (mut better, mut far)) = (link(Path::Relay), link(Path::Direct));
+                // The last frame of its forming and the first one of the group come at once.
+                far.write_all(&[frame(1), frame(2)].concat()).await.expect("room");
+                assert!(better.poll_head(Attempt::Park(Waker::noop())).is_ready());
+                better.body = None;
+                let announcement = [frame(3), Envelope::new(Kind::Switch).emit().to_vec()].concat();
+                old_far.write_all(&announcement).await.expect("room");
+                if announced_before {
+                    assert_eq!(tags(&mut old), [3]);
+                    old.switch_to(better);
+                    assert_eq!(tags(&mut old), [2]);
+                } else {
+                    old.switch_to(better);
+                    assert_eq!(tags(&mut old), [3, 2]);
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn what_is_queued_behind_the_announcement_goes_on_the_next_stream() {
+        run(async {
+            let ((mut old, mut old_far), (better, mut far)) = (link(Path::Relay), link(Path::Direct));
+            // No room for the announcement as yet.
+            let (full, mut reader) = tokio::io::duplex(8);
+            old.stream = Box::new(Pipe(full));
+            old.switch_to(better);
+            assert!(old.poll_flush(Attempt::Park(Waker::noop())).is_pending());
+            old.queue(&Envelope { root_or_tag: 9, ..Envelope::new(Kind::Message) }, &[]);
+            let mut announcement = vec![0; ENVELOPE_BYTES];
+            let mut read = 0;
+            while read < ENVELOPE_BYTES {
+                read += reader.read(&mut announcement[read..]).await.expect("open");
+                let _ = old.poll_flush(Attempt::Park(Waker::noop()));
+            }
+            let mut queued = vec![0; ENVELOPE_BYTES];
+            far.read_exact(&mut queued).await.expect("it comes here");
+            assert_eq!((announcement, queued), (Envelope::new(Kind::Switch).emit().to_vec(), frame(9)));
+            drop(old);
+            assert_eq!(old_far.read(&mut [0]).await.expect("closed"), 0);
+        });
     }
 }
