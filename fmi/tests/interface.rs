@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use fmi::net::rendezvous::Rendezvous;
 use fmi::op::{LogicalAnd, Max, MaxLoc, Product, Sum};
 use fmi::proto::rendezvous::server::ServerConfig;
-use fmi::{Communicator, Config, Element, ErrorKind, RealNet, Result};
+use fmi::{Communicator, Config, Element, ErrorKind, RealNet, Result, Source, Tag};
 use futures_util::future::{Either, select, try_join_all};
 
 #[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
@@ -56,6 +56,30 @@ fn operations_keep_their_order_from_the_call_and_end_in_any() {
         comm.leave().await;
         Ok(())
     });
+}
+
+#[test]
+fn a_receive_from_any_source_hears_one_talkative_rank_again_and_again() {
+    for size in [2, 5] {
+        group(&format!("talkative {size}"), size, async |comm| {
+            const MESSAGES: u64 = 50;
+            if comm.rank() == 1 {
+                for number in 0..MESSAGES {
+                    comm.send(0, 3, &[number]).await?;
+                    // The next one is sent only when this one is there.
+                    comm.recv(0, 4, &mut [0u8]).await?;
+                }
+            } else if comm.rank() == 0 {
+                for number in 0..MESSAGES {
+                    let mut got = [0];
+                    let status = comm.recv(Source::Any, Tag::Any, &mut got).await?;
+                    assert_eq!((status.source, status.tag, got), (1, 3, [number]));
+                    comm.send(1, 4, &[0u8]).await?;
+                }
+            }
+            comm.barrier().await
+        });
+    }
 }
 
 #[test]

@@ -234,6 +234,13 @@ impl Core {
             self.close(peer, "it announced a frame beyond the limit");
             return Err(error);
         }
+        let state = self.communicators.get(&envelope.communicator);
+        if state.is_some_and(|state| state.local(peer).is_none()) {
+            let what = "a frame of a communicator that it is not a member of".to_owned();
+            let error = self.error_of(call, peer, ErrorKind::Malformed(what));
+            self.close(peer, "it sent a frame of a communicator that it is not a member of");
+            return Err(error);
+        }
         let owner = if control { Owner::Control } else { self.owner_of(call, peer, &envelope)? };
         let link = self.links[peer as usize].as_mut().expect("just seen");
         if let Some(body) = &mut link.body {

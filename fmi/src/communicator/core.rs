@@ -647,8 +647,9 @@ impl Core {
         while let Some(control) = &mut self.control {
             let flushed = control.poll_flush(cx);
             match control.poll_receive(cx, ServerMessage::parse) {
+                // A rank that there is not is somebody's joke.
                 Poll::Ready(Ok(ServerMessage::Lost { session, rank })) if session == self.session => {
-                    self.lost.insert(rank);
+                    self.lost.extend((rank < self.size).then_some(rank));
                 }
                 Poll::Ready(Ok(ServerMessage::Dissolved(session))) if session == self.session => {
                     self.dissolved = true;

@@ -591,8 +591,8 @@ impl Core {
             call.waits_for.add(peer);
             return self.poll_frame_of(attempt, call, peer, true).map_ok(|body| (peer, body.envelope));
         }
-        for offset in 1..self.size {
-            // Whoever was served last is looked at last.
+        // All of them, the one that was served last as the last one.
+        for offset in 1..=self.size {
             let peer = (self.served + offset) % self.size;
             if peer == self.rank || self.links[peer as usize].is_none() {
                 continue;
