@@ -21,39 +21,35 @@
 //! the same rank, until their deadline.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use crate::channel::stream::Link;
+use crate::channel::{Channel, LinkInfo};
 use crate::config::Config;
+use crate::engine::{Engine, Shared};
 use crate::error::{Error, ErrorKind, Operation, Result};
 use crate::model::Fabric;
 use crate::net::framed::Framed;
 use crate::net::join::{self, Control};
 use crate::net::lifeline::Lifeline;
-use crate::net::link::{Attempt, Link, LinkInfo};
 use crate::net::upgrade::Upgrade;
 use crate::net::{Clock, Net};
+use crate::proto::rank::{Members, Rank, Slot};
 use crate::proto::rendezvous::SessionId;
 use crate::time::Instant;
 
-mod call;
 mod collective;
-mod core;
-mod execute;
 mod group;
 mod message;
 mod persistent;
-mod spin;
 #[cfg(feature = "values")]
 mod value;
 
 pub use group::Group;
 pub use message::{Message, Source, Status, Tag};
 pub use persistent::Persistent;
-
-use self::core::{Core, Shared};
 
 /// Connected ranks. MPI 3.1 §6.
 ///
@@ -71,8 +67,7 @@ pub struct Communicator {
     id: u64,
     rank: u32,
     size: u32,
-    /// Ranks of the whole group; empty if they are the same.
-    members: Arc<[u32]>,
+    members: Members,
 }
 
 impl fmt::Debug for Communicator {
@@ -117,15 +112,22 @@ impl Communicator {
     }
 
     pub(crate) fn assemble(config: &Config, clock: Arc<dyn Clock>, parts: Parts) -> Self {
-        let shared = Shared::new(Core::new(config, clock, parts));
-        Self { shared, id: 0, rank: config.rank, size: config.size, members: Arc::new([]) }
+        let Parts { links, control, session, upgrade, lifeline } = parts;
+        let channels = links.into_iter().map(|link| link.map(|link| Box::new(link) as Box<dyn Channel>)).collect();
+        let parts = crate::engine::Parts { channels, control, session, upgrade, lifeline };
+        Self::over(config, clock, parts)
     }
 
-    /// The only link of a group of two.
+    /// The only connection of a group of two.
     pub(crate) fn into_link(self) -> Link {
-        self.shared.with(|core| {
-            core.links.iter_mut().find_map(Option::take).expect("the group has formed, so its link stands")
-        })
+        let channel = self.shared.with(Engine::take_channel).and_then(Channel::into_link);
+        channel.expect("a group of two that has formed has a connection")
+    }
+
+    fn over(config: &Config, clock: Arc<dyn Clock>, parts: crate::engine::Parts) -> Self {
+        let shared = Shared::new(Engine::new(config, clock, parts));
+        let members = Members::whole(config.rank, config.size);
+        Self { shared, id: 0, rank: config.rank, size: config.size, members }
     }
 
     /// This rank, from 0 to `size` - 1. MPI 3.1 §6.4.1, MPI_Comm_rank.
@@ -145,24 +147,27 @@ impl Communicator {
 
     /// Sets the time for each operation that is called from now on, of all communicators of the group.
     pub fn set_deadline(&self, deadline: Duration) {
-        self.shared.with(|core| core.limits.deadline = deadline);
+        self.shared.with(|engine| engine.group.set_deadline(deadline));
     }
 
     /// How each peer is reached, in rank order.
     pub fn links(&self) -> impl Iterator<Item = LinkInfo> + use<> {
-        let infos: Vec<LinkInfo> = self.shared.with(|core| {
-            let links = core.links.iter().flatten().map(Link::info);
-            links.filter_map(|info| self.rank_of(info.peer).map(|peer| LinkInfo { peer, ..info })).collect()
+        let infos: Vec<LinkInfo> = self.shared.with(|engine| {
+            let here = |info: LinkInfo| {
+                let slot = Slot::checked(info.peer, u32::try_from(engine.channels_max()).ok()?)?;
+                Some(LinkInfo { peer: self.members.rank_of(slot)?.get(), ..info })
+            };
+            engine.channels().map(Channel::info).filter_map(here).collect()
         });
         infos.into_iter()
     }
 
     /// What the group's network is taken for when algorithms are chosen; equal on all ranks.
     pub fn fabric(&self) -> Fabric {
-        self.shared.with(|core| core.fabric)
+        self.shared.with(|engine| engine.fabric)
     }
 
-    /// Leaves the group in good order: what was sent arrives, as long as the peers read it. It waits for the peers to
+    /// Leaves the group gracefully: what was sent arrives, as long as the peers read it. It waits for the peers to
     /// leave too, but not longer than [`Config::cause_wait`]. Dropping does not wait.
     ///
     /// # Cancel safety
@@ -170,35 +175,21 @@ impl Communicator {
     ///
     /// MPI 3.1 §8.7, MPI_Finalize.
     pub async fn leave(self) {
-        let until = self.shared.with(|core| core.clock.now() + core.limits.cause_wait);
-        let sleep = self.shared.clock.sleep_until(until);
+        let cause_wait = self.shared.with(|engine| engine.group.limits().cause_wait);
+        let sleep = self.shared.clock.sleep_until(self.shared.clock.now() + cause_wait);
         let is_last = Arc::strong_count(&self.shared) == 1;
         if is_last {
-            self.shared.with(Core::say_goodbye);
+            self.shared.with(Engine::say_goodbye);
         }
-        let mut open = vec![true; self.shared.with(|core| core.links.len())];
-        let flush = std::future::poll_fn(|cx| {
-            self.shared.with(|core| {
-                if let Some(control) = &mut core.control
-                    && control.poll_flush(cx).is_pending()
-                {
-                    return Poll::Pending;
-                }
-                if !is_last {
-                    return core.poll_flush_links(Attempt::Park(cx.waker()));
-                }
-                for (link, open) in core.links.iter_mut().zip(&mut open).filter(|(_, open)| **open) {
-                    *open = link.as_mut().is_some_and(|link| link.poll_close(cx.waker()).is_pending());
-                }
-                if open.contains(&true) { Poll::Pending } else { Poll::Ready(()) }
-            })
-        });
+        let mut open = Vec::new();
+        let flush =
+            std::future::poll_fn(|cx| self.shared.with(|engine| engine.poll_leave(cx, is_last, &mut open)));
         // Within a bound: nobody waits for a peer that stays, or a rendezvous that does not read.
         futures_util::future::select(std::pin::pin!(flush), sleep).await;
     }
 
     pub(crate) fn mark_formed(&self) {
-        self.shared.with(Core::mark_formed);
+        self.shared.with(Engine::mark_formed);
     }
 
     /// Makes progress until `at` without an operation: takes word of lost ranks, and replaces relayed
@@ -209,11 +200,7 @@ impl Communicator {
     pub async fn progress_until(&self, at: Instant) {
         let mut timer = crate::net::Timer::new(self.shared.clock.clone());
         std::future::poll_fn(|cx| {
-            self.shared.with(|core| {
-                core.poll_notices(cx);
-                core.poll_upgrade(cx);
-                let _ = core.poll_flush_links(Attempt::Park(cx.waker()));
-            });
+            self.shared.with(|engine| engine.poll_progress(cx));
             if timer.poll_until(cx, at) { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
@@ -221,51 +208,32 @@ impl Communicator {
 
     /// How many ranks share this machine, as far as connections tell, and whether others are elsewhere.
     pub(crate) fn neighbours(&self) -> (u64, bool) {
-        let is_here = |link: &Link| {
-            let ip = |address: Option<std::net::SocketAddr>| address.map(|address| address.ip());
-            let (near, far): (Option<IpAddr>, _) = (ip(link.local_addr()), ip(link.peer_addr()));
-            near.is_some() && near == far
+        let is_here = |channel: &dyn Channel| {
+            let (near, far) = channel.ends();
+            near.is_some() && near.map(|near| near.ip()) == far.map(|far| far.ip())
         };
-        self.shared.with(|core| {
-            let here = core.links.iter().flatten().filter(|link| is_here(link)).count();
-            (here as u64 + 1, core.links.iter().flatten().any(|link| !is_here(link)))
+        self.shared.with(|engine| {
+            let here = engine.channels().filter(|channel| is_here(*channel)).count();
+            (here as u64 + 1, engine.channels().any(|channel| !is_here(channel)))
         })
-    }
-
-    /// A rank of this communicator as a rank of the whole group.
-    fn world(&self, rank: u32) -> u32 {
-        self.members.get(rank as usize).copied().unwrap_or(rank)
-    }
-
-    fn rank_of(&self, world: u32) -> Option<u32> {
-        if self.members.is_empty() {
-            return Some(world);
-        }
-        self.members.iter().zip(0..).find(|(member, _)| **member == world).map(|(_, rank)| rank)
-    }
-
-    /// The rank here of a sender.
-    fn local(&self, world: u32) -> u32 {
-        self.rank_of(world).expect("only members send to a communicator")
     }
 
     fn error(&self, operation: Operation, kind: ErrorKind) -> Error {
         Error::new(operation, kind).on(self.rank)
     }
 
-    /// Refuses a call with wrong arguments, which leaves the communicator as it is.
-    fn check_rank(&self, operation: Operation, name: &str, rank: u32) -> Result<()> {
-        if rank < self.size {
-            return Ok(());
-        }
-        let what = format!("{name} is {rank}, the group has {} ranks", self.size);
-        Err(self.error(operation, ErrorKind::InvalidArgument(what)))
+    /// The rank of that number. Refuses a call with a wrong one, which leaves the communicator as it is.
+    fn checked_rank(&self, operation: Operation, name: &str, rank: u32) -> Result<Rank> {
+        self.members.rank(rank).ok_or_else(|| {
+            let what = format!("{name} is {rank}, the group has {} ranks", self.size);
+            self.error(operation, ErrorKind::InvalidArgument(what))
+        })
     }
 }
 
 impl Drop for Communicator {
     fn drop(&mut self) {
-        self.shared.with(|core| core.forget(self.id));
+        self.shared.with(|engine| engine.forget(self.id));
     }
 }
 

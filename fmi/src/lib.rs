@@ -44,9 +44,11 @@
 
 #[cfg(feature = "real")]
 pub mod blocking;
+mod channel;
 pub mod communicator;
 pub mod config;
 pub mod datatype;
+mod engine;
 pub mod error;
 pub mod key;
 pub mod model;
@@ -60,7 +62,7 @@ pub use communicator::{Communicator, Group, Message, Persistent, Source, Status,
 pub use config::{Config, Peers};
 pub use datatype::Element;
 pub use error::{Error, ErrorKind, Operation, Path, Result};
-pub use net::link::LinkInfo;
+pub use channel::LinkInfo;
 #[cfg(feature = "real")]
 pub use net::real::RealNet;
 pub use proto::candidate::Technique;

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use crate::communicator::Communicator;
-use crate::communicator::call::{Call, Concern};
-use crate::communicator::core::{Core, What};
-use crate::communicator::execute::{Combine, Job, Plan, PlanKey, Run};
 use crate::datatype::Element;
+use crate::engine::plan::{Plan, PlanKey};
+use crate::engine::run::{Combine, Job, Run};
+use crate::engine::{Call, Engine};
 use crate::error::{Error, ErrorKind, Operation, Result};
 use crate::model::Fabric;
 use crate::op::{Max, Op};
 use crate::proto::frame::{Envelope, Kind};
+use crate::proto::group::What;
 use crate::schedule::{self, Algorithm, Blocks, Choice, Collective, Memory, Problem, Schedule, Side, Step};
 use crate::time::Instant;
 
@@ -34,6 +35,8 @@ pub(super) struct Spec {
     pub(super) send: usize,
     /// Elements that the receive buffer must have; not looked at if `None`.
     pub(super) receive: Option<usize>,
+    /// When it must be done; by the limit of the group if `None`.
+    pub(super) deadline: Option<Instant>,
 }
 
 /// Where the schedule comes from.
@@ -49,7 +52,7 @@ pub(super) enum Recipe {
 
 impl Spec {
     pub(super) fn new(kind: Kind, recipe: Recipe) -> Self {
-        Self { kind, root: 0, operator: 0, commutative: false, elements: 0, recipe, send: 0, receive: Some(0) }
+        Self { kind, root: 0, operator: 0, commutative: false, elements: 0, recipe, send: 0, receive: Some(0), deadline: None }
     }
 }
 
@@ -126,7 +129,7 @@ impl<T: Element, O: Op<T>> Future for Operating<'_, T, O> {
         let mut combine: Combine<'_> = &mut combine;
         let result = ready!(
             comm.shared
-                .drive(cx, call, |core, call, attempt| { run.advance(core, attempt, call, &mut job, &mut combine) })
+                .drive(cx, call, |engine, call, mode| { run.advance(engine, mode, call, &mut job, &mut combine) })
         );
         self.end(result.as_ref().err());
         Poll::Ready(result)
@@ -141,7 +144,7 @@ impl<T, O> Operating<'_, T, O> {
     {
         let State::Running { call, run, plan, signature } = &mut self.state else { return };
         let Some(run) = run.take() else { return };
-        self.comm.shared.with(|core| {
+        self.comm.shared.with(|engine| {
             if let Some(error) = error {
                 let job = Job {
                     plan,
@@ -150,11 +153,11 @@ impl<T, O> Operating<'_, T, O> {
                     send: bytemuck::cast_slice(self.send),
                     receive: bytemuck::cast_slice_mut(self.receive),
                 };
-                run.abandon(core, call, &job);
-                core.fail(self.comm.id, error);
+                run.abandon(engine, call, &job);
+                engine.abort(self.comm.id, error);
             }
-            core.retire(call.id);
-            core.give_back(run.into_workspace());
+            engine.end(call);
+            engine.give_back(run.into_workspace());
         });
         self.state = State::Over(None);
     }
@@ -203,7 +206,7 @@ impl Drop for Reserved<'_> {
     fn drop(&mut self) {
         if self.sequence.is_some() {
             let error = cancelled(self.operation, self.comm.rank);
-            self.comm.shared.with(|core| core.fail(self.comm.id, &error));
+            self.comm.shared.with(|engine| engine.abort(self.comm.id, &error));
         }
     }
 }
@@ -249,11 +252,8 @@ impl Communicator {
             receive: Some(2),
             ..Spec::new(Kind::Join, Recipe::Made(schedule, Algorithm::Dissemination))
         };
-        let mut operating = self.launch(Ok(spec), &[], &mut view, Max);
-        if let State::Running { call, .. } = &mut operating.0.state {
-            call.deadline = deadline;
-        }
-        operating.await?;
+        let spec = Spec { deadline: Some(deadline), ..spec };
+        self.launch(Ok(spec), &[], &mut view, Max).await?;
         #[expect(clippy::cast_precision_loss, reason = "small numbers")]
         let crowding = view[0] as f64 / 1000.0;
         let fabric = if view[1] == 0 {
@@ -261,7 +261,7 @@ impl Communicator {
         } else {
             Fabric { crowding: crowding.max(1.0), ..Fabric::region() }
         };
-        self.shared.with(|core| core.fabric = fabric);
+        self.shared.with(|engine| engine.fabric = fabric);
         Ok(())
     }
 
@@ -272,7 +272,7 @@ impl Communicator {
 
     /// Takes the place of a collective that begins later.
     pub(super) fn reserve(&self, operation: Operation) -> Reserved<'_> {
-        let sequence = self.shared.with(|core| core.reserve(self.id));
+        let sequence = self.shared.with(|engine| engine.group.reserve(self.id));
         Reserved { comm: self, operation, sequence: Some(sequence) }
     }
 
@@ -295,9 +295,9 @@ impl Communicator {
         op: O,
     ) -> Cancelled<'a, T, O> {
         let state = match spec.and_then(|spec| self.checked(spec, send.len(), receive.len())) {
-            Ok(spec) => self.shared.with(|core| {
+            Ok(spec) => self.shared.with(|engine| {
                 let sequence = reserved.and_then(|mut reserved| reserved.sequence.take());
-                self.begin(core, &spec, T::DATATYPE, sequence)
+                self.begin(engine, &spec, T::DATATYPE, sequence)
             }),
             Err(error) => State::Over(Some(error)),
         };
@@ -317,51 +317,47 @@ impl Communicator {
         }
     }
 
-    fn begin(&self, core: &mut Core, spec: &Spec, datatype: u32, reserved: Option<u64>) -> State {
+    fn begin(&self, engine: &mut Engine, spec: &Spec, datatype: u32, reserved: Option<u64>) -> State {
         let operation = spec.kind.operation();
-        if let Some(error) = core.revocation(self.id, operation) {
+        if let Some(error) = engine.revocation(self.id, operation) {
             return State::Over(Some(error));
         }
-        let plan = self.planned(core, spec);
-        let sequence = reserved.unwrap_or_else(|| core.number(self.id));
+        let plan = self.planned(engine, spec);
+        let sequence = reserved.unwrap_or_else(|| engine.group.number(self.id));
         let signature = Envelope {
             commutative: spec.commutative,
             datatype: if spec.kind == Kind::Barrier { 0 } else { datatype },
             communicator: self.id,
-            epoch: core.state(self.id).epoch,
+            epoch: engine.group.epoch(self.id),
             root_or_tag: spec.root,
             sequence,
             operator: spec.operator,
             elements: spec.elements as u64,
             ..Envelope::new(spec.kind)
         };
-        core.note(&signature);
-        let id = core.post(self.id, What::Collective(signature));
-        let call = Call::new(core, id, operation, self.id, Concern::Members);
-        let early = if core.mailbox.is_empty() { None } else { core.mailbox.peek_collective(&signature) };
-        let differs = |(_, theirs): &(u32, Envelope)| theirs.signature() != signature;
-        if let Some((peer, theirs)) = early.filter(differs).or_else(|| core.expectation(&signature)) {
-            core.disagree(peer, signature, theirs);
-        }
-        let run = Run::new(core.workspace());
+        let call = match engine.post(self.id, operation, What::Collective(signature), spec.deadline) {
+            Ok(call) => call,
+            Err(error) => return State::Over(Some(error)),
+        };
+        let run = Run::new(engine.workspace());
         tracing::trace!(rank = self.rank, %operation, sequence, algorithm = %plan.algorithm(), "called");
         State::Running { call, run: Some(run), plan, signature }
     }
 
-    pub(super) fn planned(&self, core: &mut Core, spec: &Spec) -> Arc<Plan> {
-        let world = |rank: u32| self.world(rank);
+    pub(super) fn planned(&self, engine: &mut Engine, spec: &Spec) -> Arc<Plan> {
+        let slot = |rank: u32| self.members.slot(self.members.rank(rank).expect("schedules name ranks of the group"));
         match &spec.recipe {
             Recipe::Planned(plan) => plan.clone(),
             Recipe::Made(schedule, algorithm) => {
                 let choice = Choice { algorithm: *algorithm, time: std::time::Duration::ZERO, segment: usize::MAX };
-                Arc::new(Plan::new(schedule, choice, self.size, world))
+                Arc::new(Plan::new(schedule, choice, self.size, slot))
             }
             Recipe::Chosen(problem) => {
-                let (fabric, sparse) = (core.fabric, core.sparse);
-                let forced = core.algorithms.get(&problem.collective).copied();
-                core.plan(PlanKey { communicator: self.id, problem: *problem }, || {
+                let (fabric, sparse) = (engine.fabric, engine.sparse);
+                let forced = engine.algorithms.get(&problem.collective).copied();
+                engine.plan(PlanKey { communicator: self.id, problem: *problem }, || {
                     let choice = schedule::chosen(problem, forced, &fabric, sparse);
-                    Plan::new(&schedule::build(problem, &choice, self.rank), choice, self.size, world)
+                    Plan::new(&schedule::build(problem, &choice, self.rank), choice, self.size, slot)
                 })
             }
         }
@@ -369,9 +365,9 @@ impl Communicator {
 
     /// The algorithm that a collective of this communicator takes, with its modelled time.
     pub fn choice(&self, problem: &Problem) -> Choice {
-        self.shared.with(|core| {
-            let forced = core.algorithms.get(&problem.collective).copied();
-            schedule::chosen(problem, forced, &core.fabric, core.sparse)
+        self.shared.with(|engine| {
+            let forced = engine.algorithms.get(&problem.collective).copied();
+            schedule::chosen(problem, forced, &engine.fabric, engine.sparse)
         })
     }
 
@@ -394,7 +390,7 @@ impl Communicator {
     }
 
     pub(super) fn broadcast_spec<T: Element>(&self, count: usize, root: u32) -> Result<Spec> {
-        self.check_rank(Operation::Broadcast, "the root", root)?;
+        self.checked_rank(Operation::Broadcast, "the root", root)?;
         let problem = self.problem(Collective::Broadcast, root, count, size_of::<T>());
         let spec = Spec::new(Kind::Broadcast, Recipe::Chosen(problem));
         Ok(Spec { root, elements: count, receive: Some(count), ..spec })

@@ -4,16 +4,17 @@ use std::sync::Arc;
 
 use crate::communicator::Communicator;
 use crate::communicator::collective::{Nothing, Recipe, Spec};
-use crate::communicator::core::{Core, State};
+use crate::engine::Engine;
 use crate::error::{ErrorKind, Operation, Result};
 use crate::proto::frame::{Envelope, Kind};
+use crate::proto::rank::{Members, Slot};
 use crate::schedule::Collective;
 
 /// An ordered set of processes. MPI 3.1 §6.3.
 ///
 /// Sets of one group can be combined, whatever communicator they come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Group(Arc<[u32]>);
+pub struct Group(Arc<[Slot]>);
 
 impl Group {
     /// Number of processes. MPI_Group_size.
@@ -58,8 +59,8 @@ impl Group {
     }
 
     /// Keeps the first of each.
-    fn of(members: impl Iterator<Item = u32>) -> Self {
-        let mut kept: Vec<u32> = Vec::new();
+    fn of(members: impl Iterator<Item = Slot>) -> Self {
+        let mut kept: Vec<Slot> = Vec::new();
         for member in members {
             if !kept.contains(&member) {
                 kept.push(member);
@@ -80,7 +81,7 @@ fn identity(parent: u64, what: &str, number: u64, more: &[u8]) -> u64 {
 impl Communicator {
     /// Its processes, in rank order. MPI 3.1 §6.3.2, MPI_Comm_group.
     pub fn group(&self) -> Group {
-        if self.members.is_empty() { Group((0..self.size).collect()) } else { Group(self.members.clone()) }
+        Group(self.members.slots().collect())
     }
 
     /// A communicator of the same ranks, whose operations never meet those of this one. All ranks call it; nothing
@@ -91,15 +92,15 @@ impl Communicator {
     ///
     /// MPI 3.1 §6.4.2, MPI_Comm_dup.
     pub fn duplicate(&self) -> Result<Self> {
-        self.shared.with(|core| {
-            if let Some(error) = core.revocation(self.id, Operation::Duplicate) {
+        self.shared.with(|engine| {
+            if let Some(error) = engine.revocation(self.id, Operation::Duplicate) {
                 return Err(error);
             }
-            let sequence = core.number(self.id);
+            let sequence = engine.group.number(self.id);
             let signature = Envelope { communicator: self.id, sequence, ..Envelope::new(Kind::Duplicate) };
-            core.note(&signature);
+            engine.group.note(&signature);
             let id = identity(self.id, "duplicate", sequence, &[]);
-            Ok(self.derived(core, id, self.rank, self.size, self.members.clone()))
+            Ok(self.derived(engine, id, self.members.clone()))
         })
     }
 
@@ -138,7 +139,8 @@ impl Communicator {
                 .map(|(theirs, rank)| (theirs[1], rank))
                 .collect();
             same.sort_unstable();
-            let members: Vec<u32> = same.iter().map(|(_, rank)| self.world(*rank)).collect();
+            let members = same.iter().filter_map(|(_, rank)| self.members.rank(*rank)).map(|rank| self.members.slot(rank));
+            let members = members.collect();
             let id = identity(self.id, "split", number, &own[0].to_be_bytes());
             Ok(Some(self.made_of(id, members)))
         }
@@ -156,32 +158,32 @@ impl Communicator {
             let what = "the group has no members".to_owned();
             return Err(self.error(Operation::CreateGroup, ErrorKind::InvalidArgument(what)));
         }
-        if !group.0.contains(&self.world(self.rank)) {
+        let me = self.members.slot(self.members.me());
+        if !group.0.contains(&me) {
             return Ok(None);
         }
-        let bytes: Vec<u8> = group.0.iter().flat_map(|member| member.to_be_bytes()).collect();
+        let bytes: Vec<u8> = group.0.iter().flat_map(|member| member.get().to_be_bytes()).collect();
         let seed = identity(self.id, "group", u64::from(tag), &bytes);
-        let number = self.shared.with(|core| {
-            if let Some(error) = core.revocation(self.id, Operation::CreateGroup) {
+        let number = self.shared.with(|engine| {
+            if let Some(error) = engine.revocation(self.id, Operation::CreateGroup) {
                 return Err(error);
             }
-            let number = core.created.entry(seed).or_default();
+            let number = engine.created.entry(seed).or_default();
             *number += 1;
             Ok(*number)
         })?;
         Ok(Some(self.made_of(identity(seed, "group", number, &[]), group.0.to_vec())))
     }
 
-    fn made_of(&self, id: u64, members: Vec<u32>) -> Self {
-        let me = self.world(self.rank);
-        let rank = members.iter().zip(0..).find(|(member, _)| **member == me).map(|(_, rank)| rank);
-        let rank = rank.expect("this rank is a member");
-        let size = u32::try_from(members.len()).expect("at most as many as the whole group");
-        self.shared.with(|core| self.derived(core, id, rank, size, members.into()))
+    fn made_of(&self, id: u64, slots: Vec<Slot>) -> Self {
+        let me = self.members.slot(self.members.me());
+        let members = Members::part(me, slots).expect("this rank is a member, and each is one once");
+        self.shared.with(|engine| self.derived(engine, id, members))
     }
 
-    fn derived(&self, core: &mut Core, id: u64, rank: u32, size: u32, members: Arc<[u32]>) -> Self {
-        core.communicators.insert(id, State::new(members.clone()));
+    fn derived(&self, engine: &mut Engine, id: u64, members: Members) -> Self {
+        engine.open(id, members.clone());
+        let (rank, size) = (members.me().get(), members.size());
         Self { shared: self.shared.clone(), id, rank, size, members }
     }
 }
@@ -192,13 +194,14 @@ mod tests {
 
     #[test]
     fn groups_are_ordered_sets() {
-        let all = Group((0..6).collect());
+        let all = Group(Slot::all(6).collect());
+        let numbers = |group: &Group| group.0.iter().map(|slot| slot.get()).collect::<Vec<_>>();
         let (even, low) = (all.include(&[4, 2, 0, 9]), all.include(&[0, 1, 2]));
-        assert_eq!(&*even.0, [4, 2, 0]);
-        assert_eq!(&*even.union(&low).0, [4, 2, 0, 1]);
-        assert_eq!(&*even.intersection(&low).0, [2, 0]);
-        assert_eq!(&*even.difference(&low).0, [4]);
-        assert_eq!(&*all.exclude(&[0, 5]).0, [1, 2, 3, 4]);
+        assert_eq!(numbers(&even), [4, 2, 0]);
+        assert_eq!(numbers(&even.union(&low)), [4, 2, 0, 1]);
+        assert_eq!(numbers(&even.intersection(&low)), [2, 0]);
+        assert_eq!(numbers(&even.difference(&low)), [4]);
+        assert_eq!(numbers(&all.exclude(&[0, 5])), [1, 2, 3, 4]);
         assert_eq!(even.translate(1, &low), Some(2));
         assert_eq!(even.translate(0, &low), None);
     }

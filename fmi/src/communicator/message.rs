@@ -5,13 +5,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use crate::communicator::Communicator;
-use crate::communicator::call::{Call, Concern};
-use crate::communicator::core::{Core, What};
+use crate::channel::{Head, Mode, Outgoing};
 use crate::datatype::Element;
-use crate::error::{Error, ErrorKind, Operation, Result};
-use crate::net::link::{Attempt, Owner, Told};
-use crate::proto::frame::{ENVELOPE_BYTES, Envelope, Kind};
-use crate::proto::mailbox::{Pattern, Stored};
+use crate::engine::Call;
+use crate::error::{Error, Operation, Result};
+use crate::proto::frame::{Envelope, Kind};
+use crate::proto::group::What;
+use crate::proto::mailbox::Pattern;
+use crate::proto::rank::{Rank, Slot};
 
 /// From whom a message may come. A rank is one too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,52 +82,48 @@ impl Communicator {
 
     pub(super) fn send_as<'a>(&'a self, to: u32, tag: u32, datatype: u32, data: &'a [u8]) -> Sending<'a> {
         let refused = |error| Sending { comm: self, data, state: SendState::Over(Some(Err(error))) };
-        if let Err(error) = self.check_rank(Operation::Send, "the receiver", to) {
-            return refused(error);
-        }
-        let peer = self.world(to);
-        let state = self.shared.with(|core| {
-            if let Some(error) = core.revocation(self.id, Operation::Send) {
+        let to = match self.checked_rank(Operation::Send, "the receiver", to) {
+            Ok(rank) => rank,
+            Err(error) => return refused(error),
+        };
+        Sending { comm: self, data, state: self.begin_send(to, tag, datatype, data) }
+    }
+
+    fn begin_send(&self, to: Rank, tag: u32, datatype: u32, data: &[u8]) -> SendState {
+        let peer = self.members.slot(to);
+        self.shared.with(|engine| {
+            if let Some(error) = engine.revocation(self.id, Operation::Send) {
                 return SendState::Over(Some(Err(error)));
             }
-            let epoch = core.state(self.id).epoch;
-            let sequence = core.sent.entry((self.id, to)).or_default();
-            *sequence += 1;
             let envelope = Envelope {
                 datatype,
                 communicator: self.id,
-                epoch,
+                epoch: engine.group.epoch(self.id),
                 root_or_tag: tag,
-                sequence: *sequence - 1,
+                sequence: engine.group.number_message(self.id, peer),
                 length: data.len() as u64,
                 ..Envelope::new(Kind::Message)
             };
-            if peer == core.rank {
-                return SendState::Over(Some(self.send_to_itself(core, envelope, data)));
+            if peer == engine.me {
+                let sent = engine.group.send_to_self(envelope, data);
+                let sent = sent.map_err(|failure| engine.error(self.id, Operation::Send, failure));
+                return SendState::Over(Some(sent));
             }
-            let id = core.post(self.id, What::Send(peer, false));
-            let mut call = Call::new(core, id, Operation::Send, self.id, Concern::Peer(peer));
+            let mut call = match engine.post(self.id, Operation::Send, What::Send(peer), None) {
+                Ok(call) => call,
+                Err(error) => return SendState::Over(Some(Err(error))),
+            };
             let (head, mut sent) = (envelope.emit(), 0);
-            let waker = core.fan_waker.clone();
-            let begun = advance_send(core, Attempt::Park(&waker), &mut call, peer, &head, data, &mut sent);
-            if let Poll::Ready(result) = begun {
-                core.retire(id);
-                return SendState::Over(Some(result));
+            // Nobody waits yet: whoever polls it says so.
+            let mode = Mode::Park(std::task::Waker::noop());
+            match engine.poll_send_message(mode, &mut call, peer, (&head, data), &mut sent) {
+                Poll::Ready(result) => {
+                    engine.end(&call);
+                    SendState::Over(Some(result))
+                }
+                Poll::Pending => SendState::Running { call, peer, head, sent },
             }
-            SendState::Running { call, peer, head, sent }
-        });
-        Sending { comm: self, data, state }
-    }
-
-    fn send_to_itself(&self, core: &mut Core, envelope: Envelope, data: &[u8]) -> Result<()> {
-        if !core.mailbox.has_room(envelope.length) {
-            let kind = ErrorKind::MailboxFull { bytes_max: core.mailbox.bytes_max() };
-            return Err(Error::new(Operation::Send, kind).on(self.rank).with_peer(self.rank));
-        }
-        let peer = core.rank;
-        core.mailbox.store(Stored { peer, envelope, taken: 0, payload: data.to_vec(), owner: None });
-        core.rematch();
-        Ok(())
+        })
     }
 
     /// Receives the oldest message of `source` with `tag` into the front of `buffer`.
@@ -243,8 +240,8 @@ impl Communicator {
         let refused = |error| Matching { comm: self, pattern: None, state: Match::Refused(Some(error)) };
         let source = match source {
             Source::Any => None,
-            Source::Rank(rank) => match self.check_rank(operation, "the sender", rank) {
-                Ok(()) => Some(self.world(rank)),
+            Source::Rank(rank) => match self.checked_rank(operation, "the sender", rank) {
+                Ok(rank) => Some(self.members.slot(rank)),
                 Err(error) => return refused(error),
             },
         };
@@ -253,47 +250,11 @@ impl Communicator {
             Tag::Is(tag) => Some(tag),
         };
         let pattern = Pattern { communicator: self.id, source, tag };
-        let posted = self.shared.with(|core| {
-            if let Some(error) = core.revocation(self.id, operation) {
-                return Err(error);
-            }
-            let id = core.post(self.id, What::Receive(pattern, None));
-            core.rematch();
-            let concern = source.map_or(Concern::Members, Concern::Peer);
-            Ok(Call::new(core, id, operation, self.id, concern))
-        });
-        match posted {
+        match self.shared.with(|engine| engine.post(self.id, operation, What::Receive(pattern), None)) {
             Ok(call) => Matching { comm: self, pattern: Some(pattern), state: Match::Waiting(call) },
             Err(error) => refused(error),
         }
     }
-}
-
-fn advance_send(
-    core: &mut Core,
-    attempt: Attempt<'_>,
-    call: &mut Call,
-    peer: u32,
-    head: &[u8; ENVELOPE_BYTES],
-    data: &[u8],
-    sent: &mut usize,
-) -> Poll<Result<()>> {
-    core.check(call)?;
-    // Messages to one rank are sent in the order of the calls.
-    let earlier = |what: &What| matches!(what, What::Send(to, false) if *to == peer);
-    let waits = core.posted.iter().take_while(|posted| posted.id != call.id).any(|posted| earlier(&posted.what));
-    if call.is_suspicious() || (waits && *sent == 0) {
-        return Poll::Pending;
-    }
-    call.waits_for.clear();
-    call.waits_for.add(peer);
-    let done = core.poll_send_frame(attempt, call, peer, head, data, sent)?;
-    if *sent > 0
-        && let Some(posted) = core.posted(call.id)
-    {
-        posted.what = What::Send(peer, true);
-    }
-    if done { Poll::Ready(Ok(())) } else { Poll::Pending }
 }
 
 /// A message on its way out.
@@ -304,7 +265,7 @@ pub(super) struct Sending<'a> {
 }
 
 enum SendState {
-    Running { call: Call, peer: u32, head: [u8; ENVELOPE_BYTES], sent: usize },
+    Running { call: Call, peer: Slot, head: Head, sent: usize },
     Over(Option<Result<()>>),
 }
 
@@ -317,9 +278,9 @@ impl Future for Sending<'_> {
             SendState::Running { call, peer, head, sent } => (call, *peer, head, sent),
             SendState::Over(result) => return Poll::Ready(result.take().expect("polled once after its end")),
         };
-        let poll = comm
-            .shared
-            .drive(cx, call, |core, call, attempt| advance_send(core, attempt, call, peer, head, data, sent));
+        let poll = comm.shared.drive(cx, call, |engine, call, mode| {
+            engine.poll_send_message(mode, call, peer, (head, data), sent)
+        });
         if poll.is_ready() {
             self.end();
         }
@@ -330,9 +291,10 @@ impl Future for Sending<'_> {
 impl Sending<'_> {
     fn end(&mut self) {
         if let SendState::Running { call, peer, head, sent } = &mut self.state {
-            self.comm.shared.with(|core| {
-                core.take_over(*peer, call.id, head, self.data, *sent);
-                core.retire(call.id);
+            let frame = Outgoing { head, payload: self.data, whole: true };
+            self.comm.shared.with(|engine| {
+                engine.take_over(*peer, call.id, frame, *sent);
+                engine.end(call);
             });
             self.state = SendState::Over(None);
         }
@@ -369,7 +331,7 @@ impl<'a> Future for Matching<'a> {
             Match::Over => panic!("polled after its end"),
         };
         let pattern = this.pattern.expect("it is not refused");
-        let poll = this.comm.shared.drive(cx, call, |core, call, attempt| core.poll_match(attempt, call, &pattern));
+        let poll = this.comm.shared.drive(cx, call, |engine, call, mode| engine.poll_match(mode, call, &pattern));
         if poll.is_pending() {
             return Poll::Pending;
         }
@@ -377,14 +339,15 @@ impl<'a> Future for Matching<'a> {
             panic!("just seen to wait");
         };
         match poll {
-            Poll::Ready(Ok((peer, envelope))) => {
-                let source = this.comm.local(peer);
+            Poll::Ready(Ok(matched)) => {
+                let (peer, envelope) = (matched.peer, matched.envelope);
+                let source = this.comm.members.rank_of(peer).expect("only members' messages match").get();
                 let count = usize::try_from(envelope.length).unwrap_or(usize::MAX);
                 let status = Status { source, tag: envelope.root_or_tag, count };
-                Poll::Ready(Ok(Message { comm: this.comm, call: Some(call), peer, envelope, status }))
+                Poll::Ready(Ok(Message { comm: this.comm, call: Some(call), status }))
             }
             Poll::Ready(Err(error)) => {
-                this.comm.shared.with(|core| core.release(call.id, 0, &[]));
+                this.comm.shared.with(|engine| engine.release(&call, &[]));
                 Poll::Ready(Err(error))
             }
             Poll::Pending => Poll::Pending,
@@ -395,7 +358,7 @@ impl<'a> Future for Matching<'a> {
 impl Drop for Matching<'_> {
     fn drop(&mut self) {
         if let Match::Waiting(call) = &self.state {
-            self.comm.shared.with(|core| core.release(call.id, 0, &[]));
+            self.comm.shared.with(|engine| engine.release(call, &[]));
         }
     }
 }
@@ -405,8 +368,6 @@ impl Drop for Matching<'_> {
 pub struct Message<'a> {
     comm: &'a Communicator,
     call: Option<Call>,
-    peer: u32,
-    envelope: Envelope,
     status: Status,
 }
 
@@ -454,32 +415,31 @@ impl<'a> Message<'a> {
     ) -> Poll<Result<Status>> {
         let Some(call) = &mut self.call else { panic!("polled after its end") };
         call.operation = Operation::Receive;
-        call.concern = Concern::Peer(self.peer);
-        let (peer, envelope) = (self.peer, self.envelope);
-        let poll = self.comm.shared.drive(cx, call, |core, call, attempt| {
-            core.poll_message(attempt, call, (peer, &envelope), datatype, buffer, moved)
+        let poll = self.comm.shared.drive(cx, call, |engine, call, mode| {
+            engine.poll_message(mode, call, datatype, buffer, moved)
         });
         match std::task::ready!(poll) {
             Ok(()) => {
-                let id = self.call.take().map(|call| call.id);
-                self.comm.shared.with(|core| id.map(|id| core.retire(id)));
-                Poll::Ready(Ok(Status { count: self.status.count / element_bytes, ..self.status }))
+                if let Some(call) = self.call.take() {
+                    self.comm.shared.with(|engine| engine.end(&call));
+                }
+                Poll::Ready(Ok(Status { count: self.status.count / element_bytes.max(1), ..self.status }))
             }
             Err(error) => Poll::Ready(Err(error)),
         }
     }
 
     /// Ends it; what has been read of it goes back.
-    fn release(&mut self, buffer: &[u8], moved: usize) {
+    fn release(&mut self, front: &[u8]) {
         if let Some(call) = self.call.take() {
-            self.comm.shared.with(|core| core.release(call.id, moved, buffer));
+            self.comm.shared.with(|engine| engine.release(&call, front));
         }
     }
 }
 
 impl Drop for Message<'_> {
     fn drop(&mut self) {
-        self.release(&[], 0);
+        self.release(&[]);
     }
 }
 
@@ -503,7 +463,7 @@ impl Future for Reading<'_, '_> {
 
 impl Drop for Reading<'_, '_> {
     fn drop(&mut self) {
-        self.message.release(self.buffer, self.moved);
+        self.message.release(&self.buffer[..self.moved]);
     }
 }
 
@@ -529,140 +489,5 @@ impl Future for Receiving<'_> {
             this.reading = Some(Reading { message, datatype, element_bytes, buffer, moved: 0 });
         }
         Pin::new(this.reading.as_mut().expect("there is a message")).poll(cx)
-    }
-}
-
-impl Core {
-    /// Finds owners for messages that are nobody's among the receives that wait, in the order of their calls.
-    pub(super) fn rematch(&mut self) {
-        for posted in &mut self.posted {
-            let What::Receive(pattern, matched @ None) = &mut posted.what else { continue };
-            *matched = self.mailbox.claim(pattern, posted.id);
-            if matched.is_some() {
-                self.to_wake.extend(posted.waker.clone());
-                continue;
-            }
-            for (link, peer) in self.links.iter_mut().zip(0u32..) {
-                let Some(body) = link.as_mut().and_then(|link| link.body.as_mut()) else { continue };
-                if body.owner == Owner::Nobody && pattern.fits(peer, &body.envelope) {
-                    body.owner = Owner::Operation { id: posted.id, told: Told::No };
-                    *matched = Some((peer, body.envelope));
-                    self.to_wake.extend(posted.waker.clone());
-                    break;
-                }
-            }
-        }
-    }
-
-    /// Gives the message of a receive back that ends without it; `moved` bytes of it are in `buffer`.
-    fn release(&mut self, id: u64, moved: usize, buffer: &[u8]) {
-        self.mailbox.disown(id);
-        for link in self.links.iter_mut().flatten() {
-            if let Some(body) = &mut link.body
-                && matches!(body.owner, Owner::Operation { id: owner, .. } if owner == id)
-            {
-                body.owner = Owner::Nobody;
-                link.parked.splice(0..0, buffer[..moved].iter().copied());
-            }
-        }
-        self.retire(id);
-        self.rematch();
-    }
-
-    /// Waits until a receive has its message; the sender and the envelope.
-    fn poll_match(
-        &mut self,
-        attempt: Attempt<'_>,
-        call: &mut Call,
-        pattern: &Pattern,
-    ) -> Poll<Result<(u32, Envelope)>> {
-        self.check(call)?;
-        if let Some(What::Receive(_, Some(matched))) = self.posted(call.id).map(|posted| &posted.what) {
-            return Poll::Ready(Ok(*matched));
-        }
-        if call.is_suspicious() {
-            return Poll::Pending;
-        }
-        call.waits_for.clear();
-        if let Some(peer) = pattern.source {
-            if peer == self.rank {
-                return Poll::Pending;
-            }
-            call.waits_for.add(peer);
-            return self.poll_frame_of(attempt, call, peer, true).map_ok(|body| (peer, body.envelope));
-        }
-        // All of them, the one that was served last as the last one.
-        for offset in 1..=self.size {
-            let peer = (self.served + offset) % self.size;
-            if peer == self.rank || self.links[peer as usize].is_none() {
-                continue;
-            }
-            if let Poll::Ready(body) = self.poll_frame_of(attempt, call, peer, false)? {
-                self.served = peer;
-                return Poll::Ready(Ok((peer, body.envelope)));
-            }
-            if call.is_suspicious() && self.links.iter().any(Option::is_some) {
-                // Who has left sends nothing; the others may.
-                call.forgive();
-            }
-        }
-        if self.size > 1 && self.links.iter().all(Option::is_none) {
-            let gone = (self.rank + 1) % self.size;
-            self.has_link(call, gone)?;
-        }
-        Poll::Pending
-    }
-
-    /// Reads the message of a receive.
-    fn poll_message(
-        &mut self,
-        attempt: Attempt<'_>,
-        call: &mut Call,
-        (peer, envelope): (u32, &Envelope),
-        datatype: u32,
-        buffer: &mut [u8],
-        moved: &mut usize,
-    ) -> Poll<Result<()>> {
-        self.check(call)?;
-        if envelope.datatype != datatype {
-            self.disagree(peer, Envelope { datatype, ..*envelope }, *envelope);
-            self.check(call)?;
-        }
-        let length = match usize::try_from(envelope.length) {
-            Ok(length) if length <= buffer.len() => length,
-            _ => {
-                let kind = ErrorKind::Truncated { message_bytes: envelope.length, buffer_bytes: buffer.len() as u64 };
-                return Poll::Ready(Err(self.error_of(call, peer, kind)));
-            }
-        };
-        if let Some(stored) = self.mailbox.take_owned(call.id) {
-            buffer[stored.taken..length].copy_from_slice(&stored.payload);
-            return Poll::Ready(Ok(()));
-        }
-        if call.is_suspicious() {
-            return Poll::Pending;
-        }
-        std::task::ready!(self.poll_frame_of(attempt, call, peer, true))?;
-        let link = self.links[peer as usize].as_mut().expect("it has a frame");
-        // What was put aside while it was nobody's.
-        let parked = std::mem::take(&mut link.parked);
-        buffer[*moved..*moved + parked.len()].copy_from_slice(&parked);
-        *moved += parked.len();
-        while *moved < length {
-            match link.poll_body(attempt, &mut buffer[*moved..length]) {
-                Poll::Ready(Ok(read)) => {
-                    *moved += read;
-                    self.moved += read as u64;
-                }
-                Poll::Ready(Err(error)) => {
-                    self.suspect(call, peer, error)?;
-                    return Poll::Pending;
-                }
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-        link.body = None;
-        self.wake_others(call.id);
-        Poll::Ready(Ok(()))
     }
 }

@@ -51,7 +51,7 @@ impl<T: Element, O: Op<T>> Persistent<'_, T, O> {
 
 impl Communicator {
     fn persistent<T, O>(&self, spec: Spec, op: O) -> Persistent<'_, T, O> {
-        let plan = self.shared.with(|core| self.planned(core, &spec));
+        let plan = self.shared.with(|engine| self.planned(engine, &spec));
         Persistent { comm: self, spec: Spec { recipe: Recipe::Planned(plan), ..spec }, op, element: PhantomData }
     }
 

@@ -157,7 +157,7 @@ impl Communicator {
 
     /// A length that a peer has announced, if it is allowed.
     fn length(&self, operation: Operation, from: u32, bytes: u64) -> Result<usize> {
-        let bytes_max = self.shared.with(|core| core.limits.frame_bytes_max);
+        let bytes_max = self.shared.with(|engine| engine.group.limits().frame_bytes_max);
         match usize::try_from(bytes) {
             Ok(length) if bytes <= bytes_max => Ok(length),
             _ => Err(self.error(operation, ErrorKind::FrameTooLarge { bytes, bytes_max }).with_peer(from)),

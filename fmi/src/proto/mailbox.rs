@@ -2,41 +2,46 @@
 //!
 //! TCP keeps the frames of one peer in order, so a frame is unexpected only when the peer is ahead:
 //! it sent a message with another tag first, or left a collective early. Matching follows MPI: the
-//! oldest frame that fits wins.
+//! oldest frame that fits wins. Every look-up costs the logarithm of what is stored.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::frame::{Envelope, Kind};
+use super::rank::Slot;
 
 /// A stored frame.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Stored {
-    /// Who sent it.
-    pub peer: u32,
+    /// Its sender.
+    pub peer: Slot,
     /// Its envelope.
     pub envelope: Envelope,
     /// Bytes of the payload that its operation has already taken.
     pub taken: usize,
     /// The rest of the payload.
     pub payload: Vec<u8>,
-    /// The operation that it belongs to, if that is known.
-    pub owner: Option<u64>,
+}
+
+impl Stored {
+    fn cost(&self) -> u64 {
+        self.payload.len() as u64 + FRAME_OVERHEAD_BYTES
+    }
 }
 
 /// What a receive or probe asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Pattern {
     /// Communicator.
     pub communicator: u64,
     /// Sender; any if `None`.
-    pub source: Option<u32>,
+    pub source: Option<Slot>,
     /// Tag; any if `None`.
     pub tag: Option<u32>,
 }
 
 impl Pattern {
     /// Whether a frame from `peer` is a message that fits.
-    pub fn fits(&self, peer: u32, envelope: &Envelope) -> bool {
+    pub fn fits(&self, peer: Slot, envelope: &Envelope) -> bool {
         envelope.kind == Kind::Message
             && envelope.communicator == self.communicator
             && self.source.is_none_or(|source| source == peer)
@@ -44,21 +49,46 @@ impl Pattern {
     }
 }
 
+/// Place of a stored frame in the order of arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place(u64);
+
+const FIRST: Place = Place(0);
+
 /// Unexpected frames of all peers, in the order of their arrival.
 #[derive(Debug)]
 pub struct Mailbox {
     bytes_max: u64,
+    /// Bytes stored and reserved.
     bytes: u64,
-    frames: VecDeque<Stored>,
+    next: u64,
+    frames: BTreeMap<Place, Stored>,
+    /// Messages that belong to nobody, by what a pattern may ask for.
+    by_source_and_tag: BTreeSet<(u64, Slot, u32, Place)>,
+    by_source: BTreeSet<(u64, Slot, Place)>,
+    by_tag: BTreeSet<(u64, u32, Place)>,
+    by_arrival: BTreeSet<(u64, Place)>,
+    /// Frames of collectives: communicator, number, sender.
+    collectives: BTreeSet<(u64, u64, Slot, Place)>,
 }
 
-/// What a stored frame costs beside its payload.
-const FRAME_OVERHEAD_BYTES: u64 = 128;
+/// What a stored frame costs besides its payload: itself and its places in the indexes.
+pub const FRAME_OVERHEAD_BYTES: u64 = 256;
 
 impl Mailbox {
     /// Makes a mailbox that holds at most `bytes_max` bytes.
     pub fn new(bytes_max: u64) -> Self {
-        Self { bytes_max, bytes: 0, frames: VecDeque::new() }
+        Self {
+            bytes_max,
+            bytes: 0,
+            next: 0,
+            frames: BTreeMap::new(),
+            by_source_and_tag: BTreeSet::new(),
+            by_source: BTreeSet::new(),
+            by_tag: BTreeSet::new(),
+            by_arrival: BTreeSet::new(),
+            collectives: BTreeSet::new(),
+        }
     }
 
     /// Whether nothing is stored.
@@ -66,63 +96,149 @@ impl Mailbox {
         self.frames.is_empty()
     }
 
-    /// Whether a frame with a payload of `length` bytes still fits.
-    pub fn has_room(&self, length: u64) -> bool {
-        self.bytes.saturating_add(length).saturating_add(FRAME_OVERHEAD_BYTES) <= self.bytes_max
+    /// Sets room aside for a frame with a payload of `length` bytes; false if there is none.
+    pub fn reserve(&mut self, length: u64) -> bool {
+        let bytes = self.bytes.saturating_add(length).saturating_add(FRAME_OVERHEAD_BYTES);
+        let fits = bytes <= self.bytes_max;
+        if fits {
+            self.bytes = bytes;
+        }
+        fits
     }
 
-    /// Stores a frame; the caller asked [`Mailbox::has_room`] before it read the payload.
-    pub fn store(&mut self, stored: Stored) {
-        self.bytes += stored.payload.len() as u64 + FRAME_OVERHEAD_BYTES;
-        self.frames.push_back(stored);
+    /// Sets room aside for what is in memory already, even beyond the limit.
+    pub fn reserve_beyond(&mut self, length: u64) {
+        self.bytes += length + FRAME_OVERHEAD_BYTES;
     }
 
-    /// The oldest message that fits and belongs to nobody yet; it belongs to `owner` from now on.
-    pub fn claim(&mut self, pattern: &Pattern, owner: u64) -> Option<(u32, Envelope)> {
-        let free = |stored: &&mut Stored| stored.owner.is_none() && pattern.fits(stored.peer, &stored.envelope);
-        let stored = self.frames.iter_mut().find(free)?;
-        stored.owner = Some(owner);
-        Some((stored.peer, stored.envelope))
+    /// Gives back what [`Mailbox::reserve`] set aside.
+    pub fn unreserve(&mut self, length: u64) {
+        self.bytes = self.bytes.saturating_sub(length + FRAME_OVERHEAD_BYTES);
     }
 
-    /// The oldest message that fits and belongs to nobody yet.
-    pub fn peek(&self, pattern: &Pattern) -> Option<(u32, Envelope)> {
-        let free = |stored: &&Stored| stored.owner.is_none() && pattern.fits(stored.peer, &stored.envelope);
-        self.frames.iter().find(free).map(|stored| (stored.peer, stored.envelope))
+    /// Stores a frame for which room was reserved. A message that is not `owned` is free for any receive.
+    pub fn store(&mut self, stored: Stored, owned: bool) -> Place {
+        let place = Place(self.next);
+        self.next += 1;
+        if stored.envelope.kind == Kind::Message {
+            if !owned {
+                self.index(place, &stored);
+            }
+        } else {
+            let envelope = &stored.envelope;
+            self.collectives.insert((envelope.communicator, envelope.sequence, stored.peer, place));
+        }
+        self.frames.insert(place, stored);
+        place
     }
 
-    /// Takes the frame that belongs to `owner`.
-    pub fn take_owned(&mut self, owner: u64) -> Option<Stored> {
-        self.take(|stored| stored.owner == Some(owner))
+    fn index(&mut self, place: Place, stored: &Stored) {
+        let (peer, Envelope { communicator, root_or_tag: tag, .. }) = (stored.peer, stored.envelope);
+        self.by_source_and_tag.insert((communicator, peer, tag, place));
+        self.by_source.insert((communicator, peer, place));
+        self.by_tag.insert((communicator, tag, place));
+        self.by_arrival.insert((communicator, place));
     }
 
-    /// Gives back what belonged to `owner`.
-    pub fn disown(&mut self, owner: u64) {
-        self.frames.iter_mut().filter(|stored| stored.owner == Some(owner)).for_each(|stored| stored.owner = None);
+    fn unindex(&mut self, place: Place, stored: (Slot, Envelope)) {
+        let (peer, Envelope { communicator, root_or_tag: tag, sequence, .. }) = stored;
+        self.by_source_and_tag.remove(&(communicator, peer, tag, place));
+        self.by_source.remove(&(communicator, peer, place));
+        self.by_tag.remove(&(communicator, tag, place));
+        self.by_arrival.remove(&(communicator, place));
+        self.collectives.remove(&(communicator, sequence, peer, place));
+    }
+
+    fn oldest(&self, pattern: &Pattern) -> Option<Place> {
+        let communicator = pattern.communicator;
+        match (pattern.source, pattern.tag) {
+            (Some(source), Some(tag)) => {
+                let found = self.by_source_and_tag.range((communicator, source, tag, FIRST)..).next()?;
+                ((found.0, found.1, found.2) == (communicator, source, tag)).then_some(found.3)
+            }
+            (Some(source), None) => {
+                let found = self.by_source.range((communicator, source, FIRST)..).next()?;
+                ((found.0, found.1) == (communicator, source)).then_some(found.2)
+            }
+            (None, Some(tag)) => {
+                let found = self.by_tag.range((communicator, tag, FIRST)..).next()?;
+                ((found.0, found.1) == (communicator, tag)).then_some(found.2)
+            }
+            (None, None) => {
+                let found = self.by_arrival.range((communicator, FIRST)..).next()?;
+                (found.0 == communicator).then_some(found.1)
+            }
+        }
+    }
+
+    /// Claims the oldest message that fits and belongs to nobody: no other receive gets it from now on.
+    pub fn claim(&mut self, pattern: &Pattern) -> Option<(Place, Slot, Envelope)> {
+        if self.frames.is_empty() {
+            return None;
+        }
+        let place = self.oldest(pattern)?;
+        let (peer, envelope) = self.describe(place)?;
+        self.unindex(place, (peer, envelope));
+        Some((place, peer, envelope))
+    }
+
+    /// Gives a claimed message back: it is free again, in its old place.
+    pub fn disclaim(&mut self, place: Place) {
+        if let Some(stored) = self.frames.remove(&place) {
+            self.index(place, &stored);
+            self.frames.insert(place, stored);
+        }
+    }
+
+    /// Sender and envelope of a stored frame.
+    pub fn describe(&self, place: Place) -> Option<(Slot, Envelope)> {
+        self.frames.get(&place).map(|stored| (stored.peer, stored.envelope))
+    }
+
+    /// Takes a frame out.
+    pub fn take(&mut self, place: Place) -> Option<Stored> {
+        let stored = self.frames.remove(&place)?;
+        self.unindex(place, (stored.peer, stored.envelope));
+        self.bytes = self.bytes.saturating_sub(stored.cost());
+        Some(stored)
+    }
+
+    /// Puts bytes that were taken from a stored message back before its rest. They may exceed the limit: they
+    /// are there already.
+    pub fn restore(&mut self, place: Place, front: &[u8]) {
+        if let Some(stored) = self.frames.get_mut(&place) {
+            stored.taken -= front.len();
+            stored.payload.splice(0..0, front.iter().copied());
+            self.bytes += front.len() as u64;
+        }
     }
 
     /// Takes the oldest frame of `peer` that belongs to the collective of `wanted`.
-    pub fn take_collective(&mut self, peer: u32, wanted: &Envelope) -> Option<Stored> {
-        self.take(|stored| stored.peer == peer && stored.envelope.is_same_collective(wanted))
+    pub fn take_collective(&mut self, peer: Slot, wanted: &Envelope) -> Option<Stored> {
+        if self.collectives.is_empty() {
+            return None;
+        }
+        let (communicator, sequence) = (wanted.communicator, wanted.sequence);
+        let found = self.collectives.range((communicator, sequence, peer, FIRST)..).next()?;
+        let place = ((found.0, found.1, found.2) == (communicator, sequence, peer)).then_some(found.3)?;
+        self.take(place)
     }
 
-    /// The oldest frame, from anybody, that belongs to the collective of `wanted`.
-    pub fn peek_collective(&self, wanted: &Envelope) -> Option<(u32, Envelope)> {
-        let same = |stored: &&Stored| stored.envelope.is_same_collective(wanted);
-        self.frames.iter().find(same).map(|stored| (stored.peer, stored.envelope))
+    /// A frame, from anybody, that belongs to the collective of `wanted`.
+    pub fn peek_collective(&self, wanted: &Envelope) -> Option<(Slot, Envelope)> {
+        let (communicator, sequence) = (wanted.communicator, wanted.sequence);
+        let found = self.collectives.range((communicator, sequence, Slot::FIRST, FIRST)..).next()?;
+        let place = ((found.0, found.1) == (communicator, sequence)).then_some(found.3)?;
+        self.describe(place)
     }
 
     /// Drops all that belongs to `communicator`.
     pub fn forget(&mut self, communicator: u64) {
-        self.frames.retain(|stored| stored.envelope.communicator != communicator);
-        self.bytes = self.frames.iter().map(|stored| stored.payload.len() as u64 + FRAME_OVERHEAD_BYTES).sum();
-    }
-
-    fn take(&mut self, fits: impl Fn(&Stored) -> bool) -> Option<Stored> {
-        let index = self.frames.iter().position(fits)?;
-        let stored = self.frames.remove(index)?;
-        self.bytes -= stored.payload.len() as u64 + FRAME_OVERHEAD_BYTES;
-        Some(stored)
+        let of = |(place, stored): (&Place, &Stored)| (stored.envelope.communicator == communicator).then_some(*place);
+        let places: Vec<Place> = self.frames.iter().filter_map(of).collect();
+        for place in places {
+            self.take(place);
+        }
     }
 
     /// The limit.
@@ -130,47 +246,142 @@ impl Mailbox {
         self.bytes_max
     }
 
-    /// Bytes held.
+    /// Bytes held and reserved.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Panics unless the indexes hold just what they must, and the count of bytes is right; `reserved` is what
+    /// callers have set aside and not used.
+    pub fn check(&self, reserved: u64) {
+        let stored: u64 = self.frames.values().map(Stored::cost).sum();
+        assert_eq!(self.bytes, stored + reserved, "bytes are those of what is stored and reserved");
+        let free = self.by_arrival.len();
+        let sizes = [self.by_source_and_tag.len(), self.by_source.len(), self.by_tag.len()];
+        assert_eq!(sizes, [free; 3], "every free message is in every index");
+        for (communicator, source, tag, place) in &self.by_source_and_tag {
+            let stored = self.frames.get(place).expect("an index names what is stored");
+            let pattern = Pattern { communicator: *communicator, source: Some(*source), tag: Some(*tag) };
+            assert!(pattern.fits(stored.peer, &stored.envelope), "an index names what fits");
+        }
+        for (communicator, sequence, peer, place) in &self.collectives {
+            let stored = self.frames.get(place).expect("an index names what is stored");
+            let found = (stored.envelope.communicator, stored.envelope.sequence, stored.peer);
+            assert_eq!(found, (*communicator, *sequence, *peer), "an index names what fits");
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    //! Goal: a receive gets the oldest message that fits, whatever is stored beside it. Method: drawn scripts
+    //! against a list that is searched from its front.
 
-    fn message(tag: u32, byte: u8) -> Stored {
-        let envelope = Envelope { root_or_tag: tag, length: 1, ..Envelope::new(Kind::Message) };
-        Stored { peer: 1, envelope, taken: 0, payload: vec![byte], owner: None }
+    use super::*;
+    use proptest::prelude::*;
+
+    fn slot(number: u32) -> Slot {
+        Slot::checked(number, 8).expect("below 8")
     }
 
-    #[test]
-    fn the_oldest_frame_that_fits_wins() {
-        let mut mailbox = Mailbox::new(1000);
-        mailbox.store(message(7, 1));
-        mailbox.store(message(8, 2));
-        mailbox.store(message(7, 3));
-        let from = |source, tag| Pattern { communicator: 0, source, tag };
-        assert_eq!(mailbox.claim(&from(Some(2), Some(7)), 10), None);
-        assert_eq!(mailbox.claim(&from(None, None), 10).map(|(peer, _)| peer), Some(1));
-        assert_eq!(mailbox.claim(&from(Some(1), Some(7)), 11).map(|(_, envelope)| envelope.root_or_tag), Some(7));
-        assert_eq!(mailbox.claim(&from(Some(1), Some(7)), 12), None, "both are claimed");
-        assert_eq!(mailbox.take_owned(11).map(|stored| stored.payload), Some(vec![3]));
-        mailbox.disown(10);
-        assert_eq!(mailbox.claim(&from(Some(1), Some(7)), 12).map(|(_, envelope)| envelope.root_or_tag), Some(7));
-        assert_eq!(mailbox.take_owned(12).map(|stored| stored.payload), Some(vec![1]));
-        assert_eq!(mailbox.bytes(), 129);
-        mailbox.forget(0);
-        assert_eq!(mailbox.bytes(), 0);
+    fn message(peer: u32, tag: u32, byte: u8) -> Stored {
+        let envelope = Envelope { root_or_tag: tag, length: 1, ..Envelope::new(Kind::Message) };
+        Stored { peer: slot(peer), envelope, taken: 0, payload: vec![byte] }
+    }
+
+    fn store(mailbox: &mut Mailbox, stored: Stored) -> Place {
+        assert!(mailbox.reserve(stored.payload.len() as u64), "room");
+        mailbox.store(stored, false)
     }
 
     #[test]
     fn memory_is_bounded() {
-        let mut mailbox = Mailbox::new(300);
-        mailbox.store(message(7, 1));
-        assert!(mailbox.has_room(43));
-        assert!(!mailbox.has_room(44));
-        assert!(!mailbox.has_room(u64::MAX));
+        let mut mailbox = Mailbox::new(600);
+        let place = store(&mut mailbox, message(1, 7, 1));
+        assert!(!mailbox.reserve(88));
+        assert!(mailbox.reserve(87), "to the last byte");
+        assert!(!mailbox.reserve(0));
+        assert!(!mailbox.reserve(u64::MAX));
+        mailbox.unreserve(87);
+        assert!(mailbox.take(place).is_some());
+        assert_eq!(mailbox.bytes(), 0);
+    }
+
+    #[test]
+    fn what_was_taken_of_a_message_comes_back_before_its_rest() {
+        let mut mailbox = Mailbox::new(1000);
+        let envelope = Envelope { length: 4, ..Envelope::new(Kind::Message) };
+        assert!(mailbox.reserve(2));
+        let place = mailbox.store(Stored { peer: slot(1), envelope, taken: 2, payload: vec![3, 4] }, true);
+        mailbox.restore(place, &[1, 2]);
+        mailbox.disclaim(place);
+        let pattern = Pattern { communicator: 0, source: None, tag: None };
+        let (claimed, ..) = mailbox.claim(&pattern).expect("free again");
+        let stored = mailbox.take(claimed).expect("stored");
+        assert_eq!((stored.taken, stored.payload), (0, vec![1, 2, 3, 4]));
+        mailbox.check(0);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Deed {
+        Store(u32, u32),
+        Claim(Option<u32>, Option<u32>),
+        Disclaim,
+        Take,
+    }
+
+    fn deed() -> impl Strategy<Value = Deed> {
+        let some = || proptest::option::of(0u32..3);
+        prop_oneof![
+            3 => (0u32..3, 0u32..3).prop_map(|(peer, tag)| Deed::Store(peer, tag)),
+            3 => (some(), some()).prop_map(|(source, tag)| Deed::Claim(source, tag)),
+            1 => Just(Deed::Disclaim),
+            1 => Just(Deed::Take),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn the_oldest_message_that_fits_wins(deeds in proptest::collection::vec(deed(), 1..60)) {
+            let mut mailbox = Mailbox::new(1 << 20);
+            // The reference: all messages in order of arrival, and whether each is claimed.
+            let mut list: Vec<(u32, u32, u8, bool)> = Vec::new();
+            let mut claimed: Vec<(Place, u8)> = Vec::new();
+            for (deed, byte) in deeds.into_iter().zip(0u8..) {
+                match deed {
+                    Deed::Store(peer, tag) => {
+                        store(&mut mailbox, message(peer, tag, byte));
+                        list.push((peer, tag, byte, false));
+                    }
+                    Deed::Claim(source, tag) => {
+                        let pattern = Pattern { communicator: 0, source: source.map(slot), tag };
+                        let fits = |it: &&mut (u32, u32, u8, bool)| {
+                            !it.3 && source.is_none_or(|source| source == it.0) && tag.is_none_or(|tag| tag == it.1)
+                        };
+                        let expected = list.iter_mut().find(fits);
+                        let got = mailbox.claim(&pattern).map(|(place, ..)| place);
+                        prop_assert_eq!(got.is_some(), expected.is_some());
+                        if let (Some(place), Some(expected)) = (got, expected) {
+                            expected.3 = true;
+                            prop_assert_eq!(&mailbox.frames[&place].payload, &vec![expected.2]);
+                            claimed.push((place, expected.2));
+                        }
+                    }
+                    Deed::Disclaim => {
+                        if let Some((place, byte)) = claimed.pop() {
+                            mailbox.disclaim(place);
+                            list.iter_mut().filter(|it| it.2 == byte).for_each(|it| it.3 = false);
+                        }
+                    }
+                    Deed::Take => {
+                        if let Some((place, byte)) = claimed.pop() {
+                            prop_assert_eq!(mailbox.take(place).map(|stored| stored.payload), Some(vec![byte]));
+                            list.retain(|it| it.2 != byte);
+                        }
+                    }
+                }
+                mailbox.check(0);
+            }
+        }
     }
 }

@@ -109,7 +109,7 @@ impl Communicator {
     ) -> Result<Spec> {
         let is_gather = collective == Collective::Gather;
         let kind = if is_gather { Kind::Gather } else { Kind::Scatter };
-        self.check_rank(kind.operation(), "the root", root)?;
+        self.checked_rank(kind.operation(), "the root", root)?;
         let is_root = self.rank == root;
         let all = count * self.size as usize;
         let (send, receive) = match (is_gather, is_root, in_place) {
@@ -145,7 +145,7 @@ impl Communicator {
     }
 
     pub(in super::super) fn gatherv_spec(&self, own: usize, counts: &[usize], root: u32) -> Result<Spec> {
-        self.check_rank(Operation::Gatherv, "the root", root)?;
+        self.checked_rank(Operation::Gatherv, "the root", root)?;
         let is_root = self.rank == root;
         if is_root {
             self.check_counts(Operation::Gatherv, counts)?;
@@ -180,7 +180,7 @@ impl Communicator {
     }
 
     pub(in super::super) fn scatterv_spec(&self, counts: &[usize], own: usize, root: u32) -> Result<Spec> {
-        self.check_rank(Operation::Scatterv, "the root", root)?;
+        self.checked_rank(Operation::Scatterv, "the root", root)?;
         let is_root = self.rank == root;
         if is_root {
             self.check_counts(Operation::Scatterv, counts)?;

@@ -68,7 +68,7 @@ impl Communicator {
         root: u32,
         in_place: bool,
     ) -> Result<Spec> {
-        self.check_rank(Operation::Reduce, "the root", root)?;
+        self.checked_rank(Operation::Reduce, "the root", root)?;
         let receive = (self.rank == root).then_some(count);
         let send = if in_place { 0 } else { count };
         let problem = self.problem(Collective::Reduce, root, count, size_of::<T>());

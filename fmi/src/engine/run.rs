@@ -3,120 +3,20 @@
 use std::ops::Range;
 use std::task::Poll;
 
-use super::call::Call;
-use super::core::Core;
+use super::plan::{Plan, PlannedReceive, PlannedRound, PlannedSend};
+use super::{Call, Engine};
+use crate::channel::{ChannelError, Mode, Outgoing};
+use crate::engine::transfer::Read;
 use crate::error::{ErrorKind, Result};
-use crate::net::link::Attempt;
 use crate::proto::frame::Envelope;
-use crate::schedule::{Algorithm, Choice, Memory, Problem, Round, Schedule, Side, Span, Step, must_wait};
+use crate::proto::group::WaitsFor;
+use crate::proto::rank::Slot;
+use crate::schedule::{Memory, Side, Span, Step};
 
 /// What arrives to be combined passes through this much memory, which stays in the cache.
 const BOUNCE_BYTES: usize = 64 << 10;
 /// A workspace longer than this is not kept.
 const KEPT_BYTES_MAX: usize = 64 << 20;
-
-/// What a plan was made for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct PlanKey {
-    pub(super) communicator: u64,
-    pub(super) problem: Problem,
-}
-
-/// A frame to send.
-#[derive(Clone, Copy, Debug)]
-struct PlannedSend {
-    peer: u32,
-    number: u32,
-    data: Span,
-    /// An earlier frame of the round to the same peer.
-    after: Option<usize>,
-}
-
-/// A frame to receive.
-#[derive(Clone, Copy, Debug)]
-struct PlannedReceive {
-    peer: u32,
-    number: u32,
-    into: Span,
-    combine: Option<(Span, Side)>,
-    /// First element of the scratch memory in which it waits for the end of the round.
-    waits_at: Option<usize>,
-    /// An earlier frame of the round from the same peer.
-    after: Option<usize>,
-}
-
-#[derive(Debug, Default)]
-struct PlannedRound {
-    sends: Vec<PlannedSend>,
-    receives: Vec<PlannedReceive>,
-    locals: Vec<Step>,
-}
-
-/// A schedule with all that does not change from run to run.
-#[derive(Debug)]
-pub(super) struct Plan {
-    rounds: Vec<PlannedRound>,
-    pub(super) choice: Choice,
-    work: usize,
-    scratch: usize,
-    widest: usize,
-}
-
-impl Plan {
-    /// Numbers the frames of `schedule` for each pair; `world` gives ranks of the whole group.
-    pub(super) fn new(schedule: &Schedule, choice: Choice, size: u32, world: impl Fn(u32) -> u32) -> Self {
-        let mut numbers = vec![(0u32, 0u32); size as usize];
-        let (mut scratch, mut widest) = (0, 0);
-        let mut rounds = Vec::with_capacity(schedule.rounds.len());
-        for round in &schedule.rounds {
-            let planned = plan_round(round, &mut numbers, &world, &mut scratch);
-            widest = widest.max(planned.sends.len()).max(planned.receives.len());
-            rounds.push(planned);
-        }
-        Self { rounds, choice, work: schedule.work, scratch, widest }
-    }
-
-    pub(super) fn algorithm(&self) -> Algorithm {
-        self.choice.algorithm
-    }
-}
-
-fn plan_round(
-    round: &Round,
-    numbers: &mut [(u32, u32)],
-    world: &impl Fn(u32) -> u32,
-    scratch: &mut usize,
-) -> PlannedRound {
-    let mut planned = PlannedRound::default();
-    let mut taken = 0;
-    for (index, step) in round.iter().enumerate() {
-        match *step {
-            Step::Send { to, data } => {
-                let number = next(&mut numbers[to as usize].0);
-                let peer = world(to);
-                let after = planned.sends.iter().rposition(|send| send.peer == peer);
-                planned.sends.push(PlannedSend { peer, number, data, after });
-            }
-            Step::Receive { from, into } | Step::Reduce { from, into, .. } => {
-                let number = next(&mut numbers[from as usize].1);
-                let peer = world(from);
-                let after = planned.receives.iter().rposition(|receive| receive.peer == peer);
-                let combine = if let Step::Reduce { own, side, .. } = step { Some((*own, *side)) } else { None };
-                let waits_at = must_wait(round, index).then_some(taken);
-                taken += if waits_at.is_some() { into.len() } else { 0 };
-                planned.receives.push(PlannedReceive { peer, number, into, combine, waits_at, after });
-            }
-            Step::Copy { .. } | Step::Combine { .. } => planned.locals.push(*step),
-        }
-    }
-    *scratch = taken.max(*scratch);
-    planned
-}
-
-fn next(number: &mut u32) -> u32 {
-    *number += 1;
-    *number - 1
-}
 
 /// How far a transfer is.
 #[derive(Debug, Default)]
@@ -130,7 +30,7 @@ struct Progress {
 
 /// Memory of an operation, kept for the next one. In units of 16 bytes, so that any element is aligned.
 #[derive(Debug, Default)]
-pub(super) struct Workspace {
+pub(crate) struct Workspace {
     work: Vec<u128>,
     scratch: Vec<u128>,
     bounce: Vec<u128>,
@@ -139,7 +39,7 @@ pub(super) struct Workspace {
 }
 
 impl Workspace {
-    pub(super) fn is_worth_keeping(&self) -> bool {
+    pub(crate) fn is_worth_keeping(&self) -> bool {
         (self.work.len() + self.scratch.len()) * size_of::<u128>() <= KEPT_BYTES_MAX
     }
 
@@ -160,7 +60,7 @@ fn grow(memory: &mut Vec<u128>, units: usize) {
 }
 
 /// Combines `other` with `own`, or with `into` itself if there is none; the result goes to the first argument.
-pub(super) type Combine<'a> = &'a mut (dyn FnMut(&mut [u8], Option<&[u8]>, &[u8], Side) + Send);
+pub(crate) type Combine<'a> = &'a mut (dyn FnMut(&mut [u8], Option<&[u8]>, &[u8], Side) + Send);
 
 /// The memories of a run, as bytes.
 struct Memories<'a> {
@@ -232,54 +132,54 @@ fn apart(memory: &mut [u8], read: Range<usize>, write: Range<usize>) -> (&[u8], 
 
 /// One run of a plan.
 #[derive(Debug)]
-pub(super) struct Run {
+pub(crate) struct Run {
     round: usize,
     entered: bool,
     workspace: Workspace,
 }
 
 /// What a run works on.
-pub(super) struct Job<'a> {
-    pub(super) plan: &'a Plan,
-    pub(super) signature: &'a Envelope,
-    pub(super) element_bytes: usize,
-    pub(super) send: &'a [u8],
-    pub(super) receive: &'a mut [u8],
+pub(crate) struct Job<'a> {
+    pub(crate) plan: &'a Plan,
+    pub(crate) signature: &'a Envelope,
+    pub(crate) element_bytes: usize,
+    pub(crate) send: &'a [u8],
+    pub(crate) receive: &'a mut [u8],
 }
 
 impl Run {
-    pub(super) fn new(workspace: Workspace) -> Self {
+    pub(crate) fn new(workspace: Workspace) -> Self {
         Self { round: 0, entered: false, workspace }
     }
 
-    pub(super) fn into_workspace(self) -> Workspace {
+    pub(crate) fn into_workspace(self) -> Workspace {
         self.workspace
     }
 
     /// Goes on as far as it can.
-    pub(super) fn advance(
+    pub(crate) fn advance(
         &mut self,
-        core: &mut Core,
-        attempt: Attempt<'_>,
+        engine: &mut Engine,
+        mode: Mode<'_>,
         call: &mut Call,
         job: &mut Job<'_>,
         combine: &mut Combine<'_>,
     ) -> Poll<Result<()>> {
-        core.check(call)?;
+        engine.check(call)?;
         while let Some(round) = job.plan.rounds.get(self.round) {
             if !self.entered {
                 self.enter(round, job);
             }
             loop {
                 // Piece by piece in both directions, for as long as anything moves.
-                let moved = core.moved;
-                if call.is_suspicious() {
+                let moved = engine.moved;
+                if engine.group.is_suspicious(call.id) {
                     return Poll::Pending;
                 }
-                if self.transfer(core, attempt, call, round, job, combine)? {
+                if self.transfer(engine, mode, call, round, job, combine)? {
                     break;
                 }
-                if core.moved == moved {
+                if engine.moved == moved {
                     return Poll::Pending;
                 }
             }
@@ -305,28 +205,28 @@ impl Run {
     /// Moves what can be moved; whether the round's transfers are over.
     fn transfer(
         &mut self,
-        core: &mut Core,
-        attempt: Attempt<'_>,
+        engine: &mut Engine,
+        mode: Mode<'_>,
         call: &mut Call,
         round: &PlannedRound,
         job: &mut Job<'_>,
         combine: &mut Combine<'_>,
     ) -> Result<bool> {
         let mut done = true;
-        call.waits_for.clear();
+        call.waits_for = WaitsFor::default();
         for (index, send) in round.sends.iter().enumerate() {
             if self.workspace.sends[index].done {
                 continue;
             }
             let blocked = send.after.is_some_and(|earlier| !self.workspace.sends[earlier].done);
-            done &= !blocked && self.send(core, attempt, call, send, index, job)?;
+            done &= !blocked && self.send(engine, mode, call, send, index, job)?;
         }
         for (index, receive) in round.receives.iter().enumerate() {
             if self.workspace.receives[index].done {
                 continue;
             }
             let blocked = receive.after.is_some_and(|earlier| !self.workspace.receives[earlier].done);
-            if blocked || !self.receive(core, attempt, call, (receive, index), job, combine)? {
+            if blocked || !self.receive(engine, mode, call, (receive, index), job, combine)? {
                 done = false;
                 if !blocked {
                     call.waits_for.add(receive.peer);
@@ -338,8 +238,8 @@ impl Run {
 
     fn send(
         &mut self,
-        core: &mut Core,
-        attempt: Attempt<'_>,
+        engine: &mut Engine,
+        mode: Mode<'_>,
         call: &mut Call,
         send: &PlannedSend,
         index: usize,
@@ -353,14 +253,15 @@ impl Run {
         };
         let head = Envelope { step: send.number, length: data.len() as u64, ..*job.signature }.emit();
         let progress = &mut self.workspace.sends[index];
-        progress.done = core.poll_send_frame(attempt, call, send.peer, &head, data, &mut progress.moved)?;
+        let frame = Outgoing { head: &head, payload: data, whole: false };
+        progress.done = engine.poll_send_frame(mode, call, send.peer, frame, &mut progress.moved)?;
         Ok(progress.done)
     }
 
     fn receive(
         &mut self,
-        core: &mut Core,
-        attempt: Attempt<'_>,
+        engine: &mut Engine,
+        mode: Mode<'_>,
         call: &mut Call,
         (receive, index): (&PlannedReceive, usize),
         job: &mut Job<'_>,
@@ -383,33 +284,20 @@ impl Run {
             receive,
             combine,
         };
-        if !core.mailbox.is_empty()
-            && let Some(stored) = core.mailbox.take_collective(receive.peer, &expected)
-        {
-            core.accept(call, receive.peer, &expected, &stored.envelope)?;
+        if let Some(stored) = engine.group.take_collective(receive.peer, &expected) {
+            accept(engine, call, receive.peer, &expected, &stored.envelope)?;
             sink.feed(progress, &stored.payload, length);
             progress.done = true;
             return Ok(true);
         }
-        let Poll::Ready(body) = core.poll_frame_of(attempt, call, receive.peer, true)? else { return Ok(false) };
-        core.accept(call, receive.peer, &expected, &body.envelope)?;
-        let link = core.links[receive.peer as usize].as_mut().expect("it has a frame");
-        // Another operation may have begun to put it aside.
-        let parked = std::mem::take(&mut link.parked);
-        sink.feed(progress, &parked, length);
-        while progress.moved < length {
-            match sink.fill(progress, length, |target| link.poll_body(attempt, target)) {
-                Poll::Ready(Ok(read)) => core.moved += read as u64,
-                Poll::Ready(Err(error)) => {
-                    core.suspect(call, receive.peer, error)?;
-                    return Ok(false);
-                }
-                Poll::Pending => return Ok(false),
-            }
-        }
-        link.body = None;
-        core.moved += 1;
-        core.wake_others(call.id);
+        let Poll::Ready(()) = engine.poll_bring(mode, call, receive.peer)? else { return Ok(false) };
+        let theirs = *engine.group.at_hand(receive.peer).expect("it has a frame");
+        accept(engine, call, receive.peer, &expected, &theirs)?;
+        let mut moved = progress.moved;
+        let read = engine.poll_payload(mode, call.id, receive.peer, length, &mut moved, |read, _| {
+            sink.fill(progress, length, read)
+        });
+        let Poll::Ready(()) = read? else { return Ok(false) };
         progress.done = true;
         Ok(true)
     }
@@ -448,7 +336,7 @@ impl Run {
     }
 
     /// Hands the rest of frames that are partly sent to their links, so that the streams stay whole.
-    pub(super) fn abandon(&self, core: &mut Core, call: &Call, job: &Job<'_>) {
+    pub(crate) fn abandon(&self, engine: &mut Engine, call: &Call, job: &Job<'_>) {
         let Some(round) = job.plan.rounds.get(self.round).filter(|_| self.entered) else { return };
         let work: &[u8] = bytemuck::cast_slice(&self.workspace.work);
         for (send, progress) in round.sends.iter().zip(&self.workspace.sends) {
@@ -462,7 +350,8 @@ impl Run {
                 Memory::Work => &work[bytes],
             };
             let head = Envelope { step: send.number, length: data.len() as u64, ..*job.signature }.emit();
-            core.take_over(send.peer, call.id, &head, data, progress.moved);
+            let frame = Outgoing { head: &head, payload: data, whole: true };
+            engine.take_over(send.peer, call.id, frame, progress.moved);
         }
     }
 }
@@ -480,12 +369,7 @@ struct Sink<'a, 'b, 'c> {
 
 impl Sink<'_, '_, '_> {
     /// Reads some bytes with `read`, straight to where they belong if nothing is to be done to them.
-    fn fill<E>(
-        &mut self,
-        progress: &mut Progress,
-        length: usize,
-        mut read: impl FnMut(&mut [u8]) -> Poll<std::result::Result<usize, E>>,
-    ) -> Poll<std::result::Result<usize, E>> {
+    fn fill(&mut self, progress: &mut Progress, length: usize, read: &mut Read<'_>) -> Poll<Result<usize, ChannelError>> {
         let target = match (&self.waits, &self.receive.combine) {
             (Some(range), _) => &mut self.scratch[range.clone()][progress.moved..],
             (None, None) => &mut self.memories.write(&self.receive.into)[progress.moved..],
@@ -517,74 +401,25 @@ impl Sink<'_, '_, '_> {
     /// Takes bytes that have arrived before, of `length` in all.
     fn feed(&mut self, progress: &mut Progress, mut bytes: &[u8], length: usize) {
         while !bytes.is_empty() {
-            let taken: Poll<std::result::Result<usize, ()>> = self.fill(progress, length, |target| {
+            let taken = self.fill(progress, length, &mut |target| {
                 let count = target.len().min(bytes.len());
                 target[..count].copy_from_slice(&bytes[..count]);
                 bytes = &bytes[count..];
                 Poll::Ready(Ok(count))
             });
-            assert_eq!(taken.map(|taken| taken.is_ok()), Poll::Ready(true), "memory neither waits nor fails");
+            assert!(matches!(taken, Poll::Ready(Ok(_))), "memory neither waits nor fails");
         }
     }
 }
 
-impl Core {
-    /// Checks a frame against what is wanted.
-    fn accept(&mut self, call: &Call, peer: u32, wanted: &Envelope, theirs: &Envelope) -> Result<()> {
-        if wanted == theirs {
-            return Ok(());
-        }
-        self.disagree(peer, *wanted, *theirs);
-        self.check(call)?;
-        let kind = ErrorKind::Mismatch { mine: wanted.to_string(), theirs: theirs.to_string() };
-        Err(self.error_of(call, peer, kind))
+/// Checks a frame against what is wanted.
+fn accept(engine: &mut Engine, call: &Call, peer: Slot, wanted: &Envelope, theirs: &Envelope) -> Result<()> {
+    if wanted == theirs {
+        return Ok(());
     }
-
-    /// Sends a frame of an operation; whether it is sent.
-    pub(super) fn poll_send_frame(
-        &mut self,
-        attempt: Attempt<'_>,
-        call: &mut Call,
-        peer: u32,
-        head: &[u8; crate::proto::frame::ENVELOPE_BYTES],
-        data: &[u8],
-        sent: &mut usize,
-    ) -> Result<bool> {
-        if !self.has_link(call, peer)? {
-            return Ok(false);
-        }
-        let link = self.links[peer as usize].as_mut().expect("just seen");
-        let before = *sent;
-        let whole = matches!(call.concern, super::call::Concern::Peer(_));
-        let poll = link.poll_send(attempt, call.id, head, data, sent, whole);
-        self.moved += (*sent - before) as u64;
-        match poll {
-            Poll::Ready(Ok(())) => {
-                self.wake_others(call.id);
-                Ok(true)
-            }
-            Poll::Ready(Err(error)) => {
-                self.suspect_write(call, peer, error)?;
-                Ok(false)
-            }
-            Poll::Pending => Ok(false),
-        }
-    }
-
-    /// Completes a frame of an operation that ends before it is sent.
-    pub(super) fn take_over(
-        &mut self,
-        peer: u32,
-        id: u64,
-        head: &[u8; crate::proto::frame::ENVELOPE_BYTES],
-        data: &[u8],
-        sent: usize,
-    ) {
-        if let Some(link) = self.links[peer as usize].as_mut().filter(|link| link.writing == Some(id)) {
-            link.queue_rest(head, data, sent);
-            let waker = self.fan_waker.clone();
-            // A broken link shows at its next use.
-            let _ = link.poll_flush(Attempt::Park(&waker));
-        }
-    }
+    engine.group.disagree(peer, *wanted, *theirs);
+    engine.check(call)?;
+    let kind = ErrorKind::Mismatch { mine: wanted.to_string(), theirs: theirs.to_string() };
+    let failure = engine.group.failure_of(call.id, peer, kind);
+    Err(engine.error_of(call, failure))
 }

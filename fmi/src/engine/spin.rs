@@ -11,19 +11,19 @@ use std::time::Duration;
 const MISSES_MAX: u32 = 5;
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Spin {
+pub(crate) struct Spin {
     budget: Duration,
     misses: u32,
     skips: u32,
 }
 
 impl Spin {
-    pub(super) fn new(budget: Duration) -> Self {
+    pub(crate) fn new(budget: Duration) -> Self {
         Self { budget, misses: 0, skips: 0 }
     }
 
     /// How long the next wait may try; `None` to park at once.
-    pub(super) fn budget(&mut self) -> Option<Duration> {
+    pub(crate) fn budget(&mut self) -> Option<Duration> {
         if self.budget.is_zero() {
             return None;
         }
@@ -35,14 +35,14 @@ impl Spin {
     }
 
     /// A wait was over after `waited`.
-    pub(super) fn hit(&mut self, waited: Duration) {
+    pub(crate) fn hit(&mut self, waited: Duration) {
         // A wait that took most of its time was luck.
         self.misses = if waited < self.budget / 2 { 0 } else { self.misses / 2 };
         self.skips = 0;
     }
 
     /// A wait was not over in time.
-    pub(super) fn miss(&mut self) {
+    pub(crate) fn miss(&mut self) {
         self.misses = (self.misses + 1).min(MISSES_MAX);
         self.skips = (1 << self.misses) - 1;
     }

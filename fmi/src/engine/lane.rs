@@ -1,0 +1,83 @@
+//! A channel, and what the engine keeps beside it.
+
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+
+use super::Turn;
+use super::wait::Waiters;
+use crate::channel::{Channel, ChannelError, Mode};
+use crate::proto::group::OpId;
+
+/// The way to one peer.
+pub(super) struct Lane {
+    pub(super) channel: Box<dyn Channel>,
+    /// Payload bytes of the frame at hand that were read by another than its owner.
+    pub(super) parked: Vec<u8>,
+    /// The operation whose frame is partly sent.
+    pub(super) writer: Option<OpId>,
+    /// Operations that have a frame for this peer while another one is partly sent.
+    pub(super) behind_writer: Turn,
+    pub(super) waiters: Arc<Waiters>,
+    pub(super) waker: Waker,
+}
+
+impl Lane {
+    pub(super) fn new(channel: Box<dyn Channel>) -> Self {
+        let waiters = Arc::<Waiters>::default();
+        let waker = waiters.clone().into();
+        Self { channel, parked: Vec::new(), writer: None, behind_writer: Turn::new(), waiters, waker }
+    }
+
+    /// Payload bytes of the frame at hand that its owner has not taken.
+    pub(super) fn left(&self) -> u64 {
+        self.channel.left() + self.parked.len() as u64
+    }
+
+    /// Makes an operation known that waits, if it does.
+    pub(super) fn enlist(&self, id: OpId, mode: Mode<'_>) {
+        if let Mode::Park(waker) = mode {
+            self.waiters.add(id, waker);
+        }
+    }
+
+    /// The same mode for the channel, whose events wake those that wait for this lane.
+    pub(super) fn of<'a>(waker: &'a Waker, mode: Mode<'_>) -> Mode<'a> {
+        match mode {
+            Mode::Try => Mode::Try,
+            Mode::Park(_) => Mode::Park(waker),
+        }
+    }
+
+    /// Reads the rest of the payload of the frame at hand; ready when it is whole.
+    pub(super) fn poll_parked(&mut self, mode: Mode<'_>) -> Poll<Result<(), ChannelError>> {
+        let Self { channel, parked, waker, .. } = self;
+        let mode = Self::of(waker, mode);
+        let left = usize::try_from(channel.left()).expect("lengths are checked before payloads are read");
+        let mut at = parked.len();
+        parked.resize(at + left, 0);
+        let read = loop {
+            if at == parked.len() {
+                break Poll::Ready(Ok(()));
+            }
+            match channel.poll_body(mode, &mut parked[at..]) {
+                Poll::Ready(Ok(read)) => at += read,
+                Poll::Ready(Err(error)) => break Poll::Ready(Err(error)),
+                Poll::Pending => break Poll::Pending,
+            }
+        };
+        parked.truncate(at);
+        read
+    }
+
+    /// Drops the rest of the payload of the frame at hand.
+    pub(super) fn poll_discard(&mut self, mode: Mode<'_>) -> Poll<Result<(), ChannelError>> {
+        let Self { channel, parked, waker, .. } = self;
+        let mode = Self::of(waker, mode);
+        parked.clear();
+        let mut bin = [0; 4096];
+        while channel.left() > 0 {
+            std::task::ready!(channel.poll_body(mode, &mut bin))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+}

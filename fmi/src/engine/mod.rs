@@ -1,0 +1,622 @@
+//! Moves the bytes of operations between callers' buffers and channels.
+//!
+//! All communicators of a group share one engine behind one lock; nothing waits while holding it. What operations
+//! mean to each other is decided by [`Group`]: the engine asks it for a route, does what it says, and tells it what
+//! came of that. An operation makes progress when its future is polled, and with it whatever is in its way.
+//!
+//! # Waking
+//! An operation that waits is known to the channels that it waits for ([`wait::Waiters`]); when one of them
+//! moves, those that were polled last are polled again, do the work for all, and wake the owners of what they find.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use self::lane::Lane;
+use self::plan::{Plan, PlanKey};
+use self::run::Workspace;
+use self::spin::Spin;
+use self::wait::Waiters;
+use crate::channel::{Channel, Mode};
+use crate::error::{Error, ErrorKind, Operation, Path, Result};
+use crate::model::Fabric;
+use crate::net::join::Control;
+use crate::net::lifeline::Lifeline;
+use crate::net::upgrade::Upgrade;
+use crate::net::{Clock, Timer};
+use crate::proto::frame::Kind;
+use crate::proto::group::{Failure, Group, Input, Limits, OpId, Output, WaitsFor, What};
+use crate::proto::rank::Slot;
+use crate::proto::rendezvous::{ClientMessage, ServerMessage, SessionId};
+use crate::time::Instant;
+
+mod lane;
+pub(crate) mod plan;
+pub(crate) mod run;
+mod spin;
+mod transfer;
+mod wait;
+
+/// Plans that are kept for further calls of the same kind.
+const PLANS_MAX: usize = 64;
+/// Workspaces that are kept.
+const WORKSPACES_MAX: usize = 8;
+/// After so many operations in a row that never waited, the executor gets a turn.
+const TURNS_MAX: u32 = 256;
+
+/// What a group is made of once every pair is connected.
+pub(crate) struct Parts {
+    pub(crate) channels: Vec<Option<Box<dyn Channel>>>,
+    pub(crate) control: Option<Control>,
+    pub(crate) session: SessionId,
+    pub(crate) upgrade: Option<Box<dyn Upgrade>>,
+    pub(crate) lifeline: Option<Box<dyn Lifeline>>,
+}
+
+/// An operation under way, as its future holds it.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) id: OpId,
+    pub(crate) operation: Operation,
+    pub(crate) communicator: u64,
+    /// Some of the peers that it waits for; kept by what advances it.
+    pub(crate) waits_for: WaitsFor,
+    /// Whether it has waited, so that others know of it.
+    has_parked: bool,
+}
+
+/// The state that all operations of a group share.
+pub(crate) struct Engine {
+    pub(crate) me: Slot,
+    pub(crate) group: Group,
+    lanes: Vec<Option<Lane>>,
+    /// How each peer is or was reached.
+    paths: Vec<Option<Path>>,
+    control: Option<Control>,
+    upgrade: Option<Box<dyn Upgrade>>,
+    lifeline: Option<Box<dyn Lifeline>>,
+    session: SessionId,
+    formed: bool,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// The time at the last look at the clock.
+    now: Instant,
+    timer: Timer,
+    /// Operations that wait, for what concerns all of them: time, and word of the rendezvous.
+    common: Arc<Waiters>,
+    common_waker: Waker,
+    wakers: BTreeMap<OpId, Waker>,
+    to_wake: Vec<Waker>,
+    /// Whether control frames are queued that have not been sent.
+    notices_due: bool,
+    communicators: usize,
+    plans: BTreeMap<PlanKey, Arc<Plan>>,
+    workspaces: Vec<Workspace>,
+    pub(crate) fabric: Fabric,
+    pub(crate) sparse: bool,
+    pub(crate) algorithms: BTreeMap<crate::schedule::Collective, crate::schedule::Algorithm>,
+    /// How often groups were made of equal members, so that each gets an identity of its own.
+    pub(crate) created: BTreeMap<u64, u64>,
+    spin: Spin,
+    turns: u32,
+    /// Bytes moved; a wait goes on while it grows.
+    pub(crate) moved: u64,
+}
+
+/// An engine that several communicators and operations use.
+pub(crate) struct Shared {
+    engine: Mutex<Engine>,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+impl Shared {
+    pub(crate) fn new(engine: Engine) -> Arc<Self> {
+        Arc::new(Self { clock: engine.clock.clone(), engine: Mutex::new(engine) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Engine> {
+        // A poisoned lock is still good enough for leaving.
+        self.engine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Uses the engine. Wakers run afterwards: one may drop an operation, which locks.
+    pub(crate) fn with<T>(&self, work: impl FnOnce(&mut Engine) -> T) -> T {
+        let mut engine = self.lock();
+        let value = work(&mut engine);
+        engine.settle_outputs();
+        if engine.to_wake.is_empty() {
+            return value;
+        }
+        let wakers = std::mem::take(&mut engine.to_wake);
+        drop(engine);
+        wakers.into_iter().for_each(Waker::wake);
+        value
+    }
+
+    /// Polls an operation: tries, yields the processor for a while if that may help, and parks.
+    pub(crate) fn drive<T>(
+        &self,
+        cx: &mut Context<'_>,
+        call: &mut Call,
+        mut advance: impl FnMut(&mut Engine, &mut Call, Mode<'_>) -> Poll<Result<T>>,
+    ) -> Poll<Result<T>> {
+        let begun = self.with(|engine| {
+            if engine.is_turn_over() {
+                return None;
+            }
+            // Where several wait, each lets the others go on rather than yield.
+            engine.now = engine.clock.now();
+            let budget = if engine.group.outstanding() > 1 { None } else { engine.spin.budget() };
+            Some((budget, engine.moved))
+        });
+        let Some((budget, mut moved)) = begun else {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        };
+        if let Some(budget) = budget {
+            let began = self.clock.now();
+            let mut end = began + budget;
+            loop {
+                let (poll, now_moved) = self.with(|engine| (advance(engine, call, Mode::Try), engine.moved));
+                if poll.is_ready() {
+                    self.with(|engine| {
+                        engine.turns += 1;
+                        engine.spin.hit(engine.clock.now() - began);
+                    });
+                    return poll;
+                }
+                let now = self.clock.now();
+                if now_moved != moved {
+                    (moved, end) = (now_moved, now + budget);
+                } else if now >= end {
+                    self.with(|engine| engine.spin.miss());
+                    break;
+                }
+                if !self.clock.yields() {
+                    break;
+                }
+            }
+        }
+        self.with(|engine| {
+            engine.now = engine.clock.now();
+            let poll = match advance(engine, call, Mode::Park(cx.waker())) {
+                Poll::Pending => engine.park(call, cx.waker()),
+                ready => ready,
+            };
+            if poll.is_pending() {
+                engine.turns = 0;
+            } else {
+                engine.turns += 1;
+            }
+            poll
+        })
+    }
+}
+
+impl Engine {
+    pub(crate) fn new(config: &crate::Config, clock: Arc<dyn Clock>, parts: Parts) -> Self {
+        let limits = Limits::new(
+            config.operation_deadline,
+            config.cause_wait,
+            config.frame_bytes_max,
+            config.mailbox_bytes_max,
+        );
+        let me = Slot::checked(config.rank, config.size).expect("a checked configuration has a rank below its size");
+        let lanes: Vec<_> = parts.channels.into_iter().map(|channel| channel.map(Lane::new)).collect();
+        let common = Arc::<Waiters>::default();
+        let mut engine = Self {
+            me,
+            group: Group::new(me, config.size, limits, |slot| lanes[slot.index()].is_some()),
+            paths: lanes.iter().map(|lane| lane.as_ref().map(|lane| lane.channel.info().path)).collect(),
+            lanes,
+            control: parts.control,
+            upgrade: parts.upgrade,
+            lifeline: parts.lifeline,
+            session: parts.session,
+            formed: false,
+            timer: Timer::new(clock.clone()),
+            now: clock.now(),
+            clock,
+            common_waker: common.clone().into(),
+            common,
+            wakers: BTreeMap::new(),
+            to_wake: Vec::new(),
+            notices_due: false,
+            communicators: 1,
+            plans: BTreeMap::new(),
+            workspaces: Vec::new(),
+            fabric: Fabric::region(),
+            sparse: config.peers == crate::Peers::Collectives,
+            algorithms: config.algorithms.clone(),
+            created: BTreeMap::new(),
+            spin: Spin::new(config.spin),
+            turns: 0,
+            moved: 0,
+        };
+        engine.say_whether_it_hears();
+        engine
+    }
+
+    // Operations.
+
+    /// Registers an operation.
+    pub(crate) fn post(
+        &mut self,
+        communicator: u64,
+        operation: Operation,
+        what: What,
+        deadline: Option<Instant>,
+    ) -> Result<Call> {
+        self.now = self.clock.now();
+        match self.group.post(self.now, communicator, operation, what, deadline) {
+            Ok(id) => {
+                Ok(Call { id, operation, communicator, waits_for: WaitsFor::default(), has_parked: false })
+            }
+            Err(failure) => Err(self.error(communicator, operation, failure)),
+        }
+    }
+
+    /// Ends an operation: what belongs to it is dropped, and others that waited behind it look again.
+    pub(crate) fn end(&mut self, call: &Call) {
+        self.group.end(call.id);
+        self.forget_call(call);
+    }
+
+    /// Ends a receive that leaves its message to others; `front` is what it has read of it.
+    pub(crate) fn release(&mut self, call: &Call, front: &[u8]) {
+        if let Some(matched) = self.group.matched(call.id)
+            && self.group.owns(call.id, matched.peer)
+            && let Some(lane) = &mut self.lanes[matched.peer.index()]
+        {
+            lane.parked.splice(0..0, front.iter().copied());
+        }
+        self.group.release(call.id, front);
+        self.forget_call(call);
+    }
+
+    fn forget_call(&mut self, call: &Call) {
+        if call.has_parked {
+            self.wakers.remove(&call.id);
+            self.common.remove(call.id);
+            for lane in self.lanes.iter_mut().flatten() {
+                lane.waiters.remove(call.id);
+                lane.behind_writer.remove(&call.id);
+            }
+        }
+    }
+
+    /// Fails what cannot go on.
+    pub(crate) fn check(&self, call: &Call) -> Result<()> {
+        self.group.check(call.id).map_err(|failure| self.error_of(call, failure))
+    }
+
+    /// A failure of an operation as an error.
+    pub(crate) fn error_of(&self, call: &Call, failure: Failure) -> Error {
+        self.error(call.communicator, call.operation, failure)
+    }
+
+    /// A failure as an error.
+    pub(crate) fn error(&self, communicator: u64, operation: Operation, failure: Failure) -> Error {
+        let Failure { kind, peer } = failure;
+        let members = self.group.members(communicator);
+        let error = Error::new(operation, kind).on(members.map_or(self.me.get(), |members| members.me().get()));
+        let Some(peer) = peer else { return error };
+        let path = members.and_then(|members| self.paths[members.slot(peer).index()]);
+        let error = error.with_peer(peer.get());
+        match path {
+            Some(path) => error.via(path),
+            None => error,
+        }
+    }
+
+    /// Why a communicator is of no more use.
+    pub(crate) fn revocation(&mut self, communicator: u64, operation: Operation) -> Option<Error> {
+        let failure = self.group.revocation(communicator)?;
+        Some(self.error(communicator, operation, failure))
+    }
+
+    /// Ends a communicator for an error of one of its operations, on all of its ranks.
+    pub(crate) fn abort(&mut self, communicator: u64, error: &Error) {
+        let members = self.group.members(communicator);
+        let peer = members.and_then(|members| members.rank(error.peer()?));
+        let failure = Failure { kind: error.kind().clone(), peer };
+        self.group.abort(communicator, &failure, &error.to_string());
+    }
+
+    /// Whether so many operations in a row never waited that others of the executor are due.
+    fn is_turn_over(&mut self) -> bool {
+        let over = self.turns >= TURNS_MAX;
+        if over {
+            self.turns = 0;
+        }
+        over
+    }
+
+    /// Lets an operation wait: for its peers, for time, and for word of the rendezvous.
+    fn park<T>(&mut self, call: &mut Call, waker: &Waker) -> Poll<Result<T>> {
+        call.has_parked = true;
+        self.common.add(call.id, waker);
+        if self.wakers.get(&call.id).is_none_or(|known| !known.will_wake(waker)) {
+            self.wakers.insert(call.id, waker.clone());
+        }
+        let common = self.common_waker.clone();
+        let mut cx = Context::from_waker(&common);
+        self.poll_notices(&mut cx);
+        self.poll_upgrade(&mut cx);
+        let _ = self.poll_flush_lanes(Some((call.id, waker)));
+        self.group.park(call.id, call.waits_for);
+        loop {
+            self.drain();
+            if self.group.listens(call.id) {
+                self.listen(Mode::Park(waker), call.id);
+            }
+            self.check(call)?;
+            let Some((at, _)) = self.group.poll_timeout() else { break };
+            if !self.timer.poll_lazily(&mut cx, at) {
+                break;
+            }
+            self.now = self.clock.now();
+            self.group.handle_timeout(self.now);
+        }
+        Poll::Pending
+    }
+
+    /// Carries out what the group's machine wants, and sends what is to be told.
+    fn settle_outputs(&mut self) {
+        self.drain();
+        if self.notices_due {
+            self.send_notices();
+        }
+    }
+
+    /// Carries out what the group's machine wants.
+    fn drain(&mut self) {
+        while let Some(output) = self.group.poll_output() {
+            match output {
+                Output::Wake(id) => self.to_wake.extend(self.wakers.get(&id).cloned()),
+                Output::Tell { peer, envelope, payload } => {
+                    let lane = self.lanes[peer.index()].as_mut();
+                    // A question that could not be sent needs no second one behind it.
+                    let repeats = |lane: &&mut Lane| envelope.kind == Kind::Inquiry && lane.channel.has_queued();
+                    if let Some(lane) = lane.filter(|lane| !repeats(lane)) {
+                        lane.channel.queue(&envelope, &payload);
+                        self.notices_due |= envelope.kind == Kind::Revoke;
+                        // What does not go at once goes with the next operation.
+                        let _ = lane.channel.poll_flush(Mode::Park(&lane.waker));
+                    }
+                }
+                Output::Close(peer) => self.close_lane(peer),
+            }
+        }
+    }
+
+    /// Sends control frames, once no frame that is partly sent is in their way. A rank that cannot be told of a
+    /// failure finds its connection closed, unless other communicators use it.
+    fn send_notices(&mut self) {
+        self.notices_due = false;
+        let is_only = self.communicators == 1;
+        for slot in Slot::all(u32::try_from(self.lanes.len()).expect("a group has at most SIZE_MAX members")) {
+            let Some(lane) = self.lanes[slot.index()].as_mut().filter(|lane| lane.channel.has_queued()) else {
+                continue;
+            };
+            if lane.channel.poll_flush(Mode::Park(&lane.waker)).is_ready() {
+                continue;
+            }
+            if lane.channel.is_mid_frame() {
+                self.notices_due = true;
+            } else if is_only {
+                let kind = ErrorKind::PeerLost("it could not be told of a failure here".into());
+                self.group.handle_input(self.now, Input::Broken { peer: slot, kind });
+                self.close_lane(slot);
+                self.drain();
+            }
+        }
+    }
+
+    fn close_lane(&mut self, peer: Slot) {
+        if let Some(lane) = self.lanes[peer.index()].take() {
+            // After it nothing moves there: everybody who waits looks again.
+            let ids = lane.behind_writer.iter();
+            self.to_wake.extend(ids.filter_map(|id| self.wakers.get(id).cloned()));
+            lane.waiters.wake_all();
+        }
+    }
+
+    // Communicators.
+
+    pub(crate) fn open(&mut self, communicator: u64, members: crate::proto::rank::Members) {
+        self.communicators += 1;
+        self.group.open(communicator, members);
+    }
+
+    /// Ends a communicator that nobody holds any more.
+    pub(crate) fn forget(&mut self, communicator: u64) {
+        self.communicators = self.communicators.saturating_sub(1);
+        self.plans.retain(|key, _| key.communicator != communicator);
+        self.group.close(communicator);
+    }
+
+    /// The plan for `key`, made once.
+    pub(crate) fn plan(&mut self, key: PlanKey, make: impl FnOnce() -> Plan) -> Arc<Plan> {
+        if let Some(plan) = self.plans.get(&key) {
+            return plan.clone();
+        }
+        if self.plans.len() >= PLANS_MAX {
+            self.plans.pop_first();
+        }
+        let plan = Arc::new(make());
+        self.plans.insert(key, plan.clone());
+        plan
+    }
+
+    pub(crate) fn workspace(&mut self) -> Workspace {
+        self.workspaces.pop().unwrap_or_default()
+    }
+
+    pub(crate) fn give_back(&mut self, workspace: Workspace) {
+        if self.workspaces.len() < WORKSPACES_MAX && workspace.is_worth_keeping() {
+            self.workspaces.push(workspace);
+        }
+    }
+
+    // The group as a whole.
+
+    /// The channels, by slot.
+    pub(crate) fn channels(&self) -> impl Iterator<Item = &dyn Channel> {
+        self.lanes.iter().flatten().map(|lane| &*lane.channel)
+    }
+
+    /// Gives up the channel of a group of two.
+    pub(crate) fn take_channel(&mut self) -> Option<Box<dyn Channel>> {
+        self.lanes.iter_mut().find_map(Option::take).map(|lane| lane.channel)
+    }
+
+    /// Number of processes of the whole group.
+    pub(crate) fn channels_max(&self) -> usize {
+        self.lanes.len()
+    }
+
+    fn say_whether_it_hears(&mut self) {
+        let hears = self.control.is_some() && self.formed;
+        self.group.handle_input(self.now, Input::Hears(hears));
+    }
+
+    pub(crate) fn say_goodbye(&mut self) {
+        if let Some(control) = &mut self.control
+            && self.formed
+        {
+            control.queue(&ClientMessage::Leave(self.session).emit());
+            self.formed = false;
+        }
+    }
+
+    pub(crate) fn mark_formed(&mut self) {
+        self.formed = true;
+        self.channels().for_each(Channel::settle);
+        if let Some(control) = &mut self.control {
+            control.queue(&ClientMessage::Formed(self.session).emit());
+        }
+        self.flush_control();
+        self.say_whether_it_hears();
+    }
+
+    /// Sends what the control channel takes without waiting.
+    fn flush_control(&mut self) {
+        let mut cx = Context::from_waker(Waker::noop());
+        if let Some(control) = &mut self.control
+            && let Poll::Ready(Err(_)) = control.poll_flush(&mut cx)
+        {
+            self.control = None;
+        }
+    }
+
+    /// Sends what is queued on all channels; ready when nothing is left.
+    pub(crate) fn poll_flush_lanes(&mut self, call: Option<(OpId, &Waker)>) -> Poll<()> {
+        let mut left = false;
+        for lane in self.lanes.iter_mut().flatten().filter(|lane| lane.channel.has_queued()) {
+            if let Some((id, waker)) = call {
+                lane.waiters.add(id, waker);
+            }
+            // A broken channel shows at its next use.
+            left |= lane.channel.poll_flush(Mode::Park(&lane.waker)).is_pending();
+        }
+        if left { Poll::Pending } else { Poll::Ready(()) }
+    }
+
+    /// Makes progress without an operation.
+    pub(crate) fn poll_progress(&mut self, cx: &mut Context<'_>) {
+        self.poll_notices(cx);
+        self.poll_upgrade(cx);
+        for lane in self.lanes.iter_mut().flatten().filter(|lane| lane.channel.has_queued()) {
+            let _ = lane.channel.poll_flush(Mode::Park(cx.waker()));
+        }
+    }
+
+    /// Leaves: says so to the rendezvous and, if it `is_last`, to all peers, and reads on until they leave as well.
+    pub(crate) fn poll_leave(&mut self, cx: &mut Context<'_>, is_last: bool, open: &mut Vec<bool>) -> Poll<()> {
+        open.resize(self.lanes.len(), true);
+        if let Some(control) = &mut self.control
+            && control.poll_flush(cx).is_pending()
+        {
+            return Poll::Pending;
+        }
+        for (lane, open) in self.lanes.iter_mut().zip(&mut *open).filter(|(_, open)| **open) {
+            *open = lane.as_mut().is_some_and(|lane| {
+                if is_last {
+                    lane.channel.poll_close(cx.waker()).is_pending()
+                } else {
+                    lane.channel.has_queued() && lane.channel.poll_flush(Mode::Park(cx.waker())).is_pending()
+                }
+            });
+        }
+        if open.contains(&true) { Poll::Pending } else { Poll::Ready(()) }
+    }
+
+    /// Takes notices from the rendezvous; without one the group goes on.
+    fn poll_notices(&mut self, cx: &mut Context<'_>) {
+        if self.control.is_none()
+            && self.formed
+            && let Some(lifeline) = &mut self.lifeline
+            && let Poll::Ready(control) = lifeline.poll(cx)
+        {
+            self.control = Some(control);
+            self.say_whether_it_hears();
+        }
+        while let Some(control) = &mut self.control {
+            let flushed = control.poll_flush(cx);
+            let now = self.now;
+            match control.poll_receive(cx, ServerMessage::parse) {
+                Poll::Ready(Ok(ServerMessage::Lost { session, rank })) if session == self.session => {
+                    let size = u32::try_from(self.lanes.len()).expect("a group has at most SIZE_MAX members");
+                    // A rank beyond the group is nobody.
+                    if let Some(slot) = Slot::checked(rank, size) {
+                        self.group.handle_input(now, Input::Lost(slot));
+                    }
+                }
+                Poll::Ready(Ok(ServerMessage::Dissolved(session))) if session == self.session => {
+                    if !self.formed {
+                        self.group.handle_input(now, Input::Dissolved);
+                    }
+                    self.control = None;
+                }
+                Poll::Ready(Ok(ServerMessage::Probe)) => control.queue(&ClientMessage::Ping.emit()),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(_)) => self.control = None,
+                Poll::Pending => {
+                    if matches!(flushed, Poll::Ready(Err(_))) {
+                        self.control = None;
+                    }
+                    break;
+                }
+            }
+        }
+        if self.control.is_none() {
+            self.say_whether_it_hears();
+        }
+    }
+
+    /// Looks for direct connections in place of relayed ones.
+    fn poll_upgrade(&mut self, cx: &mut Context<'_>) {
+        while let Some(upgrade) = self.upgrade.as_mut().filter(|_| self.formed) {
+            let Poll::Ready((peer, better)) = upgrade.poll(cx) else { return };
+            tracing::info!(rank = %self.me, peer, technique = %better.info().technique, "upgraded to a direct connection");
+            better.settle();
+            if let Some(lane) = self.lanes.get_mut(peer as usize).and_then(Option::as_mut) {
+                self.paths[peer as usize] = Some(better.info().path);
+                lane.channel.switch_to(better);
+                // The peer's next frame may be there already.
+                lane.waiters.wake_all();
+                cx.waker().wake_by_ref();
+            }
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.say_goodbye();
+        self.flush_control();
+    }
+}
+
+/// Operations in a set, for the channel that they wait for.
+type Turn = BTreeSet<OpId>;
