@@ -42,6 +42,8 @@ use crate::time::Instant;
 
 mod collective;
 mod group;
+#[cfg(test)]
+mod harness;
 mod message;
 mod persistent;
 #[cfg(feature = "values")]
@@ -182,8 +184,7 @@ impl Communicator {
             self.shared.with(Engine::say_goodbye);
         }
         let mut open = Vec::new();
-        let flush =
-            std::future::poll_fn(|cx| self.shared.with(|engine| engine.poll_leave(cx, is_last, &mut open)));
+        let flush = std::future::poll_fn(|cx| self.shared.with(|engine| engine.poll_leave(cx, is_last, &mut open)));
         // Within a bound: nobody waits for a peer that stays, or a rendezvous that does not read.
         futures_util::future::select(std::pin::pin!(flush), sleep).await;
     }
@@ -242,8 +243,11 @@ pub(crate) fn erase<S: crate::net::ByteStream>(framed: Framed<S>) -> Control {
     framed.map(|stream| Box::new(stream) as Box<dyn crate::net::ByteStream>)
 }
 
+#[cfg(test)]
+mod tests;
+
 #[cfg(all(test, feature = "real"))]
-mod tests {
+mod alone_tests {
     use super::*;
     use crate::RealNet;
 

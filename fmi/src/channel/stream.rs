@@ -374,11 +374,7 @@ fn tried<T>(result: io::Result<T>) -> Poll<io::Result<T>> {
 }
 
 /// Writes at least one byte.
-fn write(
-    stream: &mut Box<dyn ByteStream>,
-    mode: Mode<'_>,
-    parts: &[IoSlice<'_>],
-) -> Poll<Result<usize, ChannelError>> {
+fn write(stream: &mut Box<dyn ByteStream>, mode: Mode<'_>, parts: &[IoSlice<'_>]) -> Poll<Result<usize, ChannelError>> {
     let written = match mode {
         Mode::Try => tried(stream.try_write(parts)),
         Mode::Park(waker) => Pin::new(stream).poll_write_vectored(&mut Context::from_waker(waker), parts),
@@ -397,17 +393,14 @@ fn flush(stream: &mut Box<dyn ByteStream>, mode: Mode<'_>) -> Poll<Result<(), Ch
 }
 
 #[cfg(test)]
-mod tests {
-    //! Goal: no byte is lost or out of its stream while a better stream takes the place of another. Method: pipes
-    //! whose far ends the test holds.
+pub(crate) mod testing {
+    //! A byte stream in memory.
 
     use super::*;
-    use crate::error::Path;
-    use crate::proto::candidate::Technique;
-    use crate::time::Instant;
-    use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf};
+    use tokio::io::{AsyncRead, DuplexStream, ReadBuf};
 
-    struct Pipe(DuplexStream);
+    #[derive(Debug)]
+    pub(crate) struct Pipe(pub(crate) DuplexStream);
 
     impl AsyncRead for Pipe {
         fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -442,6 +435,19 @@ mod tests {
             Ok(())
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Goal: no byte is lost or out of its stream while a better stream takes the place of another. Method: pipes
+    //! whose far ends the test holds.
+
+    use super::testing::Pipe;
+    use super::*;
+    use crate::error::Path;
+    use crate::proto::candidate::Technique;
+    use crate::time::Instant;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
     fn link(path: Path) -> (Link, DuplexStream) {
         let (near, far) = tokio::io::duplex(1 << 16);

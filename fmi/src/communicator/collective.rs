@@ -52,7 +52,17 @@ pub(super) enum Recipe {
 
 impl Spec {
     pub(super) fn new(kind: Kind, recipe: Recipe) -> Self {
-        Self { kind, root: 0, operator: 0, commutative: false, elements: 0, recipe, send: 0, receive: Some(0), deadline: None }
+        Self {
+            kind,
+            root: 0,
+            operator: 0,
+            commutative: false,
+            elements: 0,
+            recipe,
+            send: 0,
+            receive: Some(0),
+            deadline: None,
+        }
     }
 }
 

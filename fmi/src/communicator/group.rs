@@ -139,7 +139,8 @@ impl Communicator {
                 .map(|(theirs, rank)| (theirs[1], rank))
                 .collect();
             same.sort_unstable();
-            let members = same.iter().filter_map(|(_, rank)| self.members.rank(*rank)).map(|rank| self.members.slot(rank));
+            let members =
+                same.iter().filter_map(|(_, rank)| self.members.rank(*rank)).map(|rank| self.members.slot(rank));
             let members = members.collect();
             let id = identity(self.id, "split", number, &own[0].to_be_bytes());
             Ok(Some(self.made_of(id, members)))

@@ -4,8 +4,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use crate::communicator::Communicator;
 use crate::channel::{Head, Mode, Outgoing};
+use crate::communicator::Communicator;
 use crate::datatype::Element;
 use crate::engine::Call;
 use crate::error::{Error, Operation, Result};
@@ -278,9 +278,9 @@ impl Future for Sending<'_> {
             SendState::Running { call, peer, head, sent } => (call, *peer, head, sent),
             SendState::Over(result) => return Poll::Ready(result.take().expect("polled once after its end")),
         };
-        let poll = comm.shared.drive(cx, call, |engine, call, mode| {
-            engine.poll_send_message(mode, call, peer, (head, data), sent)
-        });
+        let poll = comm
+            .shared
+            .drive(cx, call, |engine, call, mode| engine.poll_send_message(mode, call, peer, (head, data), sent));
         if poll.is_ready() {
             self.end();
         }
@@ -415,9 +415,10 @@ impl<'a> Message<'a> {
     ) -> Poll<Result<Status>> {
         let Some(call) = &mut self.call else { panic!("polled after its end") };
         call.operation = Operation::Receive;
-        let poll = self.comm.shared.drive(cx, call, |engine, call, mode| {
-            engine.poll_message(mode, call, datatype, buffer, moved)
-        });
+        let poll = self
+            .comm
+            .shared
+            .drive(cx, call, |engine, call, mode| engine.poll_message(mode, call, datatype, buffer, moved));
         match std::task::ready!(poll) {
             Ok(()) => {
                 if let Some(call) = self.call.take() {

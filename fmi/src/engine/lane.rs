@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use super::Turn;
-use super::wait::Waiters;
+use super::wait::{Signal, Waiters};
 use crate::channel::{Channel, ChannelError, Mode};
 use crate::proto::group::OpId;
 
@@ -17,15 +17,21 @@ pub(super) struct Lane {
     pub(super) writer: Option<OpId>,
     /// Operations that have a frame for this peer while another one is partly sent.
     pub(super) behind_writer: Turn,
-    pub(super) waiters: Arc<Waiters>,
-    pub(super) waker: Waker,
+    /// Operations that wait for something to come: whichever is woken reads for all.
+    pub(super) readers: Arc<Waiters>,
+    pub(super) read_waker: Waker,
+    /// Operations that wait for room to send. Nobody can send the frame of another, so those alone are here that
+    /// have begun one, or send what is queued.
+    pub(super) writers: Arc<Waiters>,
+    pub(super) write_waker: Waker,
 }
 
 impl Lane {
-    pub(super) fn new(channel: Box<dyn Channel>) -> Self {
-        let waiters = Arc::<Waiters>::default();
-        let waker = waiters.clone().into();
-        Self { channel, parked: Vec::new(), writer: None, behind_writer: Turn::new(), waiters, waker }
+    pub(super) fn new(channel: Box<dyn Channel>, signal: &Signal) -> Self {
+        let (readers, writers) = (Waiters::new(signal), Waiters::new(signal));
+        let (read_waker, write_waker) = (readers.clone().into(), writers.clone().into());
+        let (parked, behind_writer) = (Vec::new(), Turn::new());
+        Self { channel, parked, writer: None, behind_writer, readers, read_waker, writers, write_waker }
     }
 
     /// Payload bytes of the frame at hand that its owner has not taken.
@@ -33,11 +39,17 @@ impl Lane {
         self.channel.left() + self.parked.len() as u64
     }
 
-    /// Makes an operation known that waits, if it does.
-    pub(super) fn enlist(&self, id: OpId, mode: Mode<'_>) {
-        if let Mode::Park(waker) = mode {
-            self.waiters.add(id, waker);
-        }
+    /// Wakes everybody, at the end of the channel.
+    pub(super) fn wake_all(&self) {
+        self.readers.wake_all();
+        self.writers.wake_all();
+    }
+
+    /// Forgets an operation that has ended.
+    pub(super) fn forget(&mut self, id: OpId) {
+        self.readers.remove(id);
+        self.writers.remove(id);
+        self.behind_writer.remove(&id);
     }
 
     /// The same mode for the channel, whose events wake those that wait for this lane.
@@ -50,8 +62,8 @@ impl Lane {
 
     /// Reads the rest of the payload of the frame at hand; ready when it is whole.
     pub(super) fn poll_parked(&mut self, mode: Mode<'_>) -> Poll<Result<(), ChannelError>> {
-        let Self { channel, parked, waker, .. } = self;
-        let mode = Self::of(waker, mode);
+        let Self { channel, parked, read_waker, .. } = self;
+        let mode = Self::of(read_waker, mode);
         let left = usize::try_from(channel.left()).expect("lengths are checked before payloads are read");
         let mut at = parked.len();
         parked.resize(at + left, 0);
@@ -71,8 +83,8 @@ impl Lane {
 
     /// Drops the rest of the payload of the frame at hand.
     pub(super) fn poll_discard(&mut self, mode: Mode<'_>) -> Poll<Result<(), ChannelError>> {
-        let Self { channel, parked, waker, .. } = self;
-        let mode = Self::of(waker, mode);
+        let Self { channel, parked, read_waker, .. } = self;
+        let mode = Self::of(read_waker, mode);
         parked.clear();
         let mut bin = [0; 4096];
         while channel.left() > 0 {

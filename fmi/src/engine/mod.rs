@@ -9,6 +9,7 @@
 //! moves, those that were polled last are polled again, do the work for all, and wake the owners of what they find.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -16,7 +17,7 @@ use self::lane::Lane;
 use self::plan::{Plan, PlanKey};
 use self::run::Workspace;
 use self::spin::Spin;
-use self::wait::Waiters;
+use self::wait::{Signal, Waiters};
 use crate::channel::{Channel, Mode};
 use crate::error::{Error, ErrorKind, Operation, Path, Result};
 use crate::model::Fabric;
@@ -84,6 +85,8 @@ pub(crate) struct Engine {
     /// Operations that wait, for what concerns all of them: time, and word of the rendezvous.
     common: Arc<Waiters>,
     common_waker: Waker,
+    /// Whether a source has an event that nobody has looked at.
+    signal: Signal,
     wakers: BTreeMap<OpId, Waker>,
     to_wake: Vec<Waker>,
     /// Whether control frames are queued that have not been sent.
@@ -172,6 +175,8 @@ impl Shared {
                     break;
                 }
                 if !self.clock.yields() {
+                    // Trying sees only what is in memory already, so a second time is of no use.
+                    self.with(|engine| engine.spin.stop());
                     break;
                 }
             }
@@ -187,6 +192,7 @@ impl Shared {
             } else {
                 engine.turns += 1;
             }
+            engine.pass_on(call.id);
             poll
         })
     }
@@ -194,15 +200,13 @@ impl Shared {
 
 impl Engine {
     pub(crate) fn new(config: &crate::Config, clock: Arc<dyn Clock>, parts: Parts) -> Self {
-        let limits = Limits::new(
-            config.operation_deadline,
-            config.cause_wait,
-            config.frame_bytes_max,
-            config.mailbox_bytes_max,
-        );
+        let limits =
+            Limits::new(config.operation_deadline, config.cause_wait, config.frame_bytes_max, config.mailbox_bytes_max);
         let me = Slot::checked(config.rank, config.size).expect("a checked configuration has a rank below its size");
-        let lanes: Vec<_> = parts.channels.into_iter().map(|channel| channel.map(Lane::new)).collect();
-        let common = Arc::<Waiters>::default();
+        let signal = Signal::default();
+        let lane = |channel| Lane::new(channel, &signal);
+        let lanes: Vec<_> = parts.channels.into_iter().map(|channel| channel.map(lane)).collect();
+        let common = Waiters::new(&signal);
         let mut engine = Self {
             me,
             group: Group::new(me, config.size, limits, |slot| lanes[slot.index()].is_some()),
@@ -218,6 +222,7 @@ impl Engine {
             clock,
             common_waker: common.clone().into(),
             common,
+            signal,
             wakers: BTreeMap::new(),
             to_wake: Vec::new(),
             notices_due: false,
@@ -248,9 +253,7 @@ impl Engine {
     ) -> Result<Call> {
         self.now = self.clock.now();
         match self.group.post(self.now, communicator, operation, what, deadline) {
-            Ok(id) => {
-                Ok(Call { id, operation, communicator, waits_for: WaitsFor::default(), has_parked: false })
-            }
+            Ok(id) => Ok(Call { id, operation, communicator, waits_for: WaitsFor::default(), has_parked: false }),
             Err(failure) => Err(self.error(communicator, operation, failure)),
         }
     }
@@ -278,9 +281,22 @@ impl Engine {
             self.wakers.remove(&call.id);
             self.common.remove(call.id);
             for lane in self.lanes.iter_mut().flatten() {
-                lane.waiters.remove(call.id);
-                lane.behind_writer.remove(&call.id);
+                lane.forget(call.id);
             }
+        }
+    }
+
+    /// Passes events on that woke an operation which has not looked at their source.
+    fn pass_on(&mut self, id: OpId) {
+        if !self.signal.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        let mut is_left = self.common.polled(id);
+        for lane in self.lanes.iter().flatten() {
+            is_left |= lane.readers.polled(id) | lane.writers.polled(id);
+        }
+        if is_left {
+            self.signal.store(true, Ordering::Release);
         }
     }
 
@@ -352,6 +368,7 @@ impl Engine {
             self.check(call)?;
             let Some((at, _)) = self.group.poll_timeout() else { break };
             if !self.timer.poll_lazily(&mut cx, at) {
+                self.common.looked();
                 break;
             }
             self.now = self.clock.now();
@@ -381,7 +398,7 @@ impl Engine {
                         lane.channel.queue(&envelope, &payload);
                         self.notices_due |= envelope.kind == Kind::Revoke;
                         // What does not go at once goes with the next operation.
-                        let _ = lane.channel.poll_flush(Mode::Park(&lane.waker));
+                        let _ = lane.channel.poll_flush(Mode::Park(&lane.write_waker));
                     }
                 }
                 Output::Close(peer) => self.close_lane(peer),
@@ -398,7 +415,7 @@ impl Engine {
             let Some(lane) = self.lanes[slot.index()].as_mut().filter(|lane| lane.channel.has_queued()) else {
                 continue;
             };
-            if lane.channel.poll_flush(Mode::Park(&lane.waker)).is_ready() {
+            if lane.channel.poll_flush(Mode::Park(&lane.write_waker)).is_ready() {
                 continue;
             }
             if lane.channel.is_mid_frame() {
@@ -417,7 +434,7 @@ impl Engine {
             // After it nothing moves there: everybody who waits looks again.
             let ids = lane.behind_writer.iter();
             self.to_wake.extend(ids.filter_map(|id| self.wakers.get(id).cloned()));
-            lane.waiters.wake_all();
+            lane.wake_all();
         }
     }
 
@@ -514,10 +531,10 @@ impl Engine {
         let mut left = false;
         for lane in self.lanes.iter_mut().flatten().filter(|lane| lane.channel.has_queued()) {
             if let Some((id, waker)) = call {
-                lane.waiters.add(id, waker);
+                lane.writers.add(id, waker);
             }
             // A broken channel shows at its next use.
-            left |= lane.channel.poll_flush(Mode::Park(&lane.waker)).is_pending();
+            left |= lane.channel.poll_flush(Mode::Park(&lane.write_waker)).is_pending();
         }
         if left { Poll::Pending } else { Poll::Ready(()) }
     }
@@ -604,7 +621,7 @@ impl Engine {
                 self.paths[peer as usize] = Some(better.info().path);
                 lane.channel.switch_to(better);
                 // The peer's next frame may be there already.
-                lane.waiters.wake_all();
+                lane.wake_all();
                 cx.waker().wake_by_ref();
             }
         }

@@ -105,4 +105,3 @@ fn next(number: &mut u32) -> u32 {
     *number += 1;
     *number - 1
 }
-

@@ -294,9 +294,8 @@ impl Run {
         let theirs = *engine.group.at_hand(receive.peer).expect("it has a frame");
         accept(engine, call, receive.peer, &expected, &theirs)?;
         let mut moved = progress.moved;
-        let read = engine.poll_payload(mode, call.id, receive.peer, length, &mut moved, |read, _| {
-            sink.fill(progress, length, read)
-        });
+        let read = engine
+            .poll_payload(mode, call.id, receive.peer, length, &mut moved, |read, _| sink.fill(progress, length, read));
         let Poll::Ready(()) = read? else { return Ok(false) };
         progress.done = true;
         Ok(true)
@@ -369,7 +368,12 @@ struct Sink<'a, 'b, 'c> {
 
 impl Sink<'_, '_, '_> {
     /// Reads some bytes with `read`, straight to where they belong if nothing is to be done to them.
-    fn fill(&mut self, progress: &mut Progress, length: usize, read: &mut Read<'_>) -> Poll<Result<usize, ChannelError>> {
+    fn fill(
+        &mut self,
+        progress: &mut Progress,
+        length: usize,
+        read: &mut Read<'_>,
+    ) -> Poll<Result<usize, ChannelError>> {
         let target = match (&self.waits, &self.receive.combine) {
             (Some(range), _) => &mut self.scratch[range.clone()][progress.moved..],
             (None, None) => &mut self.memories.write(&self.receive.into)[progress.moved..],

@@ -34,6 +34,11 @@ impl Spin {
         Some(self.budget)
     }
 
+    /// Trying again is of no use on this net.
+    pub(crate) fn stop(&mut self) {
+        self.budget = Duration::ZERO;
+    }
+
     /// A wait was over after `waited`.
     pub(crate) fn hit(&mut self, waited: Duration) {
         // A wait that took most of its time was luck.

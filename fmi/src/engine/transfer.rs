@@ -54,7 +54,7 @@ impl Engine {
         let now = self.now;
         let left = lane.left();
         let route = self.group.route(whose, slot, left);
-        lane.enlist(id, mode);
+        lane.readers.enlist(id, mode);
         let done = match route {
             Route::Mine => return Passed::Mine,
             Route::Full => return Passed::Blocked,
@@ -68,13 +68,13 @@ impl Engine {
                 return Passed::Blocked;
             }
             Route::Head => {
-                let Lane { channel, waker, .. } = lane;
-                channel.poll_head(Lane::of(waker, mode)).map_ok(|envelope| Input::Head { peer: slot, envelope })
+                let Lane { channel, read_waker, .. } = lane;
+                channel.poll_head(Lane::of(read_waker, mode)).map_ok(|envelope| Input::Head { peer: slot, envelope })
             }
             Route::Discard => lane.poll_discard(mode).map_ok(|()| Input::Consumed(slot)),
-            Route::Control => lane.poll_parked(mode).map_ok(|()| {
-                Input::Control { peer: slot, payload: std::mem::take(&mut lane.parked) }
-            }),
+            Route::Control => lane
+                .poll_parked(mode)
+                .map_ok(|()| Input::Control { peer: slot, payload: std::mem::take(&mut lane.parked) }),
             Route::Store => lane.poll_parked(mode).map_ok(|()| {
                 self.moved += left;
                 Input::Stored { peer: slot, payload: std::mem::take(&mut lane.parked) }
@@ -90,7 +90,17 @@ impl Engine {
                 self.broke(slot, error);
                 Passed::Other
             }
-            Poll::Pending => Passed::Blocked,
+            Poll::Pending => {
+                self.looked(slot, mode);
+                Passed::Blocked
+            }
+        }
+    }
+
+    /// Nothing more is to be read from a peer for the moment, and the channel wakes when there is.
+    fn looked(&self, peer: Slot, mode: Mode<'_>) {
+        if let (Some(lane), Mode::Park(_)) = (&self.lanes[peer.index()], mode) {
+            lane.readers.looked();
         }
     }
 
@@ -131,10 +141,10 @@ impl Engine {
             lane.behind_writer.insert(call.id);
             return Ok(false);
         }
-        lane.enlist(call.id, mode);
+        lane.writers.enlist(call.id, mode);
         let before = *sent;
-        let Lane { channel, waker, .. } = lane;
-        let poll = channel.poll_send(Lane::of(waker, mode), frame, sent);
+        let Lane { channel, write_waker, .. } = lane;
+        let poll = channel.poll_send(Lane::of(write_waker, mode), frame, sent);
         self.moved += (*sent - before) as u64;
         if *sent > 0 {
             lane.writer = Some(call.id);
@@ -155,7 +165,12 @@ impl Engine {
                 self.broke(peer, error);
                 Ok(false)
             }
-            Poll::Pending => Ok(false),
+            Poll::Pending => {
+                if let (Some(lane), Mode::Park(_)) = (&self.lanes[peer.index()], mode) {
+                    lane.writers.looked();
+                }
+                Ok(false)
+            }
         }
     }
 
@@ -173,7 +188,7 @@ impl Engine {
         if let Some(lane) = self.lanes[peer.index()].as_mut().filter(|lane| lane.writer == Some(id)) {
             lane.channel.take_over(frame, sent);
             // A broken channel shows at its next use.
-            let _ = lane.channel.poll_flush(Mode::Park(&lane.waker));
+            let _ = lane.channel.poll_flush(Mode::Park(&lane.write_waker));
             self.end_writing(peer);
         }
     }
@@ -250,7 +265,8 @@ impl Engine {
         moved: &mut usize,
     ) -> Poll<Result<()>> {
         self.check(call)?;
-        let Matched { peer, envelope, place } = self.group.matched(call.id).expect("a message is read once it is there");
+        let Matched { peer, envelope, place } =
+            self.group.matched(call.id).expect("a message is read once it is there");
         if envelope.datatype != datatype {
             let mine = crate::proto::frame::Envelope { datatype, ..envelope };
             self.group.disagree(peer, mine, envelope);
@@ -291,7 +307,8 @@ impl Engine {
         let now = self.now;
         let before = *moved;
         let Some(lane) = self.lanes[peer.index()].as_mut() else { return Poll::Pending };
-        lane.enlist(id, mode);
+        lane.readers.enlist(id, mode);
+        self.group.reclaim(peer);
         if !lane.parked.is_empty() {
             let parked = std::mem::take(&mut lane.parked);
             let mut rest = &parked[..];
@@ -307,9 +324,8 @@ impl Engine {
                 };
                 *moved += read;
             }
-            self.group.reclaim(peer);
         }
-        let mode = Lane::of(&lane.waker, mode);
+        let mode = Lane::of(&lane.read_waker, mode);
         let end = loop {
             if *moved == length {
                 break Poll::Ready(Ok(()));
@@ -333,6 +349,7 @@ impl Engine {
                 Poll::Pending
             }
             Poll::Pending => {
+                lane.readers.looked();
                 if *moved > before {
                     self.group.handle_input(now, Input::Progressed(peer));
                 }

@@ -1,19 +1,30 @@
-//! Operations that wait for one event, and how many of them it wakes.
+//! Operations that wait for events of one source, and which of them an event wakes.
+//!
+//! One operation that is polled does the work for all that wait for the same source. So an event wakes a few, not
+//! all: with many outstanding operations the cost of an event does not grow with their number. Those that were polled
+//! last are the likeliest to be polled again; some may be held and never be. An operation that was woken and has ended,
+//! or waits for something else, without having looked at the source passes the event on to another one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Wake, Waker};
 
+use crate::channel::Mode;
 use crate::proto::group::OpId;
 
-/// How many operations an event wakes: those that were polled last, since what was polled is likely to be polled
-/// again. One would be enough to do the work for all, but an operation may be held and never be polled again.
+/// How many operations an event wakes.
 const WOKEN_MAX: usize = 64;
 
-/// Who waits for a channel, or for what concerns all operations. An operation that is woken waits no longer, until
-/// it is polled again.
-#[derive(Debug, Default)]
-pub(super) struct Waiters(Mutex<List>);
+/// Whether any source has an event that has not been looked at.
+pub(super) type Signal = Arc<AtomicBool>;
+
+/// The operations that wait for one source.
+#[derive(Debug)]
+pub(super) struct Waiters {
+    list: Mutex<List>,
+    signal: Signal,
+}
 
 #[derive(Debug, Default)]
 struct List {
@@ -21,11 +32,36 @@ struct List {
     order: BTreeMap<u64, (OpId, Waker)>,
     stamps: BTreeMap<OpId, u64>,
     next: u64,
+    /// Those that were woken for an event that nobody has looked at.
+    woken: BTreeSet<OpId>,
+    has_event: bool,
+}
+
+impl List {
+    fn pop(&mut self) -> Option<Waker> {
+        let (_, (id, waker)) = self.order.pop_last()?;
+        self.stamps.remove(&id);
+        self.woken.insert(id);
+        Some(waker)
+    }
 }
 
 impl Waiters {
+    pub(super) fn new(signal: &Signal) -> Arc<Self> {
+        Arc::new(Self { list: Mutex::default(), signal: signal.clone() })
+    }
+
     fn list(&self) -> MutexGuard<'_, List> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes an operation known that waits, if it does.
+    pub(super) fn enlist(&self, id: OpId, mode: Mode<'_>) {
+        match mode {
+            // An operation that nobody polls yet would take the place of one that waits.
+            Mode::Park(waker) if !waker.will_wake(Waker::noop()) => self.add(id, waker),
+            Mode::Park(_) | Mode::Try => {}
+        }
     }
 
     /// Adds an operation, as the one that was polled last.
@@ -43,12 +79,34 @@ impl Waiters {
         list.order.insert(stamp, (id, waker.clone()));
     }
 
+    /// The source has been looked at, and wakes at its next event.
+    pub(super) fn looked(&self) {
+        let mut list = self.list();
+        if list.has_event {
+            list.has_event = false;
+            list.woken.clear();
+        }
+    }
+
+    /// An operation has been polled: if it was woken for an event and nobody has looked since, another one is woken.
+    /// Whether there still is an event.
+    pub(super) fn polled(&self, id: OpId) -> bool {
+        let mut list = self.list();
+        let next = if list.woken.remove(&id) && list.has_event { list.pop() } else { None };
+        let has_event = list.has_event && !list.woken.is_empty();
+        drop(list);
+        next.into_iter().for_each(Waker::wake);
+        has_event
+    }
+
     /// Removes an operation that has ended.
     pub(super) fn remove(&self, id: OpId) {
         let mut list = self.list();
         if let Some(stamp) = list.stamps.remove(&id) {
             list.order.remove(&stamp);
         }
+        drop(list);
+        self.polled(id);
     }
 
     /// Wakes all, at an event after which there is no other.
@@ -64,12 +122,11 @@ impl Wake for Waiters {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
+        self.list().has_event = true;
+        self.signal.store(true, Ordering::Release);
         for _ in 0..WOKEN_MAX {
             // One at a time, so that no lock is held while a waker runs.
-            let mut list = self.list();
-            let Some((_, (id, waker))) = list.order.pop_last() else { return };
-            list.stamps.remove(&id);
-            drop(list);
+            let Some(waker) = self.list().pop() else { return };
             waker.wake();
         }
     }

@@ -7,15 +7,16 @@
 //! # Rules
 //! - **An operation has its place from its call.** Among receives that fit a message the one called first gets
 //!   it; among messages of one peer that fit a receive, the oldest is taken.
-//! - **A frame whose owner does not come is put aside.** An operation that needs what is behind a frame of
-//!   another operation offers it to its owner once; if the owner has read nothing of it by the next look, the
-//!   bytes that are there go to the mailbox, which is bounded. So no timer is needed for progress.
+//! - **A frame whose owner does not come is put aside.** An operation that needs what is behind a long frame of
+//!   another operation lets its owner go first, once; if the owner has read nothing of it by the next look, the
+//!   bytes that are there go to the mailbox, which is bounded. Short frames go there at once. So no timer is
+//!   needed for progress.
 //! - **Frames that belong to nobody yet** wait in the mailbox, or where they are if it is full.
 //! - **A failure is told once.** Every operation of a communicator that fails reports the cause; calls after that
 //!   report that it was revoked.
 
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use self::context::Context;
@@ -38,6 +39,8 @@ pub use operation::{Failure, Matched, OpId, WaitsFor, What};
 /// After this long without an end, a collective asks those that it waits for what they do. Longer than an
 /// ordinary difference between ranks, so that groups which work well never ask.
 const ASKS_AFTER: Duration = Duration::from_secs(1);
+/// Frames up to this long are put aside at once: copying them costs less than asking their owner.
+const SHORT_BYTES: u64 = 4 << 10;
 /// Identities of ended communicators that are remembered, so that frames which are late for them are dropped.
 const ENDED_MAX: usize = 4096;
 
@@ -168,14 +171,14 @@ struct AtHand {
     owner: Owner,
     /// Payload bytes for which the mailbox has set room aside.
     reserved: Option<u64>,
+    /// Whose turn it is: the owner's, for everybody who has not waited since this number.
+    turn: u64,
 }
 
 #[derive(Debug)]
 struct Peer {
     link: Link,
     at_hand: Option<AtHand>,
-    /// The operation that offered the frame at hand to its owner, which has read nothing since.
-    offered_by: Option<OpId>,
     /// Operations that wait for the frame at hand to be gone.
     behind: Vec<OpId>,
     /// Sends that have not begun, in the order of the calls; some may have ended.
@@ -205,6 +208,7 @@ pub struct Group {
     dissolved: bool,
     hears: bool,
     timers: BinaryHeap<Reverse<(Instant, OpId)>>,
+    turns: u64,
     /// The operation that asked last for a route: it is at work, and need not be woken.
     asking: Option<OpId>,
     outputs: VecDeque<Output>,
@@ -216,7 +220,6 @@ impl Group {
         let peer = |slot| Peer {
             link: if connected(slot) { Link::Up } else { Link::None },
             at_hand: None,
-            offered_by: None,
             behind: Vec::new(),
             sends: VecDeque::new(),
         };
@@ -237,6 +240,7 @@ impl Group {
             dissolved: false,
             hears: false,
             timers: BinaryHeap::new(),
+            turns: 0,
             asking: None,
             outputs: VecDeque::new(),
         }
@@ -266,7 +270,7 @@ impl Group {
     pub fn handle_input(&mut self, now: Instant, input: Input) {
         match input {
             Input::Head { peer, envelope } => self.head(peer, envelope),
-            Input::Progressed(peer) => self.peers[peer.index()].offered_by = None,
+            Input::Progressed(peer) => self.progressed(peer),
             Input::Consumed(peer) => self.consumed(peer),
             Input::Stored { peer, payload } => self.stored(peer, payload),
             Input::Control { peer, payload } => self.control(peer, &payload),
@@ -385,6 +389,7 @@ impl Group {
             asks_at: now + ASKS_AFTER,
             has_asked: false,
             timer_at: None,
+            waited: 0,
         });
         match what {
             What::Send(to) => self.peers[to.index()].sends.push_back(id),
@@ -606,7 +611,8 @@ impl Group {
             return;
         }
         let owner = self.owner_of(peer, &envelope);
-        self.peers[peer.index()].at_hand = Some(AtHand { envelope, owner, reserved: None });
+        let turn = self.next_turn();
+        self.peers[peer.index()].at_hand = Some(AtHand { envelope, owner, reserved: None, turn });
         match owner {
             Owner::Operation(id) => {
                 if envelope.kind == Kind::Message {
@@ -705,7 +711,6 @@ impl Group {
         let peer = &mut self.peers[slot.index()];
         let Some(frame) = &mut peer.at_hand else { return };
         frame.owner = owner;
-        peer.offered_by = None;
         if owner == Owner::Nobody && frame.envelope.kind == Kind::Message {
             self.unclaimed.insert(slot);
         } else {
@@ -735,10 +740,14 @@ impl Group {
             (Owner::Control, _) => return Route::Control,
             (Owner::Discarded, _) => return Route::Discard,
             (Owner::Operation(_), None) => return Route::Offered,
-            (Owner::Operation(owner), Some(_)) if frame.reserved.is_none() && peer.offered_by != id => {
-                peer.offered_by = id;
-                self.outputs.push_back(Output::Wake(owner));
-                return Route::Offered;
+            (Owner::Operation(owner), Some(id)) if frame.reserved.is_none() && left > SHORT_BYTES => {
+                if let Some(op) = self.operations.get_mut(id)
+                    && op.waited != frame.turn
+                {
+                    op.waited = frame.turn;
+                    self.outputs.push_back(Output::Wake(owner));
+                    return Route::Offered;
+                }
             }
             (Owner::Operation(_) | Owner::Nobody, _) => {}
         }
@@ -766,19 +775,31 @@ impl Group {
         }
     }
 
+    /// Its owner attends to the frame at hand: it has another turn before others put it aside.
+    fn progressed(&mut self, slot: Slot) {
+        let turn = self.next_turn();
+        if let Some(frame) = &mut self.peers[slot.index()].at_hand {
+            frame.turn = turn;
+        }
+    }
+
+    fn next_turn(&mut self) -> u64 {
+        self.turns += 1;
+        self.turns
+    }
+
     fn consumed(&mut self, slot: Slot) {
         self.reclaim(slot);
         self.unclaimed.remove(&slot);
         let peer = &mut self.peers[slot.index()];
-        (peer.at_hand, peer.offered_by) = (None, None);
+        peer.at_hand = None;
         self.wake_behind(slot);
     }
 
     fn stored(&mut self, slot: Slot, payload: Vec<u8>) {
         self.unclaimed.remove(&slot);
         let peer = &mut self.peers[slot.index()];
-        peer.offered_by = None;
-        let Some(AtHand { envelope, owner, reserved }) = peer.at_hand.take() else { return };
+        let Some(AtHand { envelope, owner, reserved, .. }) = peer.at_hand.take() else { return };
         assert_eq!(reserved, Some(payload.len() as u64), "a frame is stored in the room reserved for it");
         let length = usize::try_from(envelope.length).expect("its payload is in memory");
         let stored = Stored { peer: slot, envelope, taken: length - payload.len(), payload };

@@ -95,7 +95,7 @@ impl Group {
             peer.link = Link::Broken(kind);
         }
         // What was on its way will not come.
-        (peer.at_hand, peer.offered_by) = (None, None);
+        peer.at_hand = None;
         let concerned = self.operations.iter().filter(|op| op.concerns(slot)).map(|op| Output::Wake(op.id));
         self.outputs.extend(concerned);
         self.wake_behind(slot);
@@ -168,8 +168,7 @@ impl Group {
         let Some(context) = self.contexts.get(&communicator) else { return };
         let Some(other) = context.members.rank_of(peer) else { return };
         let rank = context.members.me();
-        let notice =
-            Notice::Mismatch { rank: rank.get(), called: mine, other: other.get(), other_called: theirs };
+        let notice = Notice::Mismatch { rank: rank.get(), called: mine, other: other.get(), other_called: theirs };
         let kind = ErrorKind::Mismatch { mine: mine.to_string(), theirs: theirs.to_string() };
         if self.revoke(communicator, kind, Some(other), notice.to_string()) {
             self.tell(communicator, &notice);
@@ -214,12 +213,11 @@ impl Group {
         let members = &context.members;
         let me = members.me();
         let (kind, concerned) = match notice {
-            Notice::Mismatch { rank, called, other, other_called } if *other == me.get() => {
-                (ErrorKind::Mismatch { mine: other_called.to_string(), theirs: called.to_string() }, members.rank(*rank))
-            }
-            Notice::Lost { rank, how } if *rank != me.get() => {
-                (ErrorKind::PeerLost(how.clone()), members.rank(*rank))
-            }
+            Notice::Mismatch { rank, called, other, other_called } if *other == me.get() => (
+                ErrorKind::Mismatch { mine: other_called.to_string(), theirs: called.to_string() },
+                members.rank(*rank),
+            ),
+            Notice::Lost { rank, how } if *rank != me.get() => (ErrorKind::PeerLost(how.clone()), members.rank(*rank)),
             Notice::Lost { .. } | Notice::Mismatch { .. } | Notice::Failed { .. } => {
                 (ErrorKind::Revoked(notice.to_string()), members.rank_of(peer))
             }

@@ -103,6 +103,8 @@ pub(super) struct Op {
     pub(super) has_asked: bool,
     /// When its timer is set, if it is.
     pub(super) timer_at: Option<Instant>,
+    /// The last turn of another operation at its frame for which it has waited.
+    pub(super) waited: u64,
 }
 
 impl Op {
