@@ -10,6 +10,7 @@ pub mod card;
 pub mod discovery;
 pub mod frame;
 pub mod group;
+pub mod liveness;
 pub mod mailbox;
 pub mod mesh;
 pub mod noise;
