@@ -47,6 +47,7 @@ pub mod blocking;
 mod channel;
 pub mod communicator;
 pub mod config;
+pub mod connect;
 pub mod datatype;
 mod engine;
 pub mod error;

@@ -87,7 +87,7 @@ impl Net for RealNet {
         Ok(RealListener { net: *self, listener: shared_socket(local)?.listen(backlog)? })
     }
 
-    fn yields(&self) -> bool {
+    fn yield_now(&self) -> bool {
         std::thread::yield_now();
         true
     }

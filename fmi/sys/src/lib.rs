@@ -67,7 +67,7 @@ mod linux {
     /// As the system says, if this is no TCP socket.
     pub fn tcp_progress(socket: BorrowedFd<'_>) -> io::Result<TcpProgress> {
         let mut info = TcpInfo::default();
-        let mut length = libc::socklen_t::try_from(size_of::<TcpInfo>()).expect("a few hundred bytes");
+        let mut length = libc::socklen_t::try_from(size_of::<TcpInfo>()).map_err(io::Error::other)?;
         // SAFETY: the descriptor is open, as it is borrowed. The kernel writes at most `length` bytes, which is the
         // size of `info`, and any bytes are a valid `TcpInfo`: it has only integers and no padding that is read.
         let result = unsafe {
