@@ -9,13 +9,22 @@ use common::{behind, config, millis, ranks, serve};
 use fmi::net::Net;
 use fmi::{Communicator, Path};
 use nat_sim::nat::{NatConfig, preset};
-use nat_sim::{Fault, World};
+use nat_sim::topology::Topology;
+use nat_sim::{Fault, Limits, World};
 
 const SEEDS: std::ops::Range<u64> = 0..20;
 const LOSS_PPM: u32 = 10_000;
 const IDLE: Duration = Duration::from_secs(600);
 const BUSY: Duration = Duration::from_secs(300);
-const BYTES: usize = 64 << 20;
+/// Far more than all buffers on the way hold.
+const BYTES: usize = 2 << 20;
+
+/// A world whose functions may be idle or busy for as long as these.
+fn patient(topology: Topology, seed: u64, tick: Duration) -> World {
+    let mut world = World::new(topology, seed, tick);
+    world.limits(Limits { time_max: 4 * IDLE, no_progress_max: 2 * IDLE, ..Limits::default() });
+    world
+}
 
 /// Both ranks wait for ten minutes without a message, on links of which each loses a packet in a hundred.
 #[test]
@@ -23,7 +32,7 @@ fn an_idle_group_outlives_lost_packets() {
     for seed in SEEDS {
         let nats = [preset::linux_masq_drop(), preset::aws_lambda()];
         let (topology, rendezvous, hosts) = behind(&nats, millis(1), millis(4), millis(5));
-        let mut world = World::new(topology, seed, millis(10));
+        let mut world = patient(topology, seed, millis(100));
         for host in hosts.iter().chain([&rendezvous]) {
             world.fault(Duration::ZERO, Fault::Lose(*host, LOSS_PPM));
         }
@@ -40,10 +49,10 @@ fn an_idle_group_outlives_lost_packets() {
     }
 }
 
-/// Rank 1 computes for five minutes, while 64 MiB wait for it.
+/// Rank 1 computes for five minutes, while megabytes wait for it.
 fn computes_while_bytes_wait(nat: NatConfig, path: Path) {
     let (topology, rendezvous, hosts) = behind(&[nat, nat], millis(1), millis(4), millis(5));
-    let mut world = World::new(topology, 1, millis(10));
+    let mut world = patient(topology, 1, millis(10));
     serve(&mut world, rendezvous);
     let board = ranks(&mut world, &hosts, move |net, rank| async move {
         let mut config = config(rank, 2);

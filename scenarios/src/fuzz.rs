@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use fmi::key::Key;
-use fmi::proto::candidate::{Candidate, Pace, Roster, LocalEnd};
+use fmi::proto::candidate::{Candidate, LocalEnd, Pace, Roster};
 use fmi::proto::card::{Card, Holder, Security};
 use fmi::proto::discovery::Outcome;
 use fmi::proto::frame::{ENVELOPE_BYTES, Envelope};

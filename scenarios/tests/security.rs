@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use fmi::key::{Key, name_hash};
 use fmi::net::{Listener, Net};
-use fmi::proto::candidate::{Candidate, Means, Pace, Roster, LocalEnd, Technique};
+use fmi::proto::candidate::{Candidate, LocalEnd, Means, Pace, Roster, Technique};
 use fmi::proto::card::{Card, Holder, Security};
 use fmi::proto::noise::KeyPair;
 use fmi::proto::punch::{Attempt, Input as PunchInput, Output as PunchOutput, Punch, StreamId};

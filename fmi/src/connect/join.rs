@@ -297,7 +297,8 @@ impl<N: Net> Joiner<N> {
                 }
                 RoundsOutput::Mismatch { peer, theirs } => {
                     let (theirs, own) = (theirs.name(), security.name());
-                    let what = format!("rank {peer} is configured as {theirs}, this rank as {own}; all ranks must agree");
+                    let what =
+                        format!("rank {peer} is configured as {theirs}, this rank as {own}; all ranks must agree");
                     let error = Error::new(Operation::Join, ErrorKind::InvalidConfig(what));
                     return Err(error.on(rank).with_peer(peer));
                 }

@@ -12,6 +12,6 @@ mod relay;
 mod round;
 mod upgrade;
 
-pub use join::Prepared;
 pub(crate) use join::Joiner;
+pub use join::Prepared;
 pub(crate) use joined::{Control, Joined, Lifeline, Upgrade};

@@ -62,7 +62,8 @@ impl Upgrades {
     /// Takes what happened. What is said of a pair that is not trying is ignored.
     pub fn handle_input(&mut self, now: Instant, input: Input) {
         let (Input::Connected(peer) | Input::Failed(peer)) = input;
-        let Some((backoff, state)) = self.pairs.get_mut(&peer).filter(|(_, state)| matches!(state, State::Trying)) else {
+        let Some((backoff, state)) = self.pairs.get_mut(&peer).filter(|(_, state)| matches!(state, State::Trying))
+        else {
             return;
         };
         self.trying -= 1;

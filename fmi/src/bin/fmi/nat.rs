@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fmi::RealNet;
 use fmi::net::discovery::discover;
-use fmi::proto::discovery::{Filtering, Finding, Mapping, Outcome, Ports, Advice};
+use fmi::proto::discovery::{Advice, Filtering, Finding, Mapping, Outcome, Ports};
 use serde_json::json;
 
 #[derive(clap::Args)]
