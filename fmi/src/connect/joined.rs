@@ -2,9 +2,9 @@
 
 use std::task::{Context, Poll};
 
+use crate::channel::stream::Link;
 use crate::net::ByteStream;
 use crate::net::framed::Framed;
-use crate::channel::stream::Link;
 use crate::proto::rendezvous::SessionId;
 
 /// The control channel of a joined rank.

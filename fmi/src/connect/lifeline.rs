@@ -8,8 +8,8 @@ use std::net::SocketAddr;
 use std::task::{Context, Poll};
 
 use super::joined::{Control, Lifeline, erase};
-use crate::net::framed::Framed;
 use crate::channel::stream::{CONTROL_KEEPALIVE, CONTROL_SILENCE_MAX};
+use crate::net::framed::Framed;
 use crate::net::{BoxFuture, ByteStream, Net, Timer};
 use crate::proto::rendezvous::{ClientMessage, Resumption, SERVER_MESSAGE_BYTES_MAX};
 use crate::proto::resume::{Input, Output, Resume};

@@ -13,9 +13,9 @@ use futures_util::stream::FuturesUnordered;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::relay;
-use crate::error::{ErrorKind, Path};
 use crate::channel::LinkInfo;
 use crate::channel::stream::Link;
+use crate::error::{ErrorKind, Path};
 use crate::net::secure::Secure;
 use crate::net::{BoxFuture, ByteStream, Listener, Net, Timer, within};
 use crate::proto::candidate::{Candidate, LocalEnd, Means, Route, Technique};
@@ -234,7 +234,8 @@ impl<N: Net> Round<N> {
         let Some(entry) = self.streams.get_mut(&id) else { return };
         let (mut stream, flight) = match std::mem::replace(&mut entry.stage, Stage::Telling) {
             Stage::Proven(proven) => proven,
-            other => {
+            // The mesh nominates a stream once, and only where this rank nominates.
+            other @ (Stage::Proving | Stage::Hoping | Stage::Nominated(..) | Stage::Telling) => {
                 entry.stage = other;
                 return;
             }

@@ -14,9 +14,9 @@ use std::task::{Context, Poll};
 
 use super::join::Prepared;
 use super::joined::Upgrade;
+use crate::channel::stream::Link;
 use crate::config::{Config, Peers};
 use crate::error::Result;
-use crate::channel::stream::Link;
 use crate::net::{BoxFuture, Net, Timer};
 use crate::proto::rendezvous::SessionId;
 use crate::proto::upgrade::{Input, Output, TRY_MAX, Upgrades as Machine};

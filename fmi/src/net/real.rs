@@ -70,7 +70,6 @@ impl Net for RealNet {
         getrandom::fill(bytes).expect("the system gives entropy");
     }
 
-    #[expect(clippy::manual_async_fn, reason = "the future must not borrow the net")]
     fn connect(
         &self,
         local: SocketAddr,
