@@ -443,6 +443,26 @@ mod tests {
         peer(&text, &text, "10.0.0.2:4000")
     }
 
+    #[test]
+    fn a_stream_counts_as_what_it_took_and_not_as_what_was_planned() {
+        let peer = keeping(1);
+        let route = |remote: &str, path| peer.route(at(remote), path);
+        for (remote, opened, path, planned, counts_as) in [
+            ("203.0.113.1:4000", Path::Direct, Path::Direct, Technique::Punch, Technique::Punch),
+            ("203.0.113.1:4000", Path::Direct, Path::Direct, Technique::Prediction, Technique::Prediction),
+            // One of its own addresses, whoever opened the stream.
+            ("10.0.0.2:77", Path::Direct, Path::Private, Technique::Punch, Technique::Local),
+            ("10.0.0.2:77", Path::Private, Path::Private, Technique::Direct, Technique::Direct),
+            // The other family has no translated addresses: both open their firewalls.
+            ("[2001:db8::1]:4000", Path::Direct, Path::Direct, Technique::Relay, Technique::Punch),
+            ("192.0.2.1:7000", Path::Relay, Path::Relay, Technique::Punch, Technique::Relay),
+            ("10.0.0.2:77", Path::Relay, Path::Relay, Technique::Local, Technique::Relay),
+        ] {
+            let taken = route(remote, opened);
+            assert_eq!((taken.path, taken.technique(planned)), (path, counts_as), "{remote} {planned}");
+        }
+    }
+
     fn counting(ip: u8) -> Peer {
         peer(&format!("203.0.113.{ip}:5001"), &format!("203.0.113.{ip}:5000"), "10.0.0.2:4000")
     }
