@@ -28,16 +28,12 @@ use std::time::Duration;
 use crate::channel::stream::Link;
 use crate::channel::{Channel, LinkInfo};
 use crate::config::Config;
+use crate::connect::{Joined, Joiner, Prepared};
 use crate::engine::{Engine, Shared};
 use crate::error::{Error, ErrorKind, Operation, Result};
 use crate::model::Fabric;
-use crate::net::framed::Framed;
-use crate::net::join::{self, Control};
-use crate::net::lifeline::Lifeline;
-use crate::net::upgrade::Upgrade;
-use crate::net::{Clock, Net};
+use crate::net::{BoxFuture, Clock, Net};
 use crate::proto::rank::{Members, Rank, Slot};
-use crate::proto::rendezvous::SessionId;
 use crate::time::Instant;
 
 mod collective;
@@ -78,15 +74,6 @@ impl fmt::Debug for Communicator {
     }
 }
 
-/// What [`join`] hands over once every pair is connected.
-pub(crate) struct Parts {
-    pub(crate) links: Vec<Option<Link>>,
-    pub(crate) control: Option<Control>,
-    pub(crate) session: SessionId,
-    pub(crate) upgrade: Option<Box<dyn Upgrade>>,
-    pub(crate) lifeline: Option<Box<dyn Lifeline>>,
-}
-
 impl Communicator {
     /// Joins the group of `config`: meets the other ranks at the rendezvous, connects to each, and
     /// returns once every rank is connected to all that [`Config::peers`] names.
@@ -110,11 +97,11 @@ impl Communicator {
     /// Dropping the future leaves the group, which forms without this rank or not at all.
     #[tracing::instrument(skip_all, fields(rank = config.rank))]
     pub async fn connect<N: Net>(net: N, config: &Config) -> Result<Self> {
-        join::Prepared::new(net, config).await?.join().await
+        Prepared::new(net, config).await?.join().await
     }
 
-    pub(crate) fn assemble(config: &Config, clock: Arc<dyn Clock>, parts: Parts) -> Self {
-        let Parts { links, control, session, upgrade, lifeline } = parts;
+    pub(crate) fn assemble(config: &Config, clock: Arc<dyn Clock>, joined: Joined) -> Self {
+        let Joined { links, control, session, upgrade, lifeline } = joined;
         let channels = links.into_iter().map(|link| link.map(|link| Box::new(link) as Box<dyn Channel>)).collect();
         let parts = crate::engine::Parts { channels, control, session, upgrade, lifeline };
         Self::over(config, clock, parts)
@@ -238,9 +225,37 @@ impl Drop for Communicator {
     }
 }
 
-/// The control channel with its stream erased.
-pub(crate) fn erase<S: crate::net::ByteStream>(framed: Framed<S>) -> Control {
-    framed.map(|stream| Box::new(stream) as Box<dyn crate::net::ByteStream>)
+impl<N: Net> Prepared<N> {
+    /// Joins the group.
+    ///
+    /// # Errors
+    /// As [`Communicator::connect`].
+    ///
+    /// # Cancel safety
+    /// As [`Communicator::connect`].
+    pub async fn join(self) -> Result<Communicator> {
+        let mut joiner = Joiner::new(self, Arc::new(meet));
+        loop {
+            let joined = joiner.next().await?;
+            let comm = Communicator::assemble(joiner.config(), joiner.clock(), joined);
+            match comm.join_barrier(joiner.deadline()).await {
+                Ok(()) => {
+                    comm.mark_formed();
+                    return Ok(comm);
+                }
+                Err(error) if comm.now() >= joiner.deadline() => return Err(error),
+                Err(error) => {
+                    tracing::debug!(%error, "group formation failed; registering again");
+                    joiner.retry();
+                }
+            }
+        }
+    }
+}
+
+/// How a relayed pair meets later: as a group of two, whose link it takes.
+fn meet<N: Net>(pair: Prepared<N>) -> BoxFuture<Result<Link>> {
+    Box::pin(async move { Ok(pair.join().await?.into_link()) })
 }
 
 #[cfg(test)]
@@ -255,8 +270,8 @@ mod alone_tests {
 
     fn alone() -> Communicator {
         let config = Config::new(0, 1, "alone", "127.0.0.1:1");
-        let parts = Parts { links: vec![None], control: None, session: [0; 16], upgrade: None, lifeline: None };
-        Communicator::assemble(&config, Arc::new(RealNet::new()), parts)
+        let joined = Joined { links: vec![None], control: None, session: [0; 16], upgrade: None, lifeline: None };
+        Communicator::assemble(&config, Arc::new(RealNet::new()), joined)
     }
 
     /// Applications on runtimes with several threads move these futures between them.

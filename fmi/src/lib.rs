@@ -33,7 +33,8 @@
 //! # Failure
 //!
 //! Every operation has a deadline. The rendezvous watches each rank with TCP keep-alive, which the
-//! rank's kernel answers even while the program computes. A rank that dies is named in an error on
+//! rank's kernel answers even while the program computes. However long a rank computes, and however much waits
+//! for it, its connections stay ([`proto::liveness`]). A rank that dies is named in an error on
 //! every survivor within [`FAILURE_BOUND`] and a round trip, as long as the rendezvous lives; without
 //! it the deadline of the operation is the bound. After an error the communicator is revoked.
 //!
@@ -47,6 +48,7 @@ pub mod blocking;
 mod channel;
 pub mod communicator;
 pub mod config;
+pub mod connect;
 pub mod datatype;
 mod engine;
 pub mod error;
@@ -69,7 +71,7 @@ pub use proto::candidate::Technique;
 pub use proto::card::Security;
 
 /// Time from the silent death of a rank (no FIN, no RST) until the rendezvous knows, at most: its
-/// probes go out every second, and five seconds of silence end a connection.
+/// probes go out every second, and five of them without an answer end a connection.
 pub const FAILURE_BOUND: std::time::Duration = std::time::Duration::from_secs(
     net::rendezvous::KEEPALIVE_INTERVAL.as_secs() + net::rendezvous::SILENCE_MAX.as_secs(),
 );

@@ -19,6 +19,8 @@
 //! - In SYN-RECEIVED only an RST with the exact number counts; the SYN|ACK of a simultaneous open is
 //!   repeated by the timer of its SYN.
 //! - ICMP errors end an attempt if they quote its SYN, with Linux's errors.
+//! - Keep-alive sends several probes, and ends a connection as the production code does on Linux: when the other end is
+//!   silent while something awaits its answer. A closed window that is answered ends nothing.
 //! - TIME_WAIT gives way to a new connection of the same pair, as Linux with timestamps does. It
 //!   lasts 10 s, not 60.
 

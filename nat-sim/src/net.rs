@@ -306,7 +306,7 @@ impl ByteStream for SimStream {
     fn set_keepalive(&self, interval: Duration, silence_max: Duration) -> io::Result<()> {
         self.net.act(|host, now, effects| {
             let connection = host.connection(self.id).ok_or(io::ErrorKind::NotConnected)?;
-            connection.set_keepalive(interval, silence_max);
+            connection.set_keepalive(now, interval, silence_max);
             host.service(now, self.id, None, effects);
             Ok(())
         })

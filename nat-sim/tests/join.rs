@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use common::{behind, config, millis, ranks, serve};
 use fmi::Communicator;
+use fmi::connect::Prepared;
 use fmi::net::Net;
-use fmi::net::join::Prepared;
 use nat_sim::World;
 use nat_sim::nat::preset;
 

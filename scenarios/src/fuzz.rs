@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use fmi::key::Key;
-use fmi::proto::candidate::{Candidate, Pace, Roster, Source};
+use fmi::proto::candidate::{Candidate, LocalEnd, Pace, Roster};
 use fmi::proto::card::{Card, Holder, Security};
 use fmi::proto::discovery::Outcome;
 use fmi::proto::frame::{ENVELOPE_BYTES, Envelope};
@@ -17,7 +17,7 @@ use fmi::proto::punch::{Attempt, Input as PunchInput, Output as PunchOutput, Pun
 use fmi::proto::record::{Direction, HEADER_BYTES, TAG_BYTES};
 use fmi::proto::rendezvous::client::{Client, Identity, Input as ClientInput, Output as ClientOutput};
 use fmi::proto::rendezvous::server::{Connection, Input, Output, Server, ServerConfig};
-use fmi::proto::rendezvous::{ClientMessage, Group, Member, Observed, ServerMessage, split};
+use fmi::proto::rendezvous::{ClientMessage, Handout, Member, Observed, ServerMessage, split};
 use fmi::proto::session::{CONFIRM_BYTES, Credentials};
 use fmi::proto::tcpunch;
 use fmi::time::Instant;
@@ -143,7 +143,7 @@ pub fn client(bytes: &[u8]) {
                     card: rest.get(..200).unwrap_or(rest).to_vec(),
                 };
                 let members = vec![member(0, [9; 16]), member(1, own)];
-                ClientInput::Message(ServerMessage::Group(Group { session: [argument; 16], members }.into()))
+                ClientInput::Message(ServerMessage::Handout(Handout { session: [argument; 16], members }.into()))
             }
             _ => ServerMessage::parse(rest).map_or(ClientInput::Malformed, ClientInput::Message),
         };
@@ -173,7 +173,7 @@ pub fn punch(bytes: &[u8]) {
     let candidate = |port, pace, after| Candidate {
         remote: SocketAddr::from(([1, 1, 1, 1], port)),
         path: fmi::Path::Direct,
-        source: Source::Registered,
+        from: LocalEnd::Registered,
         pace,
         after: Duration::from_millis(after),
     };
@@ -218,7 +218,7 @@ fn credentials(rank: u32) -> Credentials {
         let observed = Observed::once(SocketAddr::from(([1, 1, 1, 1], 1)));
         Member { rank, nonce, observed, round_trip: Duration::ZERO, card }
     };
-    let roster = Roster::open(&key, &Group { session: [3; 16], members: vec![member(0), member(1)] });
+    let roster = Roster::open(&key, &Handout { session: [3; 16], members: vec![member(0), member(1)] });
     Credentials::new(key, key_pair(rank), Security::Encrypted, roster, rank)
 }
 

@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use fmi::key::{Key, name_hash};
 use fmi::net::{Listener, Net};
-use fmi::proto::candidate::{Candidate, Means, Pace, Roster, Source, Technique};
+use fmi::proto::candidate::{Candidate, LocalEnd, Means, Pace, Roster, Technique};
 use fmi::proto::card::{Card, Holder, Security};
 use fmi::proto::noise::KeyPair;
 use fmi::proto::punch::{Attempt, Input as PunchInput, Output as PunchOutput, Punch, StreamId};
 use fmi::proto::record::{Direction, HEADER_BYTES, REKEY_AFTER};
 use fmi::proto::rendezvous::server::{Connection, Input, Output, Server, ServerConfig};
 use fmi::proto::rendezvous::{
-    ClientMessage, Group, Member, Observed, Refusal, Registration, ServerMessage, VERSION, split,
+    ClientMessage, Handout, Member, Observed, Refusal, Registration, ServerMessage, VERSION, split,
 };
 use fmi::proto::session::{CONFIRM_BYTES, Credentials, Stranger};
 use fmi::proto::wire::WireError;
@@ -143,11 +143,11 @@ fn member(rank: u32, locals: &[&str]) -> Member {
     Member { rank, nonce: nonce(rank), observed, round_trip: Duration::ZERO, card: card(rank, locals) }
 }
 
-fn group() -> Group {
-    Group { session: [3; 16], members: vec![member(0, &["10.0.0.2:1"]), member(1, &["10.0.0.2:2"])] }
+fn group() -> Handout {
+    Handout { session: [3; 16], members: vec![member(0, &["10.0.0.2:1"]), member(1, &["10.0.0.2:2"])] }
 }
 
-fn credentials(rank: u32, group: &Group) -> Credentials {
+fn credentials(rank: u32, group: &Handout) -> Credentials {
     Credentials::new(key(), key_pair(rank), Security::Encrypted, Roster::open(&key(), group), rank)
 }
 
@@ -207,9 +207,9 @@ fn is_refused(outputs: &[Output], refusal: Refusal) -> bool {
     outputs.iter().any(|output| matches!(output, Output::Send(_, ServerMessage::Refused(it)) if *it == refusal))
 }
 
-fn group_in(outputs: &[Output]) -> Option<Arc<Group>> {
+fn group_in(outputs: &[Output]) -> Option<Arc<Handout>> {
     outputs.iter().find_map(|output| {
-        let Output::SendAll(_, ServerMessage::Group(group)) = output else { return None };
+        let Output::SendAll(_, ServerMessage::Handout(group)) = output else { return None };
         Some(group.clone())
     })
 }
@@ -269,7 +269,7 @@ fn t04_a_malicious_rendezvous_can_only_deny() {
 fn t05_what_was_recorded_is_worth_nothing_later() {
     survives("attack-replay");
     let (hello, _) = credentials(1, &group()).hello(0, [2; 32]).expect("a member");
-    let later = Group { session: [4; 16], ..group() };
+    let later = Handout { session: [4; 16], ..group() };
     let confirmation = hello.first_chunk().expect("long enough");
     assert_eq!(credentials(0, &later).check(confirmation), Err(Stranger::Other), "another session");
 }
@@ -483,7 +483,7 @@ fn punch(nominates: bool) -> Punch {
     let candidate = Candidate {
         remote: at("203.0.113.1:1"),
         path: Path::Direct,
-        source: Source::Registered,
+        from: LocalEnd::Registered,
         pace: Pace::Eager,
         after: Duration::ZERO,
     };

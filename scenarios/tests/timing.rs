@@ -5,8 +5,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use fmi::connect::Prepared;
 use fmi::net::Net;
-use fmi::net::join::Prepared;
 use fmi::net::rendezvous::Rendezvous;
 use fmi::proto::rendezvous::server::ServerConfig;
 use fmi::{Config, LinkInfo};

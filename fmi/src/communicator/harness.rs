@@ -13,9 +13,9 @@ use crate::channel::stream::Link;
 use crate::channel::stream::testing::Pipe;
 use crate::channel::{Channel, LinkInfo, memory};
 use crate::config::Config;
+use crate::connect::Control;
 use crate::engine::Parts;
 use crate::error::{Path, Result};
-use crate::net::join::Control;
 use crate::net::{BoxFuture, Clock};
 use crate::proto::candidate::Technique;
 use crate::time::Instant;
@@ -55,7 +55,7 @@ impl Clock for HandClock {
         }))
     }
 
-    fn yields(&self) -> bool {
+    fn yield_now(&self) -> bool {
         false
     }
 }

@@ -9,6 +9,7 @@ use super::harness::{Bench, Executor, Wire};
 use super::*;
 use crate::channel::stream::testing::Pipe;
 use crate::net::ByteStream;
+use crate::net::framed::Framed;
 use crate::op::Sum;
 use crate::proto::rendezvous::{SERVER_MESSAGE_BYTES_MAX, ServerMessage};
 

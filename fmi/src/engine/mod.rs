@@ -19,11 +19,9 @@ use self::run::Workspace;
 use self::spin::Spin;
 use self::wait::{Signal, Waiters};
 use crate::channel::{Channel, Mode};
+use crate::connect::{Control, Lifeline, Upgrade};
 use crate::error::{Error, ErrorKind, Operation, Path, Result};
 use crate::model::Fabric;
-use crate::net::join::Control;
-use crate::net::lifeline::Lifeline;
-use crate::net::upgrade::Upgrade;
 use crate::net::{Clock, Timer};
 use crate::proto::frame::Kind;
 use crate::proto::group::{Failure, Group, Input, Limits, OpId, Output, WaitsFor, What};
@@ -174,7 +172,7 @@ impl Shared {
                     self.with(|engine| engine.spin.miss());
                     break;
                 }
-                if !self.clock.yields() {
+                if !self.clock.yield_now() {
                     // Trying sees only what is in memory already, so a second time is of no use.
                     self.with(|engine| engine.spin.stop());
                     break;

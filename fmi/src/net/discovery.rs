@@ -121,7 +121,7 @@ impl<N: Net> Prober<'_, N> {
 
     /// Whether a connection to the own external endpoint comes back to the own listener.
     async fn hairpin(&mut self, own: SocketAddr) -> Outcome {
-        // Callers of before are not what is waited for.
+        // Connections that were accepted earlier are ignored.
         let accepting = std::future::poll_fn(|cx| {
             while let Some(listener) = &mut self.listener {
                 match listener.poll_accept(cx) {
@@ -130,8 +130,9 @@ impl<N: Net> Prober<'_, N> {
                     {
                         return std::task::Poll::Ready(());
                     }
-                    std::task::Poll::Ready(_) => {}
-                    std::task::Poll::Pending => return std::task::Poll::Pending,
+                    std::task::Poll::Ready(Ok(_)) => {}
+                    // A listener that fails for want of a descriptor fails again at once; the wait ends by its time.
+                    std::task::Poll::Ready(Err(_)) | std::task::Poll::Pending => return std::task::Poll::Pending,
                 }
             }
             std::task::Poll::Pending

@@ -18,18 +18,12 @@ use crate::time::Instant;
 
 pub mod discovery;
 pub mod framed;
-pub mod join;
-pub(crate) mod lifeline;
-pub(crate) mod link;
 #[cfg(feature = "real")]
 pub mod real;
-pub(crate) mod relay;
 pub mod rendezvous;
-mod round;
 pub mod secure;
 mod splice;
 pub mod tcpunch;
-pub(crate) mod upgrade;
 
 /// A future in a box.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -73,9 +67,9 @@ pub trait Net: Clone + Send + Sync + 'static {
     /// As the system says.
     fn listen(&self, local: SocketAddr, backlog: u32) -> io::Result<Self::Listener>;
 
-    /// Lets other processes run, if trying again at once may find what was not there; false where time only
-    /// passes between polls, as in a simulation.
-    fn yields(&self) -> bool {
+    /// Yields the processor to other threads, and returns true: trying again at once may find what was not there.
+    /// Returns false without an effect where time passes only between polls, as in a simulation.
+    fn yield_now(&self) -> bool {
         false
     }
 
@@ -115,15 +109,17 @@ pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
     /// As the system says.
     fn peer_addr(&self) -> io::Result<SocketAddr>;
 
-    /// Probes an idle connection every `interval`, and breaks it when the other end has not
-    /// answered for `silence_max`.
+    /// Breaks the connection when the other end's kernel has been silent for `silence_max` while something awaits its
+    /// answer: bytes in flight, or probes of the connection once it has been idle for `interval`. Several packets
+    /// must have been lost, and a closed window that is answered breaks nothing, however long
+    /// ([`crate::proto::liveness`]). Kernels count in whole seconds.
     ///
     /// # Errors
     /// As the system says.
     fn set_keepalive(&self, interval: Duration, silence_max: Duration) -> io::Result<()>;
 
     /// Reads what is there into `bufs`, one after the other, without waiting and without a change to who is
-    /// woken. Only used where [`Net::yields`].
+    /// woken. Only used where [`Net::yield_now`] returns true.
     ///
     /// # Errors
     /// `WouldBlock` if nothing is there; else as the system says.
@@ -194,8 +190,8 @@ pub trait Clock: Send + Sync {
     fn now(&self) -> Instant;
     /// Completes at `at`.
     fn sleep_until(&self, at: Instant) -> BoxFuture<()>;
-    /// Lets other processes run; as [`Net::yields`].
-    fn yields(&self) -> bool;
+    /// Yields the processor; as [`Net::yield_now`].
+    fn yield_now(&self) -> bool;
 }
 
 impl<N: Net> Clock for N {
@@ -207,8 +203,8 @@ impl<N: Net> Clock for N {
         Box::pin(Net::sleep_until(self, at))
     }
 
-    fn yields(&self) -> bool {
-        Net::yields(self)
+    fn yield_now(&self) -> bool {
+        Net::yield_now(self)
     }
 }
 

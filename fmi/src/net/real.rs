@@ -3,6 +3,7 @@
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::{ByteStream, Listener, Net};
+use crate::proto::liveness::{Probes, Sample, Verdict, Watch};
 use crate::time::Instant;
 
 /// The network of this machine. Needs a tokio runtime with I/O and time.
@@ -68,23 +70,23 @@ impl Net for RealNet {
         getrandom::fill(bytes).expect("the system gives entropy");
     }
 
-    #[expect(clippy::manual_async_fn, reason = "the future must not borrow the net")]
     fn connect(
         &self,
         local: SocketAddr,
         remote: SocketAddr,
     ) -> impl Future<Output = io::Result<RealStream>> + Send + 'static {
+        let net = *self;
         async move {
             let stream = shared_socket(local)?.connect(remote).await?;
-            Ok(RealStream(stream))
+            Ok(RealStream::new(net, stream))
         }
     }
 
     fn listen(&self, local: SocketAddr, backlog: u32) -> io::Result<RealListener> {
-        Ok(RealListener(shared_socket(local)?.listen(backlog)?))
+        Ok(RealListener { net: *self, listener: shared_socket(local)?.listen(backlog)? })
     }
 
-    fn yields(&self) -> bool {
+    fn yield_now(&self) -> bool {
         std::thread::yield_now();
         true
     }
@@ -96,52 +98,136 @@ impl Net for RealNet {
 
 /// A TCP connection of this machine.
 #[derive(Debug)]
-pub struct RealStream(TcpStream);
+pub struct RealStream {
+    stream: TcpStream,
+    net: RealNet,
+    /// Milliseconds for which the other kernel may be silent; 0 for any time.
+    silence_max_millis: AtomicU64,
+    watch: Watch,
+    /// Wakes whoever waits on this stream for the next look of the watch.
+    timer: Option<Pin<Box<tokio::time::Sleep>>>,
+    is_dead: bool,
+}
 
 /// A TCP listener of this machine.
 #[derive(Debug)]
-pub struct RealListener(TcpListener);
+pub struct RealListener {
+    net: RealNet,
+    listener: TcpListener,
+}
 
 impl Listener for RealListener {
     type Stream = RealStream;
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<RealStream>> {
-        self.0.poll_accept(cx).map_ok(|(stream, _)| {
+        let net = self.net;
+        self.listener.poll_accept(cx).map_ok(|(stream, _)| {
             // A connection that its peer has already reset refuses options; reading will tell.
             let _ = stream.set_nodelay(true);
-            RealStream(stream)
+            RealStream::new(net, stream)
         })
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
+        self.listener.local_addr()
     }
+}
+
+impl RealStream {
+    fn new(net: RealNet, stream: TcpStream) -> Self {
+        let silence_max_millis = AtomicU64::new(0);
+        Self { stream, net, silence_max_millis, watch: Watch::default(), timer: None, is_dead: false }
+    }
+
+    fn silence_max(&self) -> Duration {
+        Duration::from_millis(self.silence_max_millis.load(Ordering::Relaxed))
+    }
+
+    /// Notes that bytes are on their way, and passes on how many.
+    fn wrote(&mut self, written: io::Result<usize>) -> io::Result<usize> {
+        if written.is_ok() && !self.watch.is_on() {
+            let silence_max = self.silence_max();
+            if !silence_max.is_zero() {
+                self.watch.wrote(self.net.now(), silence_max);
+            }
+        }
+        written
+    }
+
+    /// What is pending stays so, unless the other kernel has been silent for too long. Looks now and then, as long as
+    /// bytes await an acknowledgement, and wakes the task for it.
+    fn pending<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        while let Some(at) = self.watch.poll_timeout() {
+            let now = self.net.now();
+            if now < at {
+                let wanted = self.net.origin + at.since_origin();
+                let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(wanted)));
+                if timer.deadline() != wanted {
+                    timer.as_mut().reset(wanted);
+                }
+                if timer.as_mut().poll(cx).is_pending() {
+                    break;
+                }
+                continue;
+            }
+            let silence_max = self.silence_max();
+            match sample(&self.stream).map(|sample| self.watch.look(now, silence_max, sample)) {
+                Some(Verdict::Idle | Verdict::Waiting) => {}
+                Some(Verdict::Dead) => {
+                    self.is_dead = true;
+                    self.watch = Watch::default();
+                }
+                None => self.watch = Watch::default(),
+            }
+        }
+        if self.is_dead { Poll::Ready(Err(io::ErrorKind::TimedOut.into())) } else { Poll::Pending }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place where real time enters")]
+fn sleep_until(at: tokio::time::Instant) -> tokio::time::Sleep {
+    tokio::time::sleep_until(at)
+}
+
+/// What the kernel knows of a connection, where it tells.
+#[cfg(target_os = "linux")]
+fn sample(stream: &TcpStream) -> Option<Sample> {
+    let progress = fmi_sys::tcp_progress(std::os::fd::AsFd::as_fd(stream)).ok()?;
+    let fmi_sys::TcpProgress { waits, retransmissions, probes, heard_ago } = progress;
+    Some(Sample { waits, repetitions: retransmissions, window_probes: probes, heard_ago })
+}
+
+/// Other systems are not asked. Bytes in flight then wait as long as the kernel repeats them, and the control
+/// channel, on which nothing is in flight for long, tells of dead ranks.
+#[cfg(not(target_os = "linux"))]
+fn sample(_: &TcpStream) -> Option<Sample> {
+    None
 }
 
 impl ByteStream for RealStream {
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
+        self.stream.local_addr()
     }
 
     fn peer_addr(&self) -> io::Result<SocketAddr> {
-        self.0.peer_addr()
+        self.stream.peer_addr()
     }
 
     fn set_keepalive(&self, interval: Duration, silence_max: Duration) -> io::Result<()> {
-        let socket = SockRef::from(&self.0);
-        let probe = Duration::from_secs(1).max(interval);
-        let keepalive = TcpKeepalive::new().with_time(probe);
+        let probes = Probes::new(interval, silence_max);
+        let keepalive = TcpKeepalive::new().with_time(probes.idle);
         #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple", windows))]
-        let keepalive = keepalive.with_interval(probe.min(silence_max.max(Duration::from_secs(1))));
-        socket.set_tcp_keepalive(&keepalive)?;
-        // Bounds the silence after data as well as after a probe.
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        socket.set_tcp_user_timeout(Some(silence_max))?;
+        let keepalive = keepalive.with_interval(probes.pause);
+        #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+        let keepalive = keepalive.with_retries(probes.count);
+        SockRef::from(&self.stream).set_tcp_keepalive(&keepalive)?;
+        let millis = u64::try_from(silence_max.as_millis()).unwrap_or(u64::MAX);
+        self.silence_max_millis.store(millis, Ordering::Relaxed);
         Ok(())
     }
 
     fn try_read(&mut self, bufs: &mut [io::IoSliceMut<'_>]) -> io::Result<usize> {
-        let socket = SockRef::from(&self.0);
+        let socket = SockRef::from(&self.stream);
         match bufs {
             // The kernel takes one buffer faster than a list of one.
             [buf] => (&*socket).read(buf),
@@ -150,23 +236,25 @@ impl ByteStream for RealStream {
     }
 
     fn try_write(&mut self, bufs: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        let socket = SockRef::from(&self.0);
-        match bufs {
+        let socket = SockRef::from(&self.stream);
+        let written = match bufs {
             [buf] => (&*socket).write(buf),
             bufs => (&*socket).write_vectored(bufs),
-        }
+        };
+        self.wrote(written)
     }
 
     fn poll_read_vectored(&mut self, cx: &mut Context<'_>, bufs: &mut [io::IoSliceMut<'_>]) -> Poll<io::Result<usize>> {
         if let [buf] = bufs {
             // It knows that nothing is left when less came than there was room for, without asking.
             let mut buffer = ReadBuf::new(buf);
-            ready!(Pin::new(&mut self.0).poll_read(cx, &mut buffer))?;
+            ready!(Pin::new(self).poll_read(cx, &mut buffer))?;
             return Poll::Ready(Ok(buffer.filled().len()));
         }
         loop {
-            ready!(self.0.poll_read_ready(cx))?;
-            match self.0.try_read_vectored(bufs) {
+            let Poll::Ready(readiness) = self.stream.poll_read_ready(cx) else { return self.pending(cx) };
+            readiness?;
+            match self.stream.try_read_vectored(bufs) {
                 // Readiness was an old one, which that has cleared.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return Poll::Ready(result),
@@ -177,13 +265,19 @@ impl ByteStream for RealStream {
 
 impl AsyncRead for RealStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        match Pin::new(&mut self.stream).poll_read(cx, buf) {
+            Poll::Pending => self.pending(cx),
+            read => read,
+        }
     }
 }
 
 impl AsyncWrite for RealStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+        match Pin::new(&mut self.stream).poll_write(cx, buf) {
+            Poll::Pending => self.pending(cx),
+            Poll::Ready(written) => Poll::Ready(self.wrote(written)),
+        }
     }
 
     fn poll_write_vectored(
@@ -191,7 +285,10 @@ impl AsyncWrite for RealStream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
+        match Pin::new(&mut self.stream).poll_write_vectored(cx, bufs) {
+            Poll::Pending => self.pending(cx),
+            Poll::Ready(written) => Poll::Ready(self.wrote(written)),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -199,10 +296,10 @@ impl AsyncWrite for RealStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

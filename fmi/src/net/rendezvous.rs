@@ -190,8 +190,9 @@ struct Driver<N: Net> {
 }
 
 impl<N: Net> Driver<N> {
+    /// Goes on while anything was achieved. A stream may ask to be polled again without anything to give, which tokio's
+    /// do once a task has had its share; that is for the next poll, else this one would never end.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Infallible> {
-        self.ready.queue.lock().unwrap_or_else(PoisonError::into_inner).1 = Some(cx.waker().clone());
         loop {
             let accepted = self.poll_accept(cx);
             let served = self.poll_ready() | self.poll_calls(cx);
@@ -205,9 +206,16 @@ impl<N: Net> Driver<N> {
                 self.drain();
             }
             if !(accepted || served || due) {
-                return Poll::Pending;
+                break;
             }
         }
+        let mut queue = self.ready.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if queue.0.is_empty() {
+            queue.1 = Some(cx.waker().clone());
+        } else {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
     }
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> bool {
@@ -267,22 +275,24 @@ impl<N: Net> Driver<N> {
         }));
     }
 
+    /// Polls each connection that was ready at the start once; true if one of them achieved anything.
     fn poll_ready(&mut self) -> bool {
+        let ready = std::mem::take(&mut self.ready.queue.lock().unwrap_or_else(PoisonError::into_inner).0);
         let mut any = false;
-        loop {
-            let next = self.ready.queue.lock().unwrap_or_else(PoisonError::into_inner).0.pop_front();
-            let Some(connection) = next else { return any };
-            any = true;
-            self.poll_client(connection);
+        for connection in ready {
+            any |= self.poll_client(connection);
         }
+        any
     }
 
-    fn poll_client(&mut self, connection: Connection) {
+    /// True if a message came, or the connection ended.
+    fn poll_client(&mut self, connection: Connection) -> bool {
         if let Some(pair) = self.spliced.get(&connection).copied() {
             return self.poll_splice(pair);
         }
+        let mut any = false;
         loop {
-            let Some(client) = self.clients.get_mut(&connection) else { return };
+            let Some(client) = self.clients.get_mut(&connection) else { return any };
             client.waker.queued.store(false, Ordering::Release);
             let waker = Waker::from(client.waker.clone());
             let mut cx = Context::from_waker(&waker);
@@ -291,14 +301,15 @@ impl<N: Net> Driver<N> {
                 // What the socket does not take at once is not waited for: a client that does not
                 // read cannot hold memory here.
                 self.clients.remove(&connection);
-                return;
+                return true;
             }
             let input = match (flushed, client.framed.poll_receive(&mut cx, ClientMessage::parse)) {
                 (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(ReceiveError::Io(_)))) => Input::Closed,
                 (_, Poll::Ready(Err(ReceiveError::Wire(_)))) => Input::Malformed,
                 (_, Poll::Ready(Ok(message))) => Input::Message(message),
-                (_, Poll::Pending) => return,
+                (_, Poll::Pending) => return any,
             };
+            any = true;
             if matches!(input, Input::Closed) {
                 self.clients.remove(&connection);
             }
@@ -339,19 +350,22 @@ impl<N: Net> Driver<N> {
         self.wakers.insert(first, (waker, second));
     }
 
-    fn poll_splice(&mut self, pair: Connection) {
-        let Some((ready, _)) = self.wakers.get(&pair) else { return };
+    /// True if the pair has ended.
+    fn poll_splice(&mut self, pair: Connection) -> bool {
+        let Some((ready, _)) = self.wakers.get(&pair) else { return false };
         ready.queued.store(false, Ordering::Release);
         let waker = Waker::from(ready.clone());
         let mut cx = Context::from_waker(&waker);
         let now = self.net.now();
-        let Some(splice) = self.splices.get_mut(&pair) else { return };
-        if splice.poll(&mut cx, now).is_ready() {
-            for end in self.unsplice(pair).into_iter().flatten() {
-                self.server.handle_input(now, end, Input::Closed);
-            }
-            self.drain();
+        let Some(splice) = self.splices.get_mut(&pair) else { return false };
+        if splice.poll(&mut cx, now).is_pending() {
+            return false;
         }
+        for end in self.unsplice(pair).into_iter().flatten() {
+            self.server.handle_input(now, end, Input::Closed);
+        }
+        self.drain();
+        true
     }
 
     /// Drops a relayed pair; returns its connections.

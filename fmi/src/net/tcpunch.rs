@@ -7,12 +7,17 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::ReadBuf;
 
 use super::{ByteStream, Listener, Net, Timer};
 use crate::error::{Error, ErrorKind, Operation, Result};
 use crate::proto::tcpunch::{ANSWER_BYTES, Connection, Input, NAME_BYTES_MAX, Output, Server};
+use crate::time::Instant;
+
+/// Pause after an accept failed because a local resource was exhausted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A server that listens.
 #[derive(Debug)]
@@ -56,9 +61,18 @@ impl<N: Net> Tcpunch<N> {
 
     /// Serves until it is dropped.
     pub async fn serve(self) -> Infallible {
-        let timer = Timer::new(Arc::new(self.net.clone()));
+        let clock = Arc::new(self.net.clone());
         let Self { net, listener } = self;
-        let mut driver = Driver { net, listener, server: Server::new(), clients: BTreeMap::new(), next: 0, timer };
+        let mut driver = Driver {
+            net,
+            listener,
+            server: Server::new(),
+            clients: BTreeMap::new(),
+            next: 0,
+            timer: Timer::new(clock.clone()),
+            accept_timer: Timer::new(clock),
+            accept_at: Instant::ZERO,
+        };
         poll_fn(move |cx| driver.poll(cx)).await
     }
 }
@@ -70,6 +84,8 @@ struct Driver<N: Net> {
     clients: BTreeMap<Connection, Client<N::Stream>>,
     next: u64,
     timer: Timer,
+    accept_timer: Timer,
+    accept_at: Instant,
 }
 
 impl<N: Net> Driver<N> {
@@ -94,12 +110,16 @@ impl<N: Net> Driver<N> {
     }
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.accept_timer.poll_until(cx, self.accept_at) {
+            return false;
+        }
         let Poll::Ready(accepted) = self.listener.poll_accept(cx) else { return false };
         let stream = match accepted {
             Ok(stream) => stream,
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
-                return false;
+                self.accept_at = self.net.now() + ACCEPT_PAUSE;
+                return true;
             }
         };
         // A client that is gone already has no address.

@@ -15,7 +15,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
 use super::card::{Card, Holder, local_is_allowed};
-use super::rendezvous::{Group, Nonce, Observed, SessionId};
+use super::rendezvous::{Handout, Nonce, Observed, SessionId};
 use crate::config::Peers;
 use crate::error::Path;
 use crate::key::Key;
@@ -99,6 +99,37 @@ pub enum Technique {
     Relay,
 }
 
+impl Technique {
+    /// Whether a pair that is planned so should connect without the relay.
+    pub fn is_likely(self) -> bool {
+        match self {
+            Self::Local | Self::Direct | Self::Reversal | Self::Punch | Self::Prediction => true,
+            Self::Listen | Self::Spray | Self::Relay => false,
+        }
+    }
+}
+
+/// The way that a stream takes to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Through what.
+    pub path: Path,
+    /// Over the other address family, where the plan for translated addresses does not matter.
+    pub is_other_family: bool,
+}
+
+impl Route {
+    /// What technique a stream on this route counts as, in a pair that was planned to meet by `planned`.
+    pub fn technique(self, planned: Technique) -> Technique {
+        match self.path {
+            Path::Relay => Technique::Relay,
+            Path::Direct if self.is_other_family => Technique::Punch,
+            Path::Private if planned != Technique::Direct => Technique::Local,
+            Path::Private | Path::Direct => planned,
+        }
+    }
+}
+
 impl fmt::Display for Technique {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -116,7 +147,7 @@ impl fmt::Display for Technique {
 
 /// From which local port an attempt is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum LocalEnd {
     /// The one that the main endpoint of the rendezvous saw.
     Registered,
     /// The one of the other address family.
@@ -146,7 +177,7 @@ pub struct Candidate {
     /// What a stream to it is.
     pub path: Path,
     /// From where.
-    pub source: Source,
+    pub from: LocalEnd,
     /// How often.
     pub pace: Pace,
     /// When, from the start of the pair.
@@ -179,7 +210,7 @@ pub struct Means {
 
 impl Roster {
     /// Opens the cards of a group. Addresses that a member may not claim are left out.
-    pub fn open(key: &Key, group: &Group) -> Self {
+    pub fn open(key: &Key, group: &Handout) -> Self {
         let size = u32::try_from(group.members.len()).expect("a group has at most SIZE_MAX members");
         let open = |member: &super::rendezvous::Member| {
             let holder = Holder { rank: member.rank, size, nonce: &member.nonce };
@@ -237,7 +268,7 @@ impl Roster {
         {
             let sprayed = if technique == Technique::Spray { SPRAY_PACE * SPRAY_PROBES } else { Duration::ZERO };
             let after = if is_unlikely { RELAY_UNLIKELY + sprayed } else { RELAY_LIKELY };
-            plan.push(relay, Path::Relay, Source::Relay, Pace::Sparse, after);
+            plan.push(relay, Path::Relay, LocalEnd::Relay, Pace::Sparse, after);
         }
         Pairing { technique, candidates: plan.candidates }
     }
@@ -256,6 +287,13 @@ impl Roster {
 }
 
 impl Peer {
+    /// The route of a stream that the other end has at `remote`, and that was opened as `path`.
+    pub fn route(&self, remote: SocketAddr, path: Path) -> Route {
+        let is_own = self.locals().iter().any(|local| local.ip() == remote.ip());
+        let path = if path == Path::Direct && is_own { Path::Private } else { path };
+        Route { path, is_other_family: remote.is_ipv4() != self.observed.main.is_ipv4() }
+    }
+
     fn locals(&self) -> &[SocketAddr] {
         self.card.as_ref().map_or(&[], |card| &card.locals)
     }
@@ -310,9 +348,9 @@ struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    fn push(&mut self, remote: SocketAddr, path: Path, source: Source, pace: Pace, after: Duration) {
-        if self.candidates.iter().all(|known| known.remote != remote || known.source != source) {
-            self.candidates.push(Candidate { remote, path, source, pace, after: self.start + after });
+    fn push(&mut self, remote: SocketAddr, path: Path, from: LocalEnd, pace: Pace, after: Duration) {
+        if self.candidates.iter().all(|known| known.remote != remote || known.from != from) {
+            self.candidates.push(Candidate { remote, path, from, pace, after: self.start + after });
         }
     }
 
@@ -321,11 +359,11 @@ impl Planner<'_> {
         let (own, their) = (self.own, self.their);
         if own.observed.main.ip() == their.observed.main.ip() {
             for local in their.locals().iter().filter(|local| !own.locals().contains(local)) {
-                self.push(*local, Path::Private, Source::Registered, Pace::Eager, Duration::ZERO);
+                self.push(*local, Path::Private, LocalEnd::Registered, Pace::Eager, Duration::ZERO);
             }
         }
         if let (Some(_), Some(other)) = (own.observed.other, their.observed.other) {
-            self.push(other, Path::Direct, Source::OtherFamily, Pace::Eager, Duration::ZERO);
+            self.push(other, Path::Direct, LocalEnd::OtherFamily, Pace::Eager, Duration::ZERO);
         }
     }
 
@@ -339,7 +377,7 @@ impl Planner<'_> {
             return;
         }
         let path = if self.their.locals().contains(&main) { Path::Private } else { Path::Direct };
-        self.push(main, path, Source::Registered, pace, self.delay());
+        self.push(main, path, LocalEnd::Registered, pace, self.delay());
     }
 
     /// Where a counting NAT will let the peer out, `order` connections from the last one seen.
@@ -350,7 +388,7 @@ impl Planner<'_> {
             let port = i64::from(main.port()) + i64::from(step) * (i64::from(order) + i64::from(ahead));
             // A counter that runs over its range starts somewhere else.
             let Some(port) = u16::try_from(port).ok().filter(|port| *port != 0) else { continue };
-            self.push(SocketAddr::new(main.ip(), port), Path::Direct, Source::Registered, Pace::Eager, delay);
+            self.push(SocketAddr::new(main.ip(), port), Path::Direct, LocalEnd::Registered, Pace::Eager, delay);
         }
     }
 
@@ -361,13 +399,13 @@ impl Planner<'_> {
         let mut candidate = |number: u32| {
             let after = start + SPRAY_PACE * number;
             if !is_aimed_at {
-                let (source, pace, path) = (Source::Fresh, Pace::Sparse, Path::Direct);
-                return Candidate { remote: main, path, source, pace, after };
+                let (from, pace, path) = (LocalEnd::Fresh, Pace::Sparse, Path::Direct);
+                return Candidate { remote: main, path, from, pace, after };
             }
             let span = u64::from(u16::MAX - SPRAY_PORT_MIN) + 1;
             let drawn = u16::try_from(entropy.next_u64() % span).expect("the span is that of ports");
             let remote = SocketAddr::new(main.ip(), SPRAY_PORT_MIN + drawn);
-            Candidate { remote, path: Path::Direct, source: Source::Registered, pace: Pace::Once, after }
+            Candidate { remote, path: Path::Direct, from: LocalEnd::Registered, pace: Pace::Once, after }
         };
         let count = if is_aimed_at { SPRAY_PROBES } else { SPRAY_SOCKETS };
         self.candidates.extend((1..=count).map(&mut candidate));
@@ -403,6 +441,26 @@ mod tests {
     fn keeping(ip: u8) -> Peer {
         let text = format!("203.0.113.{ip}:4000");
         peer(&text, &text, "10.0.0.2:4000")
+    }
+
+    #[test]
+    fn a_stream_counts_as_what_it_took_and_not_as_what_was_planned() {
+        let peer = keeping(1);
+        let route = |remote: &str, path| peer.route(at(remote), path);
+        for (remote, opened, path, planned, counts_as) in [
+            ("203.0.113.1:4000", Path::Direct, Path::Direct, Technique::Punch, Technique::Punch),
+            ("203.0.113.1:4000", Path::Direct, Path::Direct, Technique::Prediction, Technique::Prediction),
+            // One of its own addresses, whoever opened the stream.
+            ("10.0.0.2:77", Path::Direct, Path::Private, Technique::Punch, Technique::Local),
+            ("10.0.0.2:77", Path::Private, Path::Private, Technique::Direct, Technique::Direct),
+            // The other family has no translated addresses: both open their firewalls.
+            ("[2001:db8::1]:4000", Path::Direct, Path::Direct, Technique::Relay, Technique::Punch),
+            ("192.0.2.1:7000", Path::Relay, Path::Relay, Technique::Punch, Technique::Relay),
+            ("10.0.0.2:77", Path::Relay, Path::Relay, Technique::Local, Technique::Relay),
+        ] {
+            let taken = route(remote, opened);
+            assert_eq!((taken.path, taken.technique(planned)), (path, counts_as), "{remote} {planned}");
+        }
     }
 
     fn counting(ip: u8) -> Peer {
@@ -544,7 +602,7 @@ mod tests {
             aiming.candidates.iter().all(|it| it.remote.ip() == at("203.0.113.2:1").ip() && it.remote.port() >= 1024)
         );
         let opening = plan(random(1), willing(keeping(2)), &means);
-        let fresh = opening.candidates.iter().filter(|it| it.source == Source::Fresh).count();
+        let fresh = opening.candidates.iter().filter(|it| it.from == LocalEnd::Fresh).count();
         assert_eq!(fresh, SPRAY_SOCKETS as usize);
         let pace = aiming.candidates.windows(2).skip(1).all(|pair| pair[1].after - pair[0].after == SPRAY_PACE);
         assert!(pace, "1,000 a second");

@@ -145,7 +145,7 @@ pub struct Finding {
 
 /// Ways to a connection between two functions behind NATs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Technique {
+pub enum Advice {
     /// A plain connection or a hole that both punch.
     Direct,
     /// The same, once the next port has been foretold.
@@ -154,7 +154,7 @@ pub enum Technique {
     Relay,
 }
 
-impl fmt::Display for Technique {
+impl fmt::Display for Advice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Direct => "direct",
@@ -185,7 +185,7 @@ impl Finding {
     }
 
     /// How a function here and one behind another NAT come together.
-    pub fn technique_with(&self, other: &Self) -> Technique {
+    pub fn advice_with(&self, other: &Self) -> Advice {
         // A SYN gets through if its source was spoken to, as far as the filter looks.
         let reaches = |from: &Self, to: &Self| match to.filtering {
             Some(Filtering::EndpointIndependent) => to.keeps_its_endpoint(),
@@ -194,11 +194,11 @@ impl Finding {
         };
         let foretold = |it: &Self| it.keeps_its_endpoint() || matches!(it.ports, Some(Ports::Sequential(_)));
         if reaches(self, other) || reaches(other, self) {
-            Technique::Direct
+            Advice::Direct
         } else if foretold(self) && foretold(other) && (self.keeps_its_endpoint() || other.keeps_its_endpoint()) {
-            Technique::Prediction
+            Advice::Prediction
         } else {
-            Technique::Relay
+            Advice::Relay
         }
     }
 }
@@ -432,8 +432,8 @@ mod tests {
             (restricted.filtering, restricted.unsolicited),
             (Some(Filtering::AddressDependent), Some(Outcome::Refused))
         );
-        assert_eq!(restricted.technique_with(&finding), Technique::Direct, "who filters by address listens");
-        assert_eq!(finding.technique_with(&finding), Technique::Relay);
+        assert_eq!(restricted.advice_with(&finding), Advice::Direct, "who filters by address listens");
+        assert_eq!(finding.advice_with(&finding), Advice::Relay);
     }
 
     #[test]
@@ -461,7 +461,7 @@ mod tests {
             Outcome::Silence,
         );
         assert_eq!(kept.ports, Some(Ports::Preserved));
-        assert_eq!(kept.technique_with(&counting), Technique::Prediction);
+        assert_eq!(kept.advice_with(&counting), Advice::Prediction);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use super::candidate::{Candidate, Means, Roster, Technique};
-use super::punch::{Attempt, Input, Output as PunchOutput, Punch, StreamId};
+use super::punch::{Attempt, Input, Output as PunchOutput, Punch, StreamId, nominates};
 use crate::time::Instant;
 
 /// What to do.
@@ -154,7 +154,7 @@ impl Mesh {
         let pairing = self.roster.plan(self.rank, peer, &self.means);
         let seed = self.means.seed ^ (u64::from(peer) << 32 | u64::from(self.rank));
         self.techniques[peer as usize] = Some(pairing.technique);
-        self.pairs[peer as usize] = Some(Punch::new(now, self.rank < peer, pairing.candidates, seed));
+        self.pairs[peer as usize] = Some(Punch::new(now, nominates(self.rank, peer), pairing.candidates, seed));
         self.open.insert(peer);
         self.step(now, peer, |_| ());
     }

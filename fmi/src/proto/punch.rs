@@ -7,7 +7,7 @@
 //! of each round only, and grows from there. A silent attempt is left alone: behind a NAT that
 //! drops, the open hole is what lets the peer in.
 //!
-//! Whoever has the lower rank of a pair nominates the first stream on which the peer proved itself;
+//! One rank of a pair [nominates](nominates) the first stream on which the peer proved itself;
 //! the other waits for the nomination. So both keep the same stream, whichever side it came from.
 
 use std::collections::VecDeque;
@@ -35,6 +35,12 @@ const PAUSE_MEAN_BUSY: Duration = Duration::from_millis(10);
 /// Mean of the pause of a [sparse](Pace::Sparse) candidate: a NAT that refuses forgets at once what an
 /// attempt opened, so rarely is as good as never, and a relay that is at its limit wants peace.
 const PAUSE_MEAN_SPARSE: Duration = Duration::from_millis(200);
+
+/// Which rank of a pair nominates the stream that both keep: the lower one. It is the same rank that answers the
+/// other's handshake, since the nomination is that answer.
+pub const fn nominates(rank: u32, peer: u32) -> bool {
+    rank < peer
+}
 
 /// One try to connect, numbered within its pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -102,7 +108,7 @@ pub struct Punch {
 }
 
 impl Punch {
-    /// Starts towards `candidates`, each after its delay. `nominates` is true on the lower rank of the pair.
+    /// Starts towards `candidates`, each after its delay. Whether this rank `nominates` is said by [`nominates`].
     pub fn new(now: Instant, nominates: bool, candidates: Vec<Candidate>, seed: u64) -> Self {
         let mut punch = Self {
             nominates,
@@ -261,7 +267,7 @@ impl Punch {
 mod tests {
     use super::*;
     use crate::error::Path;
-    use crate::proto::candidate::Source;
+    use crate::proto::candidate::LocalEnd;
     use proptest::prelude::*;
     use std::net::SocketAddr;
 
@@ -269,8 +275,8 @@ mod tests {
 
     fn candidate(port: u16) -> Candidate {
         let remote = SocketAddr::from(([1, 1, 1, 1], port));
-        let (source, pace, after) = (Source::Registered, Pace::Eager, Duration::ZERO);
-        Candidate { remote, path: Path::Direct, source, pace, after }
+        let (from, pace, after) = (LocalEnd::Registered, Pace::Eager, Duration::ZERO);
+        Candidate { remote, path: Path::Direct, from, pace, after }
     }
 
     fn punch(nominates: bool) -> Punch {

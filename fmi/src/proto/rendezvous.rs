@@ -1,7 +1,7 @@
 //! The rendezvous protocol: how ranks that cannot accept connections learn each other's addresses.
 //!
 //! Every message is a 4-byte length, a version, a type and a body, all big-endian. A client sends
-//! one `Register`; when all ranks of a group are there, each gets one `Group` with the addresses of
+//! one `Register`; when all ranks of a group are there, each gets one `Handout` with the addresses of
 //! all, and that is the whole exchange. The connection stays open as the control channel: the
 //! server watches it with TCP keep-alive and tells the others when a rank is lost.
 //!
@@ -51,9 +51,9 @@ pub const VERSION: u8 = 2;
 pub const CLIENT_MESSAGE_BYTES_MAX: usize = 512;
 /// Most vouches that a registration may wait for: one more endpoint, one other address family.
 pub const VOUCHES_MAX: u8 = 2;
-/// Largest group that fits a `Group` message.
+/// Largest group that fits a `Handout` message.
 pub const SIZE_MAX: u32 = 4096;
-/// Longest message from a server: a `Group` of [`SIZE_MAX`] members with the longest cards is 1.1 MB.
+/// Longest message from a server: a `Handout` of [`SIZE_MAX`] members with the longest cards is 1.1 MB.
 pub const SERVER_MESSAGE_BYTES_MAX: usize = 2 << 20;
 
 /// What a client asks for.
@@ -114,7 +114,7 @@ pub struct Member {
 
 /// All that a rank needs to meet the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Group {
+pub struct Handout {
     /// This forming of the group.
     pub session: SessionId,
     /// All members, in rank order.
@@ -180,7 +180,7 @@ pub enum ServerMessage {
     /// State of a group that waits for ranks.
     Waiting(Waiting),
     /// The group is complete.
-    Group(Arc<Group>),
+    Handout(Arc<Handout>),
     /// The registration is refused.
     Refused(Refusal),
     /// A rank of the session is lost.
@@ -426,7 +426,7 @@ impl ServerMessage {
                 out.put(&waiting.present.to_be_bytes()).put(&waiting.missing.to_be_bytes());
                 out.put(&[u8::from(waiting.other_key) | u8::from(waiting.running) << 1]);
             }),
-            Self::Group(group) => frame(2, |out| {
+            Self::Handout(group) => frame(2, |out| {
                 let count = u32::try_from(group.members.len()).expect("a group has at most SIZE_MAX members");
                 out.put(&group.session).put(&count.to_be_bytes());
                 for member in &group.members {
@@ -482,7 +482,7 @@ impl ServerMessage {
                 let (other_key, running) = (flags & 1 != 0, flags & 2 != 0);
                 Self::Waiting(Waiting { observed, present, missing, other_key, running })
             }
-            2 => Self::Group(Arc::new(parse_group(&mut reader)?)),
+            2 => Self::Handout(Arc::new(parse_group(&mut reader)?)),
             3 => {
                 let (code, value) = (reader.u8()?, reader.u32()?);
                 Self::Refused(match code {
@@ -518,7 +518,7 @@ impl ServerMessage {
     }
 }
 
-fn parse_group(reader: &mut Reader<'_>) -> Result<Group, WireError> {
+fn parse_group(reader: &mut Reader<'_>) -> Result<Handout, WireError> {
     let session = reader.array()?;
     let count = reader.u32()?;
     if count > SIZE_MAX {
@@ -535,7 +535,7 @@ fn parse_group(reader: &mut Reader<'_>) -> Result<Group, WireError> {
         let round_trip = Duration::from_micros(reader.u32()?.into());
         members.push(Member { rank, nonce, observed, round_trip, card: reader.bytes(CARD_BYTES_MAX)?.to_vec() });
     }
-    Ok(Group { session, members })
+    Ok(Handout { session, members })
 }
 
 #[cfg(test)]
@@ -612,7 +612,7 @@ mod tests {
                         card,
                     })
                     .collect();
-                ServerMessage::Group(Arc::new(Group { session, members }))
+                ServerMessage::Handout(Arc::new(Handout { session, members }))
             }),
             any::<u32>().prop_map(|expected| ServerMessage::Refused(Refusal::SizeMismatch { expected })),
             Just(ServerMessage::Refused(Refusal::NotMember)),
@@ -659,8 +659,8 @@ mod tests {
         let (address, card) = (SocketAddr::from(([1u16; 8], 1)), vec![0; CARD_BYTES_MAX]);
         let observed = Observed { main: address, second: Some(address), other: Some(address) };
         let member = |rank| Member { rank, nonce: [0; 16], observed, round_trip: Duration::MAX, card: card.clone() };
-        let group = Group { session: [0; 16], members: (0..SIZE_MAX).map(member).collect() };
-        assert!(ServerMessage::Group(Arc::new(group)).emit().len() <= SERVER_MESSAGE_BYTES_MAX);
+        let group = Handout { session: [0; 16], members: (0..SIZE_MAX).map(member).collect() };
+        assert!(ServerMessage::Handout(Arc::new(group)).emit().len() <= SERVER_MESSAGE_BYTES_MAX);
         let (group, name, instance, nonce) = ([0; 32], [0; 16], [0; 16], [0; 16]);
         let (rank, size, round_trip, vouches) = (0, 1, Duration::ZERO, 2);
         let longest = Registration { group, name, rank, size, instance, nonce, round_trip, vouches, card };

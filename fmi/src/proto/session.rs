@@ -14,6 +14,7 @@
 use super::candidate::Roster;
 use super::card::Security;
 use super::noise::{Context, Handshake, KeyPair, MESSAGE_BYTES, Seed, StreamKeys, Unverified};
+use super::punch::nominates;
 use super::rendezvous::SessionId;
 use super::wire::{Reader, WireError, Write};
 use crate::key::{Key, Party, Purpose};
@@ -91,7 +92,7 @@ impl Credentials {
 
     /// Bytes that follow the confirmation of `peer`.
     pub fn hello_rest(&self, peer: u32) -> usize {
-        if self.shakes_hands() && peer > self.rank { MESSAGE_BYTES } else { 0 }
+        if self.shakes_hands() && nominates(self.rank, peer) { MESSAGE_BYTES } else { 0 }
     }
 
     /// Length of a nomination.
@@ -106,7 +107,7 @@ impl Credentials {
     pub fn hello(&self, peer: u32, seed: Seed) -> Result<(Vec<u8>, Flight), Stranger> {
         let mut bytes = self.confirm(peer).ok_or(Stranger::Other)?;
         let mut flight = Flight { peer, seed, handshake: None };
-        if self.shakes_hands() && peer < self.rank {
+        if self.shakes_hands() && nominates(peer, self.rank) {
             let (handshake, message) = self.with_context(peer, |context| Handshake::initiate(context, seed))?;
             bytes.put(&message);
             flight.handshake = Some(Box::new(handshake));

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use fmi::proto::liveness::{Probes, Sample, Verdict, Watch};
 use fmi::time::Instant;
 use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
 use smoltcp::phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
@@ -83,6 +84,56 @@ enum Opening {
     Done,
 }
 
+/// What ends a connection whose other end is silent, as Linux with keep-alive does. Counts are of packets since that
+/// end was last heard.
+#[derive(Debug)]
+struct Keepalive {
+    probes: Probes,
+    silence_max: Duration,
+    watch: Watch,
+    heard_at: Instant,
+    window_is_closed: bool,
+    /// Probes of the idle connection.
+    idle_probes: u32,
+    /// Segments with bytes that had been sent before.
+    repetitions: u32,
+    /// Probes of a closed window.
+    window_probes: u32,
+}
+
+impl Keepalive {
+    fn heard(&mut self, now: Instant, segment: Segment) {
+        (self.heard_at, self.window_is_closed) = (now, segment.window == 0);
+        (self.idle_probes, self.repetitions, self.window_probes) = (0, 0, 0);
+    }
+
+    /// When an idle connection has been silent for too long, if the probes until then go out in time.
+    fn idle_until(&self) -> Instant {
+        self.heard_at + self.probes.idle + self.probes.pause * self.probes.count
+    }
+
+    /// Whether the other end is gone.
+    fn judge(&mut self, now: Instant, waits: bool) -> bool {
+        if waits {
+            self.watch.wrote(now, self.silence_max);
+        } else if now >= self.idle_until() && self.idle_probes >= self.probes.count {
+            return true;
+        }
+        if self.watch.poll_timeout().is_none_or(|at| now < at) {
+            return false;
+        }
+        let (repetitions, window_probes) = (self.repetitions, self.window_probes);
+        let sample = Sample { waits, repetitions, window_probes, heard_ago: now - self.heard_at };
+        self.watch.look(now, self.silence_max, sample) == Verdict::Dead
+    }
+
+    /// When to judge again.
+    fn next(&self, now: Instant) -> Option<Instant> {
+        let idle = Some(self.idle_until()).filter(|at| *at > now);
+        self.watch.poll_timeout().into_iter().chain(idle).min()
+    }
+}
+
 pub(crate) struct Connection {
     pub(crate) local: SocketAddr,
     pub(crate) remote: SocketAddr,
@@ -107,6 +158,9 @@ pub(crate) struct Connection {
     peer_isn: Option<u32>,
     timer: Option<Instant>,
     timer_is_new: bool,
+    keepalive: Option<Keepalive>,
+    /// Behind the last byte that was sent, on the wire.
+    sent_end: Option<u32>,
     pub(crate) connect_waker: Option<Waker>,
     pub(crate) read_waits: bool,
     pub(crate) write_waits: bool,
@@ -126,6 +180,10 @@ const TIMER_STEP: Duration = Duration::from_micros(1);
 
 fn to_smoltcp(now: Instant) -> smoltcp::time::Instant {
     smoltcp::time::Instant::from_micros(i64::try_from(now.as_nanos() / 1000).expect("below 292,000 years"))
+}
+
+fn to_smoltcp_duration(duration: Duration) -> smoltcp::time::Duration {
+    smoltcp::time::Duration::from_micros(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
 }
 
 fn from_smoltcp(at: smoltcp::time::Instant) -> Instant {
@@ -178,6 +236,8 @@ impl Connection {
             peer_isn: None,
             timer: None,
             timer_is_new: false,
+            keepalive: None,
+            sent_end: None,
             connect_waker: None,
             read_waits: false,
             write_waits: false,
@@ -306,6 +366,10 @@ impl Connection {
                 None => self.ingest(now, packet, segment),
             }
         }
+        if self.is_given_up(now) {
+            self.socket().abort();
+        }
+        self.probe(now);
         self.emit(now, out);
         self.repeat_syn(now, out);
         self.notice();
@@ -356,6 +420,11 @@ impl Connection {
             self.present(now, packet.without_syn());
         }
         self.reset_seen |= segment.rst;
+        if let Some(keepalive) = &mut self.keepalive {
+            keepalive.heard(now, segment);
+            let idle = keepalive.probes.idle;
+            self.socket().set_keep_alive(Some(to_smoltcp_duration(idle)));
+        }
         self.present(now, packet);
     }
 
@@ -392,6 +461,7 @@ impl Connection {
                 let length = u32::try_from(segment.payload).expect("below 64 KiB") + 1;
                 self.fin_end = Some(segment.sequence.wrapping_add(length));
             }
+            self.count(segment);
             if let (true, Opening::Active { begun, syn, sent, answer }) = (segment.syn, &mut self.opening) {
                 // The first SYN and the first SYN|ACK are smoltcp's; its own repetitions are not
                 // Linux's and stay here.
@@ -485,7 +555,8 @@ impl Connection {
             Opening::Passive { begun } => Some(*begun + SYN_RECEIVED_TIMEOUT),
             Opening::Done => None,
         };
-        let at = smoltcp.into_iter().chain(own).min();
+        let judge = self.keepalive.as_ref().and_then(|keepalive| keepalive.next(now));
+        let at = smoltcp.into_iter().chain(own).chain(judge.filter(|_| self.was_established)).min();
         // A timer that is set already fires early enough and plans anew.
         if let Some(at) = at.map(|at| at.max(now + TIMER_STEP))
             && self.timer.is_none_or(|set| at < set)
@@ -495,14 +566,68 @@ impl Connection {
         }
     }
 
-    pub(crate) fn set_keepalive(&mut self, interval: Duration, silence_max: Duration) {
-        let micros = |duration: Duration| {
-            smoltcp::time::Duration::from_micros(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
+    pub(crate) fn set_keepalive(&mut self, now: Instant, interval: Duration, silence_max: Duration) {
+        let probes = Probes::new(interval, silence_max);
+        let heard_at = self.keepalive.as_ref().map_or(now, |keepalive| keepalive.heard_at);
+        let mut keepalive = Keepalive {
+            probes,
+            silence_max,
+            watch: Watch::default(),
+            heard_at,
+            window_is_closed: self.keepalive.as_ref().is_some_and(|keepalive| keepalive.window_is_closed),
+            idle_probes: 0,
+            repetitions: 0,
+            window_probes: 0,
         };
-        let socket = self.socket();
-        socket.set_keep_alive(Some(micros(interval)));
-        // smoltcp counts silence from the last segment that came.
-        socket.set_timeout(Some(micros(interval + silence_max)));
+        if self.waits() {
+            keepalive.watch.wrote(now, silence_max);
+        }
+        self.keepalive = Some(keepalive);
+        self.socket().set_keep_alive(Some(to_smoltcp_duration(probes.idle)));
+    }
+
+    /// Whether bytes were written that the other end has not acknowledged, or a FIN.
+    fn waits(&mut self) -> bool {
+        let closing = matches!(self.state(), State::FinWait1 | State::Closing | State::LastAck);
+        self.was_established && (closing || self.socket().send_queue() > 0)
+    }
+
+    /// Once an idle connection is being probed, its probes follow each other faster. smoltcp takes that over with the
+    /// next packet.
+    fn probe(&mut self, now: Instant) {
+        let Some(keepalive) = &self.keepalive else { return };
+        if now >= keepalive.heard_at + keepalive.probes.idle {
+            let pause = to_smoltcp_duration(keepalive.probes.pause);
+            self.socket().set_keep_alive(Some(pause));
+        }
+    }
+
+    /// Notes what kind of packet goes out.
+    fn count(&mut self, segment: Segment) {
+        let length = u32::try_from(segment.payload).expect("below 64 KiB") + u32::from(segment.fin);
+        if length == 0 {
+            return;
+        }
+        let end = segment.sequence.wrapping_add(length);
+        let is_new = self.sent_end.is_none_or(|sent| end.wrapping_sub(sent).cast_signed() > 0);
+        if is_new {
+            self.sent_end = Some(end);
+        }
+        let waits = self.waits();
+        let Some(keepalive) = &mut self.keepalive else { return };
+        if !waits {
+            keepalive.idle_probes += 1;
+        } else if keepalive.window_is_closed {
+            keepalive.window_probes += 1;
+        } else if !is_new {
+            keepalive.repetitions += 1;
+        }
+    }
+
+    fn is_given_up(&mut self, now: Instant) -> bool {
+        let waits = self.waits();
+        let is_open = self.was_established && !matches!(self.state(), State::Closed | State::TimeWait);
+        is_open && self.keepalive.as_mut().is_some_and(|keepalive| keepalive.judge(now, waits))
     }
 
     pub(crate) fn poll_connected(&mut self, cx: &Context<'_>) -> Poll<io::Result<()>> {

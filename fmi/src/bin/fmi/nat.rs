@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fmi::RealNet;
 use fmi::net::discovery::discover;
-use fmi::proto::discovery::{Filtering, Finding, Mapping, Outcome, Ports, Technique};
+use fmi::proto::discovery::{Advice, Filtering, Finding, Mapping, Outcome, Ports};
 use serde_json::json;
 
 #[derive(clap::Args)]
@@ -103,11 +103,11 @@ fn peers(finding: &Finding) -> [(&'static str, Finding); 3] {
     ]
 }
 
-fn advice(technique: Technique) -> &'static str {
+fn advice(technique: Advice) -> &'static str {
     match technique {
-        Technique::Direct => "direct connections",
-        Technique::Prediction => "direct only if the next port is foretold, else a relay",
-        Technique::Relay => "a relay, or a public address on one side",
+        Advice::Direct => "direct connections",
+        Advice::Prediction => "direct only if the next port is foretold, else a relay",
+        Advice::Relay => "a relay, or a public address on one side",
     }
 }
 
@@ -124,12 +124,12 @@ fn print_lines(finding: &Finding) {
     }
     println!("with a peer behind");
     for (name, peer) in peers(finding) {
-        println!("  {name}: {}", advice(finding.technique_with(&peer)));
+        println!("  {name}: {}", advice(finding.advice_with(&peer)));
     }
 }
 
 fn as_json(finding: &Finding) -> serde_json::Value {
-    let advice = peers(finding).map(|(name, peer)| (name.to_owned(), finding.technique_with(&peer).to_string().into()));
+    let advice = peers(finding).map(|(name, peer)| (name.to_owned(), finding.advice_with(&peer).to_string().into()));
     let step = match finding.ports {
         Some(Ports::Sequential(step)) => Some(step),
         _ => None,

@@ -1,6 +1,6 @@
 //! The rendezvous client: registers a rank, waits for its group, reconnects while it may.
 //!
-//! Pure; [`crate::net::join`] drives it. It survives a rendezvous that is not there yet, dies, or
+//! Pure; [`crate::connect`] drives it. It survives a rendezvous that is not there yet, dies, or
 //! restarts before the group is handed out: it connects and registers anew until its deadline. With
 //! several servers it turns to the next one when one fails, and when it has waited in vain for a while:
 //! ranks that cannot reach the first server wait at the second one.
@@ -14,8 +14,9 @@ use std::time::Duration;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
-use super::{ClientMessage, Group, GroupId, InstanceId, NameHash, Refusal, Registration, ServerMessage, Waiting};
+use super::{ClientMessage, GroupId, Handout, InstanceId, NameHash, Refusal, Registration, ServerMessage, Waiting};
 use crate::key::Key;
+use crate::proto::backoff::Backoff;
 use crate::proto::card::{Card, Holder, Security};
 use crate::proto::noise::KeyPair;
 use crate::time::Instant;
@@ -32,6 +33,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(1);
 const ANSWER_MAX: Duration = Duration::from_secs(3);
 /// Shortest wait for a group before another server is tried, if there is one.
 const MOVE_MIN: Duration = Duration::from_secs(4);
+/// Longest wait, up to twice of which is drawn.
+const MOVE_MAX: Duration = Duration::from_secs(32);
 
 /// Who wants to join what.
 #[derive(Clone, Debug)]
@@ -91,7 +94,7 @@ pub enum Output {
     /// Vouch for this registration on each of the other connections, as soon as it stands.
     Vouch(super::Nonce),
     /// The group is complete; the key pair is that of this registration.
-    Joined(Arc<Group>, KeyPair),
+    Joined(Arc<Handout>, KeyPair),
     /// The session of the last group is void; stop punching for it.
     Dissolved,
     /// The server's refusal is final.
@@ -114,9 +117,10 @@ pub struct Client {
     entropy: ChaCha8Rng,
     state: State,
     server: usize,
-    moves: u32,
+    /// How long to wait at one server.
+    patience: Backoff,
     key_pair: Option<KeyPair>,
-    failures: u32,
+    backoff: Backoff,
     last_failure: Option<io::ErrorKind>,
     waiting: Option<Waiting>,
     session: Option<super::SessionId>,
@@ -132,9 +136,9 @@ impl Client {
             entropy: ChaCha8Rng::from_seed(seed),
             state: State::Connecting { until: now + CONNECT_MAX },
             server: 0,
-            moves: 0,
+            patience: Backoff::new(MOVE_MIN, MOVE_MAX),
             key_pair: None,
-            failures: 0,
+            backoff: Backoff::new(PAUSE_MIN, PAUSE_MAX),
             last_failure: None,
             waiting: None,
             session: None,
@@ -173,7 +177,7 @@ impl Client {
             }
             State::Waiting { move_at, .. } if now >= move_at => {
                 self.server = (self.server + 1) % self.identity.servers.max(1);
-                self.moves += 1;
+                self.patience.fail();
                 self.connect(now);
             }
             State::Waiting { ping_at, answer_until, move_at } if now >= ping_at => {
@@ -237,8 +241,8 @@ impl Client {
 
     /// Ranks that wait at different servers meet by chance, the sooner the longer each waits at one.
     fn move_after(&mut self) -> Duration {
-        let least = MOVE_MIN.saturating_mul(1 << self.moves.min(3));
-        let span = u64::try_from(least.as_nanos()).expect("MOVE_MIN is short");
+        let least = self.patience.pause();
+        let span = u64::try_from(least.as_nanos()).expect("MOVE_MAX is short");
         least + Duration::from_nanos(self.entropy.next_u64() % span)
     }
 
@@ -252,10 +256,10 @@ impl Client {
             }
             ServerMessage::Waiting(waiting) => {
                 self.waiting = Some(waiting);
-                self.failures = 0;
+                self.backoff.reset();
                 self.heard(now);
             }
-            ServerMessage::Group(group) => self.join(now, group),
+            ServerMessage::Handout(group) => self.join(now, group),
             ServerMessage::Refused(refusal) if refusal.is_retryable() => {
                 self.disconnected(now, io::ErrorKind::ConnectionRefused);
             }
@@ -280,7 +284,7 @@ impl Client {
         }
     }
 
-    fn join(&mut self, now: Instant, group: Arc<Group>) {
+    fn join(&mut self, now: Instant, group: Arc<Handout>) {
         if !matches!(self.state, State::Waiting { .. }) {
             return;
         }
@@ -292,7 +296,7 @@ impl Client {
         };
         self.session = Some(group.session);
         self.state = State::Joined;
-        self.moves = 0;
+        self.patience.reset();
         self.outputs.push_back(Output::Joined(group, key_pair));
     }
 
@@ -309,10 +313,7 @@ impl Client {
     }
 
     fn pause(&mut self, now: Instant) {
-        let pause = PAUSE_MIN.saturating_mul(1 << self.failures.min(8)).min(PAUSE_MAX);
-        self.failures = self.failures.saturating_add(1);
-        let half = u64::try_from(pause.as_nanos() / 2).expect("PAUSE_MAX fits");
-        let pause = Duration::from_nanos(half + self.entropy.next_u64() % half);
+        let pause = self.backoff.fail_drawn(self.entropy.next_u64());
         self.state = State::Pausing { until: now + pause };
     }
 
@@ -357,17 +358,17 @@ mod tests {
         }
     }
 
-    fn group(nonce: super::super::Nonce) -> Arc<Group> {
+    fn group(nonce: super::super::Nonce) -> Arc<Handout> {
         let observed = Observed::once(SocketAddr::from(([1, 1, 1, 1], 1)));
         let member = |rank, nonce| Member { rank, nonce, observed, round_trip: SECOND, card: vec![] };
-        Arc::new(Group { session: [9; 16], members: vec![member(0, [0; 16]), member(1, nonce)] })
+        Arc::new(Handout { session: [9; 16], members: vec![member(0, [0; 16]), member(1, nonce)] })
     }
 
     #[test]
     fn registers_and_joins() {
         let mut client = client();
         let registration = registered(&mut client, Instant::ZERO);
-        client.handle_input(Instant::ZERO, Input::Message(ServerMessage::Group(group(registration.nonce))));
+        client.handle_input(Instant::ZERO, Input::Message(ServerMessage::Handout(group(registration.nonce))));
         assert!(matches!(client.poll_output(), Some(Output::Joined(..))));
         assert_eq!(client.poll_timeout(), None);
     }
@@ -376,7 +377,7 @@ mod tests {
     fn a_group_for_another_registration_is_not_taken() {
         let mut client = client();
         registered(&mut client, Instant::ZERO);
-        client.handle_input(Instant::ZERO, Input::Message(ServerMessage::Group(group([0; 16]))));
+        client.handle_input(Instant::ZERO, Input::Message(ServerMessage::Handout(group([0; 16]))));
         assert!(client.poll_output().is_none(), "a replayed answer leads nowhere");
         assert!(matches!(client.state, State::Pausing { .. }));
     }
@@ -412,7 +413,7 @@ mod tests {
     fn a_dissolved_session_starts_over_on_a_fresh_connection() {
         let mut client = client();
         let registration = registered(&mut client, Instant::ZERO);
-        client.handle_input(Instant::ZERO, Input::Message(ServerMessage::Group(group(registration.nonce))));
+        client.handle_input(Instant::ZERO, Input::Message(ServerMessage::Handout(group(registration.nonce))));
         client.poll_output();
         client.handle_input(Instant::ZERO, Input::Message(ServerMessage::Dissolved([8; 16])));
         assert!(client.poll_output().is_none(), "another session does not matter");

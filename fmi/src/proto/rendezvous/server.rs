@@ -15,7 +15,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
 use super::{
-    ClientMessage, Group, GroupId, Member, NameHash, Nonce, Observed, Refusal, Registration, SIZE_MAX, ServerMessage,
+    ClientMessage, GroupId, Handout, Member, NameHash, Nonce, Observed, Refusal, Registration, SIZE_MAX, ServerMessage,
     SessionId, Waiting,
 };
 use crate::proto::bucket::Bucket;
@@ -610,7 +610,7 @@ impl Server {
             connections.insert(rank, connection);
         }
         let nonces = members.iter().map(|member| member.nonce).collect();
-        let message = ServerMessage::Group(Arc::new(Group { session, members }));
+        let message = ServerMessage::Handout(Arc::new(Handout { session, members }));
         self.outputs.push_back(Output::SendAll(connections.values().copied().collect(), message));
         self.running.entry(group).or_default().insert(session);
         self.sessions.insert(session, Session { group, members: connections, nonces, formed: false });

@@ -61,7 +61,7 @@ impl Bench {
     fn form(&mut self) -> SessionId {
         self.register(1, 0, 2, 0);
         match &self.register(2, 1, 2, 1)[0] {
-            (_, Some(ServerMessage::Group(group))) => group.session,
+            (_, Some(ServerMessage::Handout(group))) => group.session,
             other => panic!("no group: {other:?}"),
         }
     }
@@ -104,7 +104,7 @@ fn the_last_rank_completes_the_group_for_all_in_one_message_each() {
     let outputs = bench.register(2, 1, 2, 1);
     assert_eq!(outputs.len(), 2);
     for (_, message) in outputs {
-        let Some(ServerMessage::Group(group)) = message else { panic!("expected a group, got {message:?}") };
+        let Some(ServerMessage::Handout(group)) = message else { panic!("expected a group, got {message:?}") };
         assert_eq!(group.members.len(), 2);
         assert_eq!(group.members[1].observed.main.port(), 2, "the observed address");
         assert_eq!(group.members[0].card, [0; 40], "cards are carried as they are");
@@ -278,9 +278,9 @@ fn a_discovery_asks_a_few_times_and_for_a_while() {
     assert_eq!((server.connections(), patient.connections()), (0, 0));
 }
 
-fn group_of(outputs: &[(u64, Option<ServerMessage>)]) -> Option<&Group> {
+fn group_of(outputs: &[(u64, Option<ServerMessage>)]) -> Option<&Handout> {
     outputs.iter().find_map(|(_, message)| match message {
-        Some(ServerMessage::Group(group)) => Some(&**group),
+        Some(ServerMessage::Handout(group)) => Some(&**group),
         _ => None,
     })
 }
@@ -498,7 +498,7 @@ proptest! {
                 _ => bench.input(connection, Input::Malformed),
             };
             for (_, message) in outputs {
-                if let Some(ServerMessage::Group(group)) = message {
+                if let Some(ServerMessage::Handout(group)) = message {
                     sessions.push(group.session);
                 }
             }

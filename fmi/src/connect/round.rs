@@ -12,14 +12,16 @@ use futures_util::future::{AbortHandle, Abortable};
 use futures_util::stream::FuturesUnordered;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::link::{Link, LinkInfo};
-use super::secure::Secure;
-use super::{BoxFuture, ByteStream, Listener, Net, Timer, relay, within};
+use super::relay;
+use crate::channel::LinkInfo;
+use crate::channel::stream::Link;
 use crate::error::{ErrorKind, Path};
-use crate::proto::candidate::{Candidate, Means, Source, Technique};
+use crate::net::secure::Secure;
+use crate::net::{BoxFuture, ByteStream, Listener, Net, Timer, within};
+use crate::proto::candidate::{Candidate, LocalEnd, Means, Route, Technique};
 use crate::proto::mesh::{Mesh, Output as MeshOutput};
 use crate::proto::noise::Seed;
-use crate::proto::punch::{Attempt, Input as PunchInput, Punch, StreamId};
+use crate::proto::punch::{Attempt, Input as PunchInput, Punch, StreamId, nominates};
 use crate::proto::rendezvous::RelayRequest;
 use crate::proto::session::{CONFIRM_BYTES, Credentials, Flight, Protection, Stranger};
 use crate::time::Instant;
@@ -60,6 +62,7 @@ enum Event<S> {
     },
     /// Our nomination of a stream is sent, or could not be.
     Told {
+        id: StreamId,
         peer: u32,
         result: io::Result<(S, Protection)>,
     },
@@ -67,11 +70,24 @@ enum Event<S> {
 }
 
 /// A stream on the way to become a link.
-struct Candidature {
-    path: Path,
-    /// Over the other address family, where the plan for translated addresses does not matter.
-    is_other_family: bool,
+struct Stream<S> {
+    route: Route,
     connected_at: Instant,
+    stage: Stage<S>,
+}
+
+/// How far a stream has come. A piece of work holds the stream itself wherever a stage does not.
+enum Stage<S> {
+    /// The other end is proving itself.
+    Proving,
+    /// It has, and this rank may nominate the stream.
+    Proven(Proven<S>),
+    /// It has, and the peer may nominate the stream.
+    Hoping,
+    /// The peer has nominated it.
+    Nominated(S, Protection),
+    /// This rank is telling the peer that it is the one.
+    Telling,
 }
 
 /// The local ends that a round uses.
@@ -91,11 +107,7 @@ pub(super) struct Round<N: Net> {
     work: FuturesUnordered<BoxFuture<Event<N::Stream>>>,
     strangers: usize,
     aborts: BTreeMap<u32, Vec<AbortHandle>>,
-    streams: BTreeMap<StreamId, Candidature>,
-    proven: BTreeMap<StreamId, Proven<N::Stream>>,
-    /// Streams that the peer has nominated.
-    nominated: BTreeMap<StreamId, (N::Stream, Protection)>,
-    winners: BTreeMap<u32, Candidature>,
+    streams: BTreeMap<StreamId, Stream<N::Stream>>,
     next_stream: u64,
     links: Vec<Option<Link>>,
     linked: usize,
@@ -116,9 +128,6 @@ impl<N: Net> Round<N> {
             strangers: 0,
             aborts: BTreeMap::new(),
             streams: BTreeMap::new(),
-            proven: BTreeMap::new(),
-            nominated: BTreeMap::new(),
-            winners: BTreeMap::new(),
             next_stream: 0,
             links: (0..size).map(|_| None).collect(),
             linked: 0,
@@ -138,10 +147,7 @@ impl<N: Net> Round<N> {
     /// Peers that are relayed, and whether each should have been connected.
     pub(super) fn relayed(&self) -> Vec<(u32, bool)> {
         let infos = self.links.iter().flatten().map(Link::info).filter(|info| info.path == Path::Relay);
-        let is_likely = |peer: u32| match self.mesh.technique(peer) {
-            Some(Technique::Listen | Technique::Relay | Technique::Spray) | None => false,
-            Some(_) => true,
-        };
+        let is_likely = |peer: u32| self.mesh.technique(peer).is_some_and(Technique::is_likely);
         infos.map(|info| (info.peer, is_likely(info.peer))).collect()
     }
 
@@ -197,7 +203,7 @@ impl<N: Net> Round<N> {
         let is_impostor = self.credentials.roster().peers[peer as usize].card.is_none();
         let last = punch.and_then(Punch::last_failure);
         let last = match last {
-            _ if is_impostor => "who registered in its place has another key".to_owned(),
+            _ if is_impostor => "that rank registered with a different key".to_owned(),
             None => "no answer".to_owned(),
             Some(kind) => kind.to_string(),
         };
@@ -211,28 +217,38 @@ impl<N: Net> Round<N> {
                 MeshOutput::Connect { peer, attempt, candidate } => {
                     self.connect(net, ends, peer, attempt, candidate);
                 }
-                MeshOutput::Nominate { peer, stream } => {
-                    let Some((mut stream, flight)) = self.proven.remove(&stream) else { continue };
-                    let credentials = self.credentials.clone();
-                    self.work.push(Box::pin(async move {
-                        let tell = async {
-                            let (nomination, protection) = credentials.nominate(flight).map_err(denied)?;
-                            stream.write_all(&nomination).await?;
-                            Ok((stream, protection))
-                        };
-                        Event::Told { peer, result: tell.await }
-                    }));
-                }
+                MeshOutput::Nominate { peer, stream } => self.nominate(peer, stream),
                 MeshOutput::Won { peer, stream } => {
                     for abort in self.aborts.remove(&peer).unwrap_or_default() {
                         abort.abort();
                     }
                     self.won(peer, stream);
                 }
-                // The driver counts links, which stand a little later than the mesh knows.
+                // The driver counts links, which are there a little later than the mesh knows.
                 MeshOutput::Complete => {}
             }
         }
+    }
+
+    fn nominate(&mut self, peer: u32, id: StreamId) {
+        let Some(entry) = self.streams.get_mut(&id) else { return };
+        let (mut stream, flight) = match std::mem::replace(&mut entry.stage, Stage::Telling) {
+            Stage::Proven(proven) => proven,
+            // The mesh nominates a stream once, and only where this rank nominates.
+            other @ (Stage::Proving | Stage::Hoping | Stage::Nominated(..) | Stage::Telling) => {
+                entry.stage = other;
+                return;
+            }
+        };
+        let credentials = self.credentials.clone();
+        self.work.push(Box::pin(async move {
+            let tell = async {
+                let (nomination, protection) = credentials.nominate(flight).map_err(denied)?;
+                stream.write_all(&nomination).await?;
+                Ok((stream, protection))
+            };
+            Event::Told { id, peer, result: tell.await }
+        }));
     }
 
     fn connect(
@@ -241,15 +257,15 @@ impl<N: Net> Round<N> {
         (main, other): (SocketAddr, Option<SocketAddr>),
         peer: u32,
         attempt: Attempt,
-        Candidate { remote, source, path, .. }: Candidate,
+        Candidate { remote, from, path, .. }: Candidate,
     ) {
         let any_port = |local: SocketAddr| SocketAddr::new(local.ip(), 0);
-        let local = match source {
-            Source::Registered => main,
-            Source::OtherFamily => other.unwrap_or(main),
-            Source::Fresh | Source::Relay => any_port(main),
+        let local = match from {
+            LocalEnd::Registered => main,
+            LocalEnd::OtherFamily => other.unwrap_or(main),
+            LocalEnd::Fresh | LocalEnd::Relay => any_port(main),
         };
-        if source == Source::Relay {
+        if from == LocalEnd::Relay {
             let roster = self.credentials.roster();
             let nonce = roster.peers[self.rank as usize].nonce;
             let request = RelayRequest { session: roster.session, from: self.rank, to: peer, nonce };
@@ -273,7 +289,8 @@ impl<N: Net> Round<N> {
         let id = StreamId(self.next_stream);
         self.next_stream += 1;
         let _ = stream.set_keepalive(JOINING_KEEPALIVE, JOINING_SILENCE_MAX);
-        self.streams.insert(id, Candidature { path, is_other_family: false, connected_at: net.now() });
+        let route = Route { path, is_other_family: false };
+        self.streams.insert(id, Stream { route, connected_at: net.now(), stage: Stage::Proving });
         id
     }
 
@@ -291,7 +308,7 @@ impl<N: Net> Round<N> {
         }));
     }
 
-    /// Who connects says who it is at once.
+    /// The side that connected says at once which rank it is.
     fn prove(&mut self, net: &N, peer: u32, id: StreamId, stream: N::Stream) {
         let (net, credentials) = (net.clone(), self.credentials.clone());
         let seed = seed(&net);
@@ -326,7 +343,7 @@ impl<N: Net> Round<N> {
             Event::Connected { peer, attempt, path, result: Ok(stream) } => {
                 let id = self.stream_id(net, &stream, path);
                 self.mesh.handle_input(now, peer, PunchInput::Connected(attempt, id));
-                self.set_path(id, peer, &stream);
+                self.set_route(id, peer, &stream);
                 self.prove(net, peer, id, stream);
             }
             Event::Connected { peer, attempt, path, result: Err(error) } => {
@@ -338,16 +355,17 @@ impl<N: Net> Round<N> {
                 match result {
                     Ok(proven) => {
                         let peer = proven.1.peer();
-                        self.set_path(id, peer, &proven.0);
-                        if rank < peer {
-                            self.proven.insert(id, proven);
+                        self.set_route(id, peer, &proven.0);
+                        if nominates(rank, peer) {
+                            self.set_stage(id, Stage::Proven(proven));
                         } else {
+                            self.set_stage(id, Stage::Hoping);
                             self.await_nomination(net, id, proven);
                         }
                         self.mesh.handle_input(now, peer, PunchInput::Confirmed(id));
                     }
                     Err(error) => {
-                        tracing::debug!(rank, ?expected, %error, "the other end of a stream is no peer");
+                        tracing::debug!(rank, ?expected, %error, "stream rejected: the other end did not authenticate");
                         self.streams.remove(&id);
                         if let Some(peer) = expected {
                             self.mesh.handle_input(now, peer, PunchInput::Broken(id));
@@ -355,62 +373,59 @@ impl<N: Net> Round<N> {
                     }
                 }
             }
-            Event::Nominated { id, peer, result: Ok(nominated) } => {
-                self.nominated.insert(id, nominated);
+            Event::Nominated { id, peer, result: Ok((stream, protection)) } => {
+                self.set_stage(id, Stage::Nominated(stream, protection));
                 self.mesh.handle_input(now, peer, PunchInput::Nominated(id));
             }
             Event::Nominated { id, peer, result: Err(_) } => {
+                self.streams.remove(&id);
                 self.mesh.handle_input(now, peer, PunchInput::Broken(id));
             }
-            Event::Told { peer, result: Ok((stream, protection)) } => self.link(peer, stream, protection),
-            // The link never stands; the round ends by its deadline and starts over.
-            Event::Told { peer, result: Err(error) } => {
+            Event::Told { id, peer, result: Ok((stream, protection)) } => {
+                if let Some(Stream { route, connected_at, .. }) = self.streams.remove(&id) {
+                    self.link(peer, route, connected_at, stream, protection);
+                }
+            }
+            // There will be no link; the round ends by its deadline and starts over.
+            Event::Told { id, peer, result: Err(error) } => {
+                self.streams.remove(&id);
                 tracing::debug!(rank, peer, %error, "a nomination could not be sent");
             }
         }
     }
 
-    fn set_path(&mut self, id: StreamId, peer: u32, stream: &N::Stream) {
-        let (Ok(remote), Some(candidature)) = (stream.peer_addr(), self.streams.get_mut(&id)) else { return };
-        let member = &self.credentials.roster().peers[peer as usize];
-        let card = member.card.as_ref();
-        candidature.is_other_family = remote.is_ipv4() != member.observed.main.is_ipv4();
-        let is_own = card.is_some_and(|card| card.locals.iter().any(|local| local.ip() == remote.ip()));
-        if candidature.path == Path::Direct && is_own {
-            candidature.path = Path::Private;
+    fn set_stage(&mut self, id: StreamId, stage: Stage<N::Stream>) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.stage = stage;
         }
+    }
+
+    fn set_route(&mut self, id: StreamId, peer: u32, stream: &N::Stream) {
+        let (Ok(remote), Some(entry)) = (stream.peer_addr(), self.streams.get_mut(&id)) else { return };
+        entry.route = self.credentials.roster().peers[peer as usize].route(remote, entry.route.path);
     }
 
     /// Keeps the winner. The higher rank holds it since it was nominated; the lower rank gets it
     /// back once the nomination is sent.
     fn won(&mut self, peer: u32, id: StreamId) {
-        let candidature = self.streams.remove(&id);
-        let candidature = candidature.unwrap_or(Candidature {
-            path: Path::Direct,
-            is_other_family: false,
-            connected_at: self.started,
-        });
-        self.winners.insert(peer, candidature);
-        if let Some((stream, protection)) = self.nominated.remove(&id) {
-            self.link(peer, stream, protection);
+        if !matches!(self.streams.get(&id), Some(Stream { stage: Stage::Nominated(..), .. })) {
+            return;
+        }
+        if let Some(Stream { route, connected_at, stage: Stage::Nominated(stream, protection) }) =
+            self.streams.remove(&id)
+        {
+            self.link(peer, route, connected_at, stream, protection);
         }
     }
 
-    fn link(&mut self, peer: u32, stream: N::Stream, protection: Protection) {
-        let Some(won) = self.winners.remove(&peer) else { return };
+    fn link(&mut self, peer: u32, route: Route, connected_at: Instant, stream: N::Stream, protection: Protection) {
         let planned = self.mesh.technique(peer).unwrap_or(Technique::Direct);
-        let technique = match won.path {
-            Path::Relay => Technique::Relay,
-            Path::Direct if won.is_other_family => Technique::Punch,
-            Path::Private if planned != Technique::Direct => Technique::Local,
-            Path::Private | Path::Direct => planned,
-        };
         let info = LinkInfo {
             peer,
-            path: won.path,
-            technique,
+            path: route.path,
+            technique: route.technique(planned),
             addresses_known_at: self.started,
-            connected_at: won.connected_at,
+            connected_at,
             attempts: self.mesh.attempts(peer),
         };
         tracing::debug!(?info, "connected");

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::Net;
+use crate::net::Net;
 use crate::proto::rendezvous::{ClientMessage, RelayRequest, ServerMessage};
 
 /// Longest answer to a request: `Relayed`, or a refusal.

@@ -1,0 +1,392 @@
+//! Joining a group: rendezvous, punches to all peers, confirmation. One future, no task.
+//!
+//! A failed round (a pair that did not connect in time, a rank that vanished meanwhile, a rendezvous
+//! that restarted) starts over from a fresh local port until the join deadline.
+//!
+//! What comes out is a rank with all its links. Whether every other rank has its own is for the group to find out,
+//! by a barrier over these links; if it fails, the join is [retried](Joiner::retry).
+//!
+//! **A rank gives a round up by its own clock only before it enters that barrier.** While it has not,
+//! nobody can have passed, so nobody is left behind in a group that another rank has abandoned. In
+//! the barrier a rank waits until it passes, or hears that the round is void: a connection ends, or
+//! the rendezvous dissolves the session.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use super::joined::{Joined, Lifeline, Upgrade, erase};
+use super::legs::{Leg, Legs, Server, local_for, resolve};
+use super::lifeline::Reconnect;
+use super::round::{Locals, Round};
+use super::upgrade::{Meet, Upgrades};
+use crate::channel::stream::{CONTROL_KEEPALIVE, CONTROL_SILENCE_MAX};
+use crate::config::Config;
+use crate::error::{Error, ErrorKind, Operation, Result};
+use crate::key::{Key, name_hash};
+use crate::net::framed::ReceiveError;
+use crate::net::{ByteStream, Clock, Net, Timer, within};
+use crate::proto::candidate::{Means, Roster};
+use crate::proto::join::{Input as RoundsInput, Output as RoundsOutput, Rounds};
+use crate::proto::noise::KeyPair;
+use crate::proto::rendezvous::client::{Client, Identity, Input as ClientInput, Output as ClientOutput};
+use crate::proto::rendezvous::{Handout, Nonce, Resumption, ServerMessage, SessionId};
+use crate::proto::session::Credentials;
+use crate::time::Instant;
+
+/// A rank with a checked configuration that has not registered yet, and may open its connection to
+/// the rendezvous ahead of that.
+#[derive(Debug)]
+pub struct Prepared<N: Net> {
+    net: N,
+    config: Config,
+    servers: Vec<Server>,
+    first: Option<Legs<N>>,
+}
+
+impl<N: Net> Prepared<N> {
+    /// Checks the configuration and resolves the rendezvous.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidConfig`].
+    pub async fn new(net: N, config: &Config) -> Result<Self> {
+        config.check().map_err(|error| error.on(config.rank))?;
+        let servers = resolve(&net, config).await?;
+        Ok(Self { net, config: config.clone(), servers, first: None })
+    }
+
+    /// Opens the connections to the rendezvous ahead of the join, which saves it one round trip.
+    ///
+    /// # Errors
+    /// [`ErrorKind::RendezvousUnreachable`] if that fails; joining would try again until its deadline.
+    pub async fn warm(&mut self) -> Result<()> {
+        let connect = async {
+            let mut legs = Legs::new(&self.net, &self.config, self.servers[0])?;
+            poll_fn(|cx| legs.poll_main(cx, self.net.now())).await?;
+            Ok(legs)
+        };
+        match within(&self.net, self.net.now() + self.config.join_deadline, connect).await {
+            Ok(legs) => {
+                self.first = Some(legs);
+                Ok(())
+            }
+            Err(error) => {
+                let address = self.config.rendezvous.clone();
+                let kind = ErrorKind::RendezvousUnreachable { address, last: error.to_string() };
+                Err(Error::new(Operation::Join, kind).on(self.config.rank).caused_by(error))
+            }
+        }
+    }
+}
+
+/// A join under way.
+pub(crate) struct Joiner<N: Net> {
+    net: N,
+    config: Config,
+    key: Key,
+    deadline: Instant,
+    rounds: Rounds,
+    rounds_timer: Timer,
+    servers: Vec<Server>,
+    client: Client,
+    client_timer: Timer,
+    legs: Option<Legs<N>>,
+    /// Opened ahead of the join.
+    warm: Option<Legs<N>>,
+    round: Option<Round<N>>,
+    /// What was missing when an earlier round was given up.
+    unconnected: Option<(u32, ErrorKind)>,
+    meet: Meet<N>,
+}
+
+impl<N: Net> Joiner<N> {
+    /// Starts to join. `meet` forms the groups of two that replace relayed links later.
+    pub(crate) fn new(prepared: Prepared<N>, meet: Meet<N>) -> Self {
+        let Prepared { net, config, servers, first } = prepared;
+        let now = net.now();
+        let key = config.group_key();
+        let mut instance = [0; 16];
+        net.fill_entropy(&mut instance);
+        let mut seed = [0; 32];
+        net.fill_entropy(&mut seed);
+        let name = name_hash(&config.group);
+        let group = key.group_id(&config.group);
+        let identity = Identity {
+            group,
+            name,
+            rank: config.rank,
+            size: config.size,
+            instance,
+            key: key.clone(),
+            security: config.security(),
+            sprays: config.spray,
+            servers: servers.len(),
+        };
+        let clock = Arc::new(net.clone());
+        let deadline = now + config.join_deadline;
+        Self {
+            deadline,
+            rounds: Rounds::new(config.security(), deadline, config.punch_deadline),
+            rounds_timer: Timer::new(clock.clone()),
+            client: Client::new(now, identity, seed),
+            client_timer: Timer::new(clock),
+            legs: None,
+            warm: first,
+            meet,
+            round: None,
+            unconnected: None,
+            net,
+            config,
+            key,
+            servers,
+        }
+    }
+
+    /// The configuration of this rank.
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The clock of the net below.
+    pub(crate) fn clock(&self) -> Arc<dyn Clock> {
+        Arc::new(self.net.clone())
+    }
+
+    /// When the join has had its time.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Connects to all wanted peers.
+    ///
+    /// # Errors
+    /// As [`Communicator::connect`](crate::Communicator::connect).
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing; dropping the joiner leaves the group.
+    pub(crate) async fn next(&mut self) -> Result<Joined> {
+        poll_fn(|cx| self.poll(cx)).await
+    }
+
+    /// Gives up what came out last, and registers again.
+    pub(crate) fn retry(&mut self) {
+        self.abandon_round();
+        self.client.handle_input(self.net.now(), ClientInput::Retry);
+    }
+
+    /// Ends a round and keeps what it lacked, for the error at the deadline.
+    fn abandon_round(&mut self) {
+        self.rounds.handle_input(self.net.now(), RoundsInput::Ended);
+        if let Some(lacked) = self.round.take().and_then(|round| round.unconnected()) {
+            self.unconnected = Some(lacked);
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Joined>> {
+        loop {
+            self.drain_client()?;
+            let mut moved = self.poll_control(cx);
+            if let (Some(round), Some(legs)) = (&mut self.round, &mut self.legs) {
+                let other = legs.other.as_mut().map(|(local, listener)| (*local, listener));
+                let mut locals = Locals { main: (legs.local, &mut legs.listener), other };
+                moved |= round.poll(cx, &self.net, &mut locals);
+                if round.is_complete() {
+                    return Poll::Ready(Ok(self.finish()));
+                }
+            }
+            moved |= self.poll_timers(cx)?;
+            if !moved {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Hands links and control channel over; the listener closes.
+    fn finish(&mut self) -> Joined {
+        let round = self.round.take().expect("only a round finishes");
+        let control = match self.legs.take().map(|legs| legs.main) {
+            Some(Leg::Established(control)) => Some(control),
+            Some(Leg::None | Leg::Connecting(..)) | None => None,
+        };
+        if let Some(control) = &control {
+            // A stream that refuses the option is broken, which its next use tells.
+            let _ = control.stream().set_keepalive(CONTROL_KEEPALIVE, CONTROL_SILENCE_MAX);
+        }
+        let session = round.credentials().roster().session;
+        let relayed = round.relayed();
+        let upgrade = (!relayed.is_empty()).then(|| self.upgrades(session, &relayed));
+        let nonce = round.credentials().roster().peers[self.config.rank as usize].nonce;
+        let lifeline = Some(self.lifeline(session, nonce));
+        Joined { links: round.into_links(), control: control.map(erase), session, upgrade, lifeline }
+    }
+
+    fn lifeline(&self, session: SessionId, nonce: Nonce) -> Box<dyn Lifeline> {
+        let (rank, size) = (self.config.rank, self.config.size);
+        let resumption = Resumption { session, group: self.key.group_id(&self.config.group), rank, size, nonce };
+        let ways = self.servers.iter().map(|server| (local_for(&self.config, server.main), server.main)).collect();
+        Box::new(Reconnect::new(self.net.clone(), ways, resumption, Timer::new(Arc::new(self.net.clone()))))
+    }
+
+    fn upgrades(&self, session: SessionId, relayed: &[(u32, bool)]) -> Box<dyn Upgrade> {
+        let (net, servers) = (self.net.clone(), self.servers.clone());
+        let prepare = move |config| Prepared { net: net.clone(), config, servers: servers.clone(), first: None };
+        let (config, meet) = (self.config.clone(), self.meet.clone());
+        Box::new(Upgrades::new(self.net.clone(), config, session, relayed, Box::new(prepare), meet))
+    }
+
+    fn drain_client(&mut self) -> Result<()> {
+        while let Some(output) = self.client.poll_output() {
+            match output {
+                ClientOutput::Connect(number) => {
+                    self.abandon_round();
+                    self.legs = None;
+                    // Connections opened ahead of the join serve for the first time only.
+                    let legs = self.warm.take().map_or_else(
+                        || Legs::new(&self.net, &self.config, self.servers[number % self.servers.len()]),
+                        Ok,
+                    );
+                    match legs {
+                        Ok(legs) => self.legs = Some(legs),
+                        Err(error) => {
+                            self.client.handle_input(self.net.now(), ClientInput::Disconnected(error.kind()));
+                        }
+                    }
+                }
+                ClientOutput::Send(message) => {
+                    if let Some(Legs { main: Leg::Established(control), .. }) = &mut self.legs {
+                        control.queue(&message.emit());
+                    }
+                }
+                ClientOutput::Vouch(nonce) => {
+                    if let Some(legs) = &mut self.legs {
+                        legs.vantage.vouch(nonce);
+                        legs.other_leg.vouch(nonce);
+                    }
+                }
+                ClientOutput::Joined(handout, key_pair) => self.start_round(&handout, key_pair)?,
+                ClientOutput::Dissolved => self.abandon_round(),
+                ClientOutput::Refused(refusal) => {
+                    let error = Error::new(Operation::Join, ErrorKind::Refused(refusal));
+                    return Err(error.on(self.config.rank));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn start_round(&mut self, handout: &Handout, key_pair: KeyPair) -> Result<()> {
+        let Some(legs) = &self.legs else { return Ok(()) };
+        let roster = Roster::open(&self.key, handout);
+        let (rank, security) = (self.config.rank, self.config.security());
+        self.rounds.handle_input(self.net.now(), RoundsInput::HandedOut(&roster));
+        while let Some(output) = self.rounds.poll_output() {
+            match output {
+                RoundsOutput::Start { relay_likely } => {
+                    let mut seed = [0; 8];
+                    self.net.fill_entropy(&mut seed);
+                    let means = Means {
+                        relay: self.config.relay.then_some(legs.server.main),
+                        relay_likely,
+                        sprays: self.config.spray,
+                        peers: self.config.peers,
+                        seed: u64::from_be_bytes(seed),
+                    };
+                    let (key, key_pair, roster) = (self.key.clone(), key_pair.clone(), roster.clone());
+                    let credentials = Credentials::new(key, key_pair, security, roster, rank);
+                    self.round = Some(Round::new(&self.net, rank, credentials, means, self.config.peers_at_once_max));
+                }
+                RoundsOutput::Mismatch { peer, theirs } => {
+                    let (theirs, own) = (theirs.name(), security.name());
+                    let what =
+                        format!("rank {peer} is configured as {theirs}, this rank as {own}; all ranks must agree");
+                    let error = Error::new(Operation::Join, ErrorKind::InvalidConfig(what));
+                    return Err(error.on(rank).with_peer(peer));
+                }
+                // Only a timeout makes them.
+                RoundsOutput::Retry | RoundsOutput::Expired => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn poll_control(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(legs) = &mut self.legs else { return false };
+        let now = self.net.now();
+        if !legs.is_announced {
+            let connected = match &legs.main {
+                Leg::Connecting(..) => match legs.poll_main(cx, now) {
+                    Poll::Pending => return false,
+                    Poll::Ready(result) => result,
+                },
+                Leg::Established(_) | Leg::None => Ok(()),
+            };
+            legs.is_announced = true;
+            let input = connected.and_then(|()| legs.connected());
+            let input = input.unwrap_or_else(|error| ClientInput::Disconnected(error.kind()));
+            self.client.handle_input(now, input);
+            return true;
+        }
+        let failed = legs.poll_others(cx);
+        for _ in 0..failed {
+            self.client.handle_input(now, ClientInput::Unvouched);
+        }
+        let Leg::Established(control) = &mut legs.main else { return failed > 0 };
+        let flushed = control.poll_flush(cx);
+        let input = match (control.poll_receive(cx, ServerMessage::parse), flushed) {
+            (Poll::Ready(Ok(message)), _) => ClientInput::Message(message),
+            (Poll::Ready(Err(ReceiveError::Wire(error))), _) => {
+                tracing::warn!(%error, "malformed message from the rendezvous");
+                ClientInput::Malformed
+            }
+            (Poll::Ready(Err(ReceiveError::Io(error))), _) | (_, Poll::Ready(Err(error))) => {
+                ClientInput::Disconnected(error.kind())
+            }
+            (Poll::Pending, _) => return failed > 0,
+        };
+        if !matches!(input, ClientInput::Message(_)) {
+            legs.main = Leg::None;
+        }
+        self.client.handle_input(now, input);
+        true
+    }
+
+    fn poll_timers(&mut self, cx: &mut Context<'_>) -> Result<bool> {
+        let now = self.net.now();
+        if let Some((at, _)) = self.rounds.poll_timeout()
+            && self.rounds_timer.poll_until(cx, at)
+        {
+            self.rounds.handle_timeout(now);
+            while let Some(output) = self.rounds.poll_output() {
+                match output {
+                    RoundsOutput::Retry => self.retry(),
+                    RoundsOutput::Expired => return Err(self.deadline_error()),
+                    // Only a group that was handed out makes them.
+                    RoundsOutput::Start { .. } | RoundsOutput::Mismatch { .. } => {}
+                }
+            }
+            return Ok(true);
+        }
+        if let Some((at, _)) = self.client.poll_timeout()
+            && self.client_timer.poll_until(cx, at)
+        {
+            self.client.handle_timeout(now);
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    fn deadline_error(&self) -> Error {
+        let error = |kind| Error::new(Operation::Join, kind).on(self.config.rank);
+        let current = self.round.as_ref().and_then(Round::unconnected);
+        if let Some((peer, kind)) = current.or_else(|| self.unconnected.clone()) {
+            return error(kind).with_peer(peer);
+        }
+        if let Some(waiting) = self.client.waiting() {
+            let crate::proto::rendezvous::Waiting { present, missing, other_key, running, .. } = waiting;
+            let size = self.config.size;
+            return error(ErrorKind::GroupIncomplete { present, size, missing, other_key, running });
+        }
+        let last = self.client.last_failure().map_or_else(|| "no answer".to_owned(), |kind| kind.to_string());
+        error(ErrorKind::RendezvousUnreachable { address: self.config.rendezvous.clone(), last })
+    }
+}

@@ -1,0 +1,17 @@
+//! How a rank meets its group: the drivers of a join, and of what keeps a group connected later.
+//!
+//! They move bytes between sockets and the machines of [`crate::proto`], which hold all policy: `rendezvous::client`
+//! registers, `join` times rounds, `mesh` and `punch` connect pairs, `session` proves who is there, `upgrade` replaces
+//! relayed connections, `resume` finds a rendezvous again. Nothing here knows what the links are used for.
+
+mod join;
+mod joined;
+mod legs;
+mod lifeline;
+mod relay;
+mod round;
+mod upgrade;
+
+pub(crate) use join::Joiner;
+pub use join::Prepared;
+pub(crate) use joined::{Control, Joined, Lifeline, Upgrade};

@@ -1,0 +1,118 @@
+//! From the relay to a direct connection, while the group computes.
+//!
+//! A pair that was relayed keeps trying. Both ranks register a group of two at the rendezvous, from fresh
+//! local ports, and connect as any group does: that cures mappings that were stuck, paths that were cut, and
+//! ports that were predicted wrongly. The new stream takes the place of the relayed one at the
+//! next border between two frames, in each direction by itself, so that no byte is lost, doubled or
+//! reordered ([`crate::channel::stream`]). When a pair tries is decided by [`Machine`](crate::proto::upgrade).
+//!
+//! No task: it makes progress whenever an operation of the communicator waits.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use super::join::Prepared;
+use super::joined::Upgrade;
+use crate::channel::stream::Link;
+use crate::config::{Config, Peers};
+use crate::error::Result;
+use crate::net::{BoxFuture, Net, Timer};
+use crate::proto::rendezvous::SessionId;
+use crate::proto::upgrade::{Input, Output, TRY_MAX, Upgrades as Machine};
+
+/// Joins a group of two, and takes its link once both ends know that it works.
+pub(crate) type Meet<N> = Arc<dyn Fn(Prepared<N>) -> BoxFuture<Result<Link>> + Send + Sync>;
+
+/// Makes the rank of a group of two at the same servers.
+type Prepare<N> = Box<dyn Fn(Config) -> Prepared<N> + Send>;
+
+/// All relayed pairs of one rank.
+pub(super) struct Upgrades<N: Net> {
+    net: N,
+    config: Config,
+    session: SessionId,
+    machine: Machine,
+    /// Groups of two that are forming, by the peer.
+    tries: BTreeMap<u32, BoxFuture<Result<Link>>>,
+    timer: Timer,
+    prepare: Prepare<N>,
+    meet: Meet<N>,
+}
+
+impl<N: Net> Upgrades<N> {
+    /// Starts with the relayed peers, and whether each should have been connected.
+    pub(super) fn new(
+        net: N,
+        config: Config,
+        session: SessionId,
+        peers: &[(u32, bool)],
+        prepare: Prepare<N>,
+        meet: Meet<N>,
+    ) -> Self {
+        let machine = Machine::new(net.now(), peers);
+        let timer = Timer::new(Arc::new(net.clone()));
+        Self { net, config, session, machine, tries: BTreeMap::new(), timer, prepare, meet }
+    }
+
+    /// The configuration of the group of two.
+    fn pair_config(&self, peer: u32) -> Config {
+        let own = self.config.rank;
+        let mut hasher = blake3::Hasher::new_derive_key("fmi upgrade group v1");
+        hasher.update(self.config.group.as_bytes()).update(&self.session);
+        hasher.update(&own.min(peer).to_be_bytes()).update(&own.max(peer).to_be_bytes());
+        let mut config = self.config.clone();
+        config.group = format!("upgrade {}", hasher.finalize().to_hex());
+        (config.rank, config.size) = (u32::from(own > peer), 2);
+        config.peers = Peers::All;
+        config.relay = false;
+        config.join_deadline = TRY_MAX;
+        config
+    }
+
+    /// Polls the groups of two; the first link that is established.
+    fn poll_tries(&mut self, cx: &mut Context<'_>) -> Poll<(u32, Link)> {
+        let peers: Vec<u32> = self.tries.keys().copied().collect();
+        for peer in peers {
+            let Some(joining) = self.tries.get_mut(&peer) else { continue };
+            let Poll::Ready(result) = joining.as_mut().poll(cx) else { continue };
+            self.tries.remove(&peer);
+            let now = self.net.now();
+            match result {
+                Ok(link) => {
+                    self.machine.handle_input(now, Input::Connected(peer));
+                    return Poll::Ready((peer, link));
+                }
+                Err(error) => {
+                    tracing::debug!(peer, %error, "upgrade attempt failed; staying on the relay");
+                    self.machine.handle_input(now, Input::Failed(peer));
+                }
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl<N: Net> Upgrade for Upgrades<N> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(u32, Link)> {
+        loop {
+            if let Poll::Ready(established) = self.poll_tries(cx) {
+                return Poll::Ready(established);
+            }
+            if let Some((at, _)) = self.machine.poll_timeout()
+                && self.timer.poll_until(cx, at)
+            {
+                self.machine.handle_timeout(self.net.now());
+            }
+            let mut begun = false;
+            while let Some(Output::Try(peer)) = self.machine.poll_output() {
+                let prepared = (self.prepare)(self.pair_config(peer));
+                self.tries.insert(peer, (self.meet)(prepared));
+                begun = true;
+            }
+            if !begun {
+                return Poll::Pending;
+            }
+        }
+    }
+}

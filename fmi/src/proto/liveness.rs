@@ -1,0 +1,198 @@
+//! When the silence of the other end of a connection means that its machine is gone. Pure.
+//!
+//! **A busy rank is not a dead rank.** The kernel of a rank that computes answers: it acknowledges what comes until its
+//! buffer is full, then it acknowledges the probes of its closed window. So silence is that of the other *kernel*, and
+//! it counts only while something awaits an answer:
+//! - an idle connection is probed ([`Probes`]), several times before it is given up: one lost packet ends nothing;
+//! - bytes in flight are repeated by the kernel, and [`Watch`] bounds for how long without any answer;
+//! - a closed window is probed ever more rarely, so several probes must have been lost there, too.
+//!
+//! A time-out of the kernel that counts how long bytes have waited (`TCP_USER_TIMEOUT`) cannot tell the second case from
+//! the third.
+
+use std::time::Duration;
+
+use crate::time::Instant;
+
+/// Probes of an idle connection that stay without an answer until it is given up, if the silence has room for them.
+const PROBES_WANTED: u32 = 5;
+/// Kernels count the pause between probes in whole seconds.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+/// Unanswered repetitions of bytes in flight at which silence is more than bad luck: with the bytes themselves, three
+/// packets were lost, or their acknowledgements.
+const REPETITIONS_MIN: u32 = 2;
+/// The same of probes of a closed window, the last of which may just be on its way.
+const WINDOW_PROBES_MIN: u32 = 4;
+/// Looks in the time of one silence.
+const LOOKS: u32 = 8;
+
+/// How an idle connection is probed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probes {
+    /// Idle time before the first probe.
+    pub idle: Duration,
+    /// Pause between two probes.
+    pub pause: Duration,
+    /// The connection has ended when this many were not answered, a pause after the last one.
+    pub count: u32,
+}
+
+impl Probes {
+    /// Spreads probes over the longest silence after a connection has been idle for `interval`.
+    pub fn new(interval: Duration, silence_max: Duration) -> Self {
+        let silence_max = silence_max.max(PAUSE_MIN);
+        let seconds = (silence_max / PROBES_WANTED).as_secs().max(PAUSE_MIN.as_secs());
+        let count = u32::try_from(silence_max.as_secs() / seconds).unwrap_or(u32::MAX);
+        Self { idle: interval.max(PAUSE_MIN), pause: Duration::from_secs(seconds), count }
+    }
+}
+
+/// What a kernel knows of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// Whether bytes were written that the other kernel has not acknowledged.
+    pub waits: bool,
+    /// Unanswered repetitions of bytes in flight.
+    pub repetitions: u32,
+    /// Unanswered probes of a closed window.
+    pub window_probes: u32,
+    /// Time since the other kernel last answered anything.
+    pub heard_ago: Duration,
+}
+
+/// What a look at a connection shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing awaits an answer.
+    Idle,
+    /// Something does; look again.
+    Waiting,
+    /// The other kernel is gone, or the path to it.
+    Dead,
+}
+
+/// Bounds the silence of the other kernel while bytes await its answer.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Watch {
+    /// Since when bytes have been waiting, as far as looks tell, and when to look next.
+    waiting: Option<(Instant, Instant)>,
+}
+
+impl Watch {
+    /// Whether bytes may be waiting: else there is no need to look.
+    pub fn is_on(&self) -> bool {
+        self.waiting.is_some()
+    }
+
+    /// Notes that bytes were written.
+    pub fn wrote(&mut self, now: Instant, silence_max: Duration) {
+        if self.waiting.is_none() {
+            self.waiting = Some((now, now + silence_max / LOOKS));
+        }
+    }
+
+    /// When to take a sample.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.waiting.map(|(_, look_at)| look_at)
+    }
+
+    /// Judges a sample.
+    pub fn look(&mut self, now: Instant, silence_max: Duration, sample: Sample) -> Verdict {
+        let Some((since, _)) = self.waiting.filter(|_| sample.waits) else {
+            self.waiting = None;
+            return Verdict::Idle;
+        };
+        let is_silent = now - since.max(now - sample.heard_ago) >= silence_max;
+        let was_asked = sample.repetitions >= REPETITIONS_MIN || sample.window_probes >= WINDOW_PROBES_MIN;
+        if is_silent && was_asked {
+            return Verdict::Dead;
+        }
+        self.waiting = Some((since, now + silence_max / LOOKS));
+        Verdict::Waiting
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const SILENCE: Duration = Duration::from_secs(20);
+
+    fn at(seconds: u32) -> Instant {
+        Instant::ZERO + seconds * SECOND
+    }
+
+    fn sample(repetitions: u32, window_probes: u32, heard_ago: u32) -> Sample {
+        Sample { waits: true, repetitions, window_probes, heard_ago: heard_ago * SECOND }
+    }
+
+    /// A watch that has seen bytes wait since `seconds`.
+    fn watch(seconds: u32) -> Watch {
+        let mut watch = Watch::default();
+        watch.wrote(at(seconds), SILENCE);
+        watch
+    }
+
+    #[test]
+    fn an_idle_connection_is_probed_several_times_within_the_silence() {
+        for (interval, silence) in [(100, 20), (1, 5), (2, 6), (1, 3), (7, 119)] {
+            let probes = Probes::new(interval * SECOND, silence * SECOND);
+            assert!(probes.count >= silence.min(PROBES_WANTED), "{probes:?}");
+            let gone = probes.pause * probes.count;
+            assert!(gone <= silence * SECOND && gone + probes.pause > silence * SECOND, "{probes:?}");
+            assert_eq!(probes.idle, interval * SECOND);
+        }
+        let least = Probes { idle: SECOND, pause: SECOND, count: 1 };
+        assert_eq!(Probes::new(Duration::ZERO, Duration::ZERO), least);
+        assert!(Probes::new(Duration::MAX, Duration::MAX).count >= PROBES_WANTED);
+    }
+
+    #[test]
+    fn a_closed_window_that_is_answered_ends_nothing_however_long() {
+        let mut watch = watch(0);
+        // The kernel's probes are up to 120 s apart, and the look may come just before an answer.
+        for (seconds, heard_ago) in [(30, 25), (300, 119), (3000, 120)] {
+            assert_eq!(watch.look(at(seconds), SILENCE, sample(0, 1, heard_ago)), Verdict::Waiting);
+        }
+    }
+
+    #[test]
+    fn silence_counts_from_the_bytes_that_await_an_answer() {
+        // Nothing was said for 100 s before, which nobody minds.
+        let mut watch = watch(100);
+        assert_eq!(watch.look(at(119), SILENCE, sample(6, 0, 119)), Verdict::Waiting);
+        assert_eq!(watch.look(at(120), SILENCE, sample(6, 0, 120)), Verdict::Dead);
+    }
+
+    #[test]
+    fn an_answer_starts_it_over() {
+        let mut watch = watch(0);
+        assert_eq!(watch.look(at(30), SILENCE, sample(6, 0, 11)), Verdict::Waiting);
+        assert_eq!(watch.look(at(38), SILENCE, sample(6, 0, 19)), Verdict::Waiting);
+        assert_eq!(watch.look(at(39), SILENCE, sample(6, 0, 20)), Verdict::Dead);
+    }
+
+    #[test]
+    fn silence_alone_is_not_enough() {
+        for (repetitions, window_probes, verdict) in [
+            (REPETITIONS_MIN - 1, 0, Verdict::Waiting),
+            (REPETITIONS_MIN, 0, Verdict::Dead),
+            (0, WINDOW_PROBES_MIN - 1, Verdict::Waiting),
+            (0, WINDOW_PROBES_MIN, Verdict::Dead),
+        ] {
+            assert_eq!(watch(0).look(at(500), SILENCE, sample(repetitions, window_probes, 500)), verdict);
+        }
+    }
+
+    #[test]
+    fn what_was_acknowledged_is_not_watched() {
+        let mut watch = watch(0);
+        assert_eq!(watch.poll_timeout(), Some(Instant::ZERO + SILENCE / LOOKS));
+        assert_eq!(watch.look(at(3), SILENCE, Sample { waits: false, ..sample(0, 0, 3) }), Verdict::Idle);
+        assert!(!watch.is_on() && watch.poll_timeout().is_none());
+        // What is written much later starts anew.
+        watch.wrote(at(500), SILENCE);
+        assert_eq!(watch.look(at(510), SILENCE, sample(3, 0, 507)), Verdict::Waiting);
+    }
+}
