@@ -98,7 +98,7 @@ pub enum WorldError {
 }
 
 /// What a run left behind.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Report {
     /// Chained over every packet and every event with its time.
     pub digest: String,
@@ -197,6 +197,7 @@ impl World {
     /// If the world cannot be made.
     pub fn run(mut self) -> Result<Report, WorldError> {
         self.topology.check()?;
+        self.check_names()?;
         for latency in self.topology.latencies.values().copied() {
             if latency.is_zero() || latency.as_nanos() % self.resolution.as_nanos() != 0 {
                 return Err(WorldError::Latency { latency, resolution: self.resolution });
@@ -217,6 +218,28 @@ impl World {
         run.place_sites(&self.topology);
         let stuck = run.drive();
         Ok(run.report(stuck))
+    }
+}
+
+impl World {
+    /// Functions and faults name what the topology has.
+    fn check_names(&self) -> Result<(), TopologyError> {
+        let Topology { hosts, gateways, sites, .. } = &self.topology;
+        let known = |what: &str, number: usize, count: usize| {
+            if number < count { Ok(()) } else { Err(TopologyError::Unknown(format!("{what} {number}"))) }
+        };
+        let host = |host: HostId| known("host", host.0, hosts.len());
+        let site = |site: SiteId| known("site", site.0, sites.len());
+        self.functions.iter().try_for_each(|function| host(function.host))?;
+        self.faults.iter().try_for_each(|(_, fault)| match *fault {
+            Fault::Kill(target) | Fault::Start(target) | Fault::Freeze(target) => host(target),
+            Fault::Thaw(target) | Fault::Lose(target, _) => host(target),
+            Fault::Cut(one, other) | Fault::Heal(one, other) => site(one).and_then(|()| site(other)),
+            Fault::CrashSite(it) | Fault::BounceSite(it) => site(it),
+            Fault::RebootGateway(gateway) | Fault::RenumberGateway(gateway, _) => {
+                known("gateway", gateway.0, gateways.len())
+            }
+        })
     }
 }
 

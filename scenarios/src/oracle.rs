@@ -19,7 +19,7 @@ use nat_sim::nat::{Allocation, Filtering, Mapping, NatConfig, SimultaneousOpen};
 
 /// What must come out for one pair.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Verdict {
+pub enum Meeting {
     /// A direct connection; round trips until it stands on each side.
     Direct {
         /// On the first side.
@@ -52,15 +52,15 @@ fn reaches(from: &NatConfig, to: &NatConfig) -> bool {
 }
 
 /// What must come out between a function behind `first` and one behind `second`.
-pub fn predict(first: &NatConfig, second: &NatConfig) -> Verdict {
+pub fn predict(first: &NatConfig, second: &NatConfig) -> Meeting {
     let simultaneous = is_predictable(first) && is_predictable(second);
     match (reaches(first, second), reaches(second, first)) {
-        (true, true) if simultaneous => Verdict::Direct { first: 1.0, second: 1.0 },
+        (true, true) if simultaneous => Meeting::Direct { first: 1.0, second: 1.0 },
         // Two connections; the lower rank nominates the first that proves itself, either may win.
-        (true, true) => Verdict::Direct { first: 1.5, second: 1.5 },
-        (true, false) => Verdict::Direct { first: 1.0, second: 1.5 },
-        (false, true) => Verdict::Direct { first: 1.5, second: 1.0 },
-        (false, false) => Verdict::None,
+        (true, true) => Meeting::Direct { first: 1.5, second: 1.5 },
+        (true, false) => Meeting::Direct { first: 1.0, second: 1.5 },
+        (false, true) => Meeting::Direct { first: 1.5, second: 1.0 },
+        (false, false) => Meeting::None,
     }
 }
 
@@ -149,7 +149,7 @@ pub fn foresee(first: &NatConfig, second: &NatConfig, round_trip: Duration, to_s
             (_, false) => direct(1.5, 1.0),
         };
     }
-    if let Verdict::Direct { first, second } = predict(first, second) {
+    if let Meeting::Direct { first, second } = predict(first, second) {
         return direct(first, second);
     }
     // Where there is little hope the relay is asked soon, else in the second round. One round trip
@@ -172,11 +172,11 @@ mod tests {
 
     #[test]
     fn known_pairs_come_out_as_the_field_says() {
-        let direct = |first, second| Verdict::Direct { first, second };
+        let direct = |first, second| Meeting::Direct { first, second };
         assert_eq!(predict(&linux_masq_drop(), &aws_lambda()), direct(1.0, 1.0), "the punch of TCPunch");
         assert_eq!(predict(&rfc_strict(), &linux_random()), direct(1.5, 1.0), "who filters by address listens");
-        assert_eq!(predict(&linux_masq_drop(), &linux_random()), Verdict::None);
-        assert_eq!(predict(&aws_natgw(), &azure_natgw()), Verdict::None, "two random ones need a relay");
+        assert_eq!(predict(&linux_masq_drop(), &linux_random()), Meeting::None);
+        assert_eq!(predict(&aws_natgw(), &azure_natgw()), Meeting::None, "two random ones need a relay");
     }
 
     #[test]
@@ -197,10 +197,10 @@ mod tests {
             for b in ALL {
                 let (ab, ba) = (predict(&(a.config)(), &(b.config)()), predict(&(b.config)(), &(a.config)()));
                 match (ab, ba) {
-                    (Verdict::Direct { first, second }, Verdict::Direct { first: second_, second: first_ }) => {
+                    (Meeting::Direct { first, second }, Meeting::Direct { first: second_, second: first_ }) => {
                         assert_eq!((first, second), (first_, second_));
                     }
-                    (Verdict::None, Verdict::None) => {}
+                    (Meeting::None, Meeting::None) => {}
                     other => panic!("{} and {}: {other:?}", a.name, b.name),
                 }
             }
