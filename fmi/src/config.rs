@@ -14,6 +14,8 @@ use crate::proto::card::Security;
 use crate::proto::rendezvous::SIZE_MAX;
 use crate::schedule::{Algorithm, Collective};
 
+pub mod units;
+
 /// Longest name of a group, in bytes.
 pub const GROUP_NAME_BYTES_MAX: usize = 255;
 

@@ -41,3 +41,8 @@ fn main() {
     assert_eq!(report.stuck, None);
     println!("{} packets, digest {}", report.packets, report.digest);
 }
+
+#[test]
+fn they_meet() {
+    main();
+}

@@ -50,7 +50,7 @@ fn summary(seed: u64, cells: &[Cell]) -> String {
     let disagreements = cells.iter().filter(|cell| cell.disagreement.is_some()).count();
     format!(
         "seed {seed}: {} cells, {} direct, {} predicted, {} relay, {} none, {disagreements} disagreements; \
-         the original's rule misses {} of the direct ones",
+         the original FMI would miss {} of the direct pairs",
         cells.len(),
         count(cells, Route::Direct),
         count(cells, Route::Predicted),
@@ -84,7 +84,7 @@ pub(crate) fn run(as_json: bool, html: Option<&File>, seed: u64) -> ExitCode {
             table.add_row(line);
         }
         println!("{table}");
-        println!("round trips until both sides are connected; p at a foretold port, r by the relay, - not at all");
+        println!("round trips until both sides are connected; p at a predicted port, r by the relay, - not at all");
         println!("' the original's rule, to bind the port that was seen, fails; ! the oracle disagrees");
         println!("{}", summary(seed, &cells));
     }
@@ -122,8 +122,8 @@ fn page(seed: u64, cells: &[Cell]) -> String {
         summary(seed, cells)
     );
     html.push_str(
-        "<p class=\"key\"><span class=\"direct\">1.0</span>direct, round trips until both sides stand \
-         <span class=\"predicted\">1.0</span>the same at a foretold port \
+        "<p class=\"key\"><span class=\"direct\">1.0</span>direct, round trips until both sides are connected \
+         <span class=\"predicted\">1.0</span>the same at a predicted port \
          <span class=\"relay\">r</span>by the relay \
          <span class=\"direct missed\">1.0</span>the original&#8217;s rule, to bind the port that was seen, fails</p>\n\
          <table><thead><tr><th></th>",

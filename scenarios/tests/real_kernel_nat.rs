@@ -1,18 +1,40 @@
 //! Goal: behind gateways of the real kernel, functions connect by the path that the oracle of the lab
-//! foretells, a lost connection table costs no connection that can survive it, and discovery tells what such a
+//! predicts, a lost connection table costs no connection that can survive it, and discovery tells what such a
 //! gateway does. Method: network namespaces with nftables, made and removed by the test; all traffic stays
 //! inside them. Needs root, `ip`, `nft` and `conntrack`; says why it is skipped where it cannot run.
+#![cfg(target_os = "linux")]
 #![expect(clippy::print_stdout, reason = "a reason to skip is printed")]
 
 use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use nat_sim::nat::{NatConfig, OnEcho, OnStray, OnSyn, Unsolicited, preset};
 use scenarios::oracle;
 use serde_json::Value;
 
-const FMI: &str = env!("CARGO_BIN_EXE_fmi");
+/// The package that has the program `fmi`.
+const PACKAGE: &str = "fmi";
+
+/// The program `fmi`, built by the cargo that runs this test, in the same profile.
+static FMI: LazyLock<PathBuf> = LazyLock::new(|| {
+    let folder = Path::new(env!("CARGO_BIN_EXE_lab")).parent().expect("programs are in a folder");
+    let profile = match folder.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev",
+        Some(profile) => profile,
+    };
+    let target = folder.parent().expect("profiles are in a folder");
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--offline", "--package", PACKAGE, "--bin", "fmi", "--profile", profile])
+        .arg("--target-dir")
+        .arg(target)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status();
+    assert!(built.is_ok_and(|status| status.success()), "the program fmi cannot be built");
+    folder.join("fmi")
+});
 
 fn run(command: &str) -> Result<Output, String> {
     let words: Vec<_> = command.split_whitespace().collect();
@@ -164,7 +186,8 @@ impl Lab {
 
     fn spawn(&self, node: &str, arguments: &[&str]) -> Child {
         Command::new("ip")
-            .args(["netns", "exec", &self.name(node), FMI])
+            .args(["netns", "exec", &self.name(node)])
+            .arg(FMI.as_path())
             .args(arguments)
             .env("FMI_KEY", "a key")
             .env("FMI_LOG", "fmi=debug")
@@ -224,7 +247,7 @@ fn lab(name: &str, build: impl FnOnce(&mut Lab) -> Result<(), String>) -> Option
 /// Two functions behind every kind of gateway, one of them behind two, form one group: 15 ranks, 105 pairs.
 /// A pair whose attempt has left a connection table stuck is relayed at first, and has time to turn direct.
 #[test]
-fn every_pair_connects_by_the_path_that_the_oracle_foretells() {
+fn every_pair_connects_by_the_path_that_the_oracle_predicts() {
     let lab = lab("m", |lab| {
         for (number, rules) in RULES.iter().chain(&RULES).enumerate() {
             // Two behind the first one.
