@@ -258,7 +258,7 @@ impl Fabric {
         matches!(self.attachments[attachment].node, Node::Host(host) if self.hosts[host].addresses().contains(&packet.destination()))
     }
 
-    /// Takes a packet down the last link to an attachment of the own site.
+    /// Takes a packet down the last link to an attachment of the same site.
     fn descend(&mut self, now: Instant, to: usize, packet: Packet) {
         let Attachment { down, link, site, .. } = &mut self.attachments[to];
         let site = *site;

@@ -1,4 +1,4 @@
-//! Goal: a run that would go on for ever ends and says why. Method: programs that do just that.
+//! Goal: a run that would go on forever ends and says why. Method: programs that do just that.
 #![expect(clippy::wildcard_enum_match_arm, reason = "what is not expected fails, whatever it is")]
 
 mod common;

@@ -377,18 +377,18 @@ fn frozen() -> [Scenario; 2] {
     let base = |name: &str, about: &str, freeze: Duration, rounds: u32| {
         let mut world = WorldSpec::region(8, preset("aws_lambda"));
         world.start_jitter = millis(20);
-        let steps = [Action::Allreduce { bytes: 10_000 }, Action::Sleep(millis(20))];
+        let steps = [Action::Allreduce { bytes: 10_000 }, Action::Sleep(millis(40))];
         let mut scenario = repeated(name, about, world, steps, rounds);
         let function = Target::Rank(5);
         scenario.faults = vec![(FROZEN_AT, Fault::Freeze(function)), (FROZEN_AT + freeze, Fault::Thaw(function))];
         scenario
     };
     let about = "a function is frozen with its kernel for 4 s, shorter than the silence that makes it lost";
-    let briefly = base("frozen-briefly", about, seconds(4), 300);
+    let briefly = base("frozen-briefly", about, seconds(4), 120);
     let about = "a function is frozen for 30 s: every other names it, and it fails after the thaw";
     let mut long = base("frozen-long", about, seconds(30), 100_000);
     // A rank that sleeps hears of it when it wakes.
-    let bound = FAILURE_BOUND + millis(40);
+    let bound = FAILURE_BOUND + millis(60);
     long.checks = vec![Check::Lost { rank: 5, at: FROZEN_AT, bound }, Check::Fails { rank: 5 }];
     [briefly, long]
 }

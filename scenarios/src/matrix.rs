@@ -1,4 +1,4 @@
-//! NAT × NAT: what the lab measures beside what the oracle says.
+//! NAT × NAT: what the lab measures, compared with what the oracle says.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::run::{Options, run};
 pub enum Route {
     /// The production code connects them directly.
     Direct,
-    /// The same, at a port that one foretells of the other.
+    /// The same, at a port that one predicts of the other.
     Predicted,
     /// Through the rendezvous.
     Relay,

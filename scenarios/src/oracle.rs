@@ -8,7 +8,7 @@
 //! Y's mapping depends on the remote, that SYN left from another mapping. If X's mapping depends on
 //! the remote, its SYN comes from a port that Y never sent to.
 //!
-//! If both SYNs arrive where they are aimed, the connection opens simultaneously and stands on both
+//! If both SYNs arrive where they are aimed, the connection opens simultaneously and is up on both
 //! sides after one round trip. If only X's does, Y's listener answers: X has it after one round
 //! trip, Y half a round trip later.
 
@@ -20,7 +20,7 @@ use nat_sim::nat::{Allocation, Filtering, Mapping, NatConfig, SimultaneousOpen};
 /// What must come out for one pair.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Meeting {
-    /// A direct connection; round trips until it stands on each side.
+    /// A direct connection; round trips until it is up on each side.
     Direct {
         /// On the first side.
         first: f64,
@@ -102,9 +102,9 @@ fn technique(first: Class, second: Class) -> Technique {
     }
 }
 
-/// Whether two functions meet when each foretells the other's next port: one of the two keeps its port or
+/// Whether two functions meet when each predicts the other's next port: one of the two keeps its port or
 /// counts, the other does as well, and inbound SYNs pass on one side at least.
-pub fn is_foretold(first: &NatConfig, second: &NatConfig) -> bool {
+pub fn is_predicted(first: &NatConfig, second: &NatConfig) -> bool {
     let counts = |nat| class(nat) == Class::Counting;
     (counts(first) || counts(second))
         && (class(first) == Class::Counting || is_predictable(first))
@@ -141,7 +141,7 @@ pub fn foresee(first: &NatConfig, second: &NatConfig, round_trip: Duration, to_s
         let times = [first, second].map(|trips| round_trip.mul_f64(trips));
         Foreseen { path: Path::Direct, techniques, times }
     };
-    if is_foretold(first, second) {
+    if is_predicted(first, second) {
         // Both SYNs are aimed well, and meet.
         return match (passes(first), passes(second)) {
             (true, true) => direct(1.0, 1.0),
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_direct_is_foretold_or_relayed() {
+    fn what_cannot_be_direct_is_predicted_or_relayed() {
         let (trip, server) = (Duration::from_millis(40), Duration::from_millis(30));
         let path = |first: NatConfig, second: NatConfig| {
             let foreseen = foresee(&first, &second, trip, server);

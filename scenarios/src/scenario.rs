@@ -11,12 +11,12 @@ use crate::attack::Attack;
 use crate::check::{Check, Expected};
 use crate::program::Program;
 
-/// Where a function stands.
+/// Where a function is.
 #[derive(Clone, Debug)]
 pub struct Placement {
-    /// Its gateway; functions with the same number share one. `None` stands on the internet.
+    /// Its gateway; functions with the same number share one. `None` is on the internet itself.
     pub gateway: Option<usize>,
-    /// When it starts, beside the jitter of the world.
+    /// When it starts; the jitter of the world comes on top.
     pub start: Duration,
     /// Its site.
     pub site: usize,
@@ -47,11 +47,11 @@ pub struct WorldSpec {
     pub sites: Vec<Duration>,
     /// The functions' TCP.
     pub tcp: TcpConfig,
-    /// Rendezvous that stand in for each other: one or two.
+    /// Number of rendezvous, one or two; each can replace the other.
     pub servers: usize,
-    /// Whether functions and rendezvous have IPv6 addresses beside the others.
+    /// Whether functions and rendezvous also have IPv6 addresses.
     pub ipv6: bool,
-    /// Who attacks from the internet.
+    /// What attacks from the internet.
     pub attack: Option<Attack>,
 }
 

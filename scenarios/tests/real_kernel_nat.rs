@@ -15,6 +15,11 @@ use nat_sim::nat::{NatConfig, OnEcho, OnStray, OnSyn, Unsolicited, preset};
 use scenarios::oracle;
 use serde_json::Value;
 
+#[path = "../../nat-sim/tests/kernel/netns.rs"]
+mod netns;
+
+use netns::{Cleanup, feed, run};
+
 /// The package that has the program `fmi`.
 const PACKAGE: &str = "fmi";
 
@@ -35,15 +40,6 @@ static FMI: LazyLock<PathBuf> = LazyLock::new(|| {
     assert!(built.is_ok_and(|status| status.success()), "the program fmi cannot be built");
     folder.join("fmi")
 });
-
-fn run(command: &str) -> Result<Output, String> {
-    let words: Vec<_> = command.split_whitespace().collect();
-    let output = Command::new(words[0]).args(&words[1..]).output().map_err(|error| format!("{}: {error}", words[0]))?;
-    if output.status.success() {
-        return Ok(output);
-    }
-    Err(format!("{command}: {}", String::from_utf8_lossy(&output.stderr).trim()))
-}
 
 /// A gateway's rules, and what the lab has for them.
 #[derive(Clone, Copy)]
@@ -78,24 +74,14 @@ fn refusing() -> NatConfig {
 /// ... at 203.0.113.10 and on, each with a network 10.N.0.0/16 behind it.
 struct Lab {
     prefix: String,
-    names: Vec<String>,
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        for name in &self.names {
-            let _ = run(&format!("ip netns del {name}"));
-        }
-    }
+    namespaces: Cleanup,
 }
 
 impl Lab {
     fn new(name: &str) -> Result<Self, String> {
-        if run("id -u")?.stdout.trim_ascii() != b"0" {
-            return Err("not root".into());
-        }
-        run("nft --version")?;
-        let mut lab = Self { prefix: format!("f{}{name}", std::process::id() % 100_000), names: Vec::new() };
+        netns::is_possible()?;
+        let prefix = format!("f{}{name}", std::process::id() % 100_000);
+        let mut lab = Self { prefix, namespaces: Cleanup(Vec::new()) };
         let inet = lab.namespace("i")?;
         run(&format!("ip -n {inet} link add br0 type bridge"))?;
         run(&format!("ip -n {inet} link set br0 up"))?;
@@ -113,7 +99,7 @@ impl Lab {
     fn namespace(&mut self, node: &str) -> Result<String, String> {
         let name = self.name(node);
         run(&format!("ip netns add {name}"))?;
-        self.names.push(name.clone());
+        self.namespaces.0.push(name.clone());
         run(&format!("ip -n {name} link set lo up"))?;
         Ok(name)
     }
@@ -172,16 +158,7 @@ impl Lab {
                  ct state established,related accept; iifname \"wan\" {policy}; }}
              }}"
         );
-        let mut child = Command::new("ip")
-            .args(["netns", "exec", &self.name(gateway), "nft", "-f", "-"])
-            .stdin(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|error| error.to_string())?;
-        std::io::Write::write_all(&mut child.stdin.take().expect("piped"), rules.as_bytes())
-            .map_err(|error| error.to_string())?;
-        let output = child.wait_with_output().map_err(|error| error.to_string())?;
-        if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+        feed(&["ip", "netns", "exec", &self.name(gateway), "nft", "-f", "-"], &rules)
     }
 
     fn spawn(&self, node: &str, arguments: &[&str]) -> Child {
