@@ -14,6 +14,7 @@ use crate::proto::card::Security;
 use crate::proto::rendezvous::SIZE_MAX;
 use crate::schedule::{Algorithm, Collective};
 
+#[allow(dead_code, reason = "the configuration does not use all of it")]
 pub mod units;
 
 /// Longest name of a group, in bytes.

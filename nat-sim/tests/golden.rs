@@ -113,7 +113,7 @@ fn run_world(topology: Topology, hosts: &[HostId], sides: [Puncher; 2], seed: u6
         });
     }
     for (at, fault) in faults {
-        world.fault(millis(*at), fault.clone());
+        world.fault(millis(*at), *fault);
     }
     world.run().expect("a world");
     let mut connected = [None; 2];

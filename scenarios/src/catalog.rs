@@ -8,8 +8,8 @@ use nat_sim::nat::preset::{ALL, Preset, find};
 use nat_sim::topology::TcpConfig;
 
 use crate::attack;
-use crate::oracle;
 use crate::check::Check;
+use crate::oracle;
 use crate::program::{Action, Program, What};
 use crate::scenario::{Scenario, Target, WorldSpec, cut_between};
 use crate::swarm;

@@ -46,11 +46,13 @@ pub enum Check {
     That(Claim),
 }
 
+type Holds = dyn Fn(&Outcome) -> Result<(), String> + Send + Sync;
+
 /// A named claim about an outcome.
 #[derive(Clone)]
 pub struct Claim {
     name: String,
-    holds: Arc<dyn Fn(&Outcome) -> Result<(), String> + Send + Sync>,
+    holds: Arc<Holds>,
 }
 
 impl fmt::Debug for Claim {
@@ -111,9 +113,7 @@ impl Check {
         };
         let links = |rank| outcome.links.get(&rank).into_iter().flatten();
         match self {
-            Self::Succeeds => {
-                each(&|rank, end| end.error.as_ref().map(|error| format!("rank {rank} failed: {error}")))
-            }
+            Self::Succeeds => each(&|rank, end| end.error.as_ref().map(|error| format!("rank {rank} failed: {error}"))),
             Self::Unconnected => each(&|rank, end| match &end.error {
                 Some(_) if end.unconnected => None,
                 Some(error) => Some(format!("rank {rank} failed otherwise: {error}")),

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use nat_sim::nat::{NatConfig, OnEcho, OnStray, OnSyn, Unsolicited, preset};
+use nat_sim::nat::{Allocation, NatConfig, OnEcho, OnStray, OnSyn, Unsolicited, preset};
 use scenarios::oracle;
 use serde_json::Value;
 
@@ -246,6 +246,7 @@ fn every_pair_connects_by_the_path_that_the_oracle_predicts() {
         ranks.iter().enumerate().map(|(rank, (node, _))| lab.ping(node, rank, size, &["--linger", "60s"])).collect();
     let far = (Duration::from_millis(1), Duration::from_millis(1));
     let mut counts = std::collections::BTreeMap::<String, u32>::new();
+    let mut disagreements = Vec::new();
     for (rank, report) in reports(children).iter().enumerate() {
         for peer in report["peers"].as_array().expect("peers") {
             let other = usize::try_from(peer["rank"].as_u64().expect("a number")).expect("small");
@@ -256,11 +257,23 @@ fn every_pair_connects_by_the_path_that_the_oracle_predicts() {
             } else {
                 oracle::foresee(&config(first), &config(second), far.0, far.1).path.to_string()
             };
-            assert_eq!(peer["path"], expected, "{:?} with {:?}: {peer}", ranks[rank], ranks[other]);
+            let is_hit = expected == "relay" && peer["path"] == "direct" && may_hit(&config(first), &config(second));
+            if peer["path"] != expected && !is_hit {
+                disagreements.push(format!("{:?} with {:?}: {peer}, not {expected}", ranks[rank], ranks[other]));
+            }
             *counts.entry(format!("{expected} by {}", peer["technique"])).or_default() += 1;
         }
     }
+    assert!(disagreements.is_empty(), "{}", disagreements.join("\n"));
     println!("sides: {counts:?}");
+}
+
+/// Whether two functions may meet by luck: one is refused at once, tries again, and gets another random port each time;
+/// within thousands of tries one may be the port that the other aims at.
+fn may_hit(first: &NatConfig, second: &NatConfig) -> bool {
+    let refuses = |nat: &NatConfig| nat.unsolicited.syn != OnSyn::Drop;
+    let is_random = |nat: &NatConfig| matches!(nat.tcp.allocation, Allocation::Random);
+    (refuses(first) && is_random(second)) || (refuses(second) && is_random(first))
 }
 
 /// The gateway forgets everything while functions talk: packets from inside bring the connection back.

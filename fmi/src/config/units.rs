@@ -40,6 +40,10 @@ fn split(text: &str) -> (&str, &str) {
 /// What is wrong, with the units that there are.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = split(text);
+    let no_time = || format!("{text:?} is not a time like 10s or 500ms");
+    if number.is_empty() {
+        return Err(no_time());
+    }
     let unit = if unit.is_empty() { "s" } else { unit };
     let Some((_, nanos)) = TIMES.iter().find(|(name, _)| *name == unit) else {
         return Err(format!("unknown unit {unit:?}; use us, ms, s, m or h"));
@@ -48,7 +52,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     if let Ok(whole) = number.parse::<u64>() {
         return whole.checked_mul(*nanos).map(Duration::from_nanos).ok_or_else(|| format!("{text:?} is too long"));
     }
-    let value: f64 = number.parse().map_err(|_| format!("{text:?} is not a time like 10s or 500ms"))?;
+    let value: f64 = number.parse().map_err(|_| no_time())?;
     #[expect(clippy::cast_precision_loss, reason = "units are far below 2^53")]
     seconds(value * *nanos as f64 / 1e9)
 }
@@ -67,10 +71,14 @@ pub fn seconds(value: f64) -> Result<Duration, String> {
 /// What is wrong, with the units that there are.
 pub fn bytes(text: &str) -> Result<u64, String> {
     let (number, unit) = split(text);
+    let no_length = || format!("{text:?} is not a length like 8 or 64MiB");
+    if number.is_empty() {
+        return Err(no_length());
+    }
     let Some((_, factor)) = LENGTHS.iter().find(|(name, _)| *name == unit) else {
         return Err(format!("unknown unit {unit:?}; use B, KiB, MiB or GiB"));
     };
-    let value: u64 = number.parse().map_err(|_| format!("{text:?} is not a length like 8 or 64MiB"))?;
+    let value: u64 = number.parse().map_err(|_| no_length())?;
     value.checked_mul(*factor).ok_or_else(|| format!("{text:?} is too long"))
 }
 
@@ -120,7 +128,9 @@ mod tests {
 
     #[test]
     fn lengths_are_read_and_written_with_their_units() {
-        for (text, expected) in [("8", 8), ("8B", 8), ("1KiB", 1024), ("64MiB", 64 << 20), ("1 GiB", 1 << 30), ("2k", 2048)] {
+        for (text, expected) in
+            [("8", 8), ("8B", 8), ("1KiB", 1024), ("64MiB", 64 << 20), ("1 GiB", 1 << 30), ("2k", 2048)]
+        {
             assert_eq!(bytes(text), Ok(expected), "{text}");
             assert_eq!(bytes(&length(expected)), Ok(expected));
         }
@@ -132,7 +142,10 @@ mod tests {
 
     #[test]
     fn switches_are_words_or_digits() {
-        assert_eq!([switch("1"), switch("yes"), switch("0"), switch(" off ")], [Ok(true), Ok(true), Ok(false), Ok(false)]);
+        assert_eq!(
+            [switch("1"), switch("yes"), switch("0"), switch(" off ")],
+            [Ok(true), Ok(true), Ok(false), Ok(false)]
+        );
         assert!(switch("2").is_err() && switch("").is_err() && switch("True").is_err());
     }
 }

@@ -127,7 +127,7 @@ fn main() -> ExitCode {
 
 fn filter(variable: Option<&OsStr>) -> Result<EnvFilter, String> {
     let Some(text) = variable else { return Ok(EnvFilter::new("error")) };
-    let filter = text.to_str().ok_or("not UTF-8".to_owned());
+    let filter = text.to_str().ok_or_else(|| "not UTF-8".to_owned());
     let filter = filter.and_then(|text| EnvFilter::try_new(text).map_err(|error| error.to_string()));
     filter.map_err(|error| format!("FMI_LOG: {text:?} is not a filter: {error}"))
 }

@@ -46,11 +46,8 @@ fn latency(text: &str) -> Result<Duration, String> {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
-    let links = Links {
-        ranks: arguments.ranks,
-        latency: arguments.latency,
-        bytes_per_second: arguments.rate * 1_000_000,
-    };
+    let links =
+        Links { ranks: arguments.ranks, latency: arguments.latency, bytes_per_second: arguments.rate * 1_000_000 };
     let ops = if arguments.ops.is_empty() { Collective::ALL.to_vec() } else { arguments.ops.clone() };
     match links.measure(&ops, &arguments.bytes) {
         Ok(timings) => {
