@@ -14,6 +14,9 @@ use crate::proto::card::Security;
 use crate::proto::rendezvous::SIZE_MAX;
 use crate::schedule::{Algorithm, Collective};
 
+#[allow(dead_code, reason = "the configuration does not use all of it")]
+pub mod units;
+
 /// Longest name of a group, in bytes.
 pub const GROUP_NAME_BYTES_MAX: usize = 255;
 

@@ -11,35 +11,15 @@ use std::task::Waker;
 
 use fmi::time::Instant;
 use rand_chacha::ChaCha8Rng;
-use rand_core::{Rng, SeedableRng};
+use rand_core::Rng;
 
 use crate::capture::Capture;
+use crate::entropy::{Purpose, stream};
 use crate::host::{ConnectionId, Effects, Host};
 use crate::link::{Direction, LinkConfig};
 use crate::nat::{DropReason, Mapping, Nat, Side, Verdict};
 use crate::packet::Packet;
 use crate::topology::{GatewayId, HostId, NetworkId, SiteId, Topology};
-
-/// Purposes of the streams that one seed is split into.
-#[derive(Clone, Copy, Debug)]
-#[repr(u64)]
-pub enum Purpose {
-    /// Loss, jitter and duplication of links.
-    Links = 1,
-    /// Ports that gateways choose.
-    Gateways = 2,
-    /// Entropy of hosts; each has a stream of its own above this number.
-    Hosts = 1 << 32,
-    /// What a scenario draws for itself.
-    Workload = 3,
-}
-
-/// The stream of `seed` for a purpose. A draw from one moves no other.
-pub fn stream(seed: u64, purpose: Purpose, index: u64) -> ChaCha8Rng {
-    let mut entropy = ChaCha8Rng::seed_from_u64(seed);
-    entropy.set_stream(purpose as u64 + index);
-    entropy
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Node {
@@ -278,7 +258,7 @@ impl Fabric {
         matches!(self.attachments[attachment].node, Node::Host(host) if self.hosts[host].addresses().contains(&packet.destination()))
     }
 
-    /// Takes a packet down the last link to an attachment of the own site.
+    /// Takes a packet down the last link to an attachment of the same site.
     fn descend(&mut self, now: Instant, to: usize, packet: Packet) {
         let Attachment { down, link, site, .. } = &mut self.attachments[to];
         let site = *site;
@@ -395,6 +375,7 @@ impl Fabric {
         for (at, id) in effects.timers {
             self.schedule(site, at, Happening::Timer(host.0, id));
         }
+        self.lost += effects.lost;
         result
     }
 

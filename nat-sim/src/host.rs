@@ -10,7 +10,7 @@
 //! - Repeated acknowledgements are kept from a connection that waits for its FIN to be
 //!   acknowledged; the third one would stop the FIN's timer.
 //! - No congestion control: with Reno or Cubic two ends of smoltcp that both lost data can send each
-//!   other old segments for ever; without, they retransmit their whole window and finish. **Throughput
+//!   other old segments forever; without, they retransmit their whole window and finish. **Throughput
 //!   under loss is not Linux's in this lab.**
 //! - SYNs are repeated by our layer at Linux's times, with its final time-out.
 //! - A cancelled connection attempt is forgotten in silence.
@@ -37,15 +37,19 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::Rng;
 use smoltcp::socket::tcp::State;
 
-use crate::net::RawQueue;
 use crate::packet::{Fragment, IcmpError, Packet, Segment, Transport};
 use crate::topology::TcpConfig;
 
 mod connection;
 mod datagram;
+mod power;
+mod raw;
 
 pub(crate) use connection::Connection;
 use datagram::{Datagrams, Echoes};
+pub use power::FROZEN_PACKETS_MAX;
+use power::Power;
+pub(crate) use raw::RawQueue;
 
 /// When Linux (6.5 and later, default settings) sends a SYN, after the first, in seconds.
 pub const SYN_TIMES: [u64; 11] = [0, 1, 2, 3, 4, 5, 7, 11, 19, 35, 69];
@@ -78,6 +82,8 @@ pub(crate) struct Effects {
     pub(crate) packets: Vec<Packet>,
     /// Connection timers to set; each fires once.
     pub(crate) timers: Vec<(Instant, ConnectionId)>,
+    /// Packets that the host had no room for.
+    pub(crate) lost: u64,
 }
 
 #[derive(Debug)]
@@ -86,7 +92,7 @@ pub(crate) struct Host {
     addresses: Vec<IpAddr>,
     tcp: TcpConfig,
     pub(crate) entropy: ChaCha8Rng,
-    pub(crate) alive: bool,
+    power: Power,
     connections: BTreeMap<ConnectionId, Connection>,
     by_endpoints: BTreeMap<Endpoints, ConnectionId>,
     pub(crate) listeners: BTreeMap<ListenerId, ListenerState>,
@@ -133,24 +139,13 @@ impl Host {
             fragments: VecDeque::new(),
             isn_secret: entropy.next_u64(),
             entropy,
-            alive: true,
+            power: Power::On,
             connections: BTreeMap::new(),
             by_endpoints: BTreeMap::new(),
             listeners: BTreeMap::new(),
             next: 0,
             progress: 0,
         }
-    }
-
-    /// Everything ends without a packet, as when the machine's power is cut.
-    pub(crate) fn kill(&mut self) {
-        self.alive = false;
-        self.connections.clear();
-        self.by_endpoints.clear();
-        self.listeners.clear();
-        self.datagrams.clear();
-        self.echoes.clear();
-        self.raw = None;
     }
 
     pub(crate) fn addresses(&self) -> &[IpAddr] {
@@ -204,7 +199,7 @@ impl Host {
         remote: SocketAddr,
         effects: &mut Effects,
     ) -> io::Result<ConnectionId> {
-        if !self.alive {
+        if !self.is_on() {
             return Err(io::ErrorKind::NetworkDown.into());
         }
         let port = if local.port() == 0 { self.free_stream_port()? } else { local.port() };
@@ -233,7 +228,7 @@ impl Host {
     }
 
     pub(crate) fn listen(&mut self, local: SocketAddr, backlog: usize) -> io::Result<ListenerId> {
-        if !self.alive {
+        if !self.is_on() {
             return Err(io::ErrorKind::NetworkDown.into());
         }
         let port = if local.port() == 0 { self.free_stream_port()? } else { local.port() };
@@ -264,9 +259,10 @@ impl Host {
 
     /// A packet arrives.
     pub(crate) fn receive(&mut self, now: Instant, packet: Packet, effects: &mut Effects) {
-        if !self.alive || !self.addresses.contains(&packet.destination()) {
+        if !self.addresses.contains(&packet.destination()) {
             return;
         }
+        let Some(packet) = self.power.take_in(packet, effects) else { return };
         if let Some(raw) = &mut self.raw {
             raw.packets.push_back(packet);
             wake(&mut raw.waker);
@@ -343,6 +339,9 @@ impl Host {
 
     /// A connection timer fires.
     pub(crate) fn timer(&mut self, now: Instant, id: ConnectionId, effects: &mut Effects) {
+        if self.power.postpones(id) {
+            return;
+        }
         if let Some(connection) = self.connections.get_mut(&id)
             && connection.timer_is_due(now)
         {
@@ -380,7 +379,7 @@ impl Host {
         self.reap(id);
     }
 
-    /// The application lets go of a connection in good order.
+    /// The application closes a connection gracefully.
     pub(crate) fn close(&mut self, now: Instant, id: ConnectionId, effects: &mut Effects) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         if connection.detach() {

@@ -83,7 +83,7 @@ pub enum DropReason {
     RemoteLimit,
     /// Too many sessions have begun in this second.
     RateLimit,
-    /// It came to the own external address from inside, and the gateway does not hairpin.
+    /// It came to the gateway's own external address from inside, and the gateway does not hairpin.
     NoHairpin,
     /// It came to the endpoint that stands for its own sender.
     OwnEndpoint,
@@ -111,7 +111,7 @@ pub enum DropReason {
     Fragment,
     /// It is a fragment whose first one is missing, and no room is left to wait for it.
     FragmentsFull,
-    /// It waited for the first fragment in vain.
+    /// It waited for the first fragment without success.
     FragmentTimeout,
     /// A race in the gateway lost it.
     FirstPacketLost,

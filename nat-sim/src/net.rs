@@ -21,7 +21,6 @@ use crate::topology::HostId;
 mod raw;
 mod udp;
 
-pub(crate) use raw::RawQueue;
 pub use raw::SimRaw;
 pub use udp::SimUdp;
 

@@ -1,17 +1,14 @@
 //! A world: a topology with functions that run on it, on turmoil's sites and clock.
 //!
 //! Each site is a turmoil host. It runs a pump, which handles the site's events when their time has
-//! come and carries packets to and from other sites, and the functions placed there. A function is a
-//! scope: killing it drops its tasks and its host's sockets without a packet.
+//! come and carries packets to and from other sites, and the functions placed there, which `platform` runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
-use std::pin::Pin;
-use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use fmi::time::Instant;
@@ -21,40 +18,17 @@ use turmoil::net::UdpSocket;
 
 use crate::capture::{Capture, Sinks};
 use crate::fabric::Fabric;
+use crate::fault::Fault;
 use crate::nat::DropReason;
 use crate::net::{Shared, SimNet, sleep};
 use crate::packet::Packet;
-use crate::topology::{GatewayId, HostId, SiteId, Topology, TopologyError};
+use crate::platform::{Body, Function, Platform};
+use crate::topology::{HostId, SiteId, Topology, TopologyError};
 
 /// Port of the pumps on turmoil's network.
 const PUMP_PORT: u16 = 9;
 /// Datagrams that a pump may have waiting: more than any window of packets.
 const UDP_CAPACITY: usize = 1 << 20;
-
-type Program = Rc<dyn Fn(SimNet) -> Pin<Box<dyn Future<Output = ()>>>>;
-
-/// Something that goes wrong, or right again, at a given time.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Fault {
-    /// A function vanishes: no FIN, no RST.
-    Kill(HostId),
-    /// A killed or finished function starts anew.
-    Start(HostId),
-    /// No packet passes between two sites.
-    Cut(SiteId, SiteId),
-    /// Packets pass again.
-    Heal(SiteId, SiteId),
-    /// All functions of a site vanish, with the site's turmoil host.
-    CrashSite(SiteId),
-    /// A crashed site comes back; its functions start anew.
-    BounceSite(SiteId),
-    /// A gateway forgets everything.
-    RebootGateway(GatewayId),
-    /// A gateway gets another external address and forgets everything.
-    RenumberGateway(GatewayId, Ipv4Addr),
-    /// A host's link begins to lose this share of packets, in parts per million.
-    Lose(HostId, u32),
-}
 
 /// What ends a run that does not end by itself.
 #[derive(Clone, Debug)]
@@ -94,12 +68,12 @@ pub enum Stuck {
     #[error("{0}")]
     Capture(String),
     /// [`Limits::no_progress_max`].
-    #[error("nothing got done for {0:?} of simulated time\n{1}")]
+    #[error("no progress for {0:?} of simulated time\n{1}")]
     NoProgress(Duration, String),
     /// Every task waits and nothing is on its way.
     #[error("every function waits and nothing is on its way\n{0}")]
     Deadlock(String),
-    /// A function panicked, or turmoil failed.
+    /// A function or service panicked, which is quoted, or turmoil failed.
     #[error("{0}")]
     Failed(String),
 }
@@ -124,7 +98,7 @@ pub enum WorldError {
 }
 
 /// What a run left behind.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Report {
     /// Chained over every packet and every event with its time.
     pub digest: String,
@@ -140,28 +114,6 @@ pub struct Report {
     pub drops: BTreeMap<DropReason, u64>,
     /// Why the run was ended; `None` if all functions that matter finished.
     pub stuck: Option<Stuck>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Status {
-    NotStarted,
-    Running,
-    Finished,
-    Killed,
-}
-
-struct Function {
-    host: HostId,
-    site: SiteId,
-    start: Instant,
-    matters: bool,
-    program: Program,
-}
-
-/// What the world and the scope of a function tell each other.
-struct Scope {
-    status: Status,
-    waker: Option<Waker>,
 }
 
 /// A world that is being put together.
@@ -220,8 +172,8 @@ impl World {
         Fut: Future<Output = ()> + 'static,
     {
         let site = self.topology.hosts.get(host.0).map_or(SiteId(0), |spec| spec.site);
-        let program: Program = Rc::new(move |net| Box::pin(program(net)));
-        self.functions.push(Function { host, site, start: Instant::ZERO + start, matters, program });
+        let body: Body = Box::new(move |net| Box::pin(program(net)));
+        self.functions.push(Function { host, site, start: Instant::ZERO + start, matters, body });
     }
 
     /// Plans a fault.
@@ -245,6 +197,7 @@ impl World {
     /// If the world cannot be made.
     pub fn run(mut self) -> Result<Report, WorldError> {
         self.topology.check()?;
+        self.check_names()?;
         for latency in self.topology.latencies.values().copied() {
             if latency.is_zero() || latency.as_nanos() % self.resolution.as_nanos() != 0 {
                 return Err(WorldError::Latency { latency, resolution: self.resolution });
@@ -254,12 +207,9 @@ impl World {
         let shared = Shared::new(Fabric::new(&self.topology, self.seed, capture), self.resolution);
         // Of two faults at one time the first that was planned comes first.
         self.faults.sort_by_key(|(at, _)| *at);
-        let scopes =
-            self.functions.iter().map(|_| Arc::new(Mutex::new(Scope { status: Status::NotStarted, waker: None })));
         let mut run = Run {
             sim: build_sim(self.seed),
-            scopes: scopes.collect(),
-            functions: Rc::new(self.functions),
+            platform: Platform::new(shared.clone(), self.functions),
             shared,
             limits: self.limits,
             faults: self.faults.into(),
@@ -268,6 +218,28 @@ impl World {
         run.place_sites(&self.topology);
         let stuck = run.drive();
         Ok(run.report(stuck))
+    }
+}
+
+impl World {
+    /// Functions and faults name what the topology has.
+    fn check_names(&self) -> Result<(), TopologyError> {
+        let Topology { hosts, gateways, sites, .. } = &self.topology;
+        let known = |what: &str, number: usize, count: usize| {
+            if number < count { Ok(()) } else { Err(TopologyError::Unknown(format!("{what} {number}"))) }
+        };
+        let host = |host: HostId| known("host", host.0, hosts.len());
+        let site = |site: SiteId| known("site", site.0, sites.len());
+        self.functions.iter().try_for_each(|function| host(function.host))?;
+        self.faults.iter().try_for_each(|(_, fault)| match *fault {
+            Fault::Kill(target) | Fault::Start(target) | Fault::Freeze(target) => host(target),
+            Fault::Thaw(target) | Fault::Lose(target, _) => host(target),
+            Fault::Cut(one, other) | Fault::Heal(one, other) => site(one).and_then(|()| site(other)),
+            Fault::CrashSite(it) | Fault::BounceSite(it) => site(it),
+            Fault::RebootGateway(gateway) | Fault::RenumberGateway(gateway, _) => {
+                known("gateway", gateway.0, gateways.len())
+            }
+        })
     }
 }
 
@@ -290,29 +262,21 @@ fn site_name(site: SiteId) -> String {
 struct Run {
     sim: turmoil::Sim<'static>,
     shared: Arc<Shared>,
-    functions: Rc<Vec<Function>>,
-    scopes: Vec<Arc<Mutex<Scope>>>,
+    platform: Platform,
     limits: Limits,
-    faults: std::collections::VecDeque<(Instant, Fault)>,
+    faults: VecDeque<(Instant, Fault)>,
     progress: (u64, Instant),
-}
-
-fn lock(scope: &Mutex<Scope>) -> std::sync::MutexGuard<'_, Scope> {
-    scope.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Run {
     fn place_sites(&mut self, topology: &Topology) {
         for site in (0..topology.sites.len()).map(SiteId) {
-            let (shared, functions, scopes) = (self.shared.clone(), self.functions.clone(), self.scopes.clone());
+            let (shared, platform) = (self.shared.clone(), self.platform.clone());
             self.sim.host(site_name(site), move || {
-                let (shared, functions, scopes) = (shared.clone(), functions.clone(), scopes.clone());
+                let (shared, platform) = (shared.clone(), platform.clone());
                 async move {
                     let local = LocalSet::new();
-                    for (index, scope) in scopes.iter().enumerate().filter(|(index, _)| functions[*index].site == site)
-                    {
-                        local.spawn_local(keep(shared.clone(), functions.clone(), index, scope.clone()));
-                    }
+                    platform.keep_all(site, &local);
                     local.run_until(pump(shared, site)).await
                 }
             });
@@ -350,31 +314,34 @@ impl Run {
     }
 
     fn is_done(&self) -> bool {
-        let ended = |scope: &Arc<Mutex<Scope>>| {
-            let scope = lock(scope);
-            matches!(scope.status, Status::Finished | Status::Killed)
+        // Nothing but a fault changes the state of a frozen function.
+        let changes = |function: &Function| {
+            self.faults.iter().any(|(_, fault)| match *fault {
+                Fault::Kill(host) | Fault::Start(host) | Fault::Thaw(host) => host == function.host,
+                Fault::CrashSite(site) | Fault::BounceSite(site) => site == function.site,
+                Fault::Freeze(_) | Fault::Cut(..) | Fault::Heal(..) | Fault::Lose(..) => false,
+                Fault::RebootGateway(_) | Fault::RenumberGateway(..) => false,
+            })
         };
-        self.functions.iter().zip(&self.scopes).all(|(function, scope)| !function.matters || ended(scope))
+        self.platform.is_done(changes)
     }
 
     fn inflict(&mut self, now: Instant, fault: &Fault) {
         self.shared.fabric().capture.event(now, "fault", &format!("{fault:?}"));
         match fault {
-            Fault::Kill(host) => self.kill(*host),
-            Fault::Start(host) => self.start(*host),
+            Fault::Kill(host) => self.platform.kill(*host),
+            Fault::Start(host) => self.platform.start(*host),
+            Fault::Freeze(host) => self.platform.freeze(*host),
+            Fault::Thaw(host) => self.platform.thaw(now, *host),
             Fault::Cut(a, b) => self.sim.partition(site_name(*a), site_name(*b)),
             Fault::Heal(a, b) => self.sim.repair(site_name(*a), site_name(*b)),
             Fault::CrashSite(site) => {
-                for host in self.hosts_of(*site) {
-                    self.kill(host);
-                }
+                self.platform.kill_all(*site);
                 self.sim.crash(site_name(*site));
                 self.shared.fabric().crash_site(*site);
             }
             Fault::BounceSite(site) => {
-                for host in self.hosts_of(*site) {
-                    self.start(host);
-                }
+                self.platform.start_all(*site);
                 self.sim.bounce(site_name(*site));
             }
             Fault::RebootGateway(gateway) => self.shared.fabric().reboot(*gateway),
@@ -383,39 +350,11 @@ impl Run {
         }
     }
 
-    fn hosts_of(&self, site: SiteId) -> Vec<HostId> {
-        self.functions.iter().filter(|function| function.site == site).map(|function| function.host).collect()
-    }
-
-    fn scopes_of(&self, host: HostId) -> impl Iterator<Item = &Arc<Mutex<Scope>>> {
-        let of_host = move |(function, _): &(&Function, _)| function.host == host;
-        self.functions.iter().zip(&self.scopes).filter(of_host).map(|(_, scope)| scope)
-    }
-
-    /// Sockets first: what the tasks drop afterwards finds nothing to close.
-    fn kill(&mut self, host: HostId) {
-        self.shared.fabric().hosts[host.0].kill();
-        self.set_status(host, Status::Killed);
-    }
-
-    fn start(&mut self, host: HostId) {
-        self.shared.fabric().hosts[host.0].alive = true;
-        self.set_status(host, Status::NotStarted);
-    }
-
-    /// Tells the scopes of a host's functions, which act on it when they are polled.
-    fn set_status(&mut self, host: HostId, status: Status) {
-        for scope in self.scopes_of(host) {
-            let mut scope = lock(scope);
-            scope.status = status;
-            if let Some(waker) = scope.waker.take() {
-                waker.wake();
-            }
-        }
-    }
-
     fn watch(&mut self) -> Option<Stuck> {
         let now = self.now();
+        if let Some(panic) = self.platform.panic() {
+            return Some(Stuck::Failed(panic));
+        }
         let (events, progress, idle, failure) = {
             let fabric = self.shared.fabric();
             let idle = fabric.is_idle() && fabric.sleeps.is_empty();
@@ -438,11 +377,7 @@ impl Run {
             return Some(Stuck::NoProgress(waited, self.dump()));
         }
         // Packets between sites are on turmoil's network: give them time to land.
-        let nothing_planned = self.faults.is_empty()
-            && self.scopes.iter().all(|scope| {
-                let scope = lock(scope);
-                scope.status != Status::NotStarted
-            });
+        let nothing_planned = self.faults.is_empty() && self.platform.all_started();
         if idle && nothing_planned && waited > self.shared.tick() * IDLE_TICKS && !self.is_done() {
             return Some(Stuck::Deadlock(self.dump()));
         }
@@ -454,10 +389,9 @@ impl Run {
         use std::fmt::Write;
         let fabric = self.shared.fabric();
         let mut text = String::new();
-        for (function, scope) in self.functions.iter().zip(&self.scopes) {
-            let status = lock(scope).status;
+        for (function, status) in self.platform.functions() {
             let host = &fabric.hosts[function.host.0];
-            let _ = writeln!(text, "host {} ({}) {status:?}", function.host.0, host.address);
+            let _ = writeln!(text, "host {} ({}) {status}", function.host.0, host.address);
             for connection in host.connections() {
                 let waits = match (connection.state(), connection.read_waits, connection.write_waits) {
                     (State::SynSent | State::SynReceived, ..) => "for the handshake",
@@ -483,6 +417,8 @@ impl Run {
 
     fn report(self, stuck: Option<Stuck>) -> Report {
         let elapsed = self.now() - Instant::ZERO;
+        // What is frozen sends nothing when its tasks are dropped.
+        self.platform.kill_frozen();
         // Tasks end before the last look at the fabric: what they drop still sends.
         drop(self.sim);
         let mut fabric = self.shared.fabric();
@@ -501,41 +437,6 @@ impl Run {
 
 /// Ticks without anything on its way before a world counts as stuck.
 const IDLE_TICKS: u32 = 10_000;
-
-/// Runs one function: waits for its start, polls it until it ends or is killed, and again if it is
-/// started anew.
-async fn keep(shared: Arc<Shared>, functions: Rc<Vec<Function>>, index: usize, scope: Arc<Mutex<Scope>>) {
-    let function = &functions[index];
-    sleep(&shared, function.start).await;
-    loop {
-        std::future::poll_fn(|cx| {
-            let mut scope = lock(&scope);
-            let ready = scope.status == Status::NotStarted;
-            scope.waker = Some(cx.waker().clone());
-            if ready { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
-        lock(&scope).status = Status::Running;
-        let tasks = LocalSet::new();
-        let program = (function.program)(SimNet::new(shared.clone(), function.host));
-        let run = tasks.run_until(program);
-        let mut run = std::pin::pin!(run);
-        let finished = std::future::poll_fn(|cx| {
-            {
-                let mut scope = lock(&scope);
-                if scope.status != Status::Running {
-                    return Poll::Ready(false);
-                }
-                scope.waker = Some(cx.waker().clone());
-            }
-            run.as_mut().poll(cx).map(|()| true)
-        })
-        .await;
-        if finished {
-            lock(&scope).status = Status::Finished;
-        }
-    }
-}
 
 /// Moves the packets of one site.
 async fn pump(shared: Arc<Shared>, site: SiteId) -> turmoil::Result {

@@ -113,7 +113,7 @@ fn run_world(topology: Topology, hosts: &[HostId], sides: [Puncher; 2], seed: u6
         });
     }
     for (at, fault) in faults {
-        world.fault(millis(*at), fault.clone());
+        world.fault(millis(*at), *fault);
     }
     world.run().expect("a world");
     let mut connected = [None; 2];
@@ -185,7 +185,7 @@ fn g_4_refused_at_once_and_again_at_once() {
 }
 
 #[test]
-fn g_5_equal_fixed_pauses_lock_for_ever() {
+fn g_5_equal_fixed_pauses_lock_forever() {
     let trace = skewed(preset::linux_masq_rst(), 25, Some(100));
     assert_eq!(trace.connected, [None, None]);
     let first: Vec<_> = trace.packets.iter().filter(|(_, what)| what == "1 [S]").map(|(at, _)| *at).take(4).collect();

@@ -248,7 +248,7 @@ async fn exchange(stream: <SimNet as Net>::Stream, own: u64, other: u64, length:
     futures_util::future::join(send, receive).await;
 }
 
-/// smoltcp 0.14 alone stops here for ever in every run (both ends retransmit what the other has).
+/// smoltcp 0.14 alone stops here forever in every run (both ends retransmit what the other has).
 #[test]
 fn one_mebibyte_both_ways_finishes_under_5_percent_loss_with_200_seeds() {
     const LENGTH: usize = 1 << 20;

@@ -1,4 +1,4 @@
-//! Goal: a run that would go on for ever ends and says why. Method: programs that do just that.
+//! Goal: a run that would go on forever ends and says why. Method: programs that do just that.
 #![expect(clippy::wildcard_enum_match_arm, reason = "what is not expected fails, whatever it is")]
 
 mod common;
@@ -90,15 +90,27 @@ fn time_events_and_capture_are_limited() {
 }
 
 #[test]
-fn a_panic_in_a_function_ends_the_run() {
-    let mut world = world(Limits::default());
-    world.function(HostId(0), millis(0), |_| async { panic!("a bug of the program") });
-    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.run()));
-    let seen = match ended {
-        Err(_) => true,
-        Ok(report) => report.expect("a world").stuck.is_some(),
-    };
-    assert!(seen, "a panic must not pass for success");
+fn a_panic_in_a_function_or_service_ends_the_run_and_is_quoted() {
+    for is_service in [false, true] {
+        let mut world = world(Limits::default());
+        let program = |net: SimNet| async move {
+            Net::sleep_until(&net, Net::now(&net) + millis(20)).await;
+            panic!("a bug of the program, number {}", 7)
+        };
+        if is_service {
+            world.service(HostId(1), program);
+        } else {
+            world.function(HostId(1), millis(0), program);
+        }
+        // It would run for another minute.
+        world.function(HostId(0), millis(0), |net| async move {
+            Net::sleep_until(&net, Net::now(&net) + millis(60_000)).await;
+        });
+        let report = world.run().expect("a world");
+        let expected = "the program of host 1 panicked: a bug of the program, number 7";
+        assert_eq!(report.stuck, Some(Stuck::Failed(expected.into())));
+        assert!(report.elapsed < millis(30), "{:?}", report.elapsed);
+    }
 }
 
 #[test]

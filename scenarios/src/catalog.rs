@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use fmi::{FAILURE_BOUND, Path, Security, Technique};
+use nat_sim::Fault;
 use nat_sim::nat::preset::{ALL, Preset, find};
 use nat_sim::topology::TcpConfig;
 
 use crate::attack;
+use crate::check::Check;
 use crate::oracle;
-use crate::scenario::{Expect, FaultAt, Program, Scenario, Step, Target, WorldSpec};
+use crate::program::{Action, Program, What};
+use crate::scenario::{Scenario, Target, WorldSpec, cut_between};
 use crate::swarm;
 
 const fn millis(millis: u64) -> Duration {
@@ -37,6 +40,7 @@ pub fn all() -> Vec<Scenario> {
     scenarios.push(killed_in_allreduce());
     scenarios.extend(rendezvous_faults());
     scenarios.extend([1, 5].map(lossy));
+    scenarios.extend(frozen());
     scenarios.push(cut_off());
     scenarios.push(relayed_then_direct());
     scenarios.push(watched_again());
@@ -65,19 +69,12 @@ pub fn find_scenario(name: &str) -> Option<Scenario> {
     all().into_iter().find(|scenario| scenario.name == name).or_else(pair_named).or_else(drawn).or_else(operations)
 }
 
-fn scenario(name: &str, about: &str, world: WorldSpec, steps: impl Into<Vec<Step>>) -> Scenario {
-    Scenario {
-        name: name.into(),
-        about: about.into(),
-        world,
-        program: Program::once(steps),
-        faults: Vec::new(),
-        deadline: seconds(120),
-        expect: Expect::Success,
-        via: None,
-        techniques: Vec::new(),
-        ends_via: None,
-    }
+fn scenario(name: &str, about: &str, world: WorldSpec, steps: impl Into<Vec<Action>>) -> Scenario {
+    repeated(name, about, world, steps, 1)
+}
+
+fn repeated(name: &str, about: &str, world: WorldSpec, steps: impl Into<Vec<Action>>, rounds: u32) -> Scenario {
+    Scenario::new(name, about, world, Program::steps(steps, rounds))
 }
 
 /// Two functions behind two gateways.
@@ -87,12 +84,12 @@ pub fn pair(first: Preset, second: Preset) -> Scenario {
     (world.lan, world.wan, world.server) = (millis(1), millis(9), millis(5));
     let name = format!("pair-{}-x-{}", first.name, second.name);
     let about = format!("{} with {}", first.about, second.about);
-    let mut scenario = scenario(&name, &about, world, [Step::Exchange { bytes: 4096 }, Step::Barrier]);
+    let mut scenario = scenario(&name, &about, world, [Action::Exchange { bytes: 4096 }, Action::Barrier]);
     let (round_trip, to_server) = distances(&scenario.world);
     let foreseen = oracle::foresee(&(first.config)(), &(second.config)(), round_trip, to_server);
     // Two ports of one small block may look like a counter's, and a guess among few may hit.
     let is_lucky = [first, second].iter().any(|it| oracle::gives_ports_of_blocks(&(it.config)()));
-    scenario.via = (foreseen.path != Path::Relay || !is_lucky).then_some(foreseen.path);
+    scenario.checks.extend((foreseen.path != Path::Relay || !is_lucky).then_some(Check::Via(foreseen.path)));
     scenario
 }
 
@@ -101,13 +98,13 @@ pub(crate) fn distances(world: &WorldSpec) -> (Duration, Duration) {
     (4 * (world.lan + world.wan), 2 * (world.lan + world.wan + world.server))
 }
 
-const COLLECTIVES: [Step; 6] = [
-    Step::Barrier,
-    Step::Broadcast { root: 1, bytes: 4096 },
-    Step::Allreduce { bytes: 8 },
-    Step::Allreduce { bytes: 40_000 },
-    Step::OrderedReduce { root: 1 },
-    Step::Barrier,
+const COLLECTIVES: [Action; 6] = [
+    Action::Barrier,
+    Action::Broadcast { root: 1, bytes: 4096 },
+    Action::Allreduce { bytes: 8 },
+    Action::Allreduce { bytes: 40_000 },
+    Action::OrderedReduce { root: 1 },
+    Action::Barrier,
 ];
 
 fn group(size: usize) -> Scenario {
@@ -117,9 +114,7 @@ fn group(size: usize) -> Scenario {
     }
     (world.start_jitter, world.link_jitter) = (millis(50), millis(2));
     let about = format!("{size} functions behind mixed NATs run every collective");
-    let mut scenario = scenario(&format!("group-{size}"), &about, world, COLLECTIVES);
-    scenario.program.rounds = 2;
-    scenario
+    repeated(&format!("group-{size}"), &about, world, COLLECTIVES, 2)
 }
 
 fn region_of_256() -> WorldSpec {
@@ -133,13 +128,13 @@ fn region_of_256() -> WorldSpec {
 /// The scenario that speed is measured with.
 pub fn group_256() -> Scenario {
     let steps = [
-        Step::Allreduce { bytes: 8 },
-        Step::Allreduce { bytes: 1 << 20 },
-        Step::Broadcast { root: 0, bytes: 4096 },
-        Step::Barrier,
+        Action::Allreduce { bytes: 8 },
+        Action::Allreduce { bytes: 1 << 20 },
+        Action::Broadcast { root: 0, bytes: 4096 },
+        Action::Barrier,
     ];
     let mut scenario = scenario("group-256", "256 functions form a group and compute", region_of_256(), steps);
-    scenario.program.peers = fmi::Peers::Collectives;
+    scenario.program.config.peers = fmi::Peers::Collectives;
     scenario
 }
 
@@ -147,10 +142,10 @@ fn mesh_256() -> Scenario {
     let mut world = region_of_256();
     // 65,280 sockets: small ones.
     (world.tcp.receive_bytes, world.tcp.send_bytes) = (4 << 10, 2 << 10);
-    let steps = [Step::Allreduce { bytes: 8 }, Step::Barrier];
+    let steps = [Action::Allreduce { bytes: 8 }, Action::Barrier];
     let mut scenario = scenario("mesh-256", "256 functions connect all to all", world, steps);
     // 65,280 handshakes on one core take half a minute and no simulated time.
-    scenario.program.security = Some(Security::Plaintext);
+    scenario.program.config.security = Some(Security::Plaintext);
     scenario
 }
 
@@ -159,8 +154,8 @@ pub fn idle(size: usize, time: Duration) -> Scenario {
     let mut world = region_of_256();
     world.functions.truncate(size);
     world.gateways.truncate(size);
-    let mut scenario = scenario("idle", "functions that wait", world, [Step::Sleep(time), Step::Barrier]);
-    scenario.program.peers = fmi::Peers::Collectives;
+    let mut scenario = scenario("idle", "functions that wait", world, [Action::Sleep(time), Action::Barrier]);
+    scenario.program.config.peers = fmi::Peers::Collectives;
     scenario.deadline = time + seconds(60);
     scenario
 }
@@ -169,7 +164,7 @@ pub fn idle(size: usize, time: Duration) -> Scenario {
 pub fn two_functions() -> Scenario {
     let mut world = WorldSpec::region(2, preset("linux_masq_drop"));
     world.start_jitter = millis(20);
-    scenario("two-functions", "join, punch, exchange 64 KiB, leave", world, [Step::Exchange { bytes: 64 << 10 }])
+    scenario("two-functions", "join, punch, exchange 64 KiB, leave", world, [Action::Exchange { bytes: 64 << 10 }])
 }
 
 fn same_nat() -> Scenario {
@@ -193,11 +188,10 @@ fn killed_in_allreduce() -> Scenario {
     let at = millis(1500);
     let name = "killed-in-allreduce";
     let about = "a function vanishes in the middle of allreduces; every survivor names it";
-    let mut scenario = scenario(name, about, world, [Step::Allreduce { bytes: 100_000 }]);
-    scenario.program.rounds = 100_000;
-    scenario.faults = vec![FaultAt::Kill(at, Target::Rank(5))];
+    let mut scenario = repeated(name, about, world, [Action::Allreduce { bytes: 100_000 }], 100_000);
+    scenario.faults = vec![(at, Fault::Kill(Target::Rank(5)))];
     // The probe, the notice's way, and a tick for each program to see it.
-    scenario.expect = Expect::Lost { rank: 5, at, bound: FAILURE_BOUND + millis(20) };
+    scenario.checks = vec![Check::Lost { rank: 5, at, bound: FAILURE_BOUND + millis(20) }];
     scenario
 }
 
@@ -205,11 +199,10 @@ fn rendezvous_faults() -> [Scenario; 3] {
     let base = |name: &str, about: &str, kill: Duration, start: Duration| {
         let mut world = WorldSpec::region(4, preset("linux_masq_drop"));
         world.start_jitter = millis(300);
-        let steps = [Step::Allreduce { bytes: 1000 }, Step::Sleep(millis(700)), Step::Allreduce { bytes: 1000 }];
-        let mut scenario = scenario(name, about, world, steps);
-        scenario.program.rounds = 3;
+        let steps = [Action::Allreduce { bytes: 1000 }, Action::Sleep(millis(700)), Action::Allreduce { bytes: 1000 }];
+        let mut scenario = repeated(name, about, world, steps, 3);
         let rendezvous = Target::Rendezvous;
-        scenario.faults = vec![FaultAt::Kill(kill, rendezvous), FaultAt::Start(start, rendezvous)];
+        scenario.faults = vec![(kill, Fault::Kill(rendezvous)), (start, Fault::Start(rendezvous))];
         scenario
     };
     [
@@ -226,7 +219,7 @@ fn lossy(percent: u32) -> Scenario {
     let about = format!("{percent} % of the packets between functions are lost");
     let mut scenario = scenario(&format!("loss-{percent}"), &about, world, COLLECTIVES);
     // Time-outs double from 1 s: seven losses in a row take two minutes.
-    (scenario.program.join_deadline, scenario.program.operation_deadline) = (seconds(60), seconds(130));
+    (scenario.program.config.join_deadline, scenario.program.config.operation_deadline) = (seconds(60), seconds(130));
     scenario.deadline = seconds(600);
     scenario
 }
@@ -237,10 +230,10 @@ fn cut_off() -> Scenario {
     for function in &mut world.functions[2..] {
         function.site = 1;
     }
-    let steps = [Step::Allreduce { bytes: 1000 }, Step::Sleep(millis(100))];
-    let mut scenario = scenario("site-cut-off", "one of two sites is cut off for 3 s", world, steps);
-    scenario.program.rounds = 20;
-    scenario.faults = vec![FaultAt::Cut(millis(1000), millis(4000), 1)];
+    let steps = [Action::Allreduce { bytes: 1000 }, Action::Sleep(millis(100))];
+    let faults = world.cut_off(millis(1000), millis(4000), 1);
+    let mut scenario = repeated("site-cut-off", "one of two sites is cut off for 3 s", world, steps, 20);
+    scenario.faults = faults;
     scenario
 }
 
@@ -251,12 +244,11 @@ fn relayed_then_direct() -> Scenario {
     for (rank, function) in world.functions.iter_mut().enumerate() {
         function.site = 1 + rank % 2;
     }
-    let steps = [Step::Exchange { bytes: 20_000 }, Step::Allreduce { bytes: 1000 }, Step::Sleep(millis(20))];
+    let steps = [Action::Exchange { bytes: 20_000 }, Action::Allreduce { bytes: 1000 }, Action::Sleep(millis(20))];
     let about = "two sites are relayed while they cannot reach each other, and lose no byte when they can";
-    let mut scenario = scenario("relayed-then-direct", about, world, steps);
-    scenario.program.rounds = 400;
-    scenario.faults = vec![FaultAt::CutBetween(Duration::ZERO, seconds(8), 1, 2)];
-    scenario.ends_via = Some(Path::Direct);
+    let mut scenario = repeated("relayed-then-direct", about, world, steps, 400);
+    scenario.faults = cut_between(Duration::ZERO, seconds(8), 1, 2).into();
+    scenario.checks.push(Check::EndsVia(Path::Direct));
     scenario
 }
 
@@ -277,21 +269,22 @@ fn techniques() -> Vec<Scenario> {
         let mut scenario = pair(preset(presets[0]), preset(presets[1]));
         scenario.name = format!("technique-{name}");
         scenario.about = format!("two functions meet {about}");
-        scenario.techniques = expected.to_vec();
-        scenario.program.spray = name == Spray;
-        scenario.via = match name {
+        scenario.program.config.spray = name == Spray;
+        let path = match name {
             Local => Some(Path::Private),
             Relay => Some(Path::Relay),
             Spray => None,
             Direct | Reversal | Punch | Listen | Prediction => Some(Path::Direct),
         };
+        scenario.checks = vec![Check::Succeeds];
+        scenario.checks.extend(path.map(Check::Via));
         if name == Local {
             scenario.world.gateways.truncate(1);
             scenario.world.functions[1].gateway = Some(0);
         }
-        if name == Spray {
-            // One spray in sixty misses, and is relayed.
-            scenario.techniques.clear();
+        // One spray in sixty misses, and is relayed.
+        if name != Spray {
+            scenario.checks.push(Check::Techniques(expected.to_vec()));
         }
         scenario
     };
@@ -303,7 +296,8 @@ fn over_ipv6() -> Scenario {
     scenario.name = "ipv6".into();
     scenario.about = "two random NATs do not matter to functions that have IPv6".into();
     scenario.world.ipv6 = true;
-    (scenario.via, scenario.techniques) = (Some(Path::Direct), vec![Technique::Punch; 2]);
+    let by_punch = Check::Techniques(vec![Technique::Punch; 2]);
+    scenario.checks = vec![Check::Succeeds, Check::Via(Path::Direct), by_punch];
     scenario
 }
 
@@ -312,7 +306,7 @@ fn all_relayed() -> Scenario {
     world.start_jitter = millis(100);
     let mut scenario =
         scenario("relayed-group", "six functions behind random NATs compute by relay", world, COLLECTIVES);
-    scenario.via = Some(Path::Relay);
+    scenario.checks.push(Check::Via(Path::Relay));
     scenario
 }
 
@@ -320,9 +314,9 @@ fn without_a_relay() -> Scenario {
     let mut scenario = pair(preset("aws_natgw"), preset("azure_natgw"));
     scenario.name = "relay-refused".into();
     scenario.about = "two random NATs without a relay: an error that says so".into();
-    scenario.program.relay = false;
-    scenario.program.join_deadline = seconds(3);
-    (scenario.via, scenario.expect) = (None, Expect::Unconnected);
+    scenario.program.config.relay = false;
+    scenario.program.config.join_deadline = seconds(3);
+    scenario.checks = vec![Check::Unconnected];
     scenario
 }
 
@@ -331,7 +325,7 @@ fn with_security(security: Security) -> Scenario {
     let world = WorldSpec::region(3, preset("linux_masq_drop"));
     let about = format!("streams between three functions are {name}");
     let mut scenario = scenario(&format!("security-{name}"), &about, world, COLLECTIVES);
-    scenario.program.security = Some(security);
+    scenario.program.config.security = Some(security);
     scenario
 }
 
@@ -340,7 +334,7 @@ fn two_servers() -> [Scenario; 2] {
         let mut world = WorldSpec::region(4, preset("linux_masq_drop"));
         (world.start_jitter, world.servers) = (millis(300), 2);
         let mut scenario = scenario(name, about, world, COLLECTIVES);
-        scenario.faults = vec![FaultAt::Kill(at, Target::Rendezvous)];
+        scenario.faults = vec![(at, Fault::Kill(Target::Rendezvous))];
         scenario
     };
     [
@@ -354,28 +348,50 @@ fn attacked(attack: attack::Attack) -> Scenario {
     (world.start_jitter, world.attack) = (millis(300), Some(attack));
     let name = attack.name();
     let mut steps = COLLECTIVES.to_vec();
-    steps.push(Step::Sleep(millis(100)));
-    let mut scenario = scenario(&format!("attack-{name}"), &format!("under attack by {name}"), world, steps);
-    scenario.program.rounds = 40;
-    scenario
+    steps.push(Action::Sleep(millis(100)));
+    repeated(&format!("attack-{name}"), &format!("under attack by {name}"), world, steps, 40)
 }
 
 /// The rendezvous forgets a running group, and learns of it from its ranks.
 fn watched_again() -> Scenario {
     let mut scenario = killed_in_allreduce();
     // So many seconds of nothing but allreduces would fill a capture.
-    scenario.program.steps.push(Step::Sleep(millis(20)));
+    let pause = Action::Sleep(millis(20));
+    let steps = vec![Action::Allreduce { bytes: 100_000 }, pause.clone(), pause];
+    scenario.program.what = What::Steps { steps, rounds: 100_000 };
     scenario.name = "rendezvous-watches-again".into();
     scenario.about = "the rendezvous restarts under a running group; a function that then vanishes is named".into();
-    scenario.program.steps.push(Step::Sleep(millis(20)));
     let at = seconds(8);
     let rendezvous = Target::Rendezvous;
     scenario.faults = vec![
-        FaultAt::Kill(seconds(1), rendezvous),
-        FaultAt::Start(seconds(2), rendezvous),
-        FaultAt::Kill(at, Target::Rank(5)),
+        (seconds(1), Fault::Kill(rendezvous)),
+        (seconds(2), Fault::Start(rendezvous)),
+        (at, Fault::Kill(Target::Rank(5))),
     ];
-    // Who sleeps hears of it when it wakes.
-    scenario.expect = Expect::Lost { rank: 5, at, bound: FAILURE_BOUND + millis(60) };
+    // A rank that sleeps hears of it when it wakes.
+    scenario.checks = vec![Check::Lost { rank: 5, at, bound: FAILURE_BOUND + millis(60) }];
     scenario
 }
+
+fn frozen() -> [Scenario; 2] {
+    let base = |name: &str, about: &str, freeze: Duration, rounds: u32| {
+        let mut world = WorldSpec::region(8, preset("aws_lambda"));
+        world.start_jitter = millis(20);
+        let steps = [Action::Allreduce { bytes: 10_000 }, Action::Sleep(millis(40))];
+        let mut scenario = repeated(name, about, world, steps, rounds);
+        let function = Target::Rank(5);
+        scenario.faults = vec![(FROZEN_AT, Fault::Freeze(function)), (FROZEN_AT + freeze, Fault::Thaw(function))];
+        scenario
+    };
+    let about = "a function is frozen with its kernel for 4 s, shorter than the silence that makes it lost";
+    let briefly = base("frozen-briefly", about, seconds(4), 120);
+    let about = "a function is frozen for 30 s: every other names it, and it fails after the thaw";
+    let mut long = base("frozen-long", about, seconds(30), 100_000);
+    // A rank that sleeps hears of it when it wakes.
+    let bound = FAILURE_BOUND + millis(60);
+    long.checks = vec![Check::Lost { rank: 5, at: FROZEN_AT, bound }, Check::Fails { rank: 5 }];
+    [briefly, long]
+}
+
+/// When the group runs for sure.
+const FROZEN_AT: Duration = millis(1500);

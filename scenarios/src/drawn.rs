@@ -9,7 +9,8 @@ use futures_util::future::{try_join, try_join3};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
-use crate::program::{Failure, compose, value};
+use crate::program::Failure;
+use crate::reference::{compose, value};
 
 /// Code of the operator that does not commute.
 const AFFINE: u32 = 1026;

@@ -1,4 +1,4 @@
-//! Collectives on virtual links, timed by the clock of the lab, beside what the model says of them.
+//! Collectives on virtual links, timed by the clock of the lab, compared with what the model says of them.
 
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,7 +43,7 @@ pub struct Timing {
 const RENDEZVOUS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const PORT: u16 = 7000;
 /// One tick of the world.
-const RESOLUTION: Duration = Duration::from_micros(10);
+pub const RESOLUTION: Duration = Duration::from_micros(10);
 
 impl Links {
     /// What the model is told of them. Nothing computes in the lab, so messages cost no processor time.
@@ -137,7 +137,7 @@ pub enum LinksError {
     #[error("{0}")]
     Rank(#[from] Error),
     /// Nothing went on.
-    #[error("the world stood still: {0}")]
+    #[error("the simulation made no progress: {0}")]
     Stuck(String),
 }
 
@@ -187,7 +187,7 @@ mod tests {
         for first in &timings {
             for second in timings.iter().filter(|it| (it.collective, it.bytes) == (first.collective, first.bytes)) {
                 let clearly = first.modelled.as_secs_f64() * 2.0 < second.modelled.as_secs_f64();
-                assert!(!clearly || first.simulated < second.simulated, "{first:?} beside {second:?}");
+                assert!(!clearly || first.simulated < second.simulated, "{first:?} and {second:?}");
             }
         }
     }

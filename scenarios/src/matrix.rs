@@ -1,4 +1,4 @@
-//! NAT × NAT: what the lab measures beside what the oracle says.
+//! NAT × NAT: what the lab measures, compared with what the oracle says.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use crate::run::{Options, run};
 /// How two functions come together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Path {
+pub enum Route {
     /// The production code connects them directly.
     Direct,
-    /// The same, at a port that one foretells of the other.
+    /// The same, at a port that one predicts of the other.
     Predicted,
     /// Through the rendezvous.
     Relay,
@@ -25,7 +25,7 @@ pub enum Path {
     None,
 }
 
-impl Path {
+impl Route {
     fn of(path: fmi::Path, technique: fmi::Technique) -> Self {
         if path == fmi::Path::Relay {
             Self::Relay
@@ -55,7 +55,7 @@ pub struct Cell {
     /// Preset of rank 1.
     pub second: &'static str,
     /// As measured.
-    pub path: Path,
+    pub path: Route,
     /// How they came together.
     pub technique: Option<String>,
     /// Round trips from knowing the addresses to the connection, on each side, as measured.
@@ -63,7 +63,7 @@ pub struct Cell {
     /// The same, as the oracle says.
     pub expected: [f64; 2],
     /// The path that the oracle says.
-    pub expected_path: Path,
+    pub expected_path: Route,
     /// Whether the original's rule, to bind the port that the rendezvous saw, connects them.
     pub original_connects: bool,
     /// What does not agree; empty if all does.
@@ -83,13 +83,13 @@ fn measure(first: Preset, second: Preset, seed: u64) -> Cell {
     let measured = links.map(|(first, second)| [taken(&first), taken(&second)]);
     let met = outcome.ends.len() == 2 && outcome.ends.values().all(|end| end.unconnected);
     let path = match links {
-        Some((link, _)) => Path::of(link.path, link.technique),
-        None if met => Path::Relay,
-        None => Path::None,
+        Some((link, _)) => Route::of(link.path, link.technique),
+        None if met => Route::Relay,
+        None => Route::None,
     };
     let foreseen = oracle::foresee(&(first.config)(), &(second.config)(), round_trip, to_server);
     let expected = foreseen.times.map(trips);
-    let expected_path = Path::of(foreseen.path, foreseen.techniques[0]);
+    let expected_path = Route::of(foreseen.path, foreseen.techniques[0]);
     let tick = trips(scenario.world.resolution);
     let agrees_with = |measured: [f64; 2]| measured.iter().zip(&expected).all(|(m, e)| (m - e).abs() <= tick * 1.001);
     let agrees = outcome.passed() && path == expected_path && measured.is_some_and(agrees_with);

@@ -8,7 +8,7 @@
 //! Y's mapping depends on the remote, that SYN left from another mapping. If X's mapping depends on
 //! the remote, its SYN comes from a port that Y never sent to.
 //!
-//! If both SYNs arrive where they are aimed, the connection opens simultaneously and stands on both
+//! If both SYNs arrive where they are aimed, the connection opens simultaneously and is up on both
 //! sides after one round trip. If only X's does, Y's listener answers: X has it after one round
 //! trip, Y half a round trip later.
 
@@ -19,8 +19,8 @@ use nat_sim::nat::{Allocation, Filtering, Mapping, NatConfig, SimultaneousOpen};
 
 /// What must come out for one pair.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Verdict {
-    /// A direct connection; round trips until it stands on each side.
+pub enum Meeting {
+    /// A direct connection; round trips until it is up on each side.
     Direct {
         /// On the first side.
         first: f64,
@@ -52,15 +52,15 @@ fn reaches(from: &NatConfig, to: &NatConfig) -> bool {
 }
 
 /// What must come out between a function behind `first` and one behind `second`.
-pub fn predict(first: &NatConfig, second: &NatConfig) -> Verdict {
+pub fn predict(first: &NatConfig, second: &NatConfig) -> Meeting {
     let simultaneous = is_predictable(first) && is_predictable(second);
     match (reaches(first, second), reaches(second, first)) {
-        (true, true) if simultaneous => Verdict::Direct { first: 1.0, second: 1.0 },
+        (true, true) if simultaneous => Meeting::Direct { first: 1.0, second: 1.0 },
         // Two connections; the lower rank nominates the first that proves itself, either may win.
-        (true, true) => Verdict::Direct { first: 1.5, second: 1.5 },
-        (true, false) => Verdict::Direct { first: 1.0, second: 1.5 },
-        (false, true) => Verdict::Direct { first: 1.5, second: 1.0 },
-        (false, false) => Verdict::None,
+        (true, true) => Meeting::Direct { first: 1.5, second: 1.5 },
+        (true, false) => Meeting::Direct { first: 1.0, second: 1.5 },
+        (false, true) => Meeting::Direct { first: 1.5, second: 1.0 },
+        (false, false) => Meeting::None,
     }
 }
 
@@ -102,9 +102,9 @@ fn technique(first: Class, second: Class) -> Technique {
     }
 }
 
-/// Whether two functions meet when each foretells the other's next port: one of the two keeps its port or
+/// Whether two functions meet when each predicts the other's next port: one of the two keeps its port or
 /// counts, the other does as well, and inbound SYNs pass on one side at least.
-pub fn is_foretold(first: &NatConfig, second: &NatConfig) -> bool {
+pub fn is_predicted(first: &NatConfig, second: &NatConfig) -> bool {
     let counts = |nat| class(nat) == Class::Counting;
     (counts(first) || counts(second))
         && (class(first) == Class::Counting || is_predictable(first))
@@ -141,7 +141,7 @@ pub fn foresee(first: &NatConfig, second: &NatConfig, round_trip: Duration, to_s
         let times = [first, second].map(|trips| round_trip.mul_f64(trips));
         Foreseen { path: Path::Direct, techniques, times }
     };
-    if is_foretold(first, second) {
+    if is_predicted(first, second) {
         // Both SYNs are aimed well, and meet.
         return match (passes(first), passes(second)) {
             (true, true) => direct(1.0, 1.0),
@@ -149,7 +149,7 @@ pub fn foresee(first: &NatConfig, second: &NatConfig, round_trip: Duration, to_s
             (_, false) => direct(1.5, 1.0),
         };
     }
-    if let Verdict::Direct { first, second } = predict(first, second) {
+    if let Meeting::Direct { first, second } = predict(first, second) {
         return direct(first, second);
     }
     // Where there is little hope the relay is asked soon, else in the second round. One round trip
@@ -172,15 +172,15 @@ mod tests {
 
     #[test]
     fn known_pairs_come_out_as_the_field_says() {
-        let direct = |first, second| Verdict::Direct { first, second };
+        let direct = |first, second| Meeting::Direct { first, second };
         assert_eq!(predict(&linux_masq_drop(), &aws_lambda()), direct(1.0, 1.0), "the punch of TCPunch");
         assert_eq!(predict(&rfc_strict(), &linux_random()), direct(1.5, 1.0), "who filters by address listens");
-        assert_eq!(predict(&linux_masq_drop(), &linux_random()), Verdict::None);
-        assert_eq!(predict(&aws_natgw(), &azure_natgw()), Verdict::None, "two random ones need a relay");
+        assert_eq!(predict(&linux_masq_drop(), &linux_random()), Meeting::None);
+        assert_eq!(predict(&aws_natgw(), &azure_natgw()), Meeting::None, "two random ones need a relay");
     }
 
     #[test]
-    fn what_cannot_be_direct_is_foretold_or_relayed() {
+    fn what_cannot_be_direct_is_predicted_or_relayed() {
         let (trip, server) = (Duration::from_millis(40), Duration::from_millis(30));
         let path = |first: NatConfig, second: NatConfig| {
             let foreseen = foresee(&first, &second, trip, server);
@@ -197,10 +197,10 @@ mod tests {
             for b in ALL {
                 let (ab, ba) = (predict(&(a.config)(), &(b.config)()), predict(&(b.config)(), &(a.config)()));
                 match (ab, ba) {
-                    (Verdict::Direct { first, second }, Verdict::Direct { first: second_, second: first_ }) => {
+                    (Meeting::Direct { first, second }, Meeting::Direct { first: second_, second: first_ }) => {
                         assert_eq!((first, second), (first_, second_));
                     }
-                    (Verdict::None, Verdict::None) => {}
+                    (Meeting::None, Meeting::None) => {}
                     other => panic!("{} and {}: {other:?}", a.name, b.name),
                 }
             }

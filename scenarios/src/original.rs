@@ -12,7 +12,8 @@ use nat_sim::nat::preset::Preset;
 use nat_sim::{SimNet, World};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::run::{SERVER_ADDRESS, pair_topology};
+use crate::catalog::pair;
+use crate::layout::{SERVER_ADDRESS, topology};
 
 type SimStream = <SimNet as Net>::Stream;
 
@@ -91,11 +92,12 @@ async fn punch(net: &SimNet, local: u16, to: SocketAddr, pause: Duration) -> boo
 
 /// Whether two functions behind these gateways come together so.
 pub fn connects(first: Preset, second: Preset, seed: u64) -> bool {
-    let (topology, server, functions, resolution) = pair_topology(first, second);
-    let mut world = World::new(topology, seed, resolution);
-    world.service(server, serve);
+    let spec = pair(first, second).world;
+    let (topology, layout) = topology(&spec);
+    let mut world = World::new(topology, seed, spec.resolution);
+    world.service(layout.rendezvous[0], serve);
     let results = Arc::new(Mutex::new(Vec::new()));
-    for (side, host) in functions.into_iter().enumerate() {
+    for (side, host) in layout.functions.into_iter().enumerate() {
         let results = results.clone();
         world.function(host, Duration::ZERO, move |net| {
             let results = results.clone();

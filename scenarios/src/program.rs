@@ -1,141 +1,242 @@
-//! What a rank does, and the sequential reference of what it must get.
+//! What ranks do: steps that the lab knows, or a program of the user's.
 
-use fmi::op::{Custom, Sum};
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fmi::net::Net;
+use fmi::time::Instant;
 use fmi::{Communicator, Config, Error};
 use nat_sim::SimNet;
 
-use crate::scenario::{Program, Step};
+use crate::outcome::{Board, Record, SharedBoard};
 
-/// Tag of exchanges.
-const TAG: u32 = 7;
-/// Code of the operator that does not commute.
-const AFFINE: u32 = 1025;
-
-/// What a rank puts into element `index` of a step.
-pub(crate) fn value(rank: u32, number: u64, index: usize) -> u64 {
-    let mixed = (u64::from(rank) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ number.wrapping_mul(0xff51_afd7_ed55_8ccd);
-    (mixed ^ index as u64).rotate_left(17).wrapping_mul(0xc4ce_b9fe_1a85_ec53)
+/// One thing that all ranks do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Barrier.
+    Barrier,
+    /// Broadcast of so many bytes from a root.
+    Broadcast {
+        /// Root.
+        root: u32,
+        /// Bytes.
+        bytes: usize,
+    },
+    /// Sum of so many bytes of `u64`.
+    Allreduce {
+        /// Bytes.
+        bytes: usize,
+    },
+    /// An operator that does not commute, to a root.
+    OrderedReduce {
+        /// Root.
+        root: u32,
+    },
+    /// Every rank exchanges so many bytes with every other, content checked.
+    Exchange {
+        /// Bytes.
+        bytes: usize,
+    },
+    /// Operations of every kind, drawn from the number of the step.
+    Drawn,
+    /// Waits.
+    Sleep(Duration),
+    /// Waits, and lets the communicator make progress.
+    Progress(Duration),
 }
 
-fn vector(rank: u32, number: u64, bytes: usize) -> Vec<u64> {
-    (0..bytes.div_ceil(8)).map(|index| value(rank, number, index)).collect()
-}
-
-/// Composition of affine maps modulo 2^32, packed as (factor, summand): associative, not commutative.
-pub(crate) fn compose(first: u64, second: u64) -> u64 {
-    let parts = |map: u64| (map >> 32, map & 0xffff_ffff);
-    let ((a, b), (c, d)) = (parts(first), parts(second));
-    let low = |value: u64| value & 0xffff_ffff;
-    low(c.wrapping_mul(a)) << 32 | low(c.wrapping_mul(b).wrapping_add(d))
-}
-
-/// A result that is not what the reference says.
-fn wrong(step: &Step, index: usize, got: u64, expected: u64) -> String {
-    format!("{step:?}: element {index} is {got:#x}, the reference says {expected:#x}")
-}
-
-fn compare(step: &Step, got: &[u64], expected: impl Fn(usize) -> u64) -> Result<(), String> {
-    let differs = got.iter().enumerate().find(|(index, got)| **got != expected(*index));
-    differs.map_or(Ok(()), |(index, got)| Err(wrong(step, index, *got, expected(index))))
-}
-
-/// How a program ends that does not reach its end.
-pub(crate) enum Failure {
-    /// An operation failed.
-    Operation(Error),
-    /// A result is wrong.
+/// How a rank ends that does not finish its program.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// An operation failed. A scenario may expect that.
+    #[error(transparent)]
+    Operation(#[from] Error),
+    /// A result is wrong. No scenario expects that.
+    #[error("{0}")]
     Wrong(String),
 }
 
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self::Operation(error)
-    }
+/// What all ranks do, and how they are configured.
+///
+/// # Examples
+/// ```
+/// use fmi::op::Sum;
+/// use scenarios::{Context, Failure, Program};
+///
+/// let program = Program::of(Program::config(), async |comm, context: &Context| {
+///     let mut sum = [context.rank() + 1];
+///     comm.allreduce_in_place(&mut sum, Sum).await?;
+///     context.record("sum", &sum[0].to_string());
+///     let expected = comm.size() * (comm.size() + 1) / 2;
+///     if sum[0] == expected { Ok(()) } else { Err(Failure::Wrong(format!("the sum is {}", sum[0]))) }
+/// });
+/// # let _ = program;
+/// ```
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// The configuration of each rank. The lab fills in rank, size, group and rendezvous, and a key if there is none.
+    pub config: Config,
+    /// What each rank does.
+    pub what: What,
 }
 
-/// Runs the program on one rank.
-pub(crate) async fn run(
-    net: &SimNet,
-    config: &Config,
-    program: &Program,
-    joined: impl FnOnce(&Communicator),
-    ending: impl FnOnce(&Communicator),
-) -> Result<(), Failure> {
-    let comm = Communicator::connect(net.clone(), config).await?;
-    joined(&comm);
-    let mut number = 0;
-    for _ in 0..program.rounds {
-        for step in &program.steps {
-            step_once(net, &comm, step, number).await?;
-            number += 1;
-        }
-    }
-    ending(&comm);
-    comm.leave().await;
-    Ok(())
+/// What each rank does.
+#[derive(Clone)]
+pub enum What {
+    /// It joins, takes steps whose results are checked, and leaves.
+    Steps {
+        /// One after the other.
+        steps: Vec<Action>,
+        /// How often.
+        rounds: u32,
+    },
+    /// It joins, runs a program of the user's, and leaves. See [`Program::of`].
+    Joined(Arc<dyn JoinedBody>),
+    /// It runs a program of the user's that joins by itself. See [`Program::alone`].
+    Alone(Arc<dyn AloneBody>),
 }
 
-async fn step_once(net: &SimNet, comm: &Communicator, step: &Step, number: u64) -> Result<(), Failure> {
-    let (rank, size) = (comm.rank(), comm.size());
-    match *step {
-        Step::Barrier => comm.barrier().await?,
-        Step::Broadcast { root, bytes } => {
-            let mut buffer = if rank == root { vector(root, number, bytes) } else { vec![0; bytes.div_ceil(8)] };
-            comm.broadcast(&mut buffer, root).await?;
-            compare(step, &buffer, |index| value(root, number, index)).map_err(Failure::Wrong)?;
-        }
-        Step::Allreduce { bytes } => {
-            let send = vector(rank, number, bytes);
-            let mut receive = vec![0; send.len()];
-            comm.allreduce(&send, &mut receive, Sum).await?;
-            // A sample of elements is enough: a misplaced segment shifts all of its elements.
-            let sample = |index: usize| index.is_multiple_of(97) || index + 1 == send.len();
-            let sum = |index| (0..size).fold(0u64, |sum, rank| sum.wrapping_add(value(rank, number, index)));
-            let expected = |index: usize| if sample(index) { sum(index) } else { receive[index] };
-            compare(step, &receive, expected).map_err(Failure::Wrong)?;
-            compare(step, &send, |index| value(rank, number, index)).map_err(Failure::Wrong)?;
-        }
-        Step::OrderedReduce { root } => {
-            let send = vector(rank, number, 32);
-            let mut receive = vec![0; send.len()];
-            comm.reduce(&send, &mut receive, Custom::ordered(AFFINE, compose), root).await?;
-            if rank == root {
-                let fold = |index| {
-                    (1..size).fold(value(0, number, index), |acc, rank| compose(acc, value(rank, number, index)))
-                };
-                compare(step, &receive, fold).map_err(Failure::Wrong)?;
+impl fmt::Debug for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Steps { steps, rounds } => {
+                f.debug_struct("Steps").field("steps", steps).field("rounds", rounds).finish()
             }
-        }
-        Step::Exchange { bytes } => {
-            let send = vector(rank, number, bytes);
-            for distance in 1..size {
-                let (to, from) = ((rank + distance) % size, (rank + size - distance) % size);
-                let mut receive = vec![0; send.len()];
-                comm.sendrecv((to, &send), (from, &mut receive), TAG).await?;
-                compare(step, &receive, |index| value(from, number, index)).map_err(Failure::Wrong)?;
-            }
-        }
-        Step::Drawn => Box::pin(crate::drawn::run(comm, number)).await?,
-        Step::Progress(time) => {
-            let until = fmi::net::Net::now(net) + time;
-            comm.progress_until(until).await;
-        }
-        Step::Sleep(time) => {
-            let until = fmi::net::Net::now(net) + time;
-            fmi::net::Net::sleep_until(net, until).await;
+            Self::Joined(_) => f.write_str("Joined(..)"),
+            Self::Alone(_) => f.write_str("Alone(..)"),
         }
     }
-    Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// How the program of a rank ends, boxed.
+pub type Ending<'a> = Pin<Box<dyn Future<Output = Result<(), Failure>> + 'a>>;
 
-    #[test]
-    fn the_affine_operator_is_associative_and_does_not_commute() {
-        let (a, b, c) = (value(1, 2, 3), value(4, 5, 6), value(7, 8, 9));
-        assert_eq!(compose(compose(a, b), c), compose(a, compose(b, c)));
-        assert_ne!(compose(a, b), compose(b, a));
+/// A program that gets a communicator: any `async |comm: &Communicator, context: &Context| { … }`.
+pub trait JoinedBody: Send + Sync {
+    /// Runs it on one rank.
+    fn run<'a>(&'a self, comm: &'a Communicator, context: &'a Context) -> Ending<'a>;
+}
+
+impl<F: AsyncFn(&Communicator, &Context) -> Result<(), Failure> + Send + Sync> JoinedBody for F {
+    fn run<'a>(&'a self, comm: &'a Communicator, context: &'a Context) -> Ending<'a> {
+        Box::pin(self(comm, context))
+    }
+}
+
+/// A program that joins by itself, or not at all: any `async |context: &Context| { … }`.
+pub trait AloneBody: Send + Sync {
+    /// Runs it on one rank.
+    fn run<'a>(&'a self, context: &'a Context) -> Ending<'a>;
+}
+
+impl<F: AsyncFn(&Context) -> Result<(), Failure> + Send + Sync> AloneBody for F {
+    fn run<'a>(&'a self, context: &'a Context) -> Ending<'a> {
+        Box::pin(self(context))
+    }
+}
+
+impl Program {
+    /// A configuration to change, with 30 s for the join and for each operation.
+    pub fn config() -> Config {
+        let mut config = Config::new(0, 1, "", "");
+        (config.join_deadline, config.operation_deadline) = (Duration::from_secs(30), Duration::from_secs(30));
+        config
+    }
+
+    /// These steps once.
+    pub fn once(steps: impl Into<Vec<Action>>) -> Self {
+        Self::steps(steps, 1)
+    }
+
+    /// These steps, so many times.
+    pub fn steps(steps: impl Into<Vec<Action>>, rounds: u32) -> Self {
+        Self { config: Self::config(), what: What::Steps { steps: steps.into(), rounds } }
+    }
+
+    /// A program of the user's: each rank joins, runs `body`, and leaves if that ends well. It is polled within the
+    /// function's scope: a fault that kills or freezes the function kills or freezes it. A panic fails the run.
+    pub fn of<F>(config: Config, body: F) -> Self
+    where
+        F: AsyncFn(&Communicator, &Context) -> Result<(), Failure> + Send + Sync + 'static,
+    {
+        Self { config, what: What::Joined(Arc::new(body)) }
+    }
+
+    /// The same for a program that joins by itself, with [`Context::join`] or otherwise.
+    pub fn alone<F>(config: Config, body: F) -> Self
+    where
+        F: AsyncFn(&Context) -> Result<(), Failure> + Send + Sync + 'static,
+    {
+        Self { config, what: What::Alone(Arc::new(body)) }
+    }
+}
+
+/// What the program of one rank gets beside its communicator.
+#[derive(Debug)]
+pub struct Context {
+    net: SimNet,
+    config: Config,
+    board: SharedBoard,
+}
+
+impl Context {
+    pub(crate) fn new(net: SimNet, config: Config, board: SharedBoard) -> Self {
+        Self { net, config, board }
+    }
+
+    /// The network as the host of this rank sees it.
+    pub fn net(&self) -> &SimNet {
+        &self.net
+    }
+
+    /// This rank.
+    pub fn rank(&self) -> u32 {
+        self.config.rank
+    }
+
+    /// The configuration of this rank.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The simulated time.
+    pub fn now(&self) -> Instant {
+        Net::now(&self.net)
+    }
+
+    /// Waits.
+    pub async fn sleep(&self, time: Duration) {
+        Net::sleep_until(&self.net, self.now() + time).await;
+    }
+
+    /// Records something for the checks, in the event log and in the digest.
+    pub fn record(&self, what: &str, detail: &str) {
+        self.net.record(what, detail);
+        let (at, rank) = (self.now().since_origin(), self.rank());
+        let record = Record { at, rank, what: what.to_owned(), detail: detail.to_owned() };
+        Board::lock(&self.board).records.push(record);
+    }
+
+    /// Joins the group, and notes for the outcome how its peers are reached.
+    ///
+    /// # Errors
+    /// Those of [`Communicator::connect`].
+    pub async fn join(&self) -> Result<Communicator, Error> {
+        let comm = Communicator::connect(self.net.clone(), &self.config).await?;
+        let rank = self.rank();
+        let mut board = Board::lock(&self.board);
+        board.links.insert(rank, comm.links().collect());
+        board.joined_at.insert(rank, self.now().since_origin());
+        drop(board);
+        self.net.record("joined", &rank.to_string());
+        Ok(comm)
+    }
+
+    /// Notes how peers are reached at the end of the program.
+    pub(crate) fn note_end(&self, comm: &Communicator) {
+        Board::lock(&self.board).links_at_end.insert(self.rank(), comm.links().collect());
     }
 }

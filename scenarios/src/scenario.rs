@@ -1,20 +1,22 @@
 //! What a scenario is made of: plain data.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use fmi::schedule::{Algorithm, Collective};
+use nat_sim::Fault;
 use nat_sim::nat::preset::Preset;
-use nat_sim::topology::TcpConfig;
+use nat_sim::topology::{SiteId, TcpConfig};
 
 use crate::attack::Attack;
+use crate::check::{Check, Expected};
+use crate::program::Program;
 
-/// Where a function stands.
+/// Where a function is.
 #[derive(Clone, Debug)]
 pub struct Placement {
-    /// Its gateway; functions with the same number share one. `None` stands on the internet.
+    /// Its gateway; functions with the same number share one. `None` is on the internet itself.
     pub gateway: Option<usize>,
-    /// When it starts, beside the jitter of the world.
+    /// When it starts; the jitter of the world comes on top.
     pub start: Duration,
     /// Its site.
     pub site: usize,
@@ -31,9 +33,9 @@ pub struct WorldSpec {
     pub functions: Vec<Placement>,
     /// From a function to its gateway, one way.
     pub lan: Duration,
-    /// From a gateway to the middle of the internet, one way.
+    /// From a gateway to the core of the internet, one way.
     pub wan: Duration,
-    /// From the rendezvous to the middle of the internet, one way.
+    /// From the rendezvous to the core of the internet, one way.
     pub server: Duration,
     /// Functions start up to this much later, drawn from the seed.
     pub start_jitter: Duration,
@@ -45,11 +47,11 @@ pub struct WorldSpec {
     pub sites: Vec<Duration>,
     /// The functions' TCP.
     pub tcp: TcpConfig,
-    /// Rendezvous that stand in for each other: one or two.
+    /// Number of rendezvous, one or two; each can replace the other.
     pub servers: usize,
-    /// Whether functions and rendezvous have IPv6 addresses beside the others.
+    /// Whether functions and rendezvous also have IPv6 addresses.
     pub ipv6: bool,
-    /// Who attacks from the internet.
+    /// What attacks from the internet.
     pub attack: Option<Attack>,
 }
 
@@ -74,81 +76,11 @@ impl WorldSpec {
             attack: None,
         }
     }
-}
 
-/// One thing that all ranks do.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Step {
-    /// Barrier.
-    Barrier,
-    /// Broadcast of so many bytes from a root.
-    Broadcast {
-        /// Root.
-        root: u32,
-        /// Bytes.
-        bytes: usize,
-    },
-    /// Sum of so many bytes of `u64`.
-    Allreduce {
-        /// Bytes.
-        bytes: usize,
-    },
-    /// An operator that does not commute, to a root.
-    OrderedReduce {
-        /// Root.
-        root: u32,
-    },
-    /// Every rank exchanges so many bytes with every other, content checked.
-    Exchange {
-        /// Bytes.
-        bytes: usize,
-    },
-    /// Operations of every kind, drawn from the number of the step.
-    Drawn,
-    /// Waits.
-    Sleep(Duration),
-    /// Waits, and lets the communicator make progress.
-    Progress(Duration),
-}
-
-/// What all ranks do after joining.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Program {
-    /// One after the other.
-    pub steps: Vec<Step>,
-    /// How often.
-    pub rounds: u32,
-    /// Which ranks connect.
-    pub peers: fmi::Peers,
-    /// Algorithms in place of those that the model chooses.
-    pub algorithms: BTreeMap<Collective, Algorithm>,
-    /// Whether the rendezvous may relay.
-    pub relay: bool,
-    /// Whether ranks may spray.
-    pub spray: bool,
-    /// Protection of streams; `None` for the default with a key.
-    pub security: Option<fmi::Security>,
-    /// Deadline of the join.
-    pub join_deadline: Duration,
-    /// Deadline of each operation.
-    pub operation_deadline: Duration,
-}
-
-impl Program {
-    /// These steps once, with the default deadlines.
-    pub fn once(steps: impl Into<Vec<Step>>) -> Self {
-        let (join_deadline, operation_deadline) = (Duration::from_secs(30), Duration::from_secs(30));
-        Self {
-            steps: steps.into(),
-            rounds: 1,
-            peers: fmi::Peers::All,
-            algorithms: BTreeMap::new(),
-            relay: true,
-            spray: false,
-            security: None,
-            join_deadline,
-            operation_deadline,
-        }
+    /// Cuts a site off from all others between two times.
+    pub fn cut_off(&self, from: Duration, to: Duration, site: usize) -> Vec<(Duration, Fault<Target>)> {
+        let others = (0..=self.sites.len()).filter(|other| *other != site);
+        others.flat_map(|other| cut_between(from, to, site, other)).collect()
     }
 }
 
@@ -163,43 +95,34 @@ pub enum Target {
     SecondRendezvous,
 }
 
-/// A fault at a simulated time.
-#[derive(Clone, Debug, PartialEq)]
-pub enum FaultAt {
-    /// The target vanishes.
-    Kill(Duration, Target),
-    /// The target starts anew.
-    Start(Duration, Target),
-    /// A site is cut off from all others between two times.
-    Cut(Duration, Duration, usize),
-    /// Two sites are cut off from each other between two times.
-    CutBetween(Duration, Duration, usize, usize),
-    /// The gateway of this number loses its memory.
-    Reboot(Duration, usize),
-}
-
-/// What must come out.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Expect {
-    /// Every rank finishes with right results.
-    Success,
-    /// No pair of these gateways can connect without a relay: every rank gets an error that says so.
-    Unconnected,
-    /// The rank dies at the time; every other gets an error that names it within the bound.
-    Lost {
-        /// The rank that dies.
-        rank: u32,
-        /// When.
-        at: Duration,
-        /// Time from its death to the last error.
-        bound: Duration,
-    },
+/// Cuts two sites off from each other between two times.
+pub fn cut_between(from: Duration, to: Duration, one: usize, other: usize) -> [(Duration, Fault<Target>); 2] {
+    let (one, other) = (SiteId(one), SiteId(other));
+    [(from, Fault::Cut(one, other)), (to, Fault::Heal(one, other))]
 }
 
 /// A world, what runs in it, what goes wrong, and what must come out.
+///
+/// # Examples
+/// ```
+/// use std::time::Duration;
+///
+/// use nat_sim::Fault;
+/// use nat_sim::nat::preset;
+/// use scenarios::{Action, Check, Options, Program, Scenario, Target, WorldSpec};
+///
+/// let world = WorldSpec::region(3, preset::find("aws_lambda").expect("a preset"));
+/// let program = Program::steps([Action::Allreduce { bytes: 1000 }, Action::Sleep(Duration::from_millis(100))], 1000);
+/// let mut scenario = Scenario::new("one-dies", "rank 2 vanishes after 2 s", world, program);
+/// let at = Duration::from_secs(2);
+/// scenario.faults = vec![(at, Fault::Kill(Target::Rank(2)))];
+/// scenario.checks = vec![Check::Lost { rank: 2, at, bound: fmi::FAILURE_BOUND + Duration::from_millis(200) }];
+/// let outcome = scenarios::run(&scenario, 1, Options::default());
+/// assert_eq!(outcome.violations, Vec::<String>::new());
+/// ```
 #[derive(Clone, Debug)]
 pub struct Scenario {
-    /// Its name, as the command line takes it.
+    /// Its name, as the command line takes it. The group is called by it as well.
     pub name: String,
     /// What it shows.
     pub about: String,
@@ -207,16 +130,101 @@ pub struct Scenario {
     pub world: WorldSpec,
     /// Its program.
     pub program: Program,
-    /// What goes wrong.
-    pub faults: Vec<FaultAt>,
+    /// What goes wrong, and when.
+    pub faults: Vec<(Duration, Fault<Target>)>,
     /// Simulated time by which everything must have ended.
     pub deadline: Duration,
-    /// What must come out.
-    pub expect: Expect,
-    /// By which path every pair must come together at first, if that matters.
-    pub via: Option<fmi::Path>,
-    /// By which technique each rank must, as far as this goes.
-    pub techniques: Vec<fmi::Technique>,
-    /// By which path every pair must be connected at the end, if that matters.
-    pub ends_via: Option<fmi::Path>,
+    /// What must come out, beside what always must.
+    pub checks: Vec<Check>,
 }
+
+impl Scenario {
+    /// A scenario without faults that must succeed within two minutes.
+    pub fn new(name: impl Into<String>, about: impl Into<String>, world: WorldSpec, program: Program) -> Self {
+        Self {
+            name: name.into(),
+            about: about.into(),
+            world,
+            program,
+            faults: Vec::new(),
+            deadline: Duration::from_secs(120),
+            checks: vec![Check::Succeeds],
+        }
+    }
+
+    pub(crate) fn size(&self) -> u32 {
+        u32::try_from(self.world.functions.len()).expect("checked: at most 4,096 functions")
+    }
+
+    /// Whether it can be: everything that is named exists.
+    ///
+    /// # Errors
+    /// What does not exist.
+    pub fn check(&self) -> Result<(), String> {
+        let WorldSpec { gateways, functions, sites, servers, .. } = &self.world;
+        let known = |what: &str, number: usize, count: usize| {
+            if number < count { Ok(()) } else { Err(format!("{what} {number} does not exist")) }
+        };
+        if !(1..=FUNCTIONS_MAX).contains(&functions.len()) {
+            return Err(format!("{} functions are not from 1 to {FUNCTIONS_MAX}", functions.len()));
+        }
+        if !(1..=2).contains(servers) {
+            return Err(format!("{servers} rendezvous are not one or two"));
+        }
+        for function in functions {
+            function.gateway.map_or(Ok(()), |gateway| known("gateway", gateway, gateways.len()))?;
+            known("site", function.site, sites.len() + 1)?;
+        }
+        for (_, fault) in &self.faults {
+            let target = match *fault {
+                Fault::Kill(target) | Fault::Start(target) | Fault::Freeze(target) => Some(target),
+                Fault::Thaw(target) | Fault::Lose(target, _) => Some(target),
+                // The world knows sites and gateways itself.
+                Fault::Cut(..) | Fault::Heal(..) | Fault::CrashSite(_) | Fault::BounceSite(_) => None,
+                Fault::RebootGateway(_) | Fault::RenumberGateway(..) => None,
+            };
+            match target {
+                Some(Target::Rank(rank)) => known("rank", rank as usize, functions.len())?,
+                Some(Target::SecondRendezvous) => known("rendezvous", 1, *servers)?,
+                Some(Target::Rendezvous) | None => {}
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn expected(&self) -> Expected {
+        let is_mesh = self.program.config.peers == fmi::Peers::All;
+        Expected { size: self.size(), is_mesh, taken: self.taken() }
+    }
+
+    /// Ranks that faults take away for good: killed and not started again, frozen and not thawed.
+    fn taken(&self) -> BTreeSet<u32> {
+        let mut faults: Vec<_> = self.faults.iter().collect();
+        faults.sort_by_key(|(at, _)| *at);
+        let ranks_of = |site: SiteId| {
+            let of_site = move |(rank, function): (u32, &Placement)| (function.site == site.0).then_some(rank);
+            (0u32..).zip(&self.world.functions).filter_map(of_site)
+        };
+        let mut taken = BTreeSet::new();
+        for (_, fault) in faults {
+            match *fault {
+                Fault::Kill(Target::Rank(rank)) | Fault::Freeze(Target::Rank(rank)) => {
+                    taken.insert(rank);
+                }
+                Fault::Start(Target::Rank(rank)) | Fault::Thaw(Target::Rank(rank)) => {
+                    taken.remove(&rank);
+                }
+                Fault::CrashSite(site) => taken.extend(ranks_of(site)),
+                Fault::BounceSite(site) => ranks_of(site).for_each(|rank| {
+                    taken.remove(&rank);
+                }),
+                Fault::Kill(_) | Fault::Freeze(_) | Fault::Start(_) | Fault::Thaw(_) | Fault::Lose(..) => {}
+                Fault::Cut(..) | Fault::Heal(..) | Fault::RebootGateway(_) | Fault::RenumberGateway(..) => {}
+            }
+        }
+        taken
+    }
+}
+
+/// Most functions of a world: their addresses are numbered.
+const FUNCTIONS_MAX: usize = 4096;

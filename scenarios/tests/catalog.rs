@@ -4,7 +4,7 @@
 
 use std::time::SystemTime;
 
-use scenarios::{Options, Outcome, Scenario, catalog};
+use scenarios::{Check, Options, Outcome, Scenario, catalog};
 
 /// Seeds that every run of the tests uses.
 const FIXED: [u64; 2] = [1, 2];
@@ -15,11 +15,12 @@ const LARGE: usize = 100;
 
 #[expect(clippy::disallowed_methods, reason = "a fresh seed must come from somewhere; it is printed")]
 fn fresh_seed() -> u64 {
-    let given = std::env::var("FMI_SEED").ok().and_then(|seed| seed.parse().ok());
-    given.unwrap_or_else(|| {
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        since.as_secs() % 1_000_000 * 1000
-    })
+    if let Some(given) = std::env::var_os("FMI_SEED") {
+        let seed = given.to_str().and_then(|seed| seed.parse().ok());
+        return seed.unwrap_or_else(|| panic!("FMI_SEED: {given:?} is not a seed"));
+    }
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    since.as_secs() % 1_000_000 * 1000
 }
 
 fn check(scenario: &Scenario, seed: u64) -> Result<Outcome, String> {
@@ -62,7 +63,7 @@ const OPERATIONS: &str = "operations-";
 const FRESH_SWARM: u64 = 100;
 const LARGE_GROUPS: [&str; 2] = ["group-256", "mesh-256"];
 const GROUPS: [&str; 6] = ["group-2", "group-3", "group-8", "same-nat", "cold-starts", "two-functions"];
-const FAULTS: [&str; 6] = ["killed-", "rendezvous-", "loss-", "site-", "relayed-", "servers-"];
+const FAULTS: [&str; 7] = ["killed-", "frozen-", "rendezvous-", "loss-", "site-", "relayed-", "servers-"];
 const TECHNIQUES: [&str; 4] = ["technique-", "ipv6", "relay-refused", "security-"];
 const ATTACKS: [&str; 1] = ["attack-"];
 
@@ -142,12 +143,27 @@ fn the_lab_agrees_with_the_oracle_on_every_cell() {
 /// The checks themselves: a run that does not come out as said is noticed.
 #[test]
 fn a_wrong_expectation_fails() {
-    let mut scenario = catalog::find_scenario("two-functions").expect("in the catalogue");
-    scenario.expect = scenarios::Expect::Unconnected;
-    assert!(check(&scenario, 1).expect_err("it connects").contains("finished, which cannot be"));
-    let mut scenario = catalog::find_scenario("killed-in-allreduce").expect("in the catalogue");
-    if let scenarios::Expect::Lost { bound, .. } = &mut scenario.expect {
-        *bound = std::time::Duration::from_millis(100);
-    }
-    assert!(check(&scenario, 1).expect_err("too late").contains("learnt of the loss after"));
+    let wrong = |name: &str, check: Check| {
+        let mut scenario = catalog::find_scenario(name).expect("in the catalogue");
+        scenario.checks = vec![check];
+        self::check(&scenario, 1).expect_err("the expectation is wrong")
+    };
+    let both = "two-functions";
+    assert!(wrong(both, Check::Unconnected).contains("finished but must not have"));
+    assert!(wrong(both, Check::Fails { rank: 1 }).contains("rank 1 finished but must not have"));
+    assert!(wrong(both, Check::Via(fmi::Path::Relay)).contains("by the path direct, not relay"));
+    assert!(wrong(both, Check::EndsVia(fmi::Path::Relay)).contains("which must be relay"));
+    let techniques = vec![fmi::Technique::Punch, fmi::Technique::Spray];
+    assert!(wrong(both, Check::Techniques(techniques)).contains("rank 1 reaches rank 0 by punch, not spray"));
+    let (at, bound) = (std::time::Duration::from_millis(1500), std::time::Duration::from_millis(100));
+    let lost = |rank| Check::Lost { rank, at, bound };
+    assert!(wrong("killed-in-allreduce", lost(5)).contains("learnt of the loss after"));
+    assert!(wrong("killed-in-allreduce", lost(4)).contains("does not name rank 4"));
+    assert!(wrong("killed-in-allreduce", Check::Succeeds).contains("failed:"));
+    assert!(wrong("frozen-briefly", Check::Fails { rank: 5 }).contains("rank 5 finished"));
+    let claim = Check::that("nobody joins", |outcome| match outcome.joined_at.len() {
+        0 => Ok(()),
+        joined => Err(format!("{joined} joined")),
+    });
+    assert!(wrong(both, claim).contains("nobody joins: 2 joined"));
 }

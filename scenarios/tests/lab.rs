@@ -4,13 +4,14 @@ use std::process::{Command, Output};
 
 use scenarios::matrix::CELLS;
 
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+    command.args(arguments).env_remove("FMI_SEED").env_remove("FMI_SEEDS").env_remove("FMI_LOG");
+    command
+}
+
 fn lab(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_lab"))
-        .args(arguments)
-        .env_remove("FMI_SEED")
-        .env_remove("FMI_SEEDS")
-        .output()
-        .expect("lab runs")
+    command(arguments).output().expect("lab runs")
 }
 
 fn stdout(output: &Output) -> String {
@@ -112,14 +113,53 @@ fn bad_usage_ends_with_2_and_says_why() {
         (&["run", "no-such-thing"][..], "no scenario \"no-such-thing\""),
         (&["replay", "no-such-thing", "--seed", "1"], "no scenario"),
         (&["replay", "group-2"], "--seed"),
-        (&["run", "--seeds", "5..5"], "holds no seed"),
+        (&["run", "--seeds", "5..5"], "empty seed range 5..5"),
         (&["run", "--seeds", "five"], "A..B"),
+        (&["run", "--seed", "18446744073709551615"], "18446744073709551615"),
         (&["run", "--jobs", "0"], "0"),
         (&["replay", "group-2", "--seed", "1", "--pcap", "/nonexistent/x"], "cannot write /nonexistent/x"),
+        (&["perf", "--bytes", "1KB"], "KiB"),
+        (&["perf", "--bytes", "1GiB"], "more than 256MiB"),
+        (&["perf", "--latency", "10"], "give a unit"),
+        (&["perf", "--latency", "15us"], "not a multiple of 20"),
         (&["dance"], "dance"),
     ] {
         let output = lab(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(stderr(&output).contains(expected), "{arguments:?}: {}", stderr(&output));
     }
+}
+
+/// A variable that is not understood must not pass for one that is not set.
+#[test]
+fn bad_variables_end_with_2_and_are_named() {
+    for (name, value, arguments) in [
+        ("FMI_SEED", "abc", &["run", "two-functions"][..]),
+        ("FMI_SEED", "", &["run", "two-functions"]),
+        ("FMI_SEED", "-1", &["run", "two-functions"]),
+        ("FMI_SEED", "18446744073709551615", &["run", "two-functions"]),
+        ("FMI_SEED", "abc", &["matrix"]),
+        ("FMI_SEED", "abc", &[]),
+        ("FMI_SEEDS", "abc", &["run", "two-functions"]),
+        ("FMI_SEEDS", "7..3", &["run", "two-functions"]),
+        ("FMI_SEEDS", "1", &[]),
+        ("FMI_LOG", "fmi=loud", &["run", "two-functions"]),
+    ] {
+        let output = command(arguments).env(name, value).output().expect("lab runs");
+        assert_eq!(output.status.code(), Some(2), "{name}={value:?} {arguments:?}");
+        let message = stderr(&output);
+        let is_named = message.contains(name) || message.contains(&name.replace("FMI_", "--").to_lowercase());
+        assert!(is_named, "{name}={value:?} {arguments:?}: {message}");
+    }
+    let output = command(&["run", "two-functions", "--json"]).env("FMI_SEED", "5").output().expect("lab runs");
+    assert!(stdout(&output).contains("\"seed\":5"), "{}", stdout(&output));
+}
+
+#[test]
+fn perf_takes_units() {
+    let output = lab(&["perf", "--ops", "broadcast", "--bytes", "1KiB", "--latency", "10us", "--ranks", "2"]);
+    assert_eq!(output.status.code(), Some(2), "half of 10us is no whole tick");
+    let output = lab(&["perf", "--ops", "broadcast", "--bytes", "8,1KiB", "--latency", "40us", "--ranks", "2"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stdout(&output).contains(",2,1024,"), "{}", stdout(&output));
 }

@@ -13,7 +13,7 @@ const REGRESSIONS: [(&str, u64); 7] = [
     // The rendezvous restarted between two ranks' registrations.
     ("rendezvous-during", 1),
     // A peer that gave up its round closed with an RST, which a cut swallowed, while the rendezvous
-    // restarted: nobody told the rank in the barrier. Links are probed each second until a group stands.
+    // restarted: nobody told the rank in the barrier. Links are probed each second until a group is established.
     ("swarm-4567", 7),
     // Refused at once and again, a proxy's random port came to be the one that was aimed at.
     ("pair-linux_masq_rst-x-l4_proxy", 365_631_001),

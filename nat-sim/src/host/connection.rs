@@ -178,6 +178,11 @@ const ACK_DELAY: smoltcp::time::Duration = smoltcp::time::Duration::from_millis(
 /// smoltcp's clock counts microseconds: an earlier timer would find nothing due.
 const TIMER_STEP: Duration = Duration::from_micros(1);
 
+/// How many of `times`, in seconds after `begun`, have come.
+fn due(times: &[u64], begun: Instant, now: Instant) -> usize {
+    times.iter().filter(|at| begun + Duration::from_secs(**at) <= now).count()
+}
+
 fn to_smoltcp(now: Instant) -> smoltcp::time::Instant {
     smoltcp::time::Instant::from_micros(i64::try_from(now.as_nanos() / 1000).expect("below 292,000 years"))
 }
@@ -470,8 +475,7 @@ impl Connection {
                     continue;
                 }
                 if segment.ack {
-                    let passed = SYN_ACK_TIMES.iter().filter(|at| *begun + Duration::from_secs(**at) <= now).count();
-                    *answer = Some((packet.clone(), passed));
+                    *answer = Some((packet.clone(), due(&SYN_ACK_TIMES, *begun, now)));
                 } else {
                     (*syn, *sent) = (Some(packet.clone()), 1);
                 }
@@ -487,15 +491,18 @@ impl Connection {
                 self.fail_opening(io::ErrorKind::TimedOut);
             }
             Opening::Active { begun, syn: Some(syn), sent, .. } if state == State::SynSent => {
-                while SYN_TIMES.get(*sent).is_some_and(|at| now >= *begun + Duration::from_secs(*at)) {
+                // One SYN, however many times have passed: the timer of a host that was frozen fires once.
+                let due = due(&SYN_TIMES, *begun, now);
+                if due > *sent {
                     out.push(syn.clone());
-                    *sent += 1;
+                    *sent = due;
                 }
             }
             Opening::Active { begun, answer: Some((answer, passed)), .. } if state == State::SynReceived => {
-                while SYN_ACK_TIMES.get(*passed).is_some_and(|at| now >= *begun + Duration::from_secs(*at)) {
+                let due = due(&SYN_ACK_TIMES, *begun, now);
+                if due > *passed {
                     out.push(answer.clone());
-                    *passed += 1;
+                    *passed = due;
                 }
             }
             Opening::Passive { begun } if now >= *begun + SYN_RECEIVED_TIMEOUT => {

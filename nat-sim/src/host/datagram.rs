@@ -36,7 +36,7 @@ pub(crate) struct Echoes {
 impl Host {
     /// Binds a UDP port, a free one for 0.
     pub(crate) fn bind_datagrams(&mut self, port: u16) -> io::Result<u16> {
-        if !self.alive {
+        if !self.is_on() {
             return Err(io::ErrorKind::NetworkDown.into());
         }
         let port = if port == 0 { self.free_port(|host, port| !host.datagrams.contains_key(&port))? } else { port };
@@ -54,7 +54,7 @@ impl Host {
         payload: &[u8],
         effects: &mut Effects,
     ) -> io::Result<()> {
-        if !self.alive {
+        if !self.is_on() {
             return Err(io::ErrorKind::NetworkDown.into());
         }
         if payload.len() > PAYLOAD_BYTES_MAX {

@@ -289,7 +289,7 @@ pub enum IcmpErrors {
     KillSession,
 }
 
-/// What becomes of a packet from inside to the own external address. RFC 4787 §6.
+/// What becomes of a packet from inside to the gateway's own external address. RFC 4787 §6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Hairpin {
     /// It is dropped.

@@ -1,4 +1,4 @@
-//! What the RFCs and known devices ask of a gateway, statement by statement, and where the lab stands.
+//! What the RFCs and known devices ask of a gateway, statement by statement, and what the lab does about it.
 //!
 //! [`markdown`] makes the project's `REQUIREMENTS.md` from this list; a test keeps both together, and
 //! sees to it that each tested statement has a test of its name.
@@ -12,7 +12,7 @@ use super::{
     SimultaneousOpen,
 };
 
-/// Where the lab stands.
+/// What the lab does about it.
 #[derive(Clone, Copy, Debug)]
 pub enum Status {
     /// Tested; some presets may break it on purpose.
@@ -34,7 +34,7 @@ pub struct Requirement {
     pub source: &'static str,
     /// What is asked.
     pub text: &'static str,
-    /// Where the lab stands.
+    /// What the lab does about it.
     pub status: Status,
 }
 
@@ -136,7 +136,7 @@ requirements! {
     "PORT-1" "MUST" "RFC 4787 REQ-3, RFC 5382 REQ-7" "no two mappings share a port" Tested(shares_ports);
     "PORT-2" "SHOULD" "RFC 4787 REQ-3a" "well-known ports stay well known" Tested(mixes_classes);
     "PORT-3" "SHOULD" "RFC 4787 REQ-4" "UDP ports keep their parity" Tested(lacks_parity);
-    "PORT-4" "SHOULD" "RFC 6056, RFC 7857 §9, RFC 6888 REQ-15" "ports cannot be foretold" Tested(counts_ports);
+    "PORT-4" "SHOULD" "RFC 6056, RFC 7857 §9, RFC 6888 REQ-15" "ports cannot be predicted" Tested(counts_ports);
     "PORT-5" "SHOULD" "RFC 6888 REQ-8" "a freed port rests for 120 s" Tested(never_rests);
     "PORT-6" "device" "Azure" "a port rests towards the same remote, by the reason of its end" Tested(nobody);
     "PORT-7" "device" "pf" "static-port keeps or fails" Tested(nobody);
@@ -193,7 +193,7 @@ requirements! {
     "CKS-2" "MUST" "RFC 768" "a UDP checksum of zero stays zero" Tested(nobody);
     "CKS-3" "device" "Linux" "a wrong checksum makes no state" Tested(|c| !c.verifies_checksums);
     "HP-1" "MUST" "RFC 4787 REQ-9, RFC 5382 REQ-8" "a hairpinned packet shows its sender's external endpoint" Tested(hairpins_not);
-    "HP-2" "device" "Linux" "no hairpinning; the own stack refuses" Tested(nobody);
+    "HP-2" "device" "Linux" "no hairpinning; the gateway's own stack refuses" Tested(nobody);
     "HP-3" "MUST" "sanity" "hairpinning obeys the filter" Tested(nobody);
     "HP-4" "MUST" "sanity" "nobody connects to itself" Tested(nobody);
     "EXH-1" "MUST" "RFC 5508 REQ-8, RFC 6888 REQ-11" "a full gateway refuses, and never evicts" Tested(|c| c.exhaustion == Exhaustion::EvictAny);

@@ -1,18 +1,11 @@
 //! Packets by hand: for peers that do what no TCP does.
 
-use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::task::{Poll, Waker};
+use std::task::Poll;
 
 use super::SimNet;
+use crate::host::RawQueue;
 use crate::packet::Packet;
-
-/// Packets that came to a host whose own stack is switched off.
-#[derive(Debug, Default)]
-pub(crate) struct RawQueue {
-    pub(crate) packets: VecDeque<Packet>,
-    pub(crate) waker: Option<Waker>,
-}
 
 /// All of a host's packets, in place of its TCP, UDP and ICMP.
 #[derive(Debug)]

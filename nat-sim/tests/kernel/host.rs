@@ -17,7 +17,8 @@ use nat_sim::topology::{HostSpec, INTERNET, SiteId, TcpConfig, Topology};
 use nat_sim::{SimNet, World};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::lab::{self, Cleanup, End, run, silence, within};
+use super::lab::{End, silence, within};
+use super::netns::{self, Cleanup, run};
 use super::segment;
 
 const SUBJECT: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
@@ -451,5 +452,5 @@ fn a_silent_peer_is_tried_as_often_as_linux_does() {
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     let syns = pair.settle().iter().filter(|packet| packet.segment().is_some_and(|segment| segment.syn)).count();
     assert_eq!(syns, 3);
-    lab::is_possible().expect("still");
+    netns::is_possible().expect("still");
 }

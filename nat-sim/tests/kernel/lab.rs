@@ -1,11 +1,9 @@
 //! A chain of real gateways in network namespaces, and raw sockets on both of its ends.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::AsFd;
-use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use nat_sim::nat::Side;
@@ -13,45 +11,7 @@ use nat_sim::packet::Packet;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Runs a command line to its end.
-pub(crate) fn run(command: &str) -> Result<Output, String> {
-    let words: Vec<_> = command.split_whitespace().collect();
-    let output = Command::new(words[0]).args(&words[1..]).output().map_err(|error| format!("{}: {error}", words[0]))?;
-    if output.status.success() {
-        return Ok(output);
-    }
-    Err(format!("{command}: {}", String::from_utf8_lossy(&output.stderr).trim()))
-}
-
-pub(crate) fn feed(command: &[&str], input: &str) -> Result<(), String> {
-    let mut child = Command::new(command[0])
-        .args(&command[1..])
-        .stdin(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| format!("{}: {error}", command[0]))?;
-    child.stdin.take().expect("piped").write_all(input.as_bytes()).map_err(|error| error.to_string())?;
-    let output = child.wait_with_output().map_err(|error| error.to_string())?;
-    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
-}
-
-static PROBES: AtomicU32 = AtomicU32::new(0);
-
-/// Whether real gateways can be made here; the reason if not.
-pub(crate) fn is_possible() -> Result<(), String> {
-    if run("id -u")?.stdout.trim_ascii() != b"0" {
-        return Err("not root".into());
-    }
-    run("nft --version")?;
-    run("conntrack --version")?;
-    // Namespaces and their firewalls may be forbidden even to root.
-    let number = PROBES.fetch_add(1, Ordering::Relaxed);
-    let probe = format!("ns{}probe{number}", std::process::id() % 100_000);
-    run(&format!("ip netns add {probe}"))?;
-    let works = run(&format!("ip netns exec {probe} nft add table ip probe"));
-    run(&format!("ip netns del {probe}"))?;
-    works.map(|_| ())
-}
+use super::netns::{Cleanup, feed, run};
 
 /// Does something with a namespace as the current one.
 pub(crate) fn within<T>(namespace: &str, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
@@ -154,17 +114,6 @@ pub(crate) struct Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         for node in self.nodes() {
-            let _ = run(&format!("ip netns del {node}"));
-        }
-    }
-}
-
-/// Removes namespaces that a build leaves behind when it fails.
-pub(crate) struct Cleanup(pub(crate) Vec<String>);
-
-impl Drop for Cleanup {
-    fn drop(&mut self) {
-        for node in &self.0 {
             let _ = run(&format!("ip netns del {node}"));
         }
     }

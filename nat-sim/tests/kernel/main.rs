@@ -18,6 +18,7 @@ use rand_core::{Rng, SeedableRng};
 
 mod host;
 mod lab;
+mod netns;
 
 use lab::{EXTERNAL, Entry, HOSTS, Lab, MIDDLE, REMOTES};
 
@@ -435,7 +436,7 @@ fn stay_on_one_cpu() {
 }
 
 fn can_run() -> bool {
-    match lab::is_possible() {
+    match netns::is_possible() {
         Ok(()) => {
             stay_on_one_cpu();
             true

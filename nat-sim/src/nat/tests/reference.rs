@@ -1,5 +1,5 @@
 //! A slow gateway for UDP, obviously right: a list of mappings, searched from end to end. It takes
-//! fresh external endpoints from the one under test and foretells everything else.
+//! fresh external endpoints from the one under test and predicts everything else.
 
 use super::*;
 

@@ -18,7 +18,7 @@ pub(super) enum Kind {
     V6(bool),
     /// A datagram that is too large for a small MTU, and may be cut or not.
     Large(bool),
-    /// A SYN to the own external port of somebody.
+    /// A SYN to somebody's own external port.
     Hairpin,
     Foreign,
     Dying,

@@ -1,6 +1,7 @@
 //! The program `lab`: runs the catalogue, replays seeds, draws the matrix.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program talks to its user")]
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufWriter, IsTerminal};
 use std::ops::Range;
@@ -9,6 +10,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use scenarios::catalog;
+use tracing_subscriber::EnvFilter;
 
 mod matrix;
 mod nats;
@@ -29,7 +31,7 @@ enum Command {
     List,
     /// Run scenarios with seeds.
     Run(RunArguments),
-    /// Repeat one run and print its digest.
+    /// Replay one scenario with one seed, and print the digest.
     Replay(ReplayArguments),
     /// List the NAT presets: what each does, and what that rests on.
     Nats {
@@ -40,9 +42,9 @@ enum Command {
         #[arg(long)]
         requirements: bool,
     },
-    /// Time collectives on virtual links, beside what the model says.
+    /// Time collectives on virtual links, and compare with the model.
     Perf(perf::Arguments),
-    /// Measure every pair of NATs beside the oracle.
+    /// Run every pair of NATs and compare with the oracle.
     Matrix {
         /// Print JSON.
         #[arg(long)]
@@ -63,7 +65,11 @@ struct RunArguments {
     /// Seeds from A up to B, without B.
     #[arg(long, env = "FMI_SEEDS", value_name = "A..B", value_parser = seeds)]
     seeds: Option<Range<u64>>,
-    /// Runs at once; one for each core if not given.
+    /// The only seed, if no range is given.
+    #[arg(long, env = "FMI_SEED", value_name = "SEED", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u64).range(..u64::MAX))]
+    seed: u64,
+    /// Parallel runs [default: number of cores].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     jobs: Option<u16>,
     /// Print one JSON object for each run.
@@ -90,7 +96,7 @@ fn seeds(text: &str) -> Result<Range<u64>, String> {
     let (from, to) = text.split_once("..").ok_or("give seeds as A..B, for instance 1..100")?;
     let number = |text: &str| text.parse::<u64>().map_err(|_| format!("{text:?} is not a seed"));
     let seeds = number(from)?..number(to)?;
-    if seeds.is_empty() { Err(format!("{text} holds no seed; B is left out")) } else { Ok(seeds) }
+    if seeds.is_empty() { Err(format!("empty seed range {text} (the end is exclusive)")) } else { Ok(seeds) }
 }
 
 /// Ends with code 2, as bad usage does.
@@ -101,10 +107,15 @@ fn usage(message: &str) -> ExitCode {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("FMI_LOG").unwrap_or_else(|_| "error".into());
+    // Without a command, the variables of `run` count as well.
+    let command = arguments.command.or_else(|| Arguments::parse_from(["lab", "run"]).command);
+    let Some(command) = command else { return usage("no command") };
+    let filter = match filter(std::env::var_os("FMI_LOG").as_deref()) {
+        Ok(filter) => filter,
+        Err(message) => return usage(&message),
+    };
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
-    let default = RunArguments { names: Vec::new(), seeds: None, jobs: None, json: false };
-    match arguments.command.unwrap_or(Command::Run(default)) {
+    match command {
         Command::List => list(),
         Command::Run(arguments) => run(arguments),
         Command::Replay(arguments) => replay(&arguments),
@@ -112,6 +123,13 @@ fn main() -> ExitCode {
         Command::Matrix { json, html, seed } => matrix::run(json, html.as_deref(), seed),
         Command::Perf(arguments) => perf::run(&arguments),
     }
+}
+
+fn filter(variable: Option<&OsStr>) -> Result<EnvFilter, String> {
+    let Some(text) = variable else { return Ok(EnvFilter::new("error")) };
+    let filter = text.to_str().ok_or_else(|| "not UTF-8".to_owned());
+    let filter = filter.and_then(|text| EnvFilter::try_new(text).map_err(|error| error.to_string()));
+    filter.map_err(|error| format!("FMI_LOG: {text:?} is not a filter: {error}"))
 }
 
 fn list() -> ExitCode {
@@ -139,8 +157,7 @@ fn run(arguments: RunArguments) -> ExitCode {
     if arguments.names.is_empty() {
         scenarios = catalog::all();
     }
-    let seed = std::env::var("FMI_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
-    let seeds = arguments.seeds.unwrap_or_else(|| seed..seed.saturating_add(1));
+    let seeds = arguments.seeds.unwrap_or(arguments.seed..arguments.seed + 1);
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let jobs = arguments.jobs.map_or(cores, usize::from);
     let shows_progress = !arguments.json && std::io::stderr().is_terminal();

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use indicatif::ProgressBar;
 use nat_sim::nat::preset::ALL;
-use scenarios::matrix::{self, Cell, Path};
+use scenarios::matrix::{self, Cell, Route};
 use serde_json::json;
 
 /// The slower side, in round trips.
@@ -19,10 +19,10 @@ fn time(cell: &Cell) -> Option<f64> {
 /// oracle disagree.
 fn mark(cell: &Cell) -> String {
     let mut mark = match (time(cell), cell.path) {
-        (Some(time), Path::Direct) => format!("{time:.1}"),
-        (Some(time), Path::Predicted) => format!("{time:.1}p"),
-        (_, Path::Relay) => "r".into(),
-        (_, Path::Predicted | Path::Direct | Path::None) => "-".into(),
+        (Some(time), Route::Direct) => format!("{time:.1}"),
+        (Some(time), Route::Predicted) => format!("{time:.1}p"),
+        (_, Route::Relay) => "r".into(),
+        (_, Route::Predicted | Route::Direct | Route::None) => "-".into(),
     };
     if is_direct(cell) && !cell.original_connects {
         mark.push('\'');
@@ -34,10 +34,10 @@ fn mark(cell: &Cell) -> String {
 }
 
 fn is_direct(cell: &Cell) -> bool {
-    matches!(cell.path, Path::Direct | Path::Predicted)
+    matches!(cell.path, Route::Direct | Route::Predicted)
 }
 
-fn count(cells: &[Cell], path: Path) -> usize {
+fn count(cells: &[Cell], path: Route) -> usize {
     cells.iter().filter(|cell| cell.path == path).count()
 }
 
@@ -50,12 +50,12 @@ fn summary(seed: u64, cells: &[Cell]) -> String {
     let disagreements = cells.iter().filter(|cell| cell.disagreement.is_some()).count();
     format!(
         "seed {seed}: {} cells, {} direct, {} predicted, {} relay, {} none, {disagreements} disagreements; \
-         the original's rule misses {} of the direct ones",
+         the original FMI would miss {} of the direct pairs",
         cells.len(),
-        count(cells, Path::Direct),
-        count(cells, Path::Predicted),
-        count(cells, Path::Relay),
-        count(cells, Path::None),
+        count(cells, Route::Direct),
+        count(cells, Route::Predicted),
+        count(cells, Route::Relay),
+        count(cells, Route::None),
         missed(cells),
     )
 }
@@ -84,7 +84,7 @@ pub(crate) fn run(as_json: bool, html: Option<&File>, seed: u64) -> ExitCode {
             table.add_row(line);
         }
         println!("{table}");
-        println!("round trips until both sides are connected; p at a foretold port, r by the relay, - not at all");
+        println!("round trips until both sides are connected; p at a predicted port, r by the relay, - not at all");
         println!("' the original's rule, to bind the port that was seen, fails; ! the oracle disagrees");
         println!("{}", summary(seed, &cells));
     }
@@ -122,8 +122,8 @@ fn page(seed: u64, cells: &[Cell]) -> String {
         summary(seed, cells)
     );
     html.push_str(
-        "<p class=\"key\"><span class=\"direct\">1.0</span>direct, round trips until both sides stand \
-         <span class=\"predicted\">1.0</span>the same at a foretold port \
+        "<p class=\"key\"><span class=\"direct\">1.0</span>direct, round trips until both sides are connected \
+         <span class=\"predicted\">1.0</span>the same at a predicted port \
          <span class=\"relay\">r</span>by the relay \
          <span class=\"direct missed\">1.0</span>the original&#8217;s rule, to bind the port that was seen, fails</p>\n\
          <table><thead><tr><th></th>",

@@ -1,27 +1,45 @@
 //! Goal: behind gateways of the real kernel, functions connect by the path that the oracle of the lab
-//! foretells, a lost connection table costs no connection that can survive it, and discovery tells what such a
+//! predicts, a lost connection table costs no connection that can survive it, and discovery tells what such a
 //! gateway does. Method: network namespaces with nftables, made and removed by the test; all traffic stays
 //! inside them. Needs root, `ip`, `nft` and `conntrack`; says why it is skipped where it cannot run.
+#![cfg(target_os = "linux")]
 #![expect(clippy::print_stdout, reason = "a reason to skip is printed")]
 
 use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use nat_sim::nat::{NatConfig, OnEcho, OnStray, OnSyn, Unsolicited, preset};
+use nat_sim::nat::{Allocation, NatConfig, OnEcho, OnStray, OnSyn, Unsolicited, preset};
 use scenarios::oracle;
 use serde_json::Value;
 
-const FMI: &str = env!("CARGO_BIN_EXE_fmi");
+#[path = "../../nat-sim/tests/kernel/netns.rs"]
+mod netns;
 
-fn run(command: &str) -> Result<Output, String> {
-    let words: Vec<_> = command.split_whitespace().collect();
-    let output = Command::new(words[0]).args(&words[1..]).output().map_err(|error| format!("{}: {error}", words[0]))?;
-    if output.status.success() {
-        return Ok(output);
-    }
-    Err(format!("{command}: {}", String::from_utf8_lossy(&output.stderr).trim()))
-}
+use netns::{Cleanup, feed, run};
+
+/// The package that has the program `fmi`.
+const PACKAGE: &str = "fmi";
+
+/// The program `fmi`, built by the cargo that runs this test, in the same profile.
+static FMI: LazyLock<PathBuf> = LazyLock::new(|| {
+    let folder = Path::new(env!("CARGO_BIN_EXE_lab")).parent().expect("programs are in a folder");
+    let profile = match folder.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev",
+        Some(profile) => profile,
+    };
+    let target = folder.parent().expect("profiles are in a folder");
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--offline", "--package", PACKAGE, "--bin", "fmi", "--profile", profile])
+        .arg("--target-dir")
+        .arg(target)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status();
+    assert!(built.is_ok_and(|status| status.success()), "the program fmi cannot be built");
+    folder.join("fmi")
+});
 
 /// A gateway's rules, and what the lab has for them.
 #[derive(Clone, Copy)]
@@ -56,24 +74,14 @@ fn refusing() -> NatConfig {
 /// ... at 203.0.113.10 and on, each with a network 10.N.0.0/16 behind it.
 struct Lab {
     prefix: String,
-    names: Vec<String>,
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        for name in &self.names {
-            let _ = run(&format!("ip netns del {name}"));
-        }
-    }
+    namespaces: Cleanup,
 }
 
 impl Lab {
     fn new(name: &str) -> Result<Self, String> {
-        if run("id -u")?.stdout.trim_ascii() != b"0" {
-            return Err("not root".into());
-        }
-        run("nft --version")?;
-        let mut lab = Self { prefix: format!("f{}{name}", std::process::id() % 100_000), names: Vec::new() };
+        netns::is_possible()?;
+        let prefix = format!("f{}{name}", std::process::id() % 100_000);
+        let mut lab = Self { prefix, namespaces: Cleanup(Vec::new()) };
         let inet = lab.namespace("i")?;
         run(&format!("ip -n {inet} link add br0 type bridge"))?;
         run(&format!("ip -n {inet} link set br0 up"))?;
@@ -91,7 +99,7 @@ impl Lab {
     fn namespace(&mut self, node: &str) -> Result<String, String> {
         let name = self.name(node);
         run(&format!("ip netns add {name}"))?;
-        self.names.push(name.clone());
+        self.namespaces.0.push(name.clone());
         run(&format!("ip -n {name} link set lo up"))?;
         Ok(name)
     }
@@ -150,21 +158,13 @@ impl Lab {
                  ct state established,related accept; iifname \"wan\" {policy}; }}
              }}"
         );
-        let mut child = Command::new("ip")
-            .args(["netns", "exec", &self.name(gateway), "nft", "-f", "-"])
-            .stdin(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|error| error.to_string())?;
-        std::io::Write::write_all(&mut child.stdin.take().expect("piped"), rules.as_bytes())
-            .map_err(|error| error.to_string())?;
-        let output = child.wait_with_output().map_err(|error| error.to_string())?;
-        if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+        feed(&["ip", "netns", "exec", &self.name(gateway), "nft", "-f", "-"], &rules)
     }
 
     fn spawn(&self, node: &str, arguments: &[&str]) -> Child {
         Command::new("ip")
-            .args(["netns", "exec", &self.name(node), FMI])
+            .args(["netns", "exec", &self.name(node)])
+            .arg(FMI.as_path())
             .args(arguments)
             .env("FMI_KEY", "a key")
             .env("FMI_LOG", "fmi=debug")
@@ -224,7 +224,7 @@ fn lab(name: &str, build: impl FnOnce(&mut Lab) -> Result<(), String>) -> Option
 /// Two functions behind every kind of gateway, one of them behind two, form one group: 15 ranks, 105 pairs.
 /// A pair whose attempt has left a connection table stuck is relayed at first, and has time to turn direct.
 #[test]
-fn every_pair_connects_by_the_path_that_the_oracle_foretells() {
+fn every_pair_connects_by_the_path_that_the_oracle_predicts() {
     let lab = lab("m", |lab| {
         for (number, rules) in RULES.iter().chain(&RULES).enumerate() {
             // Two behind the first one.
@@ -246,6 +246,7 @@ fn every_pair_connects_by_the_path_that_the_oracle_foretells() {
         ranks.iter().enumerate().map(|(rank, (node, _))| lab.ping(node, rank, size, &["--linger", "60s"])).collect();
     let far = (Duration::from_millis(1), Duration::from_millis(1));
     let mut counts = std::collections::BTreeMap::<String, u32>::new();
+    let mut disagreements = Vec::new();
     for (rank, report) in reports(children).iter().enumerate() {
         for peer in report["peers"].as_array().expect("peers") {
             let other = usize::try_from(peer["rank"].as_u64().expect("a number")).expect("small");
@@ -256,11 +257,23 @@ fn every_pair_connects_by_the_path_that_the_oracle_foretells() {
             } else {
                 oracle::foresee(&config(first), &config(second), far.0, far.1).path.to_string()
             };
-            assert_eq!(peer["path"], expected, "{:?} with {:?}: {peer}", ranks[rank], ranks[other]);
+            let is_hit = expected == "relay" && peer["path"] == "direct" && may_hit(&config(first), &config(second));
+            if peer["path"] != expected && !is_hit {
+                disagreements.push(format!("{:?} with {:?}: {peer}, not {expected}", ranks[rank], ranks[other]));
+            }
             *counts.entry(format!("{expected} by {}", peer["technique"])).or_default() += 1;
         }
     }
+    assert!(disagreements.is_empty(), "{}", disagreements.join("\n"));
     println!("sides: {counts:?}");
+}
+
+/// Whether two functions may meet by luck: one is refused at once, tries again, and gets another random port each time;
+/// within thousands of tries one may be the port that the other aims at.
+fn may_hit(first: &NatConfig, second: &NatConfig) -> bool {
+    let refuses = |nat: &NatConfig| nat.unsolicited.syn != OnSyn::Drop;
+    let is_random = |nat: &NatConfig| matches!(nat.tcp.allocation, Allocation::Random);
+    (refuses(first) && is_random(second)) || (refuses(second) && is_random(first))
 }
 
 /// The gateway forgets everything while functions talk: packets from inside bring the connection back.

@@ -1,0 +1,170 @@
+//! What must come out of a run: the checks of a scenario, and those that are always on.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fmi::{LinkInfo, Path, Technique};
+
+use crate::outcome::{Outcome, RankEnd};
+
+/// The secret of every group; no wire and no error may show it.
+pub(crate) const SECRET: &str = "correct horse battery staple";
+
+/// Something that must hold of an outcome.
+///
+/// Always on, and in no list: the world does not get stuck, every rank finishes or fails by the deadline unless a
+/// fault takes it away, no result is wrong, and the secret of the group is in no error and on no wire.
+#[derive(Clone, Debug)]
+pub enum Check {
+    /// Every rank that no fault takes away finishes.
+    Succeeds,
+    /// No pair can connect: every rank gets an error that says so.
+    Unconnected,
+    /// A rank is lost at a time; every other gets an error that names it within the bound.
+    Lost {
+        /// The rank that is lost.
+        rank: u32,
+        /// When.
+        at: Duration,
+        /// Time from then to the last error.
+        bound: Duration,
+    },
+    /// A rank ends with an error.
+    Fails {
+        /// Which.
+        rank: u32,
+    },
+    /// Every pair comes together by a path. A private address counts as direct.
+    Via(Path),
+    /// Each rank comes together with its peers by its technique, as far as this list goes.
+    Techniques(Vec<Technique>),
+    /// Every pair is connected by a path at the end.
+    EndsVia(Path),
+    /// A check of the user's. See [`Check::that`].
+    That(Claim),
+}
+
+type Holds = dyn Fn(&Outcome) -> Result<(), String> + Send + Sync;
+
+/// A named claim about an outcome.
+#[derive(Clone)]
+pub struct Claim {
+    name: String,
+    holds: Arc<Holds>,
+}
+
+impl fmt::Debug for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Claim").field(&self.name).finish()
+    }
+}
+
+/// The group of which an outcome is expected.
+#[derive(Debug)]
+pub(crate) struct Expected {
+    pub(crate) size: u32,
+    /// Whether each rank connects to every other.
+    pub(crate) is_mesh: bool,
+    /// Ranks that a fault takes away for good.
+    pub(crate) taken: BTreeSet<u32>,
+}
+
+/// The standing checks and those of the scenario.
+pub(crate) fn violations(expected: &Expected, checks: &[Check], outcome: &Outcome) -> Vec<String> {
+    let mut violations = standing(expected, outcome);
+    violations.extend(checks.iter().flat_map(|check| check.violations(expected, outcome)));
+    violations
+}
+
+fn standing(expected: &Expected, outcome: &Outcome) -> Vec<String> {
+    let mut violations: Vec<String> = outcome.report.stuck.iter().map(ToString::to_string).collect();
+    for rank in (0..expected.size).filter(|rank| !expected.taken.contains(rank)) {
+        let Some(end) = outcome.ends.get(&rank) else {
+            violations.push(format!("rank {rank} neither finished nor failed"));
+            continue;
+        };
+        let error = end.error.as_deref().unwrap_or_default();
+        if error.contains(SECRET) {
+            violations.push(format!("the error of rank {rank} shows the secret"));
+        }
+        if end.wrong {
+            violations.push(format!("rank {rank}: {error}"));
+        }
+    }
+    violations
+}
+
+impl Check {
+    /// A check of the user's: its name, and the claim, which says what is wrong.
+    pub fn that(
+        name: impl Into<String>,
+        holds: impl Fn(&Outcome) -> Result<(), String> + Send + Sync + 'static,
+    ) -> Self {
+        Self::That(Claim { name: name.into(), holds: Arc::new(holds) })
+    }
+
+    fn violations(&self, expected: &Expected, outcome: &Outcome) -> Vec<String> {
+        // A wrong result is a violation by itself.
+        let left = outcome.ends.iter().filter(|(rank, end)| !expected.taken.contains(rank) && !end.wrong);
+        let each = |check: &dyn Fn(u32, &RankEnd) -> Option<String>| -> Vec<String> {
+            left.clone().filter_map(|(rank, end)| check(*rank, end)).collect()
+        };
+        let links = |rank| outcome.links.get(&rank).into_iter().flatten();
+        match self {
+            Self::Succeeds => each(&|rank, end| end.error.as_ref().map(|error| format!("rank {rank} failed: {error}"))),
+            Self::Unconnected => each(&|rank, end| match &end.error {
+                Some(_) if end.unconnected => None,
+                Some(error) => Some(format!("rank {rank} failed otherwise: {error}")),
+                None => Some(format!("rank {rank} finished but must not have")),
+            }),
+            Self::Lost { rank: lost, at, bound } => each(&|rank, end| {
+                if rank == *lost { None } else { names(rank, end, *lost, *at, *bound) }
+            }),
+            Self::Fails { rank: failing } => each(&|rank, end| {
+                (rank == *failing && end.error.is_none()).then(|| format!("rank {rank} finished but must not have"))
+            }),
+            Self::Via(path) => each(&|rank, _| {
+                let link = links(rank).find(|link| !comes_by(link, *path))?;
+                Some(format!("rank {rank} reaches rank {} by the path {}, not {path}", link.peer, link.path))
+            }),
+            Self::Techniques(techniques) => each(&|rank, _| {
+                let technique = techniques.get(rank as usize)?;
+                let link = links(rank).find(|link| link.technique != *technique)?;
+                Some(format!("rank {rank} reaches rank {} by {}, not {technique}", link.peer, link.technique))
+            }),
+            Self::EndsVia(path) => each(&|rank, _| ends_by(outcome, expected, rank, *path)),
+            Self::That(Claim { name, holds }) => {
+                holds(outcome).err().map(|error| format!("{name}: {error}")).into_iter().collect()
+            }
+        }
+    }
+}
+
+/// A rank without a NAT is reached by its own address, which is direct as well.
+fn comes_by(link: &LinkInfo, path: Path) -> bool {
+    link.path == path || (path == Path::Direct && link.path == Path::Private)
+}
+
+/// What is wrong with the error of a rank that must name a lost one in time.
+fn names(rank: u32, end: &RankEnd, lost: u32, at: Duration, bound: Duration) -> Option<String> {
+    let Some(error) = &end.error else { return Some(format!("rank {rank} finished but must not have")) };
+    if end.names != Some(lost) {
+        return Some(format!("rank {rank} does not name rank {lost}: {error}"));
+    }
+    let late = end.at.saturating_sub(at);
+    (late > bound).then(|| format!("rank {rank} learnt of the loss after {late:?}, the bound is {bound:?}"))
+}
+
+/// What is wrong with the links of a rank at the end.
+fn ends_by(outcome: &Outcome, expected: &Expected, rank: u32, path: Path) -> Option<String> {
+    let links = outcome.links_at_end.get(&rank).into_iter().flatten();
+    let peers: Vec<u32> = links.clone().map(|link| link.peer).collect();
+    let is_complete = peers.is_empty() || !expected.is_mesh || peers.len() + 1 == expected.size as usize;
+    if !is_complete || peers.windows(2).any(|pair| pair[0] >= pair[1]) {
+        return Some(format!("rank {rank} ends with links to {peers:?}"));
+    }
+    let link = links.into_iter().find(|link| link.path != path)?;
+    Some(format!("rank {rank} ends with {} to rank {}, which must be {path}", link.path, link.peer))
+}
