@@ -58,11 +58,13 @@ pub mod proto;
 pub mod schedule;
 pub mod time;
 
+pub use bytemuck;
 pub use channel::LinkInfo;
 pub use communicator::{Communicator, Group, Message, Persistent, Source, Status, Tag};
 pub use config::{Config, Peers};
-pub use datatype::Element;
+pub use datatype::{Bool, Element};
 pub use error::{Error, ErrorKind, Operation, Path, Result};
+pub use key::Secret;
 #[cfg(feature = "real")]
 pub use net::real::RealNet;
 pub use proto::candidate::Technique;

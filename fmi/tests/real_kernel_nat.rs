@@ -166,7 +166,7 @@ impl Lab {
         Command::new("ip")
             .args(["netns", "exec", &self.name(node), FMI])
             .args(arguments)
-            .env("FMI_KEY", "a key")
+            .env("FMI_KEY", "a key of 16 bytes")
             .env("FMI_LOG", "fmi=debug")
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -25,7 +25,7 @@ use super::{BoxFuture, ByteStream, Listener, Net, Timer, within};
 use crate::communicator::{Communicator, Parts, erase};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Operation, Result};
-use crate::key::{Key, name_hash};
+use crate::key::Key;
 use crate::proto::candidate::{Means, Roster};
 use crate::proto::noise::KeyPair;
 use crate::proto::rendezvous::client::{Client, Identity, Input as ClientInput, Output as ClientOutput};
@@ -213,7 +213,7 @@ impl<N: Net> Prepared<N> {
     /// [`ErrorKind::InvalidConfig`].
     pub async fn new(net: N, config: &Config) -> Result<Self> {
         config.check().map_err(|error| error.on(config.rank))?;
-        let servers = resolve(&net, config).await?;
+        let servers = if config.is_alone() { Vec::new() } else { resolve(&net, config).await? };
         Ok(Self { net, config: config.clone(), servers, first: None })
     }
 
@@ -222,6 +222,9 @@ impl<N: Net> Prepared<N> {
     /// # Errors
     /// [`ErrorKind::RendezvousUnreachable`] if that fails; joining would try again until its deadline.
     pub async fn warm(&mut self) -> Result<()> {
+        if self.config.is_alone() {
+            return Ok(());
+        }
         let connect = async {
             let mut legs = Legs::new(&self.net, &self.config, self.servers[0])?;
             poll_fn(|cx| legs.poll_main(cx, self.net.now())).await?;
@@ -248,6 +251,14 @@ impl<N: Net> Prepared<N> {
     /// # Cancel safety
     /// As [`Communicator::connect`].
     pub async fn join(self) -> Result<Communicator> {
+        if self.config.is_alone() {
+            let (links, session) = (vec![None], SessionId::default());
+            let parts = Parts { links, control: None, session, upgrade: None, lifeline: None };
+            let comm = Communicator::assemble(&self.config, Arc::new(self.net.clone()), parts);
+            comm.join_barrier(self.net.now() + self.config.join_deadline).await?;
+            comm.mark_formed();
+            return Ok(comm);
+        }
         let mut joiner = Joiner::new(self);
         loop {
             let parts = poll_fn(|cx| joiner.poll(cx)).await?;
@@ -338,7 +349,7 @@ impl<N: Net> Joiner<N> {
         net.fill_entropy(&mut instance);
         let mut seed = [0; 32];
         net.fill_entropy(&mut seed);
-        let name = name_hash(&config.group);
+        let name = key.name_tag(&config.group);
         let group = key.group_id(&config.group);
         let identity = Identity {
             group,
