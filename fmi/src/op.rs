@@ -271,14 +271,14 @@ mod tests {
 
     #[test]
     fn of_a_number_and_a_nan_the_number_is_taken_in_either_order() {
-        for (a, b) in [(f64::NAN, 1.0), (1.0, f64::NAN)] {
+        for (a, b) in [(f32::NAN, 1.0), (1.0, f32::NAN)] {
             assert_eq!([Min.combine(a, b), Max.combine(a, b)], [1.0; 2]);
-            assert_eq!([Min.combine(a as f32, b as f32), Max.combine(a as f32, b as f32)], [1.0; 2]);
+            assert_eq!([Min.combine(f64::from(a), f64::from(b)), Max.combine(f64::from(a), f64::from(b))], [1.0; 2]);
             #[cfg(feature = "half")]
             {
-                let (a, b) = (half::f16::from_f64(a), half::f16::from_f64(b));
-                assert_eq!([Min.combine(a, b), Max.combine(a, b)], [half::f16::ONE; 2]);
-                let (a, b) = (half::bf16::from_f32(a.into()), half::bf16::from_f32(b.into()));
+                let (x, y) = (half::f16::from_f32(a), half::f16::from_f32(b));
+                assert_eq!([Min.combine(x, y), Max.combine(x, y)], [half::f16::ONE; 2]);
+                let (a, b) = (half::bf16::from_f32(a), half::bf16::from_f32(b));
                 assert_eq!([Min.combine(a, b), Max.combine(a, b)], [half::bf16::ONE; 2]);
             }
         }

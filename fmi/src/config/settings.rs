@@ -305,8 +305,9 @@ impl Draft {
                 config.group = alone.group;
             }
         } else {
-            for field in REQUIRED.iter().filter(|field| !given.contains(field)) {
-                return Err(invalid(missing(setting(field).expect("it is in the table"))));
+            let lacking = REQUIRED.iter().find(|field| !given.contains(field)).and_then(|field| setting(field));
+            if let Some(setting) = lacking {
+                return Err(invalid(missing(setting)));
             }
         }
         config.check()?;

@@ -122,7 +122,7 @@ fn white_space_around_a_value_counts_nowhere() {
     let path = |path: &Path| path.to_str().expect("text").as_bytes().to_vec();
     let spaced = format!("{KEY}\n");
     for given in [
-        vec![("FMI_KEY", spaced.clone().into_bytes())],
+        vec![("FMI_KEY", spaced.into_bytes())],
         vec![("FMI_KEY_FILE", path(&key))],
         vec![("FMI_CONFIG", path(&toml))],
         vec![("FMI_CONFIG", path(&with_file))],
