@@ -240,11 +240,9 @@ const fn code(name: &str, numbers: [u64; 2]) -> u32 {
 #[macro_export]
 macro_rules! element {
     ($type:ty = $name:expr) => {
+        const _: () = assert!(size_of::<$type>() > 0, "an element has at least one byte");
         impl $crate::Element for $type {
-            const DATATYPE: u32 = {
-                assert!(size_of::<$type>() > 0, "an element has at least one byte");
-                $crate::datatype::user_code($name, size_of::<$type>(), align_of::<$type>())
-            };
+            const DATATYPE: u32 = $crate::datatype::user_code($name, size_of::<$type>(), align_of::<$type>());
         }
     };
     ($($type:ty),+ $(,)?) => {

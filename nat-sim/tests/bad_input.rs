@@ -203,7 +203,7 @@ fn a_member_that_answers_nothing_is_named_by_the_others() {
         let card = Card { security: Security::Encrypted, sprays: false, public: [9; 32], locals: vec![] };
         let registration = Registration {
             group: key.group_id("test"),
-            name: fmi::key::name_hash("test"),
+            name: fmi::key::Key::public("test").name_tag("test"),
             rank,
             size,
             instance: [2; 16],
