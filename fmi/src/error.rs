@@ -1,5 +1,5 @@
-//! What can go wrong, told to a person: what was attempted, on which rank, with whom, over which
-//! path, and what to do about it.
+//! What can go wrong, told to a person: what was attempted, on which rank, with whom, and over which path
+//! ([`Display`](fmt::Display)), and what to do about it ([`Error::advice`]).
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -20,7 +20,7 @@ pub enum Operation {
     Join,
     /// Serving a rendezvous.
     Rendezvous,
-    /// Finding out what stands between this machine and the internet.
+    /// Classifying the NAT in front of this machine.
     Discover,
     /// Point-to-point send.
     Send,
@@ -151,7 +151,7 @@ pub enum ErrorKind {
         size: u32,
         /// Lowest rank that was missing.
         missing: u32,
-        /// A group of the same name waits with another key.
+        /// Another group of this size holds the missing rank: name or key may differ between the ranks.
         other_key: bool,
         /// A group of this name and key already runs.
         running: bool,
@@ -204,19 +204,20 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    fn advice(&self) -> &'static str {
-        match self {
-            Self::InvalidConfig(_) => "see `fmi --help` or the documentation of `Config`",
-            Self::InvalidArgument(_) => "correct the call",
+    /// What may help, where something general can be said.
+    pub fn advice(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::InvalidArgument(_) => return None,
+            Self::InvalidConfig(_) => "the documentation of `fmi::Config` lists all settings",
             Self::RendezvousUnreachable { .. } => {
                 "start one with `fmi rendezvous --listen ADDR` and check FMI_RENDEZVOUS"
             }
             Self::Refused(refusal) => refusal.advice(),
-            Self::GroupIncomplete { other_key: true, .. } => {
-                "a group of this name is waiting with another key: check FMI_KEY on all ranks"
-            }
             Self::GroupIncomplete { running: true, .. } => {
                 "a group of this name and key is already running: use another FMI_GROUP, or wait for it to end"
+            }
+            Self::GroupIncomplete { other_key: true, .. } => {
+                "that rank is waiting in another group of this size: check that FMI_GROUP and FMI_KEY are equal on all ranks"
             }
             Self::GroupIncomplete { .. } => {
                 "start the missing ranks, or check FMI_GROUP, FMI_SIZE and FMI_KEY on all of them"
@@ -225,15 +226,15 @@ impl ErrorKind {
                 "the NATs of both sides may not allow a direct connection: `lab matrix` shows which pairs do"
             }
             Self::PeerLost(_) => "look at the log of that rank; form a new group to go on",
-            Self::Deadline(_) => "check that all ranks call the same operations, or raise the deadline",
+            Self::Deadline(_) => "check that all ranks call the same operations, or raise FMI_DEADLINE",
             Self::Mismatch { .. } => "all ranks must call the same operations in the same order",
             Self::Truncated { .. } => "give a buffer that is as long as the message",
-            Self::FrameTooLarge { .. } => "raise `frame_bytes_max` on the receiver if the length is meant",
+            Self::FrameTooLarge { .. } => "raise FMI_FRAME_BYTES on the receiver if this size is intended",
             Self::Malformed(_) => "check that all ranks run the same version of fmi",
-            Self::MailboxFull { .. } => "receive what was sent before sending more, or raise `mailbox_bytes_max`",
+            Self::MailboxFull { .. } => "receive what was sent before sending more, or raise FMI_MAILBOX_BYTES",
             Self::Revoked(_) => "form a new group",
             Self::Local(_) => "check addresses, permissions and limits of this machine",
-        }
+        })
     }
 }
 
@@ -249,10 +250,10 @@ impl fmt::Display for ErrorKind {
                 write!(f, "{present} of {size} ranks registered in time; rank {missing} is missing")
             }
             Self::Unconnected { missing, attempts, last } => {
-                write!(f, "no connection after {attempts} attempts ({last}); {missing} peers in all are unconnected")
+                write!(f, "not connected after {attempts} attempts ({last}); peers that are unreachable: {missing}")
             }
             Self::PeerLost(how) => write!(f, "lost: {how}"),
-            Self::Deadline(after) => write!(f, "not done after {:.3} s", after.as_secs_f64()),
+            Self::Deadline(after) => write!(f, "timed out after {:.3} s", after.as_secs_f64()),
             Self::Mismatch { mine, theirs } => write!(f, "this rank calls {mine}, the peer calls {theirs}"),
             Self::Truncated { message_bytes, buffer_bytes } => {
                 write!(f, "a message of {message_bytes} bytes does not fit a buffer of {buffer_bytes} bytes")
@@ -342,6 +343,12 @@ impl Error {
         self.0.path
     }
 
+    /// What the person who runs the program may do about it. It is not part of the message: programs that talk to a
+    /// person print it behind. `Debug` shows both, as it is what a `main` that returns the error prints.
+    pub fn advice(&self) -> Option<&'static str> {
+        self.0.kind.advice()
+    }
+
     /// Why it failed.
     pub fn kind(&self) -> &ErrorKind {
         &self.0.kind
@@ -383,13 +390,14 @@ impl fmt::Display for Error {
             }
             f.write_str(": ")?;
         }
-        write!(f, "{}; {}", self.0.kind, self.0.kind.advice())
+        write!(f, "{}", self.0.kind)
     }
 }
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Error({self})")
+        write!(f, "{self}")?;
+        self.advice().map_or(Ok(()), |advice| write!(f, "; {advice}"))
     }
 }
 
@@ -404,16 +412,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn says_operation_rank_peer_path_and_advice() {
+    fn says_operation_rank_peer_and_path_and_gives_advice_apart() {
         let error = Error::new(Operation::Allreduce, ErrorKind::PeerLost("no answer for 3 s".into()))
             .on(3)
             .with_peer(5)
             .via(Path::Direct);
-        let text = error.to_string();
-        assert_eq!(
-            text,
-            "allreduce on rank 3: rank 5 (direct): lost: no answer for 3 s; look at the log of that rank; form a new group to go on"
-        );
+        assert_eq!(error.to_string(), "allreduce on rank 3: rank 5 (direct): lost: no answer for 3 s");
+        assert_eq!(error.advice(), Some("look at the log of that rank; form a new group to go on"));
         assert!(error.is_retryable());
+    }
+
+    #[test]
+    fn a_main_that_returns_it_prints_a_sentence() {
+        let error = Error::new(Operation::Configure, ErrorKind::InvalidConfig("FMI_GROUP is not set".into()));
+        let printed = format!("{:?}", Err::<(), _>(error));
+        let expected = "Err(configure: FMI_GROUP is not set; the documentation of `fmi::Config` lists all settings)";
+        assert_eq!(printed, expected);
+        let error = Error::new(Operation::Send, ErrorKind::InvalidArgument("the peer is 9".into()));
+        assert_eq!(format!("{error:?}"), "send: the peer is 9");
     }
 }

@@ -27,8 +27,9 @@
 //!
 //! With a key, streams between ranks are encrypted end to end ([`Security`]), whether direct or relayed. The
 //! rendezvous, and whoever is on the way to it, can keep a group from forming, and no more:
-//! [`proto::rendezvous`] says why that needs no TLS. A group's key should be 16 random bytes or more. Secrets of
-//! this crate are wiped when they are dropped; those inside the Noise library's symmetric state are not.
+//! [`proto::rendezvous`] says why that needs no TLS. A group's key has 16 random bytes or more. Secrets of this crate are
+//! wiped when they are dropped; those inside the Noise library's symmetric state are not, nor are the environment's and
+//! the TOML reader's own copies of a key, which a file of its own ([`Secret`], `FMI_KEY_FILE`) avoids.
 //!
 //! # Failure
 //!
@@ -60,11 +61,13 @@ pub mod proto;
 pub mod schedule;
 pub mod time;
 
+pub use bytemuck;
 pub use channel::LinkInfo;
 pub use communicator::{Communicator, Group, Message, Persistent, Source, Status, Tag};
 pub use config::{Config, Peers};
-pub use datatype::Element;
+pub use datatype::{Bool, Element};
 pub use error::{Error, ErrorKind, Operation, Path, Result};
+pub use key::Secret;
 #[cfg(feature = "real")]
 pub use net::real::RealNet;
 pub use proto::candidate::Technique;

@@ -1,6 +1,6 @@
 //! Reduction operators. MPI 3.1 §5.9.2 and §5.9.5.
 
-use crate::datatype::Element;
+use crate::datatype::{Bool, Element};
 
 /// Combines two elements; must be associative.
 ///
@@ -28,9 +28,14 @@ pub fn name_of(code: u32) -> String {
 }
 
 /// Addition; integers wrap. MPI_SUM.
+///
+/// Of `f16` and `bf16`, each addition of two elements is done in `f32` and rounded to the element's type, as are
+/// products: partial results travel in that type. So the sum over `n` ranks is rounded about log₂ `n` times on the way
+/// where the algorithm is a tree, and up to `n` - 1 times in a chain, a ring or a linear reduction. Where that is too
+/// coarse, reduce a vector of `f32`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sum;
-/// Multiplication; integers wrap. MPI_PROD.
+/// Multiplication; integers wrap. MPI_PROD. [`Sum`] says where `f16` and `bf16` are rounded.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Product;
 /// The smaller one; of a number and a NaN, the number. MPI_MIN.
@@ -39,12 +44,13 @@ pub struct Min;
 /// The larger one; of a number and a NaN, the number. MPI_MAX.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Max;
-/// Of pairs `[value, index]` the one with the smaller value, of equal ones the one with the lower index.
-/// MPI_MINLOC on pairs of one type, as Fortran has them.
+/// Of pairs `[value, index]` the one with the smaller value, of equal ones the one with the lower index. A NaN gives way
+/// to any number, as value and as index; of two pairs whose values are NaN, the lower index counts. MPI_MINLOC on pairs
+/// of one type, as Fortran has them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MinLoc;
-/// Of pairs `[value, index]` the one with the larger value, of equal ones the one with the lower index.
-/// MPI_MAXLOC.
+/// Of pairs `[value, index]` the one with the larger value, of equal ones the one with the lower index. NaNs are treated
+/// as by [`MinLoc`]. MPI_MAXLOC.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MaxLoc;
 /// 1 if both are not 0, else 0. MPI_LAND.
@@ -88,7 +94,7 @@ macro_rules! operator {
 
 macro_rules! on_integers {
     ($($name:ident $code:literal: $combine:expr;)+) => {
-        $(operator!($name $code, $combine; u8 i8 u16 i16 u32 i32 u64 i64 u128 i128);)+
+        $(operator!($name $code, $combine; u8 i8 u16 i16 u32 i32 u64 i64 u128 i128 usize isize);)+
     };
 }
 
@@ -104,6 +110,10 @@ on_integers! {
     BitOr 11: |a, b| a | b;
     BitXor 12: |a, b| a ^ b;
 }
+
+operator!(LogicalAnd 7, |a, b| (a.get() && b.get()).into(); Bool);
+operator!(LogicalOr 8, |a, b| (a.get() || b.get()).into(); Bool);
+operator!(LogicalXor 9, |a, b| (a.get() != b.get()).into(); Bool);
 
 operator!(Sum 1, |a, b| a + b; f32 f64);
 operator!(Product 2, |a, b| a * b; f32 f64);
@@ -130,10 +140,17 @@ mod complexes {
     operator!(Product 2, |a, b| a * b; Complex<f32> Complex<f64>);
 }
 
-/// Whether the pair `a` stays, of two of which `better` says whose value is better.
-fn stays<T: PartialOrd + Copy>(a: [T; 2], b: [T; 2], better: fn(&T, &T) -> bool) -> bool {
-    // A value that is not comparable (a NaN) gives way.
-    better(&a[0], &b[0]) || (a[0] == b[0] && a[1] <= b[1]) || b[0].partial_cmp(&b[0]).is_none()
+/// Whether the pair `a` is kept, of two of which `better` says whose value is better. Which one is does not depend on
+/// their order, unless they are equal.
+fn keeps<T: PartialOrd + Copy>(a: [T; 2], b: [T; 2], better: fn(&T, &T) -> bool) -> bool {
+    // What is not comparable with itself is a NaN.
+    let is_nan = |it: T| it.partial_cmp(&it).is_none();
+    match (is_nan(a[0]), is_nan(b[0])) {
+        (false, true) => true,
+        (true, false) => false,
+        (false, false) if a[0] != b[0] => better(&a[0], &b[0]),
+        _ => a[1] <= b[1] || is_nan(b[1]),
+    }
 }
 
 macro_rules! locations {
@@ -151,7 +168,7 @@ macro_rules! locations {
             }
 
             fn combine(&self, left: [T; 2], right: [T; 2]) -> [T; 2] {
-                if stays(left, right, T::$better) { left } else { right }
+                if keeps(left, right, T::$better) { left } else { right }
             }
         })+
     };
@@ -226,6 +243,76 @@ mod tests {
         assert_eq!(MaxLoc.combine([2.5, 7.0], [1.0, 9.0]), [2.5, 7.0]);
         assert_eq!(MaxLoc.combine([f64::NAN, 0.0], [1.0, 9.0])[1], 9.0);
         assert_eq!(MaxLoc.combine([1.0, 9.0], [f64::NAN, 0.0])[1], 9.0);
+    }
+
+    /// Two reductions of one vector may combine in any order, so the order must not matter.
+    #[test]
+    fn locations_with_nans_are_found_in_any_order() {
+        let values = [f64::NAN, f64::NEG_INFINITY, -1.0, 1.0, f64::INFINITY];
+        let indices = [0.0, 3.0, 7.0, f64::NAN];
+        let pairs: Vec<[f64; 2]> = values.iter().flat_map(|value| indices.map(|index| [*value, index])).collect();
+        let bits = |pair: [f64; 2]| pair.map(f64::to_bits);
+        for a in &pairs {
+            for b in &pairs {
+                for combine in [|a, b| MinLoc.combine(a, b), |a, b| MaxLoc.combine(a, b)] {
+                    let combine: fn([f64; 2], [f64; 2]) -> [f64; 2] = combine;
+                    let both = combine(*a, *b);
+                    assert_eq!(bits(both), bits(combine(*b, *a)), "{a:?} and {b:?}");
+                    assert_eq!(both[0].is_nan(), a[0].is_nan() && b[0].is_nan(), "{a:?} and {b:?}");
+                    for c in &pairs {
+                        assert_eq!(bits(combine(both, *c)), bits(combine(*a, combine(*b, *c))), "{a:?}, {b:?}, {c:?}");
+                    }
+                }
+            }
+        }
+        assert_eq!(MinLoc.combine([f64::NAN, 5.0], [f64::NAN, 3.0])[1], 3.0);
+        assert_eq!(MaxLoc.combine([f64::NAN, 3.0], [f64::NAN, 5.0])[1], 3.0);
+    }
+
+    #[test]
+    fn of_a_number_and_a_nan_the_number_is_taken_in_either_order() {
+        for (a, b) in [(f32::NAN, 1.0), (1.0, f32::NAN)] {
+            assert_eq!([Min.combine(a, b), Max.combine(a, b)], [1.0; 2]);
+            assert_eq!([Min.combine(f64::from(a), f64::from(b)), Max.combine(f64::from(a), f64::from(b))], [1.0; 2]);
+            #[cfg(feature = "half")]
+            {
+                let (x, y) = (half::f16::from_f32(a), half::f16::from_f32(b));
+                assert_eq!([Min.combine(x, y), Max.combine(x, y)], [half::f16::ONE; 2]);
+                let (a, b) = (half::bf16::from_f32(a), half::bf16::from_f32(b));
+                assert_eq!([Min.combine(a, b), Max.combine(a, b)], [half::bf16::ONE; 2]);
+            }
+        }
+    }
+
+    #[cfg(feature = "half")]
+    #[test]
+    fn half_precision_is_rounded_once_for_each_combination() {
+        use half::{bf16, f16};
+        let draws = (0..2000u16).map(|draw| draw.wrapping_mul(40_503));
+        for (a, b) in draws.clone().zip(draws.skip(1)) {
+            let (x, y) = (f16::from_bits(a), f16::from_bits(b));
+            let expected = [f16::from_f32(x.to_f32() + y.to_f32()), f16::from_f32(x.to_f32() * y.to_f32())];
+            for (given, expected) in [Sum.combine(x, y), Product.combine(x, y)].into_iter().zip(expected) {
+                assert!(given.to_bits() == expected.to_bits() || given.is_nan() && expected.is_nan(), "{x} and {y}");
+            }
+            let (x, y) = (bf16::from_bits(a), bf16::from_bits(b));
+            let expected = [bf16::from_f32(x.to_f32() + y.to_f32()), bf16::from_f32(x.to_f32() * y.to_f32())];
+            for (given, expected) in [Sum.combine(x, y), Product.combine(x, y)].into_iter().zip(expected) {
+                assert!(given.to_bits() == expected.to_bits() || given.is_nan() && expected.is_nan(), "{x} and {y}");
+            }
+        }
+    }
+
+    #[test]
+    fn truth_values_combine_as_such() {
+        let [no, yes] = [false, true].map(Bool::from);
+        assert_eq!(
+            [LogicalAnd.combine(yes, no), LogicalOr.combine(yes, no), LogicalXor.combine(yes, yes)],
+            [no, yes, no]
+        );
+        let other_yes: Bool = bytemuck::cast(6u8);
+        assert_eq!(LogicalXor.combine(other_yes, yes), no, "any byte but 0 is true");
+        assert_eq!(Sum.combine(usize::MAX, 2), 1);
     }
 
     #[test]

@@ -39,6 +39,38 @@ fn group<F: AsyncFn(Communicator) -> Result<()>>(name: &str, size: u32, program:
 }
 
 #[test]
+fn a_group_of_one_works_without_a_rendezvous() {
+    let comm = fmi::blocking::Communicator::connect(&Config::alone()).expect("nobody else is needed");
+    let (mut sum, mut all) = ([0], [0; 2]);
+    comm.allreduce(&[7], &mut sum, Sum).expect("its own");
+    comm.allgather(&[1, 2], &mut all).expect("its own");
+    comm.barrier().expect("nobody is missing");
+    assert_eq!((sum, all, comm.size()), ([7], [1, 2], 1));
+}
+
+#[test]
+fn truth_values_and_words_are_elements() {
+    group("words", 2, async |comm| {
+        let mine = [true, comm.rank() == 0];
+        let mut all = [fmi::Bool::default(); 2];
+        comm.allreduce(fmi::Bool::from_bools(&mine), &mut all, LogicalAnd).await?;
+        assert_eq!(fmi::Bool::to_bools(&all), Some(&[true, false][..]));
+        let mut most = [0];
+        comm.allreduce(&[comm.rank() as usize], &mut most, Max).await?;
+        assert_eq!(most, [1]);
+        // A word is not taken for an integer of its length.
+        let error = match comm.rank() {
+            0 => comm.send(1, 0, &[1u64]).await.err(),
+            _ => Some(comm.recv(0, 0, &mut [0usize]).await.expect_err("another type")),
+        };
+        if let Some(error) = error {
+            assert!(matches!(error.kind(), ErrorKind::Mismatch { .. }), "{error}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn operations_keep_their_order_from_the_call_and_end_in_any() {
     group("order", 3, async |comm| {
         let size = comm.size() as usize;

@@ -8,12 +8,13 @@ use std::process::{Child, Command, Output, Stdio};
 use serde_json::Value;
 
 const FMI: &str = env!("CARGO_BIN_EXE_fmi");
+const KEY: &str = "sixteen bytes or more";
 
 fn fmi(arguments: &[&str]) -> Command {
     let mut command = Command::new(FMI);
     command.args(arguments);
-    for variable in ["FMI_RANK", "FMI_SIZE", "FMI_GROUP", "FMI_RENDEZVOUS", "FMI_KEY", "FMI_LOG"] {
-        command.env_remove(variable);
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"FMI_")) {
+        command.env_remove(name);
     }
     command
 }
@@ -70,7 +71,7 @@ fn stderr(output: &Output) -> String {
 fn processes_meet_and_ping_each_other() {
     let rendezvous = Rendezvous::start();
     let ranks = 0..5;
-    let children = ranks.clone().map(|rank| rendezvous.ping("g", rank, 5, "k", "20s").spawn().expect("started"));
+    let children = ranks.clone().map(|rank| rendezvous.ping("g", rank, 5, KEY, "20s").spawn().expect("started"));
     for (rank, output) in ranks.zip(finish(children.collect())) {
         assert!(output.status.success(), "{}", stderr(&output));
         let report = json(&output);
@@ -109,7 +110,7 @@ fn one_rendezvous_serves_groups_side_by_side_and_survives_garbage() {
         stream.write_all(greeting).expect("sent");
         silent.push(stream);
     }
-    let groups = [("a", "k"), ("b", "k"), ("a", "another key")];
+    let groups = [("a", KEY), ("b", KEY), ("a", "another key of a group")];
     let members = groups.iter().flat_map(|(group, key)| [0, 1].map(|rank| (group, key, rank)));
     let children =
         members.map(|(group, key, rank)| rendezvous.ping(group, rank, 2, key, "20s").spawn().expect("started"));
@@ -121,18 +122,22 @@ fn one_rendezvous_serves_groups_side_by_side_and_survives_garbage() {
 #[test]
 fn mistakes_are_told_and_exit_codes_tell_them_apart() {
     let rendezvous = Rendezvous::start();
-    let waiting = rendezvous.ping("g", 0, 2, "k", "4s").spawn().expect("started");
-    let wrong_key = rendezvous.ping("g", 1, 2, "x", "2s").output().expect("ended");
+    let waiting = rendezvous.ping("g", 0, 2, KEY, "4s").spawn().expect("started");
+    let wrong_key = rendezvous.ping("g", 1, 2, "another key of a group", "2s").output().expect("ended");
     assert_eq!(wrong_key.status.code(), Some(1));
-    assert!(stderr(&wrong_key).contains("with another key"), "{}", stderr(&wrong_key));
-    let twice = rendezvous.ping("g", 0, 2, "k", "5s").output().expect("ended");
+    assert!(
+        stderr(&wrong_key).contains("waiting in another group of this size: check that FMI_GROUP and FMI_KEY"),
+        "{}",
+        stderr(&wrong_key)
+    );
+    let twice = rendezvous.ping("g", 0, 2, KEY, "5s").output().expect("ended");
     assert!(stderr(&twice).contains("another process holds this rank"), "{}", stderr(&twice));
-    let size = rendezvous.ping("g", 2, 3, "k", "5s").output().expect("ended");
+    let size = rendezvous.ping("g", 2, 3, KEY, "5s").output().expect("ended");
     assert!(stderr(&size).contains("the group has 2 ranks"), "{}", stderr(&size));
     let outputs = finish(vec![waiting]);
     assert!(stderr(&outputs[0]).contains("rank 1 is missing"), "{}", stderr(&outputs[0]));
 
-    let mut nowhere = rendezvous.ping("g", 0, 2, "k", "1s");
+    let mut nowhere = rendezvous.ping("g", 0, 2, KEY, "1s");
     drop(rendezvous);
     let nowhere = nowhere.output().expect("ended");
     assert!(stderr(&nowhere).contains("no rendezvous answered"), "{}", stderr(&nowhere));
@@ -212,7 +217,97 @@ fn launch_passes_signals_on() {
     assert_eq!(child.wait().expect("ended").code(), Some(128 + 15));
 }
 
-/// One rank of a group that computes for ever, in a process of its own: this test binary again.
+/// Starts a command whose standard output nobody reads.
+fn unread(command: &mut Command) -> Output {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let child = command.stdout(writer).stderr(Stdio::piped()).spawn().expect("started");
+    // It has its own end now; the command keeps this side's one.
+    command.stdout(Stdio::null());
+    drop(reader);
+    child.wait_with_output().expect("ended")
+}
+
+#[test]
+fn a_reader_that_leaves_ends_every_program_quietly() {
+    let rendezvous = Rendezvous::start();
+    let alone = ["--group", "g", "--rank", "0", "--size", "1", "--rendezvous", &rendezvous.address];
+    let plan = ["plan", "--op", "barrier", "--ranks", "300", "--no-svg"];
+    let nat = ["nat", "--rendezvous", &rendezvous.address];
+    for arguments in [
+        &["--help"][..],
+        &plan,
+        &nat,
+        &[&["ping"][..], &alone].concat(),
+        &[&["ping", "--json"][..], &alone].concat(),
+        &["perf", "--ranks", "2", "--ops", "barrier,allreduce", "--bytes", "8", "--repetitions", "2", "--time", "1ms"],
+    ] {
+        let output = unread(&mut fmi(arguments));
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        assert_eq!(stderr(&output), "", "{arguments:?}");
+    }
+    // What a process prints for nobody ends it, as it would without `fmi launch`.
+    let output = unread(&mut fmi(&["launch", "-n", "2", "--", "sh", "-c", "while echo text; do :; done; exit 3"]));
+    assert!([Some(3), Some(128 + 13)].contains(&output.status.code()), "{output:?}");
+    assert!(!stderr(&output).contains("panicked"), "{}", stderr(&output));
+}
+
+#[test]
+fn variables_that_are_not_understood_are_mistakes_of_every_program() {
+    use std::os::unix::ffi::OsStrExt;
+    let garbled = std::ffi::OsStr::from_bytes(b"\xff\xfe");
+    let group: [(&str, &str); 4] =
+        [("FMI_RANK", "0"), ("FMI_SIZE", "1"), ("FMI_GROUP", "g"), ("FMI_RENDEZVOUS", "127.0.0.1:1")];
+    let cases: [(&[&str], &str); 7] = [
+        (&["ping"], "FMI_RANK"),
+        (&["ping"], "FMI_RENDEZVOUS"),
+        (&["ping"], "FMI_RELAY"),
+        (&["perf"], "FMI_GROUP"),
+        (&["nat"], "FMI_RENDEZVOUS"),
+        (&["plan", "--op", "barrier", "--ranks", "2"], "FMI_LOG"),
+        (&["rendezvous", "--listen", "127.0.0.1:0"], "FMI_LOG"),
+    ];
+    for (arguments, name) in cases {
+        let output = fmi(arguments).envs(group).env(name, garbled).output().expect("ended");
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");
+        assert!(stderr(&output).contains(&format!("{name}: not UTF-8")), "{}", stderr(&output));
+    }
+    for (name, value, expected) in [
+        ("FMI_LOG", "fmi=loudly", "FMI_LOG: \"fmi=loudly\""),
+        ("FMI_SISE", "2", "did you mean FMI_SIZE?"),
+        ("FMI_KEY", "short", "5 bytes"),
+        ("FMI_PERF_START", "noon", "FMI_PERF_START: \"noon\""),
+    ] {
+        let output = fmi(&["perf"]).envs(group).env(name, value).output().expect("ended");
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(stderr(&output).contains(expected), "{}", stderr(&output));
+    }
+}
+
+/// Bytes that are no text must not count as no key.
+#[test]
+fn a_key_that_is_not_utf_8_keeps_strangers_out() {
+    use std::os::unix::ffi::OsStrExt;
+    let rendezvous = Rendezvous::start();
+    let folder = tempfile::tempdir().expect("a folder");
+    let (key, file) = ([0xff; 16], folder.path().join("key"));
+    std::fs::write(&file, [&key[..], b"\n"].concat()).expect("written");
+    let with_key = |rank: u32, deadline: &str| {
+        let mut command = rendezvous.ping("g", rank, 2, KEY, deadline);
+        command.env("FMI_KEY", std::ffi::OsStr::from_bytes(&key));
+        command
+    };
+    let member = with_key(0, "20s").spawn().expect("started");
+    let stranger = rendezvous.ping("g", 1, 2, KEY, "1s").env_remove("FMI_KEY").output().expect("ended");
+    assert_eq!(stranger.status.code(), Some(1), "{stranger:?}");
+    // The same key from a file lets in.
+    let mut peer = rendezvous.ping("g", 1, 2, KEY, "20s");
+    let peer = peer.env_remove("FMI_KEY").env("FMI_KEY_FILE", &file).spawn().expect("started");
+    for output in finish(vec![member, peer]) {
+        assert!(output.status.success(), "{}", stderr(&output));
+    }
+}
+
+/// One rank of a group that computes forever, in a process of its own: this test binary again.
 #[test]
 fn helper_rank() {
     let Ok(config) = fmi::Config::from_env() else { return };
@@ -240,7 +335,7 @@ fn a_killed_process_is_named_by_every_survivor() {
         let mut command = Command::new(&this);
         command.args(["--exact", "helper_rank", "--nocapture"]);
         command.env("FMI_RANK", rank.to_string()).env("FMI_SIZE", "4").env("FMI_GROUP", "doomed");
-        command.env("FMI_RENDEZVOUS", &rendezvous.address).env("FMI_KEY", "k").stdout(Stdio::piped());
+        command.env("FMI_RENDEZVOUS", &rendezvous.address).env("FMI_KEY", KEY).stdout(Stdio::piped());
         command.spawn().expect("started")
     };
     let mut children: Vec<_> = (0..4).map(start).collect();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use fmi::key::{Key, name_hash};
+use fmi::key::Key;
 use fmi::net::Net;
 use fmi::proto::rendezvous::{ClientMessage, Registration};
 use futures_util::StreamExt;
@@ -87,7 +87,7 @@ pub(crate) async fn run(net: SimNet, attack: Attack, knowledge: Arc<Knowledge>) 
 fn registration(knowledge: &Knowledge, group: [u8; 32], rank: u32, number: u8) -> ClientMessage {
     ClientMessage::Register(Registration {
         group,
-        name: name_hash(&knowledge.group),
+        name: Key::public(&knowledge.group).name_tag(&knowledge.group),
         rank,
         size: knowledge.size,
         instance: [number; 16],

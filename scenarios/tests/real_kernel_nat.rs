@@ -166,7 +166,7 @@ impl Lab {
             .args(["netns", "exec", &self.name(node)])
             .arg(FMI.as_path())
             .args(arguments)
-            .env("FMI_KEY", "a key")
+            .env("FMI_KEY", "a key of 16 bytes")
             .env("FMI_LOG", "fmi=debug")
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use fmi::key::{Key, name_hash};
+use fmi::key::Key;
 use fmi::net::{Listener, Net};
 use fmi::proto::candidate::{Candidate, LocalEnd, Means, Pace, Roster, Technique};
 use fmi::proto::card::{Card, Holder, Security};
@@ -62,7 +62,7 @@ impl Write for Tap {
 
 fn config(rank: u32) -> Config {
     let mut config = Config::new(rank, 2, NAME, "192.0.2.1:7000");
-    config.key = Some(SECRET.to_vec());
+    config.key = Some(SECRET.into());
     config
 }
 
@@ -168,7 +168,7 @@ fn agree(low: &Credentials, high: &Credentials) -> bool {
 fn registration(rank: u32, number: u8) -> Registration {
     Registration {
         group: key().group_id(NAME),
-        name: name_hash(NAME),
+        name: Key::public(NAME).name_tag(NAME),
         rank,
         size: 2,
         instance: [number; 16],

@@ -46,7 +46,7 @@ fn pair(nat: NatConfig, wan: [Duration; 2], server: Duration, late: Duration, se
             let links = links.clone();
             async move {
                 let mut config = Config::new(rank, 2, "timing", "192.0.2.1:7000");
-                config.key = Some(b"a key".to_vec());
+                config.key = Some(b"a key of 16 bytes".into());
                 let mut prepared = Prepared::new(net.clone(), &config).await.expect("valid");
                 prepared.warm().await.expect("the rendezvous answers");
                 let start = fmi::time::Instant::ZERO + if rank == 1 { late } else { Duration::ZERO };

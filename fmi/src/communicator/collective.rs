@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use crate::communicator::Communicator;
-use crate::datatype::Element;
+use crate::datatype::{Element, code_of};
 use crate::engine::plan::{Plan, PlanKey};
 use crate::engine::run::{Combine, Job, Run};
 use crate::engine::{Call, Engine};
@@ -307,7 +307,7 @@ impl Communicator {
         let state = match spec.and_then(|spec| self.checked(spec, send.len(), receive.len())) {
             Ok(spec) => self.shared.with(|engine| {
                 let sequence = reserved.and_then(|mut reserved| reserved.sequence.take());
-                self.begin(engine, &spec, T::DATATYPE, sequence)
+                self.begin(engine, &spec, code_of::<T>(), sequence)
             }),
             Err(error) => State::Over(Some(error)),
         };

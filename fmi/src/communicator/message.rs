@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use crate::channel::{Head, Mode, Outgoing};
 use crate::communicator::Communicator;
-use crate::datatype::Element;
+use crate::datatype::{Element, code_of};
 use crate::engine::Call;
 use crate::error::{Error, Operation, Result};
 use crate::proto::frame::{Envelope, Kind};
@@ -77,7 +77,7 @@ impl Communicator {
         tag: u32,
         data: &'a [T],
     ) -> impl Future<Output = Result<()>> + Send + Unpin + use<'a, T> {
-        self.send_as(to, tag, T::DATATYPE, bytemuck::cast_slice(data))
+        self.send_as(to, tag, code_of::<T>(), bytemuck::cast_slice(data))
     }
 
     pub(super) fn send_as<'a>(&'a self, to: u32, tag: u32, datatype: u32, data: &'a [u8]) -> Sending<'a> {
@@ -147,7 +147,7 @@ impl Communicator {
     ) -> impl Future<Output = Result<Status>> + Send + Unpin + use<'a, T, S, G> {
         let matching = self.matching(Operation::Receive, source.into(), tag.into());
         let (matching, buffer) = (Some(matching), Some(bytemuck::cast_slice_mut(buffer)));
-        Receiving { matching, buffer, reading: None, datatype: T::DATATYPE, element_bytes: size_of::<T>() }
+        Receiving { matching, buffer, reading: None, datatype: code_of::<T>(), element_bytes: size_of::<T>() }
     }
 
     /// Receives the oldest message of `source` with `tag`, whatever its length (below the configured
@@ -396,7 +396,7 @@ impl<'a> Message<'a> {
         self,
         buffer: &'b mut [T],
     ) -> impl Future<Output = Result<Status>> + Send + Unpin + use<'a, 'b, T> {
-        let (datatype, element_bytes) = (T::DATATYPE, size_of::<T>());
+        let (datatype, element_bytes) = (code_of::<T>(), size_of::<T>());
         Reading { message: self, datatype, element_bytes, buffer: bytemuck::cast_slice_mut(buffer), moved: 0 }
     }
 

@@ -23,7 +23,7 @@ use super::upgrade::{Meet, Upgrades};
 use crate::channel::stream::{CONTROL_KEEPALIVE, CONTROL_SILENCE_MAX};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Operation, Result};
-use crate::key::{Key, name_hash};
+use crate::key::Key;
 use crate::net::framed::ReceiveError;
 use crate::net::{ByteStream, Clock, Net, Timer, within};
 use crate::proto::candidate::{Means, Roster};
@@ -51,7 +51,7 @@ impl<N: Net> Prepared<N> {
     /// [`ErrorKind::InvalidConfig`].
     pub async fn new(net: N, config: &Config) -> Result<Self> {
         config.check().map_err(|error| error.on(config.rank))?;
-        let servers = resolve(&net, config).await?;
+        let servers = if config.is_alone() { Vec::new() } else { resolve(&net, config).await? };
         Ok(Self { net, config: config.clone(), servers, first: None })
     }
 
@@ -60,6 +60,9 @@ impl<N: Net> Prepared<N> {
     /// # Errors
     /// [`ErrorKind::RendezvousUnreachable`] if that fails; joining would try again until its deadline.
     pub async fn warm(&mut self) -> Result<()> {
+        if self.config.is_alone() {
+            return Ok(());
+        }
         let connect = async {
             let mut legs = Legs::new(&self.net, &self.config, self.servers[0])?;
             poll_fn(|cx| legs.poll_main(cx, self.net.now())).await?;
@@ -76,6 +79,11 @@ impl<N: Net> Prepared<N> {
                 Err(Error::new(Operation::Join, kind).on(self.config.rank).caused_by(error))
             }
         }
+    }
+
+    /// Configuration and clock of a group of one, which meets nobody; a group of several as it is.
+    pub(crate) fn into_alone(self) -> std::result::Result<(Config, Arc<dyn Clock>), Self> {
+        if self.config.is_alone() { Ok((self.config, Arc::new(self.net))) } else { Err(self) }
     }
 }
 
@@ -109,7 +117,7 @@ impl<N: Net> Joiner<N> {
         net.fill_entropy(&mut instance);
         let mut seed = [0; 32];
         net.fill_entropy(&mut seed);
-        let name = name_hash(&config.group);
+        let name = key.name_tag(&config.group);
         let group = key.group_id(&config.group);
         let identity = Identity {
             group,

@@ -1,6 +1,6 @@
 //! Real sockets: tokio's reactor, options set through socket2.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::{ByteStream, Listener, Net};
@@ -44,6 +44,35 @@ fn shared_socket(local: SocketAddr) -> io::Result<TcpSocket> {
     socket.set_tcp_nodelay(true)?;
     socket.bind(&local.into())?;
     Ok(TcpSocket::from_std_stream(socket.into()))
+}
+
+/// Flags of each send. A library may live in a process that has not set SIGPIPE aside, as Rust programs do at their
+/// start and C and Python programs need not: there a write to a connection that its peer has closed would end the
+/// process. Of the standard library's own writes only those of one buffer carry the flag.
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+const SEND_FLAGS: libc::c_int = libc::MSG_NOSIGNAL;
+/// Elsewhere the socket has an option for it, which is set when it is made.
+#[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
+const SEND_FLAGS: libc::c_int = 0;
+
+fn send(stream: &TcpStream, bufs: &[io::IoSlice<'_>]) -> io::Result<usize> {
+    let socket = SockRef::from(stream);
+    match bufs {
+        // The kernel takes one buffer faster than a list of one.
+        [buf] => socket.send_with_flags(buf, SEND_FLAGS),
+        bufs => socket.send_vectored_with_flags(bufs, SEND_FLAGS),
+    }
+}
+
+fn poll_send(stream: &TcpStream, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(stream.poll_write_ready(cx))?;
+        match stream.try_io(Interest::WRITABLE, || send(stream, bufs)) {
+            // Readiness was an old one, which that has cleared.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return Poll::Ready(result),
+        }
+    }
 }
 
 impl Net for RealNet {
@@ -236,11 +265,7 @@ impl ByteStream for RealStream {
     }
 
     fn try_write(&mut self, bufs: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        let socket = SockRef::from(&self.stream);
-        let written = match bufs {
-            [buf] => (&*socket).write(buf),
-            bufs => (&*socket).write_vectored(bufs),
-        };
+        let written = send(&self.stream, bufs);
         self.wrote(written)
     }
 
@@ -285,7 +310,7 @@ impl AsyncWrite for RealStream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match Pin::new(&mut self.stream).poll_write_vectored(cx, bufs) {
+        match poll_send(&self.stream, cx, bufs) {
             Poll::Pending => self.pending(cx),
             Poll::Ready(written) => Poll::Ready(self.wrote(written)),
         }
@@ -301,5 +326,63 @@ impl AsyncWrite for RealStream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests {
+    use std::future::poll_fn;
+    use std::io::{IoSlice, Write};
+
+    use tokio::signal::unix::{Signal, SignalKind, signal};
+
+    use super::*;
+
+    /// A connection whose peer has answered what was sent with a reset: the next write to it meets EPIPE.
+    async fn broken() -> RealStream {
+        let net = RealNet::new();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+        let remote = listener.local_addr().expect("an address");
+        let mut stream = net.connect(([127, 0, 0, 1], 0).into(), remote).await.expect("connected");
+        drop(listener.accept().expect("a connection"));
+        // The first writes only provoke the reset.
+        for _ in 0..1000 {
+            match stream.try_write(&[IoSlice::new(b"x")]) {
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return stream,
+                _ => tokio::task::yield_now().await,
+            }
+        }
+        panic!("the connection did not break");
+    }
+
+    async fn has_come(signal: &mut Signal) -> bool {
+        poll_fn(|cx| Poll::Ready(signal.poll_recv(cx).is_ready())).await
+    }
+
+    #[tokio::test]
+    async fn no_write_to_a_closed_connection_raises_sigpipe() {
+        let mut sigpipe = signal(SignalKind::pipe()).expect("a handler");
+        let mut later = signal(SignalKind::user_defined1()).expect("a handler");
+        let bufs = [IoSlice::new(b"one"), IoSlice::new(b"two")];
+        let mut stream = broken().await;
+        for count in 1..=bufs.len() {
+            let error = stream.try_write(&bufs[..count]).expect_err("closed");
+            assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+            let error = poll_fn(|cx| Pin::new(&mut stream).poll_write_vectored(cx, &bufs[..count])).await;
+            assert_eq!(error.expect_err("closed").kind(), io::ErrorKind::BrokenPipe);
+        }
+        let error = poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, b"one")).await.expect_err("closed");
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+        // Signals are handed on in one go, so that one which came before this one has been seen with it.
+        let raised = std::process::Command::new("kill").args(["-USR1", &std::process::id().to_string()]).status();
+        assert!(raised.expect("kill runs").success());
+        later.recv().await;
+        assert!(!has_come(&mut sigpipe).await, "a write raised SIGPIPE");
+
+        // The standard library's write of several buffers does, which shows that this test would see it.
+        let plain = stream.stream.into_std().expect("a socket");
+        assert!((&plain).write_vectored(&bufs).is_err());
+        sigpipe.recv().await;
     }
 }

@@ -36,7 +36,7 @@ pub mod server;
 
 /// Identifies a group: a keyed hash of its name.
 pub type GroupId = [u8; 32];
-/// Identifies the name of a group without its key, to tell a wrong key from a missing rank.
+/// A keyed hash of a group's name. No server makes use of it.
 pub type NameHash = [u8; 16];
 /// Identifies one forming of a group.
 pub type SessionId = [u8; 16];
@@ -61,7 +61,7 @@ pub const SERVER_MESSAGE_BYTES_MAX: usize = 2 << 20;
 pub struct Registration {
     /// Group to join.
     pub group: GroupId,
-    /// Its name without the key.
+    /// [`Key::name_tag`](crate::key::Key::name_tag) of its name.
     pub name: NameHash,
     /// Rank claimed.
     pub rank: u32,
@@ -221,7 +221,7 @@ pub struct Waiting {
     pub present: u32,
     /// Lowest rank that is missing.
     pub missing: u32,
-    /// A group of the same name waits with another key.
+    /// Another group of this size holds that rank: the ranks may disagree about the name or the key.
     pub other_key: bool,
     /// A group of this identity already runs.
     pub running: bool,

@@ -47,7 +47,7 @@ impl<T> Board<T> {
 /// A rank of the group "test".
 pub(crate) fn config(rank: u32, size: u32) -> fmi::Config {
     let mut config = fmi::Config::new(rank, size, "test", format!("{RENDEZVOUS}:{RENDEZVOUS_PORT}"));
-    config.key = Some(KEY.to_vec());
+    config.key = Some(KEY.into());
     config
 }
 

@@ -1,5 +1,6 @@
 //! `fmi launch`
 
+use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -15,12 +16,14 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::output::{Closed, print_error, try_print};
+
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Number of processes.
     #[arg(short = 'n', long = "ranks", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     ranks: u32,
-    /// Print what the processes print as it is, without `[rank]` in front.
+    /// Do not prefix output lines with the rank.
     #[arg(long)]
     no_prefix: bool,
     /// The program and its arguments.
@@ -35,7 +38,7 @@ pub(crate) async fn run(arguments: Arguments) -> ExitCode {
     match launch(arguments).await {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("fmi: {error}");
+            complain!("{error}");
             ExitCode::FAILURE
         }
     }
@@ -76,6 +79,10 @@ async fn launch(arguments: Arguments) -> Result<u8, String> {
             .env("FMI_GROUP", "launch")
             .env("FMI_RENDEZVOUS", address.to_string())
             .env("FMI_KEY", &secret)
+            // These would contradict the above.
+            .env_remove("FMI_KEY_FILE")
+            .env_remove("FMI_VANTAGE")
+            .env_remove("FMI_ALONE")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -127,7 +134,10 @@ async fn attend(net: RealNet, children: Vec<(u32, Child)>, prefix: bool) -> Resu
                 let own = exit_code(status);
                 if own != 0 && code == 0 {
                     code = own;
-                    eprintln!("fmi: rank {rank} ended with {status}");
+                    // A process that prints for nobody ends so, which whoever has stopped reading expects.
+                    if status.signal() != Some(Signal::PIPE.as_raw()) {
+                        complain!("rank {rank} ended with {status}");
+                    }
                     let sleep = net.sleep_until(net.now() + GRACE);
                     work.push(Box::pin(async move {
                         sleep.await;
@@ -164,7 +174,6 @@ async fn attend(net: RealNet, children: Vec<(u32, Child)>, prefix: bool) -> Resu
 }
 
 fn exit_code(status: ExitStatus) -> u8 {
-    use std::os::unix::process::ExitStatusExt;
     let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     u8::try_from(code).unwrap_or(1)
 }
@@ -172,18 +181,24 @@ fn exit_code(status: ExitStatus) -> u8 {
 async fn follow(rank: u32, mut child: Child, prefix: bool) -> Event {
     let label = if prefix { format!("[{rank}] ") } else { String::new() };
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let out = copy_lines(stdout, |line| println!("{label}{line}"));
-    let err = copy_lines(stderr, |line| eprintln!("{label}{line}"));
+    let out = copy_lines(stdout, |line| try_print(format_args!("{label}{line}")));
+    let err = copy_lines(stderr, |line| {
+        print_error(format_args!("{label}{line}"));
+        Ok(())
+    });
     let (status, (), ()) = futures_util::future::join3(child.wait(), out, err).await;
     Event::Ended(rank, status.unwrap_or_default())
 }
 
-async fn copy_lines(from: Option<impl AsyncRead + Unpin>, print: impl Fn(&str)) {
+/// Prints line by line, until nobody reads any more: then the process finds its pipe closed, as it would alone.
+async fn copy_lines(from: Option<impl AsyncRead + Unpin>, print: impl Fn(&str) -> Result<(), Closed>) {
     let Some(from) = from else { return };
     let mut lines = BufReader::new(from);
     let mut line = Vec::new();
     while lines.read_until(b'\n', &mut line).await.is_ok_and(|read| read > 0) {
-        print(String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']));
+        if print(String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r'])).is_err() {
+            return;
+        }
         line.clear();
     }
 }

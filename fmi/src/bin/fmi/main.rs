@@ -1,9 +1,12 @@
 //! The program `fmi`: serve a rendezvous, check that a group connects, launch a group here.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program talks to its user")]
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use fmi::config::Variables;
+
+#[macro_use]
+mod output;
 
 mod launch;
 mod nat;
@@ -26,9 +29,9 @@ enum Command {
     Rendezvous(rendezvous::Arguments),
     /// Form a group and ping every peer; succeeds only if all answer.
     Ping(ping::Arguments),
-    /// Show what the NAT before this machine does, and what will work with it.
+    /// Classify the NAT in front of this machine and show which peers it can reach.
     Nat(nat::Arguments),
-    /// Show how a collective would be done, what it costs, and why; draw it.
+    /// Show, price and draw the schedule of a collective.
     Plan(plan::Arguments),
     /// Measure messages and collectives.
     Perf(perf::Arguments),
@@ -38,13 +41,14 @@ enum Command {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("FMI_LOG").unwrap_or_else(|_| "warn".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    if let Err(error) = begin() {
+        return failed(&error);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("fmi: cannot start: {error}");
+            complain!("cannot start: {error}");
             return ExitCode::FAILURE;
         }
     };
@@ -60,17 +64,42 @@ fn main() -> ExitCode {
     })
 }
 
-/// Reads a time like `10s`, `500ms` or `2m`.
+/// Checks the names of variables, and starts the log that `FMI_LOG` asks for.
+fn begin() -> fmi::Result<()> {
+    let variables = Variables::from_env();
+    variables.check_names()?;
+    let filter = variables.text("FMI_LOG")?.unwrap_or("warn");
+    let filter = tracing_subscriber::EnvFilter::try_new(filter)
+        .map_err(|error| invalid(format!("FMI_LOG: {filter:?}: {error}")))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A log that cannot be written must not end the program.
+    log.log_internal_errors(false).init();
+    Ok(())
+}
+
+/// A mistake in the configuration.
+fn invalid(what: String) -> fmi::Error {
+    fmi::Error::new(fmi::Operation::Configure, fmi::ErrorKind::InvalidConfig(what))
+}
+
+/// Says what went wrong and what may help. A wrong configuration ends with code 2, as wrong options do.
+fn failed(error: &fmi::Error) -> ExitCode {
+    match error.advice() {
+        Some(advice) => complain!("{error}; {advice}"),
+        None => complain!("{error}"),
+    }
+    let is_usage = error.operation() == fmi::Operation::Configure;
+    if is_usage { ExitCode::from(2) } else { ExitCode::FAILURE }
+}
+
+/// Reads a time like `10s`, `500ms` or `2m` that is not zero.
 fn duration(text: &str) -> Result<std::time::Duration, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let seconds_per_unit = match &text[digits.len()..] {
-        "ms" => 0.001,
-        "s" | "" => 1.0,
-        "m" => 60.0,
-        unit => return Err(format!("unknown unit {unit:?}; use ms, s or m")),
-    };
-    let value: f64 = digits.parse().map_err(|_| format!("{digits:?} is not a number"))?;
-    let duration =
-        std::time::Duration::try_from_secs_f64(value * seconds_per_unit).map_err(|error| error.to_string())?;
-    if duration.is_zero() { Err("must be above zero".into()) } else { Ok(duration) }
+    let duration = fmi::config::units::duration(text)?;
+    if duration.is_zero() { Err("must be greater than zero".into()) } else { Ok(duration) }
+}
+
+/// Reads a length like `64KiB`.
+fn bytes(text: &str) -> Result<usize, String> {
+    let bytes = fmi::config::units::bytes(text)?;
+    usize::try_from(bytes).map_err(|_| format!("{text:?} is too long"))
 }

@@ -4,16 +4,17 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use fmi::RealNet;
+use fmi::config::Variables;
 use fmi::net::discovery::discover;
 use fmi::proto::discovery::{Advice, Filtering, Finding, Mapping, Outcome, Ports};
 use serde_json::json;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Address of the rendezvous, host:port. To tell everything it must have other vantages.
-    #[arg(long, env = "FMI_RENDEZVOUS", value_name = "ADDR")]
-    rendezvous: String,
-    /// Time for all of it.
+    /// Address of the rendezvous, host:port; FMI_RENDEZVOUS by default. It needs further vantages to tell everything.
+    #[arg(long, value_name = "ADDR")]
+    rendezvous: Option<String>,
+    /// Overall deadline.
     #[arg(long, default_value = "30s", value_parser = crate::duration)]
     deadline: Duration,
     /// Print one JSON object instead of lines.
@@ -22,9 +23,10 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> ExitCode {
-    match discover(&RealNet::new(), &arguments.rendezvous, arguments.deadline).await {
-        Ok(finding) if arguments.json => {
-            println!("{}", as_json(&finding));
+    let json = arguments.json;
+    match find(&arguments).await {
+        Ok(finding) if json => {
+            say!("{}", as_json(&finding));
             ExitCode::SUCCESS
         }
         Ok(finding) => {
@@ -32,13 +34,23 @@ pub(crate) async fn run(arguments: Arguments) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            if arguments.json {
-                println!("{}", json!({ "error": error.to_string() }));
+            if json {
+                say!("{}", json!({ "error": error.to_string() }));
             }
-            eprintln!("fmi: {error}");
-            ExitCode::FAILURE
+            crate::failed(&error)
         }
     }
+}
+
+async fn find(arguments: &Arguments) -> fmi::Result<Finding> {
+    let variables = Variables::from_env();
+    let rendezvous = match &arguments.rendezvous {
+        Some(given) => given,
+        None => variables
+            .text("FMI_RENDEZVOUS")?
+            .ok_or_else(|| crate::invalid("neither --rendezvous nor FMI_RENDEZVOUS is given".into()))?,
+    };
+    discover(&RealNet::new(), rendezvous, arguments.deadline).await
 }
 
 const UNKNOWN: &str = "unknown: the rendezvous lacks the vantages to tell";
@@ -106,25 +118,25 @@ fn peers(finding: &Finding) -> [(&'static str, Finding); 3] {
 fn advice(technique: Advice) -> &'static str {
     match technique {
         Advice::Direct => "direct connections",
-        Advice::Prediction => "direct only if the next port is foretold, else a relay",
+        Advice::Prediction => "direct if the next port can be predicted, otherwise relayed",
         Advice::Relay => "a relay, or a public address on one side",
     }
 }
 
 fn print_lines(finding: &Finding) {
-    println!("seen from outside  {} (here {})", finding.observed, finding.local);
-    println!("mapping            {}", mapping(finding.mapping));
-    println!("filtering          {}", filtering(finding.filtering));
-    println!("ports              {}", ports(finding.ports));
-    println!("unsolicited SYN    {}", unsolicited(finding));
+    say!("seen from outside  {} (here {})", finding.observed, finding.local);
+    say!("mapping            {}", mapping(finding.mapping));
+    say!("filtering          {}", filtering(finding.filtering));
+    say!("ports              {}", ports(finding.ports));
+    say!("unsolicited SYN    {}", unsolicited(finding));
     let hairpin = finding.hairpin.map_or("not tried", |works| if works { "yes" } else { "no" });
-    println!("hairpin            {hairpin}");
+    say!("hairpin            {hairpin}");
     if let Some(name) = finding.rfc_3489_name() {
-        println!("in words of old    {name}");
+        say!("RFC 3489 class     {name}");
     }
-    println!("with a peer behind");
+    say!("with a peer behind");
     for (name, peer) in peers(finding) {
-        println!("  {name}: {}", advice(finding.advice_with(&peer)));
+        say!("  {name}: {}", advice(finding.advice_with(&peer)));
     }
 }
 

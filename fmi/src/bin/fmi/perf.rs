@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use fmi::config::Variables;
 use fmi::net::Net;
 use fmi::op::{Max, Sum};
 use fmi::{Communicator, Config, RealNet, Result};
@@ -13,7 +14,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_delimiter = ',', value_name = "LIST")]
     ops: Vec<Measured>,
     /// Lengths in bytes, separated by commas, like 8,1KiB,16MiB: of the vector, or of each rank's block.
-    #[arg(long, value_delimiter = ',', value_parser = bytes, default_value = "8,1KiB,64KiB,1MiB", value_name = "LIST")]
+    #[arg(long, value_delimiter = ',', value_parser = crate::bytes, default_value = "8,1KiB,64KiB,1MiB", value_name = "LIST")]
     bytes: Vec<usize>,
     /// Start this many ranks here. Without it, this process is one rank of a group (see `fmi launch`).
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
@@ -21,10 +22,10 @@ pub(crate) struct Arguments {
     /// Print comma-separated values.
     #[arg(long)]
     csv: bool,
-    /// Times that each length is measured.
+    /// Samples per message size.
     #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     repetitions: u32,
-    /// Time for each of them.
+    /// Time for each sample.
     #[arg(long, default_value = "10ms", value_parser = crate::duration, value_name = "TIME")]
     time: Duration,
 }
@@ -85,40 +86,24 @@ impl Measured {
     }
 }
 
-/// Reads a length like `64KiB`.
-pub(crate) fn bytes(text: &str) -> std::result::Result<usize, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match &text[digits.len()..] {
-        "" | "B" => 1,
-        "KiB" | "k" => 1 << 10,
-        "MiB" | "m" => 1 << 20,
-        "GiB" | "g" => 1 << 30,
-        unit => return Err(format!("unknown unit {unit:?}; use B, KiB, MiB or GiB")),
-    };
-    let value: usize = digits.parse().map_err(|_| format!("{digits:?} is not a number"))?;
-    value.checked_mul(unit).ok_or_else(|| format!("{text:?} is too long"))
-}
-
 pub(crate) async fn run(arguments: Arguments) -> ExitCode {
     if let Some(ranks) = arguments.ranks {
         return crate::launch::again(ranks, "--ranks").await;
     }
     match perf(arguments).await {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("fmi: {error}");
-            ExitCode::FAILURE
-        }
+        Err(error) => crate::failed(&error),
     }
 }
 
 async fn perf(arguments: Arguments) -> Result<()> {
     let mut config = Config::from_env()?;
     config.join_deadline = config.join_deadline.max(Duration::from_secs(60));
-    config.operation_deadline = Duration::from_secs(300);
+    config.operation_deadline = config.operation_deadline.max(Duration::from_secs(300));
+    let started = started_at()?;
     let net = RealNet::new();
     let comm = Communicator::connect(net, &config).await?;
-    let mut perf = Perf { net, comm: &comm, arguments: &arguments };
+    let mut perf = Perf { net, comm: &comm, arguments: &arguments, started };
     let ops = if arguments.ops.is_empty() { Measured::DEFAULT.to_vec() } else { arguments.ops.clone() };
     if ops.contains(&Measured::Startup) {
         perf.startup().await?;
@@ -144,15 +129,23 @@ struct Perf<'a> {
     net: RealNet,
     comm: &'a Communicator,
     arguments: &'a Arguments,
+    /// `FMI_PERF_START`.
+    started: Option<u128>,
+}
+
+fn started_at() -> Result<Option<u128>> {
+    let variables = Variables::from_env();
+    let Some(text) = variables.text("FMI_PERF_START")? else { return Ok(None) };
+    text.parse().map(Some).map_err(|_| crate::invalid(format!("FMI_PERF_START: {text:?} is no number of nanoseconds")))
 }
 
 impl Perf<'_> {
     fn heading(&self) {
         if self.comm.rank() == 0 {
             if self.arguments.csv {
-                println!("op,ranks,bytes,median_us,min_us");
+                say!("op,ranks,bytes,median_us,min_us");
             } else {
-                println!("{:<15} {:>5} {:>10} {:>12} {:>12}", "op", "ranks", "bytes", "median us", "min us");
+                say!("{:<15} {:>5} {:>10} {:>12} {:>12}", "op", "ranks", "bytes", "median us", "min us");
             }
         }
     }
@@ -162,9 +155,9 @@ impl Perf<'_> {
         let (median, min) = (samples[samples.len() / 2], samples[0]);
         let (name, ranks) = (op.name(), self.comm.size());
         if self.arguments.csv {
-            println!("{name},{ranks},{bytes},{median:.3},{min:.3}");
+            say!("{name},{ranks},{bytes},{median:.3},{min:.3}");
         } else {
-            println!("{name:<15} {ranks:>5} {bytes:>10} {median:>12.2} {min:>12.2}");
+            say!("{name:<15} {ranks:>5} {bytes:>10} {median:>12.2} {min:>12.2}");
         }
     }
 
@@ -250,15 +243,14 @@ impl Perf<'_> {
     /// Prints how long it took to get here from the start, and what a rank holds.
     async fn startup(&self) -> Result<()> {
         self.comm.barrier().await?;
-        let began = std::env::var("FMI_PERF_START").ok().and_then(|text| text.parse::<u128>().ok());
-        let took = began.map_or(0.0, |began| unix_nanos().saturating_sub(began) as f64 / 1e3);
+        let took = self.started.map_or(0.0, |began| unix_nanos().saturating_sub(began) as f64 / 1e3);
         let mut slowest = [0.0];
         self.comm.allreduce(&[took], &mut slowest, Max).await?;
         let mut memory = [0.0];
         self.comm.allreduce(&[private_kib()], &mut memory, Max).await?;
         if self.comm.rank() == 0 {
-            println!("startup,{},0,{:.1},{:.1}", self.comm.size(), slowest[0], slowest[0]);
-            println!("memory_kib,{},0,{:.1},{:.1}", self.comm.size(), memory[0], memory[0]);
+            say!("startup,{},0,{:.1},{:.1}", self.comm.size(), slowest[0], slowest[0]);
+            say!("memory_kib,{},0,{:.1},{:.1}", self.comm.size(), memory[0], memory[0]);
         }
         Ok(())
     }

@@ -4,33 +4,35 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use fmi::config::Variables;
 use fmi::{Communicator, Config, LinkInfo, RealNet, Result};
 use serde_json::json;
 
+/// Options stand in for the variables that they name; all other settings come from the environment too.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Address of the rendezvous, host:port.
-    #[arg(long, env = "FMI_RENDEZVOUS", value_name = "ADDR")]
-    rendezvous: String,
-    /// Name of the group, equal on all ranks.
-    #[arg(long, env = "FMI_GROUP", value_name = "NAME")]
-    group: String,
-    /// Rank of this process, from 0 to N - 1.
-    #[arg(long, env = "FMI_RANK", value_name = "R")]
-    rank: u32,
-    /// Number of ranks.
-    #[arg(long, env = "FMI_SIZE", value_name = "N")]
-    size: u32,
-    /// File with the group's secret; FMI_KEY serves as well.
+    /// Address of the rendezvous, host:port [FMI_RENDEZVOUS].
+    #[arg(long, value_name = "ADDR")]
+    rendezvous: Option<String>,
+    /// Name of the group, equal on all ranks [FMI_GROUP].
+    #[arg(long, value_name = "NAME")]
+    group: Option<String>,
+    /// Rank of this process, from 0 to N - 1 [FMI_RANK].
+    #[arg(long, value_name = "R")]
+    rank: Option<u32>,
+    /// Number of ranks [FMI_SIZE].
+    #[arg(long, value_name = "N")]
+    size: Option<u32>,
+    /// File with the group's key, in place of FMI_KEY [FMI_KEY_FILE].
     #[arg(long, value_name = "F")]
     key_file: Option<PathBuf>,
-    /// Time to form the group, and again for each ping.
-    #[arg(long, default_value = "10s", value_parser = crate::duration)]
-    deadline: Duration,
-    /// Protection of the streams: encrypted, authenticated or plaintext. FMI_SECURITY serves as well.
-    #[arg(long, env = "FMI_SECURITY", value_name = "S")]
+    /// Time to form the group, and again for each ping; 10 s if FMI_JOIN_DEADLINE and FMI_DEADLINE do not say so either.
+    #[arg(long, value_parser = crate::duration, value_name = "TIME")]
+    deadline: Option<Duration>,
+    /// Protection of the streams: encrypted, authenticated or plaintext [FMI_SECURITY].
+    #[arg(long, value_name = "S")]
     security: Option<String>,
-    /// Keep on pinging for this long, so that relayed pairs may find a direct connection.
+    /// Keep pinging for this long, so that relayed pairs may find a direct connection.
     #[arg(long, value_parser = crate::duration, value_name = "TIME")]
     linger: Option<Duration>,
     /// Print one JSON object instead of lines.
@@ -55,27 +57,41 @@ pub(crate) async fn run(arguments: Arguments) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             if json {
-                println!("{}", json!({ "error": error.to_string(), "peer": error.peer() }));
+                say!("{}", json!({ "error": error.to_string(), "peer": error.peer() }));
             }
-            eprintln!("fmi: {error}");
-            ExitCode::FAILURE
+            crate::failed(&error)
         }
     }
 }
 
 fn config(arguments: &Arguments) -> Result<Config> {
-    let Arguments { rendezvous, group, rank, size, .. } = arguments;
-    let mut config = Config::new(*rank, *size, group.clone(), rendezvous.clone());
-    (config.join_deadline, config.operation_deadline) = (arguments.deadline, arguments.deadline);
-    config.security = arguments.security.as_deref().map(Config::security_named).transpose()?;
-    config.vantage = std::env::var("FMI_VANTAGE").ok();
-    config.key = match &arguments.key_file {
-        Some(path) => Some(std::fs::read(path).map(|bytes| bytes.trim_ascii().to_vec()).map_err(|error| {
-            let what = format!("cannot read the key file {}: {error}", path.display());
-            fmi::Error::new(fmi::Operation::Configure, fmi::ErrorKind::InvalidConfig(what)).caused_by(error)
-        })?),
-        None => std::env::var("FMI_KEY").ok().map(String::into_bytes),
-    };
+    let mut variables = Variables::from_env();
+    let (rank, size) = (arguments.rank.map(|rank| rank.to_string()), arguments.size.map(|size| size.to_string()));
+    for (name, given) in [
+        ("FMI_RENDEZVOUS", &arguments.rendezvous),
+        ("FMI_GROUP", &arguments.group),
+        ("FMI_RANK", &rank),
+        ("FMI_SIZE", &size),
+        ("FMI_SECURITY", &arguments.security),
+    ] {
+        if let Some(value) = given {
+            variables.set(name, value.as_str());
+        }
+    }
+    if let Some(path) = &arguments.key_file {
+        variables.unset("FMI_KEY");
+        variables.set("FMI_KEY_FILE", path.as_os_str().as_encoded_bytes());
+    }
+    let has_file = variables.bytes("FMI_CONFIG")?.is_some();
+    for name in ["FMI_JOIN_DEADLINE", "FMI_DEADLINE"] {
+        if !has_file && variables.bytes(name)?.is_none() {
+            variables.set(name, "10s");
+        }
+    }
+    let mut config = Config::from_variables(&variables)?;
+    if let Some(deadline) = arguments.deadline {
+        (config.join_deadline, config.operation_deadline) = (deadline, deadline);
+    }
     Ok(config)
 }
 
@@ -105,7 +121,7 @@ async fn ping(arguments: Arguments) -> Result<()> {
     // Who finishes first must not leave while others still wait for it.
     comm.barrier().await?;
     if arguments.json {
-        println!("{}", as_json(&config, formed_after, &answers));
+        say!("{}", as_json(&config, formed_after, &answers));
     } else {
         print_lines(&config, formed_after, &answers);
     }
@@ -170,9 +186,9 @@ fn as_json(config: &Config, formed_after: Duration, answers: &[Answer]) -> serde
 
 fn print_lines(config: &Config, formed_after: Duration, answers: &[Answer]) {
     let (rank, size) = (config.rank, config.size);
-    println!("rank {rank} of {size}: group {:?} formed after {:.1} ms", config.group, milliseconds(formed_after));
+    say!("rank {rank} of {size}: group {:?} formed after {:.1} ms", config.group, milliseconds(formed_after));
     for Answer { link, round_trip } in answers {
-        println!(
+        say!(
             "  rank {:<5} {:<8} by {:<10} connected in {:>9.3} ms   round trip {:>8.3} ms",
             link.peer,
             link.path.to_string(),

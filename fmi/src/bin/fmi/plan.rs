@@ -1,7 +1,6 @@
 //! `fmi plan`
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -18,7 +17,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     ranks: u32,
     /// Length of the vector, or of each rank's block.
-    #[arg(long, default_value = "8", value_parser = crate::perf::bytes, value_name = "BYTES")]
+    #[arg(long, default_value = "8", value_parser = crate::bytes, value_name = "BYTES")]
     bytes: usize,
     /// Length of an element.
     #[arg(long, default_value_t = 4, value_name = "BYTES")]
@@ -50,7 +49,7 @@ pub(crate) struct Arguments {
 }
 
 /// Adds a line to what is printed.
-macro_rules! say {
+macro_rules! add {
     ($out:ident, $($format:tt)*) => {
         writeln!($out, $($format)*).expect("memory takes all")
     };
@@ -61,13 +60,12 @@ const ROUNDS_MAX: usize = 40;
 
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     match plan(arguments) {
-        // Whoever reads only the beginning has seen enough.
-        Ok(text) => match std::io::stdout().write_all(text.as_bytes()) {
-            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
-            _ => ExitCode::SUCCESS,
-        },
+        Ok(text) => {
+            say!("{}", text.trim_end_matches('\n'));
+            ExitCode::SUCCESS
+        }
         Err(error) => {
-            eprintln!("fmi: {error}");
+            complain!("{error}");
             ExitCode::FAILURE
         }
     }
@@ -101,19 +99,19 @@ fn plan(arguments: &Arguments) -> Result<String, String> {
     let schedules: Vec<Schedule> = (0..ranks).map(|me| build(&problem, &choice, me)).collect();
     let transfers = timeline(&schedules, arguments.element, &fabric);
 
-    say!(out, "{op} of {count} elements of {} bytes among {ranks} ranks", arguments.element);
-    say!(out, "network: {fabric}\n");
+    add!(out, "{op} of {count} elements of {} bytes among {ranks} ranks", arguments.element);
+    add!(out, "network: {fabric}\n");
     print_candidates(&mut out, &problem, &choice, &fabric, known);
     print_totals(&mut out, &schedules, arguments.element);
     let end = transfers.iter().map(|transfer| transfer.arrived_at).max().unwrap_or_default();
-    say!(out, "modelled time {:.1?}; transfer by transfer, without crowding, {end:.1?}\n", choice.time);
+    add!(out, "modelled time {:.1?}; transfer by transfer, without crowding, {end:.1?}\n", choice.time);
     print_schedule(&mut out, rank, &schedules[rank as usize]);
     if !arguments.no_svg {
         let path = arguments.svg.clone().unwrap_or_else(|| format!("{op}-{ranks}.svg").into());
         let title = format!("{op}, {}, {ranks} ranks, {} bytes", choice.algorithm, arguments.bytes);
         std::fs::write(&path, svg(&title, ranks, &transfers))
             .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
-        say!(out, "drawn in {}", path.display());
+        add!(out, "drawn in {}", path.display());
     }
     Ok(out)
 }
@@ -121,11 +119,11 @@ fn plan(arguments: &Arguments) -> Result<String, String> {
 fn print_candidates(out: &mut String, problem: &Problem, choice: &Choice, fabric: &Fabric, known: &[Algorithm]) {
     let mut priced: Vec<Choice> = known.iter().map(|algorithm| price(problem, *algorithm, fabric)).collect();
     priced.sort_by_key(|priced| priced.time);
-    say!(out, "{:<20} {:>14} {:>10}", "algorithm", "modelled time", "of best");
+    add!(out, "{:<20} {:>14} {:>10}", "algorithm", "modelled time", "of best");
     for candidate in &priced {
         let ratio = candidate.time.as_secs_f64() / priced[0].time.as_secs_f64().max(f64::MIN_POSITIVE);
         let mark = if candidate.algorithm == choice.algorithm { "  <- taken" } else { "" };
-        say!(out, "{:<20} {:>14} {ratio:>10.2}{mark}", candidate.algorithm, format!("{:.1?}", candidate.time));
+        add!(out, "{:<20} {:>14} {ratio:>10.2}{mark}", candidate.algorithm, format!("{:.1?}", candidate.time));
     }
     let why = match priced.get(1) {
         _ if choice.algorithm != priced[0].algorithm => "asked for".to_owned(),
@@ -135,7 +133,7 @@ fn print_candidates(out: &mut String, problem: &Problem, choice: &Choice, fabric
             format!("least modelled time; {} comes next with {ratio:.2} of it", second.algorithm)
         }
     };
-    say!(out, "\n{} is taken: {why}", choice.algorithm);
+    add!(out, "\n{} is taken: {why}", choice.algorithm);
 }
 
 fn print_totals(out: &mut String, schedules: &[Schedule], element_bytes: usize) {
@@ -143,7 +141,7 @@ fn print_totals(out: &mut String, schedules: &[Schedule], element_bytes: usize) 
     let rounds = most(|schedule| schedule.rounds.len());
     let (messages, sent, combined) = (most(Schedule::messages), most(Schedule::sent), most(Schedule::combined));
     let all: usize = schedules.iter().map(Schedule::messages).sum();
-    say!(
+    add!(
         out,
         "{rounds} rounds; the busiest rank sends {messages} messages and {} bytes, and combines {} bytes; {all} messages in all",
         sent * element_bytes,
@@ -152,13 +150,13 @@ fn print_totals(out: &mut String, schedules: &[Schedule], element_bytes: usize) 
 }
 
 fn print_schedule(out: &mut String, rank: u32, schedule: &Schedule) {
-    say!(out, "rank {rank}:");
+    add!(out, "rank {rank}:");
     for (number, round) in schedule.rounds.iter().enumerate().take(ROUNDS_MAX) {
         let steps: Vec<String> = round.iter().map(describe).collect();
-        say!(out, "  round {number:>3}: {}", steps.join("; "));
+        add!(out, "  round {number:>3}: {}", steps.join("; "));
     }
     if schedule.rounds.len() > ROUNDS_MAX {
-        say!(out, "  and {} more rounds", schedule.rounds.len() - ROUNDS_MAX);
+        add!(out, "  and {} more rounds", schedule.rounds.len() - ROUNDS_MAX);
     }
 }
 

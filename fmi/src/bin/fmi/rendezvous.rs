@@ -1,6 +1,5 @@
 //! `fmi rendezvous`
 
-use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
@@ -14,15 +13,15 @@ pub(crate) struct Arguments {
     /// Address to listen on; port 0 takes a free one, which is printed.
     #[arg(long, value_name = "ADDR")]
     listen: SocketAddr,
-    /// Another endpoint; may be given several times. The next port is one anyway, if it is free: there ranks
-    /// are seen a second time. For `fmi nat`, one with another address tells the rest.
+    /// Additional endpoint (repeatable). The next port is always used if it is free. For `fmi nat`, one at another
+    /// address tells the rest.
     #[arg(long, value_name = "ADDR")]
     vantage: Vec<SocketAddr>,
     /// Serve clients of the original FMI (TCPunch) as well, on this address. Their protocol has no
-    /// authentication: who knows a name is paired.
+    /// authentication: anyone who knows the pair's name can join it.
     #[arg(long, value_name = "ADDR")]
     tcpunch: Option<SocketAddr>,
-    /// Most pairs that are relayed at once; 0 for none.
+    /// Maximum number of relayed pairs; 0 for none.
     #[arg(long, value_name = "N", default_value_t = ServerConfig::default().relays_max)]
     relays_max: usize,
 }
@@ -37,10 +36,7 @@ pub(crate) async fn run(arguments: Arguments) -> ExitCode {
             });
             match both.await.0 {}
         }
-        Err(error) => {
-            eprintln!("fmi: {error}");
-            ExitCode::FAILURE
-        }
+        Err(error) => crate::failed(&error),
     }
 }
 
@@ -51,14 +47,12 @@ fn bind(arguments: &Arguments) -> Result<(Rendezvous<RealNet>, Option<Tcpunch<Re
         server = server.with_vantages(&arguments.vantage)?;
     }
     let tcpunch = arguments.tcpunch.map(|address| Tcpunch::bind(RealNet::new(), address)).transpose()?;
-    println!("listening on {}", server.local_addr()?);
-    // Nobody may read on: who only wanted the first line has left.
-    let mut out = std::io::stdout();
+    say!("listening on {}", server.local_addr()?);
     for vantage in server.vantages().iter().skip(1) {
-        let _ = writeln!(out, "vantage {vantage}");
+        say!("vantage {vantage}");
     }
     if let Some(tcpunch) = &tcpunch {
-        let _ = writeln!(out, "tcpunch {}", tcpunch.local_addr()?);
+        say!("tcpunch {}", tcpunch.local_addr()?);
     }
     Ok((server, tcpunch))
 }

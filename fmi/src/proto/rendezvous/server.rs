@@ -15,8 +15,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
 use super::{
-    ClientMessage, GroupId, Handout, Member, NameHash, Nonce, Observed, Refusal, Registration, SIZE_MAX, ServerMessage,
-    SessionId, Waiting,
+    ClientMessage, GroupId, Handout, Member, Nonce, Observed, Refusal, Registration, SIZE_MAX, ServerMessage, SessionId,
+    Waiting,
 };
 use crate::proto::bucket::Bucket;
 use crate::proto::discovery::Outcome;
@@ -195,7 +195,6 @@ struct Seat {
 #[derive(Debug)]
 struct Forming {
     size: u32,
-    name: NameHash,
     seats: BTreeMap<u32, Seat>,
 }
 
@@ -216,7 +215,8 @@ pub struct Server {
     clients: BTreeMap<Connection, Client>,
     sources: BTreeMap<IpAddr, usize>,
     forming: BTreeMap<GroupId, Forming>,
-    names: BTreeMap<NameHash, BTreeSet<GroupId>>,
+    /// How many groups of a size that are forming hold a rank.
+    held: BTreeMap<(u32, u32), usize>,
     sessions: BTreeMap<SessionId, Session>,
     running: BTreeMap<GroupId, BTreeSet<SessionId>>,
     deadlines: BTreeSet<(Instant, Connection)>,
@@ -246,7 +246,7 @@ impl Server {
             clients: BTreeMap::new(),
             sources: BTreeMap::new(),
             forming: BTreeMap::new(),
-            names: BTreeMap::new(),
+            held: BTreeMap::new(),
             sessions: BTreeMap::new(),
             running: BTreeMap::new(),
             deadlines: BTreeSet::new(),
@@ -563,13 +563,13 @@ impl Server {
     fn seat(&mut self, now: Instant, connection: Connection, registration: Registration) {
         let Some(client) = self.clients.get_mut(&connection) else { return };
         let observed = Observed::once(client.from);
-        let Registration { group, name, rank, size, nonce, vouches, .. } = registration;
+        let Registration { group, rank, size, nonce, vouches, .. } = registration;
         client.state = State::Waiting { group, rank };
-        let forming = self.forming.entry(group).or_insert_with(|| Forming { size, name, seats: BTreeMap::new() });
-        self.names.entry(name).or_default().insert(group);
+        let forming = self.forming.entry(group).or_insert_with(|| Forming { size, seats: BTreeMap::new() });
         let until = now + self.config.vouch_within;
         let vouch_until = (vouches > 0).then_some(until);
         forming.seats.insert(rank, Seat { connection, registration, observed, vouch_until, contender: None });
+        *self.held.entry((size, rank)).or_default() += 1;
         self.waiting.insert(nonce, (group, rank));
         let expires = if vouch_until.is_some() { until } else { now + self.config.wait_max };
         self.set_deadline(connection, expires);
@@ -595,7 +595,9 @@ impl Server {
 
     fn complete(&mut self, group: GroupId) {
         let Some(forming) = self.forming.remove(&group) else { return };
-        self.forget_name(forming.name, group);
+        for rank in forming.seats.keys() {
+            self.forget_held(forming.size, *rank);
+        }
         let mut session = SessionId::default();
         self.entropy.fill_bytes(&mut session);
         let mut members = Vec::with_capacity(forming.seats.len());
@@ -616,11 +618,11 @@ impl Server {
         self.sessions.insert(session, Session { group, members: connections, nonces, formed: false });
     }
 
-    fn forget_name(&mut self, name: NameHash, group: GroupId) {
-        if let Some(groups) = self.names.get_mut(&name) {
-            groups.remove(&group);
-            if groups.is_empty() {
-                self.names.remove(&name);
+    fn forget_held(&mut self, size: u32, rank: u32) {
+        if let Some(groups) = self.held.get_mut(&(size, rank)) {
+            *groups -= 1;
+            if *groups == 0 {
+                self.held.remove(&(size, rank));
             }
         }
     }
@@ -631,11 +633,13 @@ impl Server {
         let Some(forming) = self.forming.get(&group) else { return };
         let missing = (0..).zip(forming.seats.keys()).find(|(expected, rank)| expected != *rank);
         let seated = u32::try_from(forming.seats.len()).expect("a group has at most SIZE_MAX members");
+        let missing = missing.map_or(seated, |(expected, _)| expected);
         let waiting = Waiting {
             observed: client.from,
             present: seated,
-            missing: missing.map_or(seated, |(expected, _)| expected),
-            other_key: self.names.get(&forming.name).is_some_and(|groups| groups.len() > 1),
+            missing,
+            // This group does not hold it, so another one does.
+            other_key: self.held.contains_key(&(forming.size, missing)),
             running: self.running.contains_key(&group),
         };
         self.send(connection, ServerMessage::Waiting(waiting));
@@ -721,15 +725,15 @@ impl Server {
     fn vacate(&mut self, now: Instant, group: GroupId, rank: u32) {
         let Some(forming) = self.forming.get_mut(&group) else { return };
         let seat = forming.seats.remove(&rank);
+        let size = forming.size;
+        if forming.seats.is_empty() {
+            self.forming.remove(&group);
+        }
         if let Some(seat) = &seat {
             self.waiting.remove(&seat.registration.nonce);
+            self.forget_held(size, rank);
         }
         let contender = seat.and_then(|seat| seat.contender);
-        if forming.seats.is_empty() {
-            let name = forming.name;
-            self.forming.remove(&group);
-            self.forget_name(name, group);
-        }
         let Some(contender) = contender else { return };
         let Some(client) = self.clients.get_mut(&contender) else { return };
         if let State::Contending { registration, .. } = std::mem::replace(&mut client.state, State::Unregistered) {

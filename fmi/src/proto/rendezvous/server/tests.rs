@@ -204,13 +204,21 @@ fn leaving_in_good_order_alarms_nobody() {
 }
 
 #[test]
-fn a_wrong_key_is_hinted_at() {
+fn a_wrong_name_or_key_is_hinted_at() {
     let mut bench = Bench::new();
     bench.register(1, 0, 2, 0);
     bench.input(2, Input::Opened(SocketAddr::from(([1, 1, 1, 1], 1))));
     let other = Registration { group: [2; 32], ..registration(1, 2, 1) };
     let outputs = bench.input(2, Input::Message(ClientMessage::Register(other)));
     assert!(matches!(&outputs[..], [(2, Some(ServerMessage::Waiting(waiting)))] if waiting.other_key));
+    // Groups of another size are no hint; of the two, the second misses the rank that the first one holds.
+    for (connection, group, rank, size) in [(3, [3; 32], 1, 3), (4, [4; 32], 0, 3)] {
+        bench.input(connection, Input::Opened(SocketAddr::from(([1, 1, 1, 1], 1))));
+        let other = Registration { group, size, ..registration(rank, size, 1) };
+        let outputs = bench.input(connection, Input::Message(ClientMessage::Register(other)));
+        let hinted = matches!(&outputs[..], [(_, Some(ServerMessage::Waiting(waiting)))] if waiting.other_key);
+        assert_eq!(hinted, connection == 4);
+    }
 }
 
 #[test]
@@ -518,6 +526,7 @@ proptest! {
             }
             let seats: usize = server.forming.values().map(|forming| forming.seats.len()).sum();
             prop_assert_eq!(server.waiting.len(), seats);
+            prop_assert_eq!(server.held.values().sum::<usize>(), seats);
             let relayed = |client: &&Client| matches!(client.state, State::Relayed);
             let sides = server.clients.values().filter(relayed).count();
             prop_assert_eq!(server.relaying, 2 * server.relays.len() + sides);
@@ -529,7 +538,7 @@ proptest! {
         }
         let server = &bench.server;
         prop_assert_eq!((server.clients.len(), server.forming.len(), server.sessions.len()), (0, 0, 0));
-        prop_assert_eq!((server.names.len(), server.running.len(), server.deadlines.len()), (0, 0, 0));
+        prop_assert_eq!((server.held.len(), server.running.len(), server.deadlines.len()), (0, 0, 0));
         let (vouching, relays) = (server.vouching.len(), server.relays.len() + server.relaying);
         prop_assert_eq!((server.waiting.len(), vouching, relays), (0, 0, 0));
     }
