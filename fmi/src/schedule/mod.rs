@@ -57,6 +57,8 @@ mod reduce_scatter;
 mod scan;
 mod select;
 #[cfg(test)]
+mod scratch;
+#[cfg(test)]
 mod verify;
 
 pub use allgather::{allgather_bruck, allgather_linear, allgather_ring, allgather_tree};

@@ -1,91 +1,12 @@
 //! Which algorithm: by operation, size, count and modelled time. A pure function of what all ranks know.
 
-use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
 use super::alltoall::Blocks;
 use super::*;
 use crate::model::{Fabric, Shape};
-
-macro_rules! named {
-    ($(#[$doc:meta])* $name:ident: $what:literal { $($(#[$variant_doc:meta])* $variant:ident $text:literal,)+ }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-        #[non_exhaustive]
-        pub enum $name {
-            $($(#[$variant_doc])* $variant,)+
-        }
-
-        impl $name {
-            /// All of them.
-            pub const ALL: &[Self] = &[$(Self::$variant),+];
-
-            /// Its name.
-            pub fn name(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $text,)+
-                }
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(self.name())
-            }
-        }
-
-        impl FromStr for $name {
-            type Err = UnknownName;
-
-            fn from_str(text: &str) -> Result<Self, UnknownName> {
-                let found = Self::ALL.iter().copied().find(|known| known.name() == text);
-                found.ok_or_else(|| UnknownName {
-                    what: $what,
-                    given: text.to_owned(),
-                    known: Self::ALL.iter().map(|known| known.name()).collect::<Vec<_>>().join(", "),
-                })
-            }
-        }
-    };
-}
-
-/// A name that means nothing here.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{given:?} is no {what}; there are {known}")]
-pub struct UnknownName {
-    what: &'static str,
-    given: String,
-    known: String,
-}
-
-named! {
-    /// An operation of all ranks.
-    Collective: "collective" {
-        /// Barrier.
-        Barrier "barrier",
-        /// Broadcast.
-        Broadcast "broadcast",
-        /// Reduce to one root.
-        Reduce "reduce",
-        /// Reduce to all.
-        Allreduce "allreduce",
-        /// Gather to one root.
-        Gather "gather",
-        /// Scatter from one root.
-        Scatter "scatter",
-        /// Gather to all.
-        Allgather "allgather",
-        /// A block from each to each.
-        Alltoall "alltoall",
-        /// Reduce, with a block of the result for each rank.
-        ReduceScatter "reduce_scatter",
-        /// Prefix reduction.
-        Scan "scan",
-        /// Prefix reduction without the own value.
-        Exscan "exscan",
-    }
-}
+use crate::operation::named;
+pub use crate::operation::{Collective, UnknownName};
 
 named! {
     /// How a collective is done.
