@@ -180,7 +180,7 @@ mod tests {
         for (size, count) in [(4, 1), (16, 1), (24, 1 << 18), (16, 1 << 22)] {
             for collective in Collective::ALL {
                 let problem = problem(*collective, size, count);
-                for algorithm in candidates(&problem, false) {
+                for algorithm in &candidates(&problem, false) {
                     let choice = price(&problem, *algorithm, &fabric);
                     let schedules: Vec<_> = (0..size).map(|me| build(&problem, &choice, me)).collect();
                     let transfers = timeline(&schedules, 4, &fabric);

@@ -51,13 +51,13 @@ mod alltoall;
 mod barrier;
 mod broadcast;
 pub mod draw;
+mod family;
+mod fold;
 mod gather;
 mod reduce;
 mod reduce_scatter;
 mod scan;
 mod select;
-#[cfg(test)]
-mod scratch;
 #[cfg(test)]
 mod verify;
 
@@ -70,11 +70,11 @@ pub use broadcast::{
 };
 pub use gather::{gather_binomial, gather_linear, scatter_binomial, scatter_linear};
 pub use reduce::{reduce_binomial, reduce_chain, reduce_halving, reduce_linear, reduce_ordered};
+pub(crate) use reduce_scatter::reduce_scatter;
 pub use reduce_scatter::{reduce_scatter_halving, reduce_scatter_ordered, reduce_scatter_pairwise};
 pub use scan::{scan_chain, scan_recursive_doubling};
-pub(crate) use select::reduce_scatter;
 pub use select::{
-    Algorithm, Choice, Collective, Problem, UnknownName, build, candidates, choose, chosen, price, shape,
+    Algorithm, Choice, Collective, Problem, UnknownName, algorithms, build, candidates, choose, chosen, price, shape,
 };
 
 /// Where elements lie.

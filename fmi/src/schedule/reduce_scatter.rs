@@ -3,9 +3,65 @@
 
 use std::ops::Range;
 
-use super::allreduce::Fold;
-use super::reduce::binomial;
-use super::{Memory, Relative, Schedule, Side, Step};
+use super::family::{Method, tally};
+use super::fold::{Fold, binomial};
+use super::{Algorithm, Memory, Problem, Relative, Schedule, Side, Step, offsets};
+
+pub(super) const REDUCE_SCATTER: &[Method] = &[
+    Method {
+        algorithm: Algorithm::Halving,
+        sparse: true,
+        balanced: false,
+        admits: |problem| problem.commutative,
+        shape: |m| {
+            let (total, rounds) = (m.ranks * m.block, m.floor_log + m.folds);
+            let moved = (m.folded - 1.0) * total + m.surplus * (total + m.block);
+            let messages = m.folded * m.floor_log + 2.0 * m.surplus;
+            let bytes = (1.0 + m.folds) * total;
+            tally(rounds + m.folds, rounds, messages, bytes, moved, bytes)
+        },
+        build: |problem, _, me| build_equal(Algorithm::Halving, problem, me),
+    },
+    Method {
+        algorithm: Algorithm::Pairwise,
+        sparse: false,
+        balanced: false,
+        admits: |problem| problem.commutative,
+        shape: |m| {
+            let (messages, bytes) = (m.ranks * m.others, m.others * m.block);
+            tally(m.others, m.others, messages, bytes, m.ranks * m.others * m.block, bytes)
+        },
+        build: |problem, _, me| build_equal(Algorithm::Pairwise, problem, me),
+    },
+    Method {
+        algorithm: Algorithm::Ordered,
+        sparse: true,
+        balanced: false,
+        admits: |problem| !problem.commutative,
+        shape: |m| {
+            let total = m.ranks * m.block;
+            let bytes = m.log * total;
+            tally(m.log + 1.0, m.others, 2.0 * m.others, bytes, m.others * (total + m.block), bytes)
+        },
+        build: |problem, _, me| build_equal(Algorithm::Ordered, problem, me),
+    },
+];
+
+fn build_equal(algorithm: Algorithm, problem: &Problem, me: u32) -> Schedule {
+    let offsets = offsets(&vec![problem.count; problem.size as usize]);
+    reduce_scatter(algorithm, me, problem.size, &offsets, problem.source())
+}
+
+/// By `algorithm`, for blocks of any lengths, which lie between `offsets`.
+pub(crate) fn reduce_scatter(algorithm: Algorithm, me: u32, size: u32, offsets: &[usize], source: Memory) -> Schedule {
+    if algorithm == Algorithm::Halving {
+        reduce_scatter_halving(me, size, offsets, source)
+    } else if algorithm == Algorithm::Pairwise {
+        reduce_scatter_pairwise(me, size, offsets, source)
+    } else {
+        reduce_scatter_ordered(me, size, offsets, source)
+    }
+}
 
 /// Recursive halving: ⌊log₂ `size`⌋ rounds (and two for folding), in which a rank sends half of what it
 /// still holds. For operators that commute.

@@ -283,7 +283,7 @@ fn verify_size(size: u32) -> Result<(), String> {
                     // All candidates need a block each.
                     problem.count = count.max(1);
                 }
-                for algorithm in candidates(&problem, false) {
+                for algorithm in &candidates(&problem, false) {
                     verify(&problem, *algorithm, false, |_, _| ())?;
                     verify(&problem, *algorithm, true, |_, _| ())?;
                 }
@@ -396,7 +396,7 @@ fn every_sparse_schedule_stays_among_the_peers_of_its_rank() {
                 let roots = if is_rooted(*collective) { size } else { 1 };
                 for (root, commutative) in (0..roots).flat_map(|root| [(root, true), (root, false)]) {
                     let problem = problem(*collective, size, root, 64, commutative);
-                    for algorithm in candidates(&problem, true) {
+                    for algorithm in &candidates(&problem, true) {
                         let schedule = build(&problem, &choice(&problem, *algorithm), me);
                         for peer in schedule.rounds.iter().flatten().filter_map(Step::peer) {
                             assert!(known.contains(&peer), "{algorithm} {problem:?}: rank {me} uses {peer}");
@@ -419,7 +419,7 @@ fn shapes_say_what_the_schedules_do() {
             for (root, commutative) in [(0, true), (size - 1, true), (size - 1, false)] {
                 let root = if is_rooted(*collective) { root } else { 0 };
                 let problem = problem(*collective, size, root, 16 * size as usize, commutative);
-                for algorithm in candidates(&problem, false) {
+                for algorithm in &candidates(&problem, false) {
                     let choice = choice(&problem, *algorithm);
                     let shape = shape(&problem, *algorithm, choice.segment);
                     let schedules: Vec<_> = (0..size).map(|me| build(&problem, &choice, me)).collect();
