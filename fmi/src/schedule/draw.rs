@@ -167,7 +167,7 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schedule::{Collective, Problem, build, candidates, price};
+    use crate::schedule::{Collective, Problem, Topology, build, candidates, price};
 
     fn problem(collective: Collective, size: u32, count: usize) -> Problem {
         Problem { collective, size, root: 0, count, element_bytes: 4, commutative: true, in_place: false }
@@ -180,7 +180,7 @@ mod tests {
         for (size, count) in [(4, 1), (16, 1), (24, 1 << 18), (16, 1 << 22)] {
             for collective in Collective::ALL {
                 let problem = problem(*collective, size, count);
-                for algorithm in &candidates(&problem, false) {
+                for algorithm in &candidates(&problem, &Topology::complete()) {
                     let choice = price(&problem, *algorithm, &fabric);
                     let schedules: Vec<_> = (0..size).map(|me| build(&problem, &choice, me)).collect();
                     let transfers = timeline(&schedules, 4, &fabric);

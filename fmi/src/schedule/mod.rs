@@ -56,8 +56,10 @@ mod fold;
 mod gather;
 mod reduce;
 mod reduce_scatter;
+mod route;
 mod scan;
 mod select;
+mod topology;
 #[cfg(test)]
 mod verify;
 
@@ -74,8 +76,10 @@ pub(crate) use reduce_scatter::reduce_scatter;
 pub use reduce_scatter::{reduce_scatter_halving, reduce_scatter_ordered, reduce_scatter_pairwise};
 pub use scan::{scan_chain, scan_recursive_doubling};
 pub use select::{
-    Algorithm, Choice, Collective, Problem, UnknownName, algorithms, build, candidates, choose, chosen, price, shape,
+    Algorithm, Choice, Collective, Problem, UnknownName, algorithms, build, build_on, candidates, choose, chosen,
+    price, shape,
 };
+pub use topology::{Apart, Topology};
 
 /// Where elements lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

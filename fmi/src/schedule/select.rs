@@ -114,24 +114,45 @@ pub fn algorithms(collective: Collective) -> impl Iterator<Item = Algorithm> {
     family(collective).iter().map(|method| method.algorithm)
 }
 
-/// The algorithms for `problem`. With `sparse`, those that use links between [`peers`] alone.
-pub fn candidates(problem: &Problem, sparse: bool) -> Vec<Algorithm> {
-    let fits = |method: &&Method| (method.admits)(problem) && (method.sparse || !sparse);
-    family(problem.collective).iter().filter(fits).map(|method| method.algorithm).collect()
+/// The algorithms for `problem`. Where connections are missing, those that do without; if there are none, the one of
+/// fewest messages, which [`build_on`] sends over other ranks.
+pub fn candidates(problem: &Problem, topology: &Topology) -> Vec<Algorithm> {
+    let is_complete = topology.is_complete();
+    let fits = |method: &&Method| (method.admits)(problem) && (method.sparse || is_complete);
+    let known: Vec<&Method> = family(problem.collective).iter().filter(fits).collect();
+    let named = |methods: &[&Method]| methods.iter().map(|method| method.algorithm).collect();
+    if topology.suits_sparse_schedules() {
+        return named(&known);
+    }
+    let direct: Vec<&Method> = known.iter().copied().filter(|method| is_direct(problem, method, topology)).collect();
+    if !direct.is_empty() {
+        return named(&direct);
+    }
+    let measures = Measures::new(problem, usize::MAX);
+    let messages = |method: &&Method| (method.shape)(&measures).messages_total;
+    let fewest = known.into_iter().min_by(|a, b| messages(a).total_cmp(&messages(b)));
+    named(fewest.as_slice())
+}
+
+/// Whether an algorithm does without the connections that are missing. They do not depend on the count, if each
+/// rank has something to send.
+fn is_direct(problem: &Problem, method: &Method, topology: &Topology) -> bool {
+    let short = Problem { count: problem.size as usize, in_place: false, ..*problem };
+    (0..problem.size).all(|rank| topology.carries(rank, &(method.build)(&short, usize::MAX, rank)))
 }
 
 /// The candidate with the least modelled time.
-pub fn choose(problem: &Problem, fabric: &Fabric, sparse: bool) -> Choice {
-    let priced = candidates(problem, sparse).into_iter().map(|algorithm| price(problem, algorithm, fabric));
+pub fn choose(problem: &Problem, fabric: &Fabric, topology: &Topology) -> Choice {
+    let priced = candidates(problem, topology).into_iter().map(|algorithm| price(problem, algorithm, fabric));
     // The first of equals, on every rank.
     priced.min_by(|a, b| a.time.cmp(&b.time)).expect("every collective has an algorithm")
 }
 
 /// `forced` if it is one of the candidates, else the best of them.
-pub fn chosen(problem: &Problem, forced: Option<Algorithm>, fabric: &Fabric, sparse: bool) -> Choice {
-    match forced.filter(|forced| candidates(problem, sparse).contains(forced)) {
+pub fn chosen(problem: &Problem, forced: Option<Algorithm>, fabric: &Fabric, topology: &Topology) -> Choice {
+    match forced.filter(|forced| candidates(problem, topology).contains(forced)) {
         Some(forced) => price(problem, forced, fabric),
-        None => choose(problem, fabric, sparse),
+        None => choose(problem, fabric, topology),
     }
 }
 
@@ -156,11 +177,24 @@ pub fn shape(problem: &Problem, algorithm: Algorithm, segment: usize) -> Shape {
     (method(problem.collective, algorithm).shape)(&Measures::new(problem, segment))
 }
 
-/// The schedule of rank `me` for `problem` by `choice`.
+/// The schedule of rank `me` for `problem` by `choice`, where all ranks are connected.
 ///
 /// # Panics
 /// If there is no such algorithm for the collective, or a rank is outside the group.
 pub fn build(problem: &Problem, choice: &Choice, me: u32) -> Schedule {
     assert!(me < problem.size && problem.root < problem.size, "callers check ranks");
     (method(problem.collective, choice.algorithm).build)(problem, choice.segment, me)
+}
+
+/// The schedule of rank `me` for `problem` by `choice`, one of the [`candidates`] for `topology`.
+///
+/// # Panics
+/// As [`build`].
+pub fn build_on(problem: &Problem, choice: &Choice, me: u32, topology: &Topology) -> Schedule {
+    if topology.suits_sparse_schedules() {
+        return build(problem, choice, me);
+    }
+    // Where the others have their buffers is not known here, and changes no message.
+    let of = |rank: u32| Problem { in_place: rank == me && problem.in_place, ..*problem };
+    topology.route(me, problem.size, |rank| build(&of(rank), choice, rank))
 }
