@@ -11,7 +11,7 @@ pub(super) const ALLGATHER: &[Method] = &[
     Method {
         algorithm: Algorithm::Bruck,
         sparse: true,
-        balanced: true,
+        reproducible: true,
         admits: always,
         shape: |m| to_all(m, m.log, m.ranks * m.block),
         build: |problem, _, me| allgather_bruck(me, problem.size, problem.count, problem.in_place),
@@ -19,7 +19,7 @@ pub(super) const ALLGATHER: &[Method] = &[
     Method {
         algorithm: Algorithm::Ring,
         sparse: true,
-        balanced: true,
+        reproducible: true,
         admits: always,
         shape: |m| to_all(m, m.others, 0.0),
         build: |problem, _, me| allgather_ring(me, problem.size, problem.in_place, problem.equal_blocks()),
@@ -27,7 +27,7 @@ pub(super) const ALLGATHER: &[Method] = &[
     Method {
         algorithm: Algorithm::Linear,
         sparse: false,
-        balanced: true,
+        reproducible: true,
         admits: always,
         shape: |m| Shape { rounds: 1.0, ..to_all(m, m.others, 0.0) },
         build: |problem, _, me| allgather_linear(me, problem.size, problem.in_place, problem.equal_blocks()),
@@ -35,7 +35,7 @@ pub(super) const ALLGATHER: &[Method] = &[
     Method {
         algorithm: Algorithm::Tree,
         sparse: true,
-        balanced: true,
+        reproducible: true,
         admits: always,
         shape: |m| {
             let (all, up) = (m.ranks * m.block, m.ranks / 2.0 * m.log * m.block);

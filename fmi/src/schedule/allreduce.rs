@@ -2,14 +2,14 @@
 //! both are the same memory, it works in place.
 
 use super::family::{Method, always, tally};
-use super::fold::{Fold, binomial};
-use super::{Algorithm, Memory, Problem, Relative, Schedule, Side, Step, broadcast_binomial, part};
+use super::fold::{Fold, balanced};
+use super::{Algorithm, Memory, Problem, Schedule, Side, Step, broadcast_binomial, part};
 
 pub(super) const ALLREDUCE: &[Method] = &[
     Method {
         algorithm: Algorithm::RecursiveDoubling,
         sparse: true,
-        balanced: false,
+        reproducible: true,
         admits: always,
         shape: |m| {
             let (rounds, messages) = (m.floor_log + m.folds, m.folded * m.floor_log + 2.0 * m.surplus);
@@ -20,7 +20,7 @@ pub(super) const ALLREDUCE: &[Method] = &[
     Method {
         algorithm: Algorithm::Tree,
         sparse: true,
-        balanced: false,
+        reproducible: true,
         admits: always,
         shape: |m| {
             let (rounds, messages) = (2.0 * m.log, 2.0 * m.others);
@@ -31,7 +31,7 @@ pub(super) const ALLREDUCE: &[Method] = &[
     Method {
         algorithm: Algorithm::Halving,
         sparse: true,
-        balanced: false,
+        reproducible: true,
         admits: Problem::has_a_part_for_each,
         shape: |m| {
             let rounds = 2.0 * (m.floor_log + m.folds);
@@ -45,7 +45,7 @@ pub(super) const ALLREDUCE: &[Method] = &[
     Method {
         algorithm: Algorithm::Ring,
         sparse: true,
-        balanced: false,
+        reproducible: false,
         admits: |problem| problem.commutative && problem.has_a_part_for_each(),
         shape: |m| {
             let (rounds, share) = (2.0 * m.others, 2.0 * m.others / m.ranks * m.block);
@@ -129,11 +129,11 @@ pub fn allreduce_ring(me: u32, size: u32, count: usize, source: Memory) -> Sched
     schedule
 }
 
-/// Up a binomial tree to rank 0 and down again: `2 (size - 1)` messages in all, the fewest possible. Keeps
-/// the order of ranks.
+/// Up a tree to rank 0 in the balanced order, and down a binomial one: `2 (size - 1)` messages in all, the fewest
+/// possible. Keeps the order of ranks.
 pub fn allreduce_tree(me: u32, size: u32, count: usize, source: Memory) -> Schedule {
     // The receive buffer is every rank's to use here.
-    let mut schedule = binomial(me, Relative { size, root: 0 }, count, source, RESULT);
+    let mut schedule = balanced(me, size, count, source, RESULT);
     schedule.rounds.extend(broadcast_binomial(me, size, 0, count).rounds);
     schedule
 }

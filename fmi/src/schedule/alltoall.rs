@@ -10,7 +10,7 @@ pub(super) const ALLTOALL: &[Method] = &[
     Method {
         algorithm: Algorithm::Bruck,
         sparse: true,
-        balanced: true,
+        reproducible: true,
         admits: always,
         shape: |m| {
             let moved = f64::from((0..m.size).map(u32::count_ones).sum::<u32>()) * m.block;
@@ -22,7 +22,7 @@ pub(super) const ALLTOALL: &[Method] = &[
     Method {
         algorithm: Algorithm::Pairwise,
         sparse: false,
-        balanced: true,
+        reproducible: true,
         admits: always,
         shape: |m| {
             let (messages, bytes) = (m.ranks * m.others, m.others * m.block);
@@ -33,7 +33,7 @@ pub(super) const ALLTOALL: &[Method] = &[
     Method {
         algorithm: Algorithm::Linear,
         sparse: false,
-        balanced: true,
+        reproducible: true,
         admits: always,
         shape: |m| {
             let (messages, bytes) = (m.ranks * m.others, m.others * m.block);

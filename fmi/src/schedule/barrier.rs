@@ -7,7 +7,7 @@ pub(super) const BARRIER: &[Method] = &[
     Method {
         algorithm: Algorithm::Dissemination,
         sparse: true,
-        balanced: true,
+        reproducible: true,
         admits: always,
         shape: |m| tally(m.log, m.log, m.ranks * m.log, 0.0, 0.0, 0.0),
         build: |problem, _, me| barrier_dissemination(me, problem.size),
@@ -15,7 +15,7 @@ pub(super) const BARRIER: &[Method] = &[
     Method {
         algorithm: Algorithm::Tree,
         sparse: true,
-        balanced: true,
+        reproducible: true,
         admits: always,
         shape: |m| tally(2.0 * m.log, m.log, 2.0 * m.others, 0.0, 0.0, 0.0),
         build: |problem, _, me| barrier_tree(me, problem.size),

@@ -7,7 +7,7 @@ pub(super) const BROADCAST: &[Method] = &[
     Method {
         algorithm: Algorithm::Binomial,
         sparse: true,
-        balanced: true,
+        reproducible: true,
         admits: always,
         shape: |m| tally(m.log, m.log, m.others, m.log * m.block, m.others * m.block, 0.0),
         build: |problem, _, me| broadcast_binomial(me, problem.size, problem.root, problem.count),
@@ -15,7 +15,7 @@ pub(super) const BROADCAST: &[Method] = &[
     Method {
         algorithm: Algorithm::Linear,
         sparse: false,
-        balanced: true,
+        reproducible: true,
         admits: always,
         shape: |m| tally(1.0, m.others, m.others, m.others * m.block, m.others * m.block, 0.0),
         build: |problem, _, me| broadcast_linear(me, problem.size, problem.root, problem.count),
@@ -23,7 +23,7 @@ pub(super) const BROADCAST: &[Method] = &[
     Method {
         algorithm: Algorithm::ScatterAllgather,
         sparse: true,
-        balanced: true,
+        reproducible: true,
         admits: Problem::has_a_part_for_each,
         shape: |m| {
             let rounds = m.log + m.others;
@@ -34,7 +34,7 @@ pub(super) const BROADCAST: &[Method] = &[
     Method {
         algorithm: Algorithm::Chain,
         sparse: true,
-        balanced: true,
+        reproducible: true,
         admits: always,
         shape: |m| {
             let bytes = m.block + (m.others - 1.0) * m.fill;
@@ -45,7 +45,7 @@ pub(super) const BROADCAST: &[Method] = &[
     Method {
         algorithm: Algorithm::Tree,
         sparse: false,
-        balanced: true,
+        reproducible: true,
         admits: always,
         shape: |m| {
             let depth = m.floor_log.max(1.0);

@@ -170,7 +170,16 @@ mod tests {
     use crate::schedule::{Collective, Problem, Topology, build, candidates, price};
 
     fn problem(collective: Collective, size: u32, count: usize) -> Problem {
-        Problem { collective, size, root: 0, count, element_bytes: 4, commutative: true, in_place: false }
+        Problem {
+            collective,
+            size,
+            root: 0,
+            count,
+            element_bytes: 4,
+            commutative: true,
+            in_place: false,
+            reproducible: false,
+        }
     }
 
     /// Two views of one cost: the formula of the model, and the schedules themselves in time.

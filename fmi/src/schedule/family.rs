@@ -8,8 +8,9 @@ pub(super) struct Method {
     pub(super) algorithm: Algorithm,
     /// Whether it uses links between [`peers`](super::peers) alone, whatever the root.
     pub(super) sparse: bool,
-    /// Whether it combines in the balanced order of [`super::fold`]. True where nothing is combined.
-    pub(super) balanced: bool,
+    /// Whether it combines in an order that the size and the rank of the result alone decide, and shares it with all
+    /// such algorithms of the collective. True where nothing is combined.
+    pub(super) reproducible: bool,
     /// Whether it is a candidate, where all ranks are connected.
     pub(super) admits: fn(&Problem) -> bool,
     /// What it does, over all ranks. Tests hold it against the schedules themselves.

@@ -1,9 +1,15 @@
 //! Folding and trees, which reductions of all kinds share.
 //!
-//! Sizes that are no power of two fold first: of the lowest `2 × surplus` ranks each even one hands
-//! its value to its upper neighbour, which stands for both, and gets the result at the end. What is
+//! Sizes that are no power of two fold first: of the lowest `2 × surplus` ranks each odd one hands
+//! its value to its lower neighbour, which then represents both, and gets the result at the end. What is
 //! left is numbered anew without gaps, so that neighbours in the new numbering hold neighbouring
-//! ranges of ranks.
+//! ranges of ranks, and number 0 is rank 0.
+//!
+//! # The balanced order
+//!
+//! Recursive doubling, halving by growing distances and the tree below combine alike: first the pairs of the fold, then
+//! numbers 2i and 2i + 1, then neighbouring pairs of those, and so on, the lower ranks always on the left. For
+//! five ranks that is `((0 1) 2) (3 4)`. It depends on the size alone.
 
 use std::ops::Range;
 
@@ -23,21 +29,21 @@ impl Fold {
     pub(super) fn new(me: u32, size: u32) -> Self {
         let log = size.ilog2();
         let surplus = size - (1 << log);
-        let number = if me >= 2 * surplus { Some(me - surplus) } else { (me % 2 == 1).then_some(me / 2) };
+        let number = if me >= 2 * surplus { Some(me - surplus) } else { me.is_multiple_of(2).then_some(me / 2) };
         Self { surplus, log, number }
     }
 
     pub(super) fn rank(&self, number: u32) -> u32 {
-        if number < self.surplus { 2 * number + 1 } else { number + self.surplus }
+        if number < self.surplus { 2 * number } else { number + self.surplus }
     }
 
-    /// The ranks whose values number `number` stands for.
-    pub(super) fn stands_for(&self, number: u32) -> Range<u32> {
+    /// The ranks that number `number` represents.
+    pub(super) fn represents(&self, number: u32) -> Range<u32> {
         let rank = self.rank(number);
-        if number < self.surplus { rank - 1..rank + 1 } else { rank..rank + 1 }
+        if number < self.surplus { rank..rank + 2 } else { rank..rank + 1 }
     }
 
-    /// Hands on or takes in a vector; returns where the own value lies afterwards.
+    /// Hands on or takes in a vector; returns where this rank's value lies afterwards.
     pub(super) fn before(
         &self,
         schedule: &mut Schedule,
@@ -49,12 +55,12 @@ impl Fold {
         if me >= 2 * self.surplus {
             return source;
         }
-        if me.is_multiple_of(2) {
-            schedule.push([Step::Send { to: me + 1, data: source.at(0..count) }]);
+        if self.number.is_none() {
+            schedule.push([Step::Send { to: me - 1, data: source.at(0..count) }]);
             return source;
         }
         let (own, into) = (source.at(0..count), memory.at(0..count));
-        schedule.push([Step::Reduce { from: me - 1, own, into, side: Side::Left }]);
+        schedule.push([Step::Reduce { from: me + 1, own, into, side: Side::Right }]);
         memory
     }
 
@@ -63,10 +69,10 @@ impl Fold {
             return;
         }
         let all = RESULT.at(0..count);
-        schedule.push([if me.is_multiple_of(2) {
-            Step::Receive { from: me + 1, into: all }
+        schedule.push([if self.number.is_none() {
+            Step::Receive { from: me - 1, into: all }
         } else {
-            Step::Send { to: me - 1, data: all }
+            Step::Send { to: me + 1, data: all }
         }]);
     }
 
@@ -131,6 +137,29 @@ pub(super) fn binomial(me: u32, relative: Relative, count: usize, source: Memory
             schedule.push([Step::Reduce { from: relative.rank(own + distance), own: held, into, side: Side::Right }]);
             held = into;
         }
+    }
+    if size == 1 {
+        schedule.push([Step::Copy { data: held, into }]);
+    }
+    schedule.work = if held.memory == Memory::Work { count } else { 0 };
+    schedule
+}
+
+/// Reduces up a tree to rank 0 in the balanced order, collecting in `memory`.
+pub(super) fn balanced(me: u32, size: u32, count: usize, source: Memory, memory: Memory) -> Schedule {
+    let fold = Fold::new(me, size);
+    let mut schedule = Schedule::default();
+    let mut held = fold.before(&mut schedule, me, count, source, memory).at(0..count);
+    let into = memory.at(0..count);
+    for (k, number) in (0..fold.log).filter_map(|k| Some((k, fold.number?))) {
+        let distance = 1 << k;
+        if number & distance != 0 {
+            schedule.push([Step::Send { to: fold.rank(number - distance), data: held }]);
+            break;
+        }
+        let from = fold.rank(number + distance);
+        schedule.push([Step::Reduce { from, own: held, into, side: Side::Right }]);
+        held = into;
     }
     if size == 1 {
         schedule.push([Step::Copy { data: held, into }]);

@@ -10,7 +10,7 @@ pub(super) const GATHER: &[Method] = &[
     Method {
         algorithm: Algorithm::Binomial,
         sparse: true,
-        balanced: true,
+        reproducible: true,
         admits: always,
         shape: along_a_tree,
         build: |problem, _, me| gather_binomial(me, problem.size, problem.root, problem.count, problem.in_place),
@@ -18,7 +18,7 @@ pub(super) const GATHER: &[Method] = &[
     Method {
         algorithm: Algorithm::Linear,
         sparse: false,
-        balanced: true,
+        reproducible: true,
         admits: always,
         shape: at_once,
         build: |problem, _, me| {
@@ -32,7 +32,7 @@ pub(super) const SCATTER: &[Method] = &[
     Method {
         algorithm: Algorithm::Binomial,
         sparse: true,
-        balanced: true,
+        reproducible: true,
         admits: always,
         shape: along_a_tree,
         build: |problem, _, me| scatter_binomial(me, problem.size, problem.root, problem.count, problem.in_place),
@@ -40,7 +40,7 @@ pub(super) const SCATTER: &[Method] = &[
     Method {
         algorithm: Algorithm::Linear,
         sparse: false,
-        balanced: true,
+        reproducible: true,
         admits: always,
         shape: at_once,
         build: |problem, _, me| {

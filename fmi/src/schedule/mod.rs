@@ -24,7 +24,7 @@
 //! | | chain | N-2 + segments | B | long; keeps order |
 //! | | halving (Rabenseifner) | 2⌊log₂ N⌋ + 1 | about 2B | long |
 //! | allreduce | recursive doubling | ⌊log₂ N⌋ + 2 | B⌊log₂ N⌋ | short; keeps order |
-//! | | tree | 2⌈log₂ N⌉ | B⌈log₂ N⌉ | short, ranks share cores |
+//! | | tree | 2⌈log₂ N⌉ | B⌈log₂ N⌉ | short, ranks share cores; keeps order |
 //! | | halving (Rabenseifner) | 2⌊log₂ N⌋ + 2 | about 2B | long; keeps order |
 //! | | ring | 2(N-1) | 2B(N-1)/N | long, any number of ranks |
 //! | gather(v), scatter(v) | linear | 1 | (N-1)B at the root | long, and always with counts |
@@ -41,6 +41,24 @@
 //! | | chain | N-2 + segments | B | long |
 //!
 //! `fmi plan` prints any of them with its cost, and draws it.
+//!
+//! # Bits of a result
+//!
+//! Sums of floats depend on the order in which they are added. All ranks that get one result get the same bits: each
+//! element is combined on one rank and copied, or combined in the same order on all. The order follows
+//! from the size, the algorithm, and for some algorithms the root and where in the vector an element lies; the
+//! algorithm follows from the arguments and the [`Fabric`](crate::model::Fabric) that the ranks agree on when they form.
+//! So a program that runs again on the same layout gets the same bits, and one on another layout, or with a vector of
+//! another length, may not.
+//!
+//! With [`Problem::reproducible`] nothing counts but the size. Only these algorithms are candidates then:
+//!
+//! | operation | algorithms | order for five ranks | price |
+//! |---|---|---|---|
+//! | reduce | ordered, halving | `((0 1) 2) (3 4)` | long vectors without halving (sparse): ⌈log₂ N⌉ B |
+//! | allreduce | recursive doubling, tree, halving | the same | no ring |
+//! | reduce_scatter | ordered | the same | all of it passes rank 0 |
+//! | scan, exscan | recursive doubling | `(0 1) (2 3)` at rank 3 | long vectors: B⌈log₂ N⌉ |
 
 use std::fmt;
 use std::ops::Range;

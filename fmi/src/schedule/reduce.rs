@@ -3,7 +3,7 @@
 //! [`Memory::Work`].
 
 use super::family::{Measures, Method, always, tally};
-use super::fold::{Fold, binomial};
+use super::fold::{Fold, balanced, binomial};
 use super::{Algorithm, Memory, Relative, Schedule, Side, Step, segments};
 use crate::model::Shape;
 
@@ -11,7 +11,7 @@ pub(super) const REDUCE: &[Method] = &[
     Method {
         algorithm: Algorithm::Binomial,
         sparse: true,
-        balanced: false,
+        reproducible: false,
         admits: |problem| problem.commutative,
         shape: |m| up_a_tree(m, 0.0),
         build: |problem, _, me| reduce_binomial(me, problem.size, problem.root, problem.count, problem.source()),
@@ -19,15 +19,15 @@ pub(super) const REDUCE: &[Method] = &[
     Method {
         algorithm: Algorithm::Ordered,
         sparse: true,
-        balanced: false,
-        admits: |problem| !problem.commutative,
+        reproducible: true,
+        admits: |problem| !problem.commutative || problem.reproducible,
         shape: |m| up_a_tree(m, m.at_other_root),
         build: |problem, _, me| reduce_ordered(me, problem.size, problem.root, problem.count, problem.source()),
     },
     Method {
         algorithm: Algorithm::Linear,
         sparse: false,
-        balanced: false,
+        reproducible: false,
         admits: always,
         shape: |m| {
             let bytes = m.others * m.block;
@@ -38,7 +38,7 @@ pub(super) const REDUCE: &[Method] = &[
     Method {
         algorithm: Algorithm::Chain,
         sparse: true,
-        balanced: false,
+        reproducible: false,
         admits: always,
         shape: |m| {
             let (hops, both) = (m.others + m.at_other_root, 1.0 + m.at_other_root);
@@ -52,7 +52,7 @@ pub(super) const REDUCE: &[Method] = &[
     Method {
         algorithm: Algorithm::Halving,
         sparse: false,
-        balanced: false,
+        reproducible: true,
         admits: |problem| problem.commutative && problem.has_a_part_for_each(),
         shape: |m| {
             let rounds = 2.0 * m.floor_log + m.folds + 1.0;
@@ -103,11 +103,11 @@ pub fn reduce_binomial(me: u32, size: u32, root: u32, count: usize, source: Memo
     binomial(me, Relative { size, root }, count, source, collector(me == root, count).0)
 }
 
-/// Reduce in rank order: a binomial tree towards rank 0, in which every rank holds the result of
-/// an unbroken range of ranks, and one more transfer if `root` is another.
+/// Reduce in rank order: a tree towards rank 0, in which every rank holds the result of an unbroken range of ranks
+/// in the balanced order, and one more transfer if `root` is another.
 pub fn reduce_ordered(me: u32, size: u32, root: u32, count: usize, source: Memory) -> Schedule {
     let (memory, work) = collector(me == root && root == 0, count);
-    let mut schedule = binomial(me, Relative { size, root: 0 }, count, source, memory);
+    let mut schedule = balanced(me, size, count, source, memory);
     if root != 0 && me == 0 {
         schedule.push([Step::Send { to: root, data: memory.at(0..count) }]);
         schedule.work = work;

@@ -4,14 +4,14 @@
 use std::ops::Range;
 
 use super::family::{Method, tally};
-use super::fold::{Fold, binomial};
-use super::{Algorithm, Memory, Problem, Relative, Schedule, Side, Step, offsets};
+use super::fold::{Fold, balanced};
+use super::{Algorithm, Memory, Problem, Schedule, Side, Step, offsets};
 
 pub(super) const REDUCE_SCATTER: &[Method] = &[
     Method {
         algorithm: Algorithm::Halving,
         sparse: true,
-        balanced: false,
+        reproducible: false,
         admits: |problem| problem.commutative,
         shape: |m| {
             let (total, rounds) = (m.ranks * m.block, m.floor_log + m.folds);
@@ -25,7 +25,7 @@ pub(super) const REDUCE_SCATTER: &[Method] = &[
     Method {
         algorithm: Algorithm::Pairwise,
         sparse: false,
-        balanced: false,
+        reproducible: false,
         admits: |problem| problem.commutative,
         shape: |m| {
             let (messages, bytes) = (m.ranks * m.others, m.others * m.block);
@@ -36,8 +36,8 @@ pub(super) const REDUCE_SCATTER: &[Method] = &[
     Method {
         algorithm: Algorithm::Ordered,
         sparse: true,
-        balanced: false,
-        admits: |problem| !problem.commutative,
+        reproducible: true,
+        admits: |problem| !problem.commutative || problem.reproducible,
         shape: |m| {
             let total = m.ranks * m.block;
             let bytes = m.log * total;
@@ -72,19 +72,19 @@ pub fn reduce_scatter_halving(me: u32, size: u32, offsets: &[usize], source: Mem
     let own_block = offsets[me as usize]..offsets[me as usize + 1];
     let result = Memory::Receive.at(0..own_block.len());
     let Some(number) = fold.number else {
-        schedule.push([Step::Send { to: me + 1, data: source.at(0..total) }]);
-        schedule.push([Step::Receive { from: me + 1, into: result }]);
+        schedule.push([Step::Send { to: me - 1, data: source.at(0..total) }]);
+        schedule.push([Step::Receive { from: me - 1, into: result }]);
         return schedule;
     };
-    let folded = fold.stands_for(number).len() == 2;
+    let folded = fold.represents(number).len() == 2;
     let mut held = source;
     if folded {
         let (own, into) = (source.at(0..total), Memory::Work.at(0..total));
-        schedule.push([Step::Reduce { from: me - 1, own, into, side: Side::Left }]);
+        schedule.push([Step::Reduce { from: me + 1, own, into, side: Side::Right }]);
         held = Memory::Work;
     }
     let blocks = |numbers: Range<u32>| {
-        let (first, last) = (fold.stands_for(numbers.start).start, fold.stands_for(numbers.end - 1).end);
+        let (first, last) = (fold.represents(numbers.start).start, fold.represents(numbers.end - 1).end);
         offsets[first as usize]..offsets[last as usize]
     };
     let mut numbers = 0..1 << fold.log;
@@ -101,8 +101,8 @@ pub fn reduce_scatter_halving(me: u32, size: u32, offsets: &[usize], source: Mem
         (numbers, held) = (keep, Memory::Work);
     }
     let hand_back = folded.then(|| {
-        let theirs = me as usize - 1;
-        Step::Send { to: me - 1, data: held.at(offsets[theirs]..offsets[theirs + 1]) }
+        let theirs = me as usize + 1;
+        Step::Send { to: me + 1, data: held.at(offsets[theirs]..offsets[theirs + 1]) }
     });
     schedule.push(hand_back.into_iter().chain([Step::Copy { data: held.at(own_block), into: result }]));
     schedule
@@ -134,7 +134,7 @@ pub fn reduce_scatter_pairwise(me: u32, size: u32, offsets: &[usize], source: Me
 /// Reduces to rank 0 in rank order, and scatters the blocks from there.
 pub fn reduce_scatter_ordered(me: u32, size: u32, offsets: &[usize], source: Memory) -> Schedule {
     let total = offsets[size as usize];
-    let mut schedule = binomial(me, Relative { size, root: 0 }, total, source, Memory::Work);
+    let mut schedule = balanced(me, size, total, source, Memory::Work);
     let block = |rank: u32| offsets[rank as usize]..offsets[rank as usize + 1];
     let result = Memory::Receive.at(0..block(me).len());
     if me == 0 {

@@ -9,7 +9,7 @@ pub(super) const SCAN: &[Method] = &[
     Method {
         algorithm: Algorithm::RecursiveDoubling,
         sparse: true,
-        balanced: false,
+        reproducible: true,
         admits: always,
         shape: |m| {
             let messages = doublings(m.size);
@@ -20,7 +20,7 @@ pub(super) const SCAN: &[Method] = &[
     Method {
         algorithm: Algorithm::Chain,
         sparse: true,
-        balanced: false,
+        reproducible: false,
         admits: always,
         shape: along_a_chain,
         build: |problem, segment, me| scan_chain(me, problem.size, problem.count, segment, problem.source(), false),
@@ -31,7 +31,7 @@ pub(super) const EXSCAN: &[Method] = &[
     Method {
         algorithm: Algorithm::RecursiveDoubling,
         sparse: true,
-        balanced: false,
+        reproducible: true,
         admits: always,
         shape: |m| {
             let inner = (m.size - 1).max(1);
@@ -44,7 +44,7 @@ pub(super) const EXSCAN: &[Method] = &[
     Method {
         algorithm: Algorithm::Chain,
         sparse: true,
-        balanced: false,
+        reproducible: false,
         admits: always,
         shape: along_a_chain,
         build: |problem, segment, me| scan_chain(me, problem.size, problem.count, segment, problem.source(), true),

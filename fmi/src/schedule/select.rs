@@ -56,6 +56,10 @@ pub struct Problem {
     pub commutative: bool,
     /// Whether this rank has one buffer for both ways.
     pub in_place: bool,
+    /// Whether the order in which contributions are combined may depend on nothing but the size, so that results are
+    /// equal to the bit whatever the count, the network and the algorithm. Costs time where the excluded ones are
+    /// faster; see [`crate::schedule`].
+    pub reproducible: bool,
 }
 
 /// An algorithm with its modelled time.
@@ -118,7 +122,10 @@ pub fn algorithms(collective: Collective) -> impl Iterator<Item = Algorithm> {
 /// fewest messages, which [`build_on`] sends over other ranks.
 pub fn candidates(problem: &Problem, topology: &Topology) -> Vec<Algorithm> {
     let is_complete = topology.is_complete();
-    let fits = |method: &&Method| (method.admits)(problem) && (method.sparse || is_complete);
+    let fits = |method: &&Method| {
+        let is_in_order = method.reproducible || !problem.reproducible;
+        (method.admits)(problem) && is_in_order && (method.sparse || is_complete)
+    };
     let known: Vec<&Method> = family(problem.collective).iter().filter(fits).collect();
     let named = |methods: &[&Method]| methods.iter().map(|method| method.algorithm).collect();
     if topology.suits_sparse_schedules() {

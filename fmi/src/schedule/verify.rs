@@ -1,6 +1,6 @@
 //! Goal: every schedule is right for every rank, size and root, before any byte moves. Method: all
-//! ranks run against each other symbolically. An element's value is the sequence of contributions it
-//! holds, each a rank and an index; combining appends. The run proves that each send has its receive of
+//! ranks run against each other symbolically. An element's value is the term that made it, whose
+//! leaves are contributions, each of a rank and with an index. The run proves that each send has its receive of
 //! equal length, that nothing waits in a circle, that nothing unwritten is read, that each contribution
 //! arrives exactly once, and in rank order where that is asked for.
 #![expect(clippy::wildcard_enum_match_arm, reason = "most collectives are alike to each question")]
@@ -15,12 +15,39 @@ use crate::model::Fabric;
 
 mod sparse;
 
-/// Contributions in the order in which they were combined; `None` where nothing was written.
-type Value = Option<Rc<Vec<(u32, usize)>>>;
+mod order;
+
+/// How an element came about; `None` where nothing was written.
+type Value = Option<Rc<Term>>;
+
+/// A contribution, of a rank and with an index, or a combination.
+#[derive(Debug, PartialEq, Eq)]
+enum Term {
+    Own(u32, usize),
+    Combined(Rc<Term>, Rc<Term>),
+}
+
+impl Term {
+    /// Contributions in the order in which they were combined.
+    fn contributions(&self) -> Vec<(u32, usize)> {
+        match self {
+            Self::Own(rank, index) => vec![(*rank, *index)],
+            Self::Combined(left, right) => {
+                let mut contributions = left.contributions();
+                contributions.extend(right.contributions());
+                contributions
+            }
+        }
+    }
+}
+
+fn own(rank: u32, index: usize) -> Value {
+    Some(Rc::new(Term::Own(rank, index)))
+}
 
 fn combine(left: &Value, right: &Value) -> Result<Value, String> {
     let (Some(left), Some(right)) = (left, right) else { return Err("combines what was never written".into()) };
-    Ok(Some(Rc::new(left.iter().chain(right.iter()).copied().collect())))
+    Ok(Some(Rc::new(Term::Combined(left.clone(), right.clone()))))
 }
 
 /// The memories of one rank.
@@ -193,7 +220,7 @@ fn may_be_in_place(problem: &Problem, me: u32) -> bool {
 }
 
 fn memories(problem: &Problem, me: u32, in_place: bool, work: usize) -> Rank {
-    let own = |index: usize| Some(Rc::new(vec![(me, index)]));
+    let own = |index: usize| own(me, index);
     let (sends, receives) = lengths(problem);
     let mut receive: Vec<Value> = vec![None; receives.max(if in_place { sends } else { 0 })];
     if problem.collective == Collective::Broadcast {
@@ -260,7 +287,7 @@ fn compare(problem: &Problem, in_place: bool, ranks: &[Rank]) -> Result<(), Stri
         for index in 0..lengths(problem).1 {
             let Some(expected) = expected(problem, me, index) else { continue };
             let got = ranks[me as usize].memories[&Memory::Receive][index].clone();
-            let mut got = got.map(|value| value.to_vec()).unwrap_or_default();
+            let mut got = got.map(|value| value.contributions()).unwrap_or_default();
             if problem.commutative {
                 got.sort_unstable();
             }
@@ -273,7 +300,7 @@ fn compare(problem: &Problem, in_place: bool, ranks: &[Rank]) -> Result<(), Stri
 }
 
 fn problem(collective: Collective, size: u32, root: u32, count: usize, commutative: bool) -> Problem {
-    Problem { collective, size, root, count, element_bytes: 8, commutative, in_place: false }
+    Problem { collective, size, root, count, element_bytes: 8, commutative, in_place: false, reproducible: false }
 }
 
 /// Every algorithm of every collective.
@@ -320,10 +347,10 @@ fn verify_barrier(size: u32, barrier: impl Fn(u32, u32) -> Schedule) -> Result<(
             schedule
         })
         .collect();
-    let mut ranks: Vec<Rank> = (0..size).map(|me| Rank::new(vec![], vec![Some(Rc::new(vec![(me, 0)]))], 0)).collect();
+    let mut ranks: Vec<Rank> = (0..size).map(|me| Rank::new(vec![], vec![own(me, 0)], 0)).collect();
     run(&schedules, &mut ranks)?;
     for (me, rank) in ranks.iter().enumerate() {
-        let heard = rank.memories[&Memory::Receive][0].clone().unwrap_or_default();
+        let heard = rank.memories[&Memory::Receive][0].as_ref().map(|value| value.contributions()).unwrap_or_default();
         if let Some(other) = (0..size).find(|other| !heard.contains(&(*other, 0))) {
             return Err(format!("rank {me} of {size} leaves before {other} has come"));
         }
@@ -351,7 +378,7 @@ fn schedules_for_blocks_of_different_lengths_are_right() {
                 let schedules: Vec<Schedule> = (0..size).map(|me| make(me, size, in_place, block)).collect();
                 let mut ranks: Vec<Rank> = (0..size)
                     .map(|me| {
-                        let own = |index: usize| Some(Rc::new(vec![(me, index)]));
+                        let own = |index: usize| own(me, index);
                         let (send, mut receive) = ((0..counts[me as usize]).map(own).collect(), vec![None; total]);
                         if in_place {
                             (0..counts[me as usize]).for_each(|index| receive[block(me).start + index] = own(index));
@@ -361,8 +388,10 @@ fn schedules_for_blocks_of_different_lengths_are_right() {
                     .collect();
                 run(&schedules, &mut ranks).unwrap_or_else(|error| panic!("size {size}: {error}"));
                 for rank in &ranks {
-                    let got: Vec<_> =
-                        rank.memories[&Memory::Receive].iter().map(|value| value.as_ref().map(|v| v[0])).collect();
+                    let got: Vec<_> = rank.memories[&Memory::Receive]
+                        .iter()
+                        .map(|value| value.as_ref().map(|value| value.contributions()[0]))
+                        .collect();
                     let expected: Vec<_> = (0..size)
                         .flat_map(|rank| (0..counts[rank as usize]).map(move |index| Some((rank, index))))
                         .collect();
@@ -376,7 +405,7 @@ fn schedules_for_blocks_of_different_lengths_are_right() {
                 (0..size).map(|me| reduce_scatter(algorithm, me, size, &offsets, source)).collect();
             let mut ranks: Vec<Rank> = (0..size)
                 .map(|me| {
-                    let own: Vec<Value> = (0..total).map(|index| Some(Rc::new(vec![(me, index)]))).collect();
+                    let own: Vec<Value> = (0..total).map(|index| own(me, index)).collect();
                     let work = schedules[me as usize].work;
                     if source == Memory::Send {
                         Rank::new(own, vec![None; counts[me as usize]], work)
@@ -388,7 +417,7 @@ fn schedules_for_blocks_of_different_lengths_are_right() {
             run(&schedules, &mut ranks).unwrap_or_else(|error| panic!("{algorithm} of {size}: {error}"));
             for (me, rank) in (0..size).zip(&ranks) {
                 for (got, index) in rank.memories[&Memory::Receive].iter().zip(block(me)) {
-                    let mut got = got.as_ref().expect("written").to_vec();
+                    let mut got = got.as_ref().expect("written").contributions();
                     got.sort_unstable();
                     assert_eq!(got, (0..size).map(|rank| (rank, index)).collect::<Vec<_>>());
                 }

@@ -55,11 +55,16 @@ fn exchange(
     let mut ranks: Vec<Rank> = Vec::new();
     for (me, schedule) in (0..).zip(&schedules) {
         assert!(topology.carries(me, schedule), "rank {me} leaves {topology:?}");
-        let own = (0..sends(me)).map(|index| Some(Rc::new(vec![(me, index)]))).collect();
+        let own = (0..sends(me)).map(|index| own(me, index)).collect();
         ranks.push(Rank::new(own, vec![None; receives(me)], schedule.work));
     }
     run(&schedules, &mut ranks)?;
-    let held = |rank: &Rank| rank.memories[&Memory::Receive].iter().map(|value| value.as_ref().map(|v| v[0])).collect();
+    let held = |rank: &Rank| {
+        rank.memories[&Memory::Receive]
+            .iter()
+            .map(|value| value.as_ref().map(|value| value.contributions()[0]))
+            .collect()
+    };
     Ok(ranks.iter().map(held).collect())
 }
 
@@ -132,10 +137,10 @@ fn reach_each_other(size: u32, members: &[u32]) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
     #[test]
     fn drawn_members_run_everything_or_are_refused(
-        size in 1u32..=48, chosen in 1u64.., fewer: u64, root in any::<proptest::sample::Index>(), turn in 1u32..67,
+        size in 1u32..=40, chosen in 1u64.., fewer: u64, root in any::<proptest::sample::Index>(), turn in 1u32..67,
     ) {
         let members = members(size, if fewer.is_multiple_of(2) { chosen } else { chosen & fewer }, turn);
         prop_assume!(!members.is_empty());
@@ -157,9 +162,9 @@ proptest! {
 
 #[test]
 fn a_line_of_ranks_runs_everything() {
-    for size in [2, 3, 7, 16] {
+    for size in [2, 3, 7, 10] {
         let line = Topology::new(size, |one, other| one.abs_diff(other) == 1).expect("joined");
-        for root in 0..size {
+        for root in [0, size / 2, size - 1] {
             verify_all_on(&line, size, root).unwrap_or_else(|error| panic!("size {size}: {error}"));
             verify_blocks_on(&line, size, root).unwrap_or_else(|error| panic!("size {size}: {error}"));
         }
