@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use crate::channel::stream::Link;
 use crate::channel::{Channel, LinkInfo};
-use crate::config::Config;
+use crate::config::{Config, Peers};
 use crate::engine::{Engine, Shared};
 use crate::error::{Error, ErrorKind, Operation, Result};
 use crate::model::Fabric;
@@ -38,6 +38,7 @@ use crate::net::upgrade::Upgrade;
 use crate::net::{Clock, Net};
 use crate::proto::rank::{Members, Rank, Slot};
 use crate::proto::rendezvous::SessionId;
+use crate::schedule::Connections;
 use crate::time::Instant;
 
 mod collective;
@@ -70,6 +71,8 @@ pub struct Communicator {
     rank: u32,
     size: u32,
     members: Members,
+    /// Which of its ranks are connected.
+    connections: Connections,
 }
 
 impl fmt::Debug for Communicator {
@@ -129,7 +132,11 @@ impl Communicator {
     fn over(config: &Config, clock: Arc<dyn Clock>, parts: crate::engine::Parts) -> Self {
         let shared = Shared::new(Engine::new(config, clock, parts));
         let members = Members::whole(config.rank, config.size);
-        Self { shared, id: 0, rank: config.rank, size: config.size, members }
+        let connections = match config.peers {
+            Peers::All => Connections::complete(),
+            Peers::Collectives => Connections::of_group(config.size),
+        };
+        Self { shared, id: 0, rank: config.rank, size: config.size, members, connections }
     }
 
     /// This rank, from 0 to `size` - 1. MPI 3.1 §6.4.1, MPI_Comm_rank.

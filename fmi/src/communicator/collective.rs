@@ -277,7 +277,7 @@ impl Communicator {
 
     pub(super) fn problem(&self, collective: Collective, root: u32, count: usize, element_bytes: usize) -> Problem {
         let (commutative, in_place) = (true, false);
-        Problem { collective, size: self.size, root, count, element_bytes, commutative, in_place }
+        Problem { collective, size: self.size, root, count, element_bytes, commutative, in_place, reproducible: false }
     }
 
     /// Takes the place of a collective that begins later.
@@ -363,11 +363,11 @@ impl Communicator {
                 Arc::new(Plan::new(schedule, choice, self.size, slot))
             }
             Recipe::Chosen(problem) => {
-                let (fabric, sparse) = (engine.fabric, engine.sparse);
+                let (fabric, connections) = (engine.fabric, &self.connections);
                 let forced = engine.algorithms.get(&problem.collective).copied();
                 engine.plan(PlanKey { communicator: self.id, problem: *problem }, || {
-                    let choice = schedule::chosen(problem, forced, &fabric, sparse);
-                    Plan::new(&schedule::build(problem, &choice, self.rank), choice, self.size, slot)
+                    let choice = schedule::chosen(problem, forced, &fabric, connections);
+                    Plan::new(&schedule::build_on(problem, &choice, self.rank, connections), choice, self.size, slot)
                 })
             }
         }
@@ -377,7 +377,7 @@ impl Communicator {
     pub fn choice(&self, problem: &Problem) -> Choice {
         self.shared.with(|engine| {
             let forced = engine.algorithms.get(&problem.collective).copied();
-            schedule::chosen(problem, forced, &engine.fabric, engine.sparse)
+            schedule::chosen(problem, forced, &engine.fabric, &self.connections)
         })
     }
 

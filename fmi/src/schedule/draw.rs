@@ -167,7 +167,7 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schedule::{Collective, Problem, Topology, build, candidates, price};
+    use crate::schedule::{Collective, Connections, Problem, build, candidates, price};
 
     fn problem(collective: Collective, size: u32, count: usize) -> Problem {
         Problem {
@@ -189,7 +189,7 @@ mod tests {
         for (size, count) in [(4, 1), (16, 1), (24, 1 << 18), (16, 1 << 22)] {
             for collective in Collective::ALL {
                 let problem = problem(*collective, size, count);
-                for algorithm in &candidates(&problem, &Topology::complete()) {
+                for algorithm in &candidates(&problem, &Connections::complete()) {
                     let choice = price(&problem, *algorithm, &fabric);
                     let schedules: Vec<_> = (0..size).map(|me| build(&problem, &choice, me)).collect();
                     let transfers = timeline(&schedules, 4, &fabric);

@@ -68,6 +68,7 @@ mod allreduce;
 mod alltoall;
 mod barrier;
 mod broadcast;
+mod connections;
 pub mod draw;
 mod family;
 mod fold;
@@ -77,7 +78,6 @@ mod reduce_scatter;
 mod route;
 mod scan;
 mod select;
-mod topology;
 #[cfg(test)]
 mod verify;
 
@@ -88,6 +88,7 @@ pub use barrier::{barrier_dissemination, barrier_tree};
 pub use broadcast::{
     broadcast_binomial, broadcast_chain, broadcast_linear, broadcast_scatter_allgather, broadcast_tree,
 };
+pub use connections::{Apart, Connections};
 pub use gather::{gather_binomial, gather_linear, scatter_binomial, scatter_linear};
 pub use reduce::{reduce_binomial, reduce_chain, reduce_halving, reduce_linear, reduce_ordered};
 pub(crate) use reduce_scatter::reduce_scatter;
@@ -97,7 +98,6 @@ pub use select::{
     Algorithm, Choice, Collective, Problem, UnknownName, algorithms, build, build_on, candidates, choose, chosen,
     price, shape,
 };
-pub use topology::{Apart, Topology};
 
 /// Where elements lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

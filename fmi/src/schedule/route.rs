@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Memory, Round, Schedule, Span, Step, Topology};
+use super::{Connections, Memory, Round, Schedule, Span, Step};
 
 /// A message on its way.
 struct Message {
@@ -38,15 +38,15 @@ struct Place {
     sent: BTreeMap<u32, usize>,
 }
 
-/// The schedule of `me` among `schedules`, one for each rank, over the connections of `topology`.
+/// The schedule of `me` among `schedules`, one for each rank, over the connections of `connections`.
 ///
 /// # Panics
 /// If the schedules do not fit each other.
-pub(super) fn route(schedules: &[Schedule], me: u32, topology: &Topology) -> Schedule {
-    if (0..).zip(schedules).all(|(rank, schedule)| topology.carries(rank, schedule)) {
+pub(super) fn route(schedules: &[Schedule], me: u32, connections: &Connections) -> Schedule {
+    if (0..).zip(schedules).all(|(rank, schedule)| connections.carries(rank, schedule)) {
         return schedules[me as usize].clone();
     }
-    let mut router = Router::new(schedules, me, topology);
+    let mut router = Router::new(schedules, me, connections);
     while router.tick() {}
     router.out
 }
@@ -54,7 +54,7 @@ pub(super) fn route(schedules: &[Schedule], me: u32, topology: &Topology) -> Sch
 struct Router<'a> {
     schedules: &'a [Schedule],
     me: u32,
-    topology: &'a Topology,
+    connections: &'a Connections,
     places: Vec<Place>,
     under_way: Vec<Message>,
     /// The ways from each rank that has needed one.
@@ -88,7 +88,7 @@ struct Tick {
 }
 
 impl<'a> Router<'a> {
-    fn new(schedules: &'a [Schedule], me: u32, topology: &'a Topology) -> Self {
+    fn new(schedules: &'a [Schedule], me: u32, connections: &'a Connections) -> Self {
         let own = &schedules[me as usize];
         let mut mine = Mine { end: own.work, ..Mine::default() };
         let mut numbers: BTreeMap<u32, usize> = BTreeMap::new();
@@ -103,7 +103,7 @@ impl<'a> Router<'a> {
         Self {
             schedules,
             me,
-            topology,
+            connections,
             places: vec![Place::default(); schedules.len()],
             under_way: Vec::new(),
             ways: BTreeMap::new(),
@@ -150,10 +150,10 @@ impl<'a> Router<'a> {
                 *place.due.entry(from).or_default() += 1;
             } else if let Step::Send { to, data } = step {
                 let number = place.sent.entry(*to).or_default();
-                let way = if self.topology.connects(rank, *to) {
+                let way = if self.connections.has(rank, *to) {
                     vec![rank, *to]
                 } else {
-                    way(self.ways.entry(rank).or_insert_with(|| self.topology.ways_from(rank)), *to)
+                    way(self.ways.entry(rank).or_insert_with(|| self.connections.ways_from(rank)), *to)
                 };
                 self.under_way.push(Message { way, passed: 0, data: *data, held: None, number: *number });
                 *number += 1;

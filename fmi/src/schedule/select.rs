@@ -120,18 +120,18 @@ pub fn algorithms(collective: Collective) -> impl Iterator<Item = Algorithm> {
 
 /// The algorithms for `problem`. Where connections are missing, those that do without; if there are none, the one of
 /// fewest messages, which [`build_on`] sends over other ranks.
-pub fn candidates(problem: &Problem, topology: &Topology) -> Vec<Algorithm> {
-    let is_complete = topology.is_complete();
+pub fn candidates(problem: &Problem, connections: &Connections) -> Vec<Algorithm> {
+    let is_complete = connections.is_complete();
     let fits = |method: &&Method| {
         let is_in_order = method.reproducible || !problem.reproducible;
         (method.admits)(problem) && is_in_order && (method.sparse || is_complete)
     };
     let known: Vec<&Method> = family(problem.collective).iter().filter(fits).collect();
     let named = |methods: &[&Method]| methods.iter().map(|method| method.algorithm).collect();
-    if topology.suits_sparse_schedules() {
+    if connections.suits_sparse_schedules() {
         return named(&known);
     }
-    let direct: Vec<&Method> = known.iter().copied().filter(|method| is_direct(problem, method, topology)).collect();
+    let direct: Vec<&Method> = known.iter().copied().filter(|method| is_direct(problem, method, connections)).collect();
     if !direct.is_empty() {
         return named(&direct);
     }
@@ -143,23 +143,23 @@ pub fn candidates(problem: &Problem, topology: &Topology) -> Vec<Algorithm> {
 
 /// Whether an algorithm does without the connections that are missing. They do not depend on the count, if each
 /// rank has something to send.
-fn is_direct(problem: &Problem, method: &Method, topology: &Topology) -> bool {
+fn is_direct(problem: &Problem, method: &Method, connections: &Connections) -> bool {
     let short = Problem { count: problem.size as usize, in_place: false, ..*problem };
-    (0..problem.size).all(|rank| topology.carries(rank, &(method.build)(&short, usize::MAX, rank)))
+    (0..problem.size).all(|rank| connections.carries(rank, &(method.build)(&short, usize::MAX, rank)))
 }
 
 /// The candidate with the least modelled time.
-pub fn choose(problem: &Problem, fabric: &Fabric, topology: &Topology) -> Choice {
-    let priced = candidates(problem, topology).into_iter().map(|algorithm| price(problem, algorithm, fabric));
+pub fn choose(problem: &Problem, fabric: &Fabric, connections: &Connections) -> Choice {
+    let priced = candidates(problem, connections).into_iter().map(|algorithm| price(problem, algorithm, fabric));
     // The first of equals, on every rank.
     priced.min_by(|a, b| a.time.cmp(&b.time)).expect("every collective has an algorithm")
 }
 
 /// `forced` if it is one of the candidates, else the best of them.
-pub fn chosen(problem: &Problem, forced: Option<Algorithm>, fabric: &Fabric, topology: &Topology) -> Choice {
-    match forced.filter(|forced| candidates(problem, topology).contains(forced)) {
+pub fn chosen(problem: &Problem, forced: Option<Algorithm>, fabric: &Fabric, connections: &Connections) -> Choice {
+    match forced.filter(|forced| candidates(problem, connections).contains(forced)) {
         Some(forced) => price(problem, forced, fabric),
-        None => choose(problem, fabric, topology),
+        None => choose(problem, fabric, connections),
     }
 }
 
@@ -193,15 +193,15 @@ pub fn build(problem: &Problem, choice: &Choice, me: u32) -> Schedule {
     (method(problem.collective, choice.algorithm).build)(problem, choice.segment, me)
 }
 
-/// The schedule of rank `me` for `problem` by `choice`, one of the [`candidates`] for `topology`.
+/// The schedule of rank `me` for `problem` by `choice`, one of the [`candidates`] for `connections`.
 ///
 /// # Panics
 /// As [`build`].
-pub fn build_on(problem: &Problem, choice: &Choice, me: u32, topology: &Topology) -> Schedule {
-    if topology.suits_sparse_schedules() {
+pub fn build_on(problem: &Problem, choice: &Choice, me: u32, connections: &Connections) -> Schedule {
+    if connections.suits_sparse_schedules() {
         return build(problem, choice, me);
     }
     // Where the others have their buffers is not known here, and changes no message.
     let of = |rank: u32| Problem { in_place: rank == me && problem.in_place, ..*problem };
-    topology.route(me, problem.size, |rank| build(&of(rank), choice, rank))
+    connections.route(me, problem.size, |rank| build(&of(rank), choice, rank))
 }

@@ -320,7 +320,7 @@ fn verify_size(size: u32) -> Result<(), String> {
                     // All candidates need a block each.
                     problem.count = count.max(1);
                 }
-                for algorithm in &candidates(&problem, &Topology::complete()) {
+                for algorithm in &candidates(&problem, &Connections::complete()) {
                     verify(&problem, *algorithm, false, |_, _| ())?;
                     verify(&problem, *algorithm, true, |_, _| ())?;
                 }
@@ -436,7 +436,7 @@ fn every_sparse_schedule_stays_among_the_peers_of_its_rank() {
                 let roots = if collective.has_root() { size } else { 1 };
                 for (root, commutative) in (0..roots).flat_map(|root| [(root, true), (root, false)]) {
                     let problem = problem(*collective, size, root, 64, commutative);
-                    for algorithm in &candidates(&problem, &Topology::of_group(size)) {
+                    for algorithm in &candidates(&problem, &Connections::of_group(size)) {
                         let schedule = build(&problem, &choice(&problem, *algorithm), me);
                         for peer in schedule.rounds.iter().flatten().filter_map(Step::peer) {
                             assert!(known.contains(&peer), "{algorithm} {problem:?}: rank {me} uses {peer}");
@@ -459,7 +459,7 @@ fn shapes_say_what_the_schedules_do() {
             for (root, commutative) in [(0, true), (size - 1, true), (size - 1, false)] {
                 let root = if collective.has_root() { root } else { 0 };
                 let problem = problem(*collective, size, root, 16 * size as usize, commutative);
-                for algorithm in &candidates(&problem, &Topology::complete()) {
+                for algorithm in &candidates(&problem, &Connections::complete()) {
                     let choice = choice(&problem, *algorithm);
                     let shape = shape(&problem, *algorithm, choice.segment);
                     let schedules: Vec<_> = (0..size).map(|me| build(&problem, &choice, me)).collect();
@@ -508,7 +508,7 @@ fn the_ring_moves_the_least_possible() {
 fn choices_follow_size_and_length() {
     let (crowded, region) = (Fabric::local(8.0), Fabric::region());
     let chosen = |collective, size, count, fabric| {
-        choose(&problem(collective, size, 0, count, true), fabric, &Topology::complete()).algorithm
+        choose(&problem(collective, size, 0, count, true), fabric, &Connections::complete()).algorithm
     };
     let allreduce = Collective::Allreduce;
     assert_eq!(chosen(allreduce, 16, 1, &region), Algorithm::RecursiveDoubling);

@@ -7,8 +7,8 @@ const REDUCTIONS: [Collective; 5] =
     [Collective::Reduce, Collective::Allreduce, Collective::ReduceScatter, Collective::Scan, Collective::Exscan];
 
 /// The terms of the result of each rank that gets one, in the order of its elements.
-fn terms(problem: &Problem, choice: &Choice, in_place: bool, topology: &Topology) -> Vec<(u32, Vec<Value>)> {
-    let make = |problem: &Problem, me| build_on(problem, choice, me, topology);
+fn terms(problem: &Problem, choice: &Choice, in_place: bool, connections: &Connections) -> Vec<(u32, Vec<Value>)> {
+    let make = |problem: &Problem, me| build_on(problem, choice, me, connections);
     let ranks = results(problem, in_place, make).unwrap_or_else(|error| panic!("{problem:?}: {error}"));
     let length = lengths(problem).1;
     let gets = |me: &u32| match problem.collective {
@@ -57,8 +57,8 @@ fn documented(problem: &Problem, me: u32, index: usize) -> Value {
     }
 }
 
-fn is_documented(problem: &Problem, choice: &Choice, in_place: bool, topology: &Topology) {
-    for (me, terms) in terms(problem, choice, in_place, topology) {
+fn is_documented(problem: &Problem, choice: &Choice, in_place: bool, connections: &Connections) {
+    for (me, terms) in terms(problem, choice, in_place, connections) {
         for (index, term) in terms.iter().enumerate() {
             let documented = documented(problem, me, index);
             assert_eq!(*term, documented, "{choice:?} {problem:?}, in place {in_place}: element {index} of rank {me}");
@@ -70,17 +70,17 @@ fn is_documented(problem: &Problem, choice: &Choice, in_place: bool, topology: &
 #[test]
 fn the_order_of_a_reproducible_result_depends_on_the_size_alone() {
     for (size, collective) in (1..=33u32).flat_map(|size| REDUCTIONS.map(|collective| (size, collective))) {
-        let topologies = [Topology::complete(), Topology::of_group(size)];
+        let networks = [Connections::complete(), Connections::of_group(size)];
         let long = size as usize + 3;
         let counts: &[usize] = if collective == Collective::ReduceScatter { &[1, 2] } else { &[1, 2, long] };
         let roots: &[u32] = if collective.has_root() { &[0, size / 2, size - 1] } else { &[0] };
         for (count, root) in counts.iter().flat_map(|count| roots.iter().map(move |root| (*count, *root))) {
-            for (commutative, topology) in topologies.iter().flat_map(|it| [(true, it), (false, it)]) {
+            for (commutative, connections) in networks.iter().flat_map(|it| [(true, it), (false, it)]) {
                 let problem = Problem { reproducible: true, ..problem(collective, size, root, count, commutative) };
-                for algorithm in candidates(&problem, topology) {
+                for algorithm in candidates(&problem, connections) {
                     for segment in [1, 2, usize::MAX] {
                         let choice = Choice { segment, ..choice(&problem, algorithm) };
-                        is_documented(&problem, &choice, segment == 2, topology);
+                        is_documented(&problem, &choice, segment == 2, connections);
                     }
                 }
             }
@@ -91,12 +91,12 @@ fn the_order_of_a_reproducible_result_depends_on_the_size_alone() {
 #[test]
 fn members_of_sparse_groups_combine_in_that_order_too() {
     for members in [&[5u32, 0, 9, 3, 12, 21, 30][..], &[0, 31, 7], &[2, 3, 4, 5, 6, 7, 8, 9, 10, 11]] {
-        let topology = Topology::of_members(33, members).expect("joined");
+        let connections = Connections::of_members(33, members).expect("joined");
         let size = u32::try_from(members.len()).expect("small");
         for (collective, commutative) in REDUCTIONS.into_iter().flat_map(|it| [(it, true), (it, false)]) {
             let problem = Problem { reproducible: true, ..problem(collective, size, 0, 2, commutative) };
-            for algorithm in candidates(&problem, &topology) {
-                is_documented(&problem, &choice(&problem, algorithm), false, &topology);
+            for algorithm in candidates(&problem, &connections) {
+                is_documented(&problem, &choice(&problem, algorithm), false, &connections);
             }
         }
     }
@@ -108,9 +108,9 @@ fn all_ranks_get_the_same_bits_from_every_algorithm() {
     for size in 1..=33u32 {
         for (count, commutative) in [(1, true), (1, false), (size as usize + 3, true), (size as usize + 3, false)] {
             let problem = problem(Collective::Allreduce, size, 0, count, commutative);
-            for algorithm in candidates(&problem, &Topology::complete()) {
+            for algorithm in candidates(&problem, &Connections::complete()) {
                 for in_place in [false, true] {
-                    let terms = terms(&problem, &choice(&problem, algorithm), in_place, &Topology::complete());
+                    let terms = terms(&problem, &choice(&problem, algorithm), in_place, &Connections::complete());
                     for (me, theirs) in &terms {
                         assert_eq!(*theirs, terms[0].1, "{algorithm} {problem:?}: rank {me} and rank 0");
                     }
@@ -125,10 +125,10 @@ fn all_ranks_get_the_same_bits_from_every_algorithm() {
 fn a_ring_combines_in_another_order() {
     let problem = problem(Collective::Allreduce, 4, 0, 8, true);
     let choice = choice(&problem, Algorithm::Ring);
-    let (_, terms) = terms(&problem, &choice, false, &Topology::complete()).swap_remove(0);
+    let (_, terms) = terms(&problem, &choice, false, &Connections::complete()).swap_remove(0);
     assert!((0..8).any(|index| terms[index] != balanced(4, index)));
     let strict = Problem { reproducible: true, ..problem };
-    assert!(!candidates(&strict, &Topology::complete()).contains(&Algorithm::Ring));
-    let choice = chosen(&strict, Some(Algorithm::Ring), &Fabric::region(), &Topology::complete());
+    assert!(!candidates(&strict, &Connections::complete()).contains(&Algorithm::Ring));
+    let choice = chosen(&strict, Some(Algorithm::Ring), &Fabric::region(), &Connections::complete());
     assert_ne!(choice.algorithm, Algorithm::Ring);
 }

@@ -10,13 +10,13 @@ fn blocks(offsets: &[usize]) -> impl Fn(u32) -> Range<usize> + Copy + '_ {
 }
 
 /// Any collective, with segments that do not divide the vector.
-fn verify_on(problem: &Problem, topology: &Topology, in_place: bool) -> Result<(), String> {
-    for algorithm in candidates(problem, topology) {
+fn verify_on(problem: &Problem, connections: &Connections, in_place: bool) -> Result<(), String> {
+    for algorithm in candidates(problem, connections) {
         let choice = choice(problem, algorithm);
-        let what = |error: String| format!("{algorithm}, in place {in_place}, on {topology:?}: {error}");
+        let what = |error: String| format!("{algorithm}, in place {in_place}, on {connections:?}: {error}");
         let make = |problem: &Problem, me| {
-            let schedule = build_on(problem, &choice, me, topology);
-            assert!(topology.carries(me, &schedule), "{}", what(format!("{problem:?}: rank {me} leaves it")));
+            let schedule = build_on(problem, &choice, me, connections);
+            assert!(connections.carries(me, &schedule), "{}", what(format!("{problem:?}: rank {me} leaves it")));
             schedule
         };
         if problem.collective == Collective::Barrier {
@@ -29,15 +29,15 @@ fn verify_on(problem: &Problem, topology: &Topology, in_place: bool) -> Result<(
     Ok(())
 }
 
-fn verify_all_on(topology: &Topology, size: u32, root: u32) -> Result<(), String> {
+fn verify_all_on(connections: &Connections, size: u32, root: u32) -> Result<(), String> {
     for collective in Collective::ALL {
         let root = if collective.has_root() { root } else { 0 };
         for (count, commutative) in [(1, true), (1, false), (size as usize + 1, true), (size as usize + 1, false)] {
             let blocks = matches!(collective, Collective::Alltoall | Collective::ReduceScatter);
             let count = if blocks { count.min(2) } else { count };
             let problem = problem(*collective, size, root, count, commutative);
-            verify_on(&problem, topology, false)?;
-            verify_on(&problem, topology, true)?;
+            verify_on(&problem, connections, false)?;
+            verify_on(&problem, connections, true)?;
         }
     }
     Ok(())
@@ -45,16 +45,16 @@ fn verify_all_on(topology: &Topology, size: u32, root: u32) -> Result<(), String
 
 /// Runs `schedules` on blocks of `lengths(from, to)` elements, and says what each rank holds: rank and index of each element.
 fn exchange(
-    topology: &Topology,
+    connections: &Connections,
     size: u32,
     sends: impl Fn(u32) -> usize,
     receives: impl Fn(u32) -> usize,
     make: impl Fn(u32) -> Schedule,
 ) -> Result<Vec<Vec<Option<(u32, usize)>>>, String> {
-    let schedules: Vec<Schedule> = (0..size).map(|me| topology.route(me, size, &make)).collect();
+    let schedules: Vec<Schedule> = (0..size).map(|me| connections.route(me, size, &make)).collect();
     let mut ranks: Vec<Rank> = Vec::new();
     for (me, schedule) in (0..).zip(&schedules) {
-        assert!(topology.carries(me, schedule), "rank {me} leaves {topology:?}");
+        assert!(connections.carries(me, schedule), "rank {me} leaves {connections:?}");
         let own = (0..sends(me)).map(|index| own(me, index)).collect();
         ranks.push(Rank::new(own, vec![None; receives(me)], schedule.work));
     }
@@ -69,7 +69,7 @@ fn exchange(
 }
 
 /// Gather, scatter, allgather and all-to-all of blocks of different lengths, some of them empty.
-fn verify_blocks_on(topology: &Topology, size: u32, root: u32) -> Result<(), String> {
+fn verify_blocks_on(connections: &Connections, size: u32, root: u32) -> Result<(), String> {
     let count = |rank: u32| (rank as usize * 5 + 2) % 4;
     let offsets = offsets(&(0..size).map(count).collect::<Vec<_>>());
     let (total, block) = (offsets[size as usize], blocks(&offsets));
@@ -77,16 +77,16 @@ fn verify_blocks_on(topology: &Topology, size: u32, root: u32) -> Result<(), Str
 
     let at_root = |me| if me == root { total } else { 0 };
     let gathered =
-        exchange(topology, size, count, at_root, |me| gather_linear(me, size, root, count(me), false, block))?;
+        exchange(connections, size, count, at_root, |me| gather_linear(me, size, root, count(me), false, block))?;
     assert_eq!(gathered[root as usize], in_order);
 
     let scattered =
-        exchange(topology, size, at_root, count, |me| scatter_linear(me, size, root, count(me), false, block))?;
+        exchange(connections, size, at_root, count, |me| scatter_linear(me, size, root, count(me), false, block))?;
     for (me, held) in (0..).zip(scattered) {
         assert_eq!(held, block(me).map(|index| Some((root, index))).collect::<Vec<_>>());
     }
 
-    let to_all = exchange(topology, size, count, |_| total, |me| allgather_ring(me, size, false, block))?;
+    let to_all = exchange(connections, size, count, |_| total, |me| allgather_ring(me, size, false, block))?;
     assert!(to_all.iter().all(|held| *held == in_order));
 
     let length = |from: u32, to: u32| ((from * 7 + to * 3) % 4) as usize;
@@ -97,7 +97,7 @@ fn verify_blocks_on(topology: &Topology, size: u32, root: u32) -> Result<(), Str
         alltoall_linear(me, size, &Blocks { send: blocks(&sends), receive: blocks(&receives), in_place: None })
     };
     let last = |offsets: Vec<usize>| offsets[size as usize];
-    let exchanged = exchange(topology, size, |me| last(sends(me)), |me| last(receives(me)), make)?;
+    let exchanged = exchange(connections, size, |me| last(sends(me)), |me| last(receives(me)), make)?;
     for (me, held) in (0..).zip(exchanged) {
         let of = |from: u32| blocks(&sends(from))(me).map(move |index| Some((from, index)));
         assert_eq!(held, (0..size).flat_map(of).collect::<Vec<_>>());
@@ -108,10 +108,10 @@ fn verify_blocks_on(topology: &Topology, size: u32, root: u32) -> Result<(), Str
 #[test]
 fn whole_groups_of_every_size_run_everything() {
     for size in 1..=33 {
-        let topology = Topology::of_group(size);
+        let connections = Connections::of_group(size);
         for root in [0, size / 2, size - 1] {
-            verify_all_on(&topology, size, root).unwrap_or_else(|error| panic!("size {size}: {error}"));
-            verify_blocks_on(&topology, size, root).unwrap_or_else(|error| panic!("size {size}: {error}"));
+            verify_all_on(&connections, size, root).unwrap_or_else(|error| panic!("size {size}: {error}"));
+            verify_blocks_on(&connections, size, root).unwrap_or_else(|error| panic!("size {size}: {error}"));
         }
     }
 }
@@ -146,11 +146,11 @@ proptest! {
         prop_assume!(!members.is_empty());
         let number = u32::try_from(members.len()).expect("small");
         let root = u32::try_from(root.index(members.len())).expect("small");
-        match Topology::of_members(size, &members) {
-            Ok(topology) => {
+        match Connections::of_members(size, &members) {
+            Ok(connections) => {
                 prop_assert!(reach_each_other(size, &members));
-                prop_assert_eq!(verify_all_on(&topology, number, root), Ok(()));
-                prop_assert_eq!(verify_blocks_on(&topology, number, root), Ok(()));
+                prop_assert_eq!(verify_all_on(&connections, number, root), Ok(()));
+                prop_assert_eq!(verify_blocks_on(&connections, number, root), Ok(()));
             }
             Err(apart) => {
                 prop_assert!(!reach_each_other(size, &members), "{}", apart);
@@ -163,7 +163,7 @@ proptest! {
 #[test]
 fn a_line_of_ranks_runs_everything() {
     for size in [2, 3, 7, 10] {
-        let line = Topology::new(size, |one, other| one.abs_diff(other) == 1).expect("joined");
+        let line = Connections::new(size, |one, other| one.abs_diff(other) == 1).expect("joined");
         for root in [0, size / 2, size - 1] {
             verify_all_on(&line, size, root).unwrap_or_else(|error| panic!("size {size}: {error}"));
             verify_blocks_on(&line, size, root).unwrap_or_else(|error| panic!("size {size}: {error}"));
@@ -174,17 +174,17 @@ fn a_line_of_ranks_runs_everything() {
 #[test]
 fn members_without_a_way_are_refused() {
     // 3 and 6 are neither a power of two apart nor partners.
-    assert_eq!(Topology::of_members(33, &[3, 6]), Err(Apart { one: 0, other: 1 }));
-    assert_eq!(Topology::of_members(33, &[3, 6, 0]).map(|topology| topology.is_complete()), Ok(false));
-    assert_eq!(Topology::of_members(33, &[4, 5]).map(|topology| topology.is_complete()), Ok(true));
+    assert_eq!(Connections::of_members(33, &[3, 6]), Err(Apart { one: 0, other: 1 }));
+    assert_eq!(Connections::of_members(33, &[3, 6, 0]).map(|connections| connections.is_complete()), Ok(false));
+    assert_eq!(Connections::of_members(33, &[4, 5]).map(|connections| connections.is_complete()), Ok(true));
 }
 
 #[test]
 fn the_hub_carries_no_more_than_its_share_where_others_can() {
-    let (size, topology) = (64, Topology::of_group(64));
+    let (size, connections) = (64, Connections::of_group(64));
     let schedule = |me| {
         let block = |rank: u32| rank as usize..rank as usize + 1;
-        topology
+        connections
             .route(me, size, |me| alltoall_linear(me, size, &Blocks { send: block, receive: block, in_place: None }))
     };
     let (hub, other) = (schedule(0).messages(), schedule(13).messages());
@@ -207,7 +207,7 @@ fn transfers_are_the_same_in_place() {
         for (root, commutative) in [(0, true), (size - 1, false)] {
             let root = if collective.has_root() { root } else { 0 };
             let problem = problem(collective, size, root, 2 * size as usize, commutative);
-            for algorithm in candidates(&problem, &Topology::complete()) {
+            for algorithm in candidates(&problem, &Connections::complete()) {
                 for me in (0..size).filter(|me| may_be_in_place(&problem, *me)) {
                     let make = |in_place| build(&Problem { in_place, ..problem }, &choice(&problem, algorithm), me);
                     assert_eq!(transfers(make(false)), transfers(make(true)), "{algorithm} {problem:?}, rank {me}");

@@ -7,7 +7,7 @@ use super::{Schedule, Step, peers, route};
 
 /// The connections between the ranks of one communicator. All its ranks know the same, so that all plan alike.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Topology(Option<Arc<Sparse>>);
+pub struct Connections(Option<Arc<Sparse>>);
 
 #[derive(Debug, PartialEq, Eq)]
 struct Sparse {
@@ -27,7 +27,7 @@ pub struct Apart {
     pub other: u32,
 }
 
-impl Topology {
+impl Connections {
     /// Each rank is connected to each.
     pub fn complete() -> Self {
         Self(None)
@@ -103,7 +103,7 @@ impl Topology {
     }
 
     /// Whether two ranks are connected; a rank is to itself.
-    pub fn connects(&self, one: u32, other: u32) -> bool {
+    pub fn has(&self, one: u32, other: u32) -> bool {
         one == other || self.0.as_ref().is_none_or(|sparse| sparse.connects(one, other))
     }
 
@@ -114,8 +114,7 @@ impl Topology {
 
     /// Whether a schedule of rank `me` uses nothing but connections that there are.
     pub fn carries(&self, me: u32, schedule: &Schedule) -> bool {
-        self.is_complete()
-            || schedule.rounds.iter().flatten().filter_map(Step::peer).all(|peer| self.connects(me, peer))
+        self.is_complete() || schedule.rounds.iter().flatten().filter_map(Step::peer).all(|peer| self.has(me, peer))
     }
 
     /// The schedule of rank `me`, where `make` gives that of each of `size` ranks. If those use connections that do
