@@ -19,6 +19,7 @@ use crate::schedule::{self, Algorithm, Blocks, Choice, Collective, Memory, Probl
 use crate::time::Instant;
 
 mod blocks;
+mod lengths;
 mod reductions;
 
 /// A collective without its buffers.
