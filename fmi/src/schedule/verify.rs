@@ -13,9 +13,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::model::Fabric;
 
-mod sparse;
-
+mod choices;
 mod order;
+mod sparse;
 
 /// How an element came about; `None` where nothing was written.
 type Value = Option<Rc<Term>>;

@@ -3,7 +3,7 @@
 
 use super::*;
 
-const REDUCTIONS: [Collective; 5] =
+pub(super) const REDUCTIONS: [Collective; 5] =
     [Collective::Reduce, Collective::Allreduce, Collective::ReduceScatter, Collective::Scan, Collective::Exscan];
 
 /// The terms of the result of each rank that gets one, in the order of its elements.
