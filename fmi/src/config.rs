@@ -114,8 +114,13 @@ pub enum Peers {
     #[default]
     All,
     /// Those that collectives use, about 2 log₂ `size` of them (rank 0 has all): enough for every
-    /// collective with any root. A message to another rank is refused. For groups of hundreds, whose
-    /// full mesh would cost each rank a socket and a NAT mapping for every other.
+    /// collective with any root. For groups of hundreds, whose full mesh would cost each rank a socket and a NAT
+    /// mapping for every other.
+    ///
+    /// A message to another rank is refused. Blocks of different lengths cost an exchange of their lengths first, and
+    /// those of an `alltoallv` go over other ranks; `alltoallv_init` is refused. A communicator of some ranks uses the
+    /// connections between these alone, over which messages go from rank to rank where it must be; one whose
+    /// members they do not join is refused when it is made. With rank 0 of the group among them they always do.
     Collectives,
 }
 

@@ -180,21 +180,22 @@ impl Communicator {
     }
 
     fn made_of(&self, operation: Operation, id: u64, slots: Vec<Slot>) -> Result<Self> {
+        let connections = self.connections_of(operation, &slots)?;
+        Ok(self.joining(id, slots, connections))
+    }
+
+    fn joining(&self, id: u64, slots: Vec<Slot>, connections: Connections) -> Self {
         let me = self.members.slot(self.members.me());
-        let whole =
-            self.shared.with(|engine| u32::try_from(engine.channels_max())).expect("ranks are numbers of 32 bits");
-        let connections = self.connections_of(operation, whole, &slots)?;
         let members = Members::part(me, slots).expect("this rank is a member, and each is one once");
-        Ok(self.shared.with(|engine| self.derived(engine, id, members, connections)))
+        self.shared.with(|engine| self.derived(engine, id, members, connections))
     }
 
     /// How members are connected. All of them work it out alike, so all are refused together.
-    fn connections_of(&self, operation: Operation, whole: u32, slots: &[Slot]) -> Result<Connections> {
-        if !self.shared.with(|engine| engine.sparse) {
-            return Ok(Connections::complete());
-        }
+    fn connections_of(&self, operation: Operation, slots: &[Slot]) -> Result<Connections> {
+        let (is_sparse, whole) = self.shared.with(|engine| (engine.sparse, engine.channels_max()));
+        let Some(whole) = u32::try_from(whole).ok().filter(|_| is_sparse) else { return Ok(Connections::complete()) };
         let members: Vec<u32> = slots.iter().map(|slot| slot.get()).collect();
-        Connections::of_members(whole, &members).map_err(|Apart { one, other, .. }| {
+        Connections::of_members(whole, &members).map_err(|Apart { one, other }| {
             let (one, other) = (members[one as usize], members[other as usize]);
             let what = format!(
                 "no connections between its members lead from rank {one} of the whole group to rank {other}: include \

@@ -42,6 +42,13 @@
 //!
 //! `fmi plan` prints any of them with its cost, and draws it.
 //!
+//! # Missing connections
+//!
+//! Where some ranks are not connected ([`Connections`]), the candidates are the algorithms that do without; whole sparse
+//! groups have one for every collective of equal blocks. Where there is none, in communicators of some ranks
+//! and for blocks of different lengths, messages go over other ranks ([`Connections::route`]). The model does not price
+//! these detours.
+//!
 //! # Bits of a result
 //!
 //! Sums of floats depend on the order in which they are added. All ranks that get one result get the same bits: each
@@ -359,11 +366,12 @@ fn subtree(relative: u32, size: u32) -> u32 {
     reach.min(size - relative)
 }
 
-/// The peers of `me` in any collective with any root, where only some pairs are connected. Symmetric: who
-/// is a peer has `me` as a peer.
+/// The peers of `me` in any collective with any root, where only some pairs are connected. Symmetric: a peer has `me`
+/// as its peer.
 ///
 /// Trees, barriers and Bruck's algorithms reach 2ᵏ up and down, whatever the root; allreduces reach their
-/// partners; an ordered reduce ends with a transfer from rank 0 to the root.
+/// partners; an ordered reduce ends with a transfer from rank 0 to the root. What else there is, is planned on
+/// [`Connections`].
 pub fn peers(me: u32, size: u32) -> std::collections::BTreeSet<u32> {
     let distances = (0..rounds_for(size)).map(|k| (1 << k) % size);
     let mut peers: std::collections::BTreeSet<u32> =

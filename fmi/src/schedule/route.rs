@@ -191,7 +191,7 @@ impl<'a> Router<'a> {
 
     /// How this rank receives a message at once where it is to go, if it can.
     fn arrive(&self, from: u32, message: &Message) -> Option<Step> {
-        let (round, index) = *self.mine.steps.get(&(message.way[0], message.number)).expect("schedules fit each other");
+        let (round, index) = self.mine.steps[&(message.way[0], message.number)];
         let (place, steps) = (&self.places[self.me as usize], &self.schedules[self.me as usize].rounds[round]);
         if place.round != round || !place.has_begun || meets_another(steps, index) {
             return None;

@@ -24,7 +24,7 @@ type Value = Option<Rc<Term>>;
 #[derive(Debug, PartialEq, Eq)]
 enum Term {
     Own(u32, usize),
-    Combined(Rc<Term>, Rc<Term>),
+    Combined(Rc<Self>, Rc<Self>),
 }
 
 impl Term {

@@ -43,14 +43,17 @@ fn verify_all_on(connections: &Connections, size: u32, root: u32) -> Result<(), 
     Ok(())
 }
 
-/// Runs `schedules` on blocks of `lengths(from, to)` elements, and says what each rank holds: rank and index of each element.
+/// Rank and index of each element that a rank holds.
+type Held = Vec<Option<(u32, usize)>>;
+
+/// Runs what `make` gives each rank, which sends and receives so many elements, and says what it then holds.
 fn exchange(
     connections: &Connections,
     size: u32,
     sends: impl Fn(u32) -> usize,
     receives: impl Fn(u32) -> usize,
     make: impl Fn(u32) -> Schedule,
-) -> Result<Vec<Vec<Option<(u32, usize)>>>, String> {
+) -> Result<Vec<Held>, String> {
     let schedules: Vec<Schedule> = (0..size).map(|me| connections.route(me, size, &make)).collect();
     let mut ranks: Vec<Rank> = Vec::new();
     for (me, schedule) in (0..).zip(&schedules) {
@@ -111,8 +114,8 @@ fn whole_groups_of_every_size_run_everything() {
         let connections = Connections::of_group(size);
         for root in [0, size / 2, size - 1] {
             verify_all_on(&connections, size, root).unwrap_or_else(|error| panic!("size {size}: {error}"));
-            verify_blocks_on(&connections, size, root).unwrap_or_else(|error| panic!("size {size}: {error}"));
         }
+        verify_blocks_on(&connections, size, size / 2).unwrap_or_else(|error| panic!("size {size}: {error}"));
     }
 }
 
@@ -137,7 +140,7 @@ fn reach_each_other(size: u32, members: &[u32]) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(32))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
     fn drawn_members_run_everything_or_are_refused(
         size in 1u32..=40, chosen in 1u64.., fewer: u64, root in any::<proptest::sample::Index>(), turn in 1u32..67,
