@@ -26,14 +26,16 @@ use std::task::Poll;
 use std::time::Duration;
 
 use crate::channel::stream::Link;
-use crate::channel::{Channel, LinkInfo};
-use crate::config::Config;
+use crate::channel::{Channel, LinkInfo, memory};
+use crate::config::{Config, Peers};
 use crate::connect::{Joined, Joiner, Prepared};
 use crate::engine::{Engine, Shared};
-use crate::error::{Error, ErrorKind, Operation, Result};
+use crate::error::{Error, ErrorKind, Operation, Path, Result};
 use crate::model::Fabric;
 use crate::net::{BoxFuture, Clock, Net};
+use crate::proto::candidate::Technique;
 use crate::proto::rank::{Members, Rank, Slot};
+use crate::schedule::Connections;
 use crate::time::Instant;
 
 mod collective;
@@ -66,6 +68,9 @@ pub struct Communicator {
     rank: u32,
     size: u32,
     members: Members,
+    /// Which of its ranks are connected.
+    connections: Connections,
+    reproducible: bool,
 }
 
 impl fmt::Debug for Communicator {
@@ -100,6 +105,54 @@ impl Communicator {
         Prepared::new(net, config).await?.join().await
     }
 
+    /// A group of `size` ranks in this process, connected by memory, by rank: for threads, and for tests of programs
+    /// that need no network. Each works as on a network; move them to where their ranks run.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fmi::Result<()> {
+    /// let ranks = fmi::Communicator::local(fmi::RealNet::new(), 3).into_iter().map(|comm| async move {
+    ///     let mut sum = [0];
+    ///     comm.allreduce(&[comm.rank()], &mut sum, fmi::op::Sum).await?;
+    ///     fmi::Result::Ok(sum[0])
+    /// });
+    /// assert_eq!(futures_util::future::try_join_all(ranks).await?, [3, 3, 3]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn local<N: Net>(net: N, size: u32) -> Vec<Self> {
+        let now = net.now();
+        let info = |peer| LinkInfo {
+            peer,
+            path: Path::Private,
+            technique: Technique::Local,
+            addresses_known_at: now,
+            connected_at: now,
+            attempts: 0,
+        };
+        let mut ends: Vec<Vec<Option<Box<dyn Channel>>>> =
+            (0..size).map(|_| (0..size).map(|_| None).collect()).collect();
+        for low in 0..size {
+            for high in low + 1..size {
+                let (near, far) = memory::pair(info(high), info(low));
+                ends[low as usize][high as usize] = Some(Box::new(near));
+                ends[high as usize][low as usize] = Some(Box::new(far));
+            }
+        }
+        let clock: Arc<dyn Clock> = Arc::new(net);
+        let rank = |(rank, channels): (u32, _)| {
+            let config = Config::new(rank, size, "local", "");
+            let session = Default::default();
+            let parts = crate::engine::Parts { channels, control: None, session, upgrade: None, lifeline: None };
+            let comm = Self::over(&config, clock.clone(), parts);
+            comm.shared.with(|engine| engine.fabric = Fabric::local(1.0));
+            comm.mark_formed();
+            comm
+        };
+        (0..size).zip(ends).map(rank).collect()
+    }
+
     pub(crate) fn assemble(config: &Config, clock: Arc<dyn Clock>, joined: Joined) -> Self {
         let Joined { links, control, session, upgrade, lifeline } = joined;
         let channels = links.into_iter().map(|link| link.map(|link| Box::new(link) as Box<dyn Channel>)).collect();
@@ -116,7 +169,19 @@ impl Communicator {
     fn over(config: &Config, clock: Arc<dyn Clock>, parts: crate::engine::Parts) -> Self {
         let shared = Shared::new(Engine::new(config, clock, parts));
         let members = Members::whole(config.rank, config.size);
-        Self { shared, id: 0, rank: config.rank, size: config.size, members }
+        let connections = match config.peers {
+            Peers::All => Connections::complete(),
+            Peers::Collectives => Connections::of_group(config.size),
+        };
+        Self {
+            shared,
+            id: 0,
+            rank: config.rank,
+            size: config.size,
+            members,
+            connections,
+            reproducible: config.reproducible,
+        }
     }
 
     /// This rank, from 0 to `size` - 1. MPI 3.1 §6.4.1, MPI_Comm_rank.

@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Operation, Result};
 use crate::key::{Key, SECRET_BYTES_MIN, Secret};
 use crate::proto::card::Security;
 use crate::proto::rendezvous::SIZE_MAX;
-use crate::schedule::{Algorithm, Collective, Problem, candidates};
+use crate::schedule::{Algorithm, Collective, Connections, Problem, candidates};
 
 mod settings;
 #[cfg(test)]
@@ -85,6 +85,10 @@ pub struct Config {
     /// try 1,024 on the other, within about a second. Default false, as a NAT's owner may take it for an
     /// attack; it needs the consent of both ranks. `FMI_SPRAY`.
     pub spray: bool,
+    /// Whether reductions combine in an order that the number of ranks alone decides, equal on all ranks. Then the bits of
+    /// a result depend neither on the algorithm, nor on the machines, nor on the length. Default false: all ranks get the
+    /// same bits, but another layout or length may give others, where the operator rounds.
+    pub reproducible: bool,
     /// Local address to bind. Default: any. `FMI_BIND`.
     pub bind: IpAddr,
     /// Time for the whole join. Default 30 s; too short, and late ranks are missed. A group that
@@ -129,8 +133,13 @@ pub enum Peers {
     #[default]
     All,
     /// Those that collectives use, about 2 log₂ `size` of them (rank 0 has all): enough for every
-    /// collective with any root. A message to another rank is refused. For groups of hundreds, whose
-    /// full mesh would cost each rank a socket and a NAT mapping for every other.
+    /// collective with any root. For groups of hundreds, whose full mesh would cost each rank a socket and a NAT
+    /// mapping for every other.
+    ///
+    /// A message to another rank is refused. Blocks of different lengths cost an exchange of their lengths first, and
+    /// those of an `alltoallv` go over other ranks; `alltoallv_init` is refused. A communicator of some ranks uses the
+    /// connections between these alone, over which messages go from rank to rank where it must be; one whose
+    /// members they do not join is refused when it is made. With rank 0 of the group among them they always do.
     Collectives,
 }
 
@@ -190,6 +199,7 @@ impl Config {
             security: None,
             relay: true,
             spray: false,
+            reproducible: false,
             spin: Duration::from_micros(50),
             algorithms: BTreeMap::new(),
         }
@@ -365,11 +375,15 @@ impl Config {
         let sparse = self.peers == Peers::Collectives;
         for (collective, algorithm) in &self.algorithms {
             let mut known: BTreeSet<Algorithm> = BTreeSet::new();
-            for (commutative, count) in [(true, 2), (true, 0), (false, 2), (false, 0)] {
-                let (collective, root) = (*collective, 0);
+            // Of a size at which few connections are not all.
+            let size = 16;
+            let connections = if sparse { Connections::of_group(size) } else { Connections::complete() };
+            for (commutative, count) in [(true, 16), (true, 0), (false, 16), (false, 0)] {
+                let (collective, root, element_bytes, in_place) = (*collective, 0, 1, false);
+                let reproducible = self.reproducible;
                 let problem =
-                    Problem { collective, size: 2, root, count, element_bytes: 1, commutative, in_place: false };
-                known.extend(candidates(&problem, sparse));
+                    Problem { collective, size, root, count, element_bytes, commutative, in_place, reproducible };
+                known.extend(candidates(&problem, &connections));
             }
             if !known.contains(algorithm) {
                 let names: Vec<_> = known.iter().map(|known| known.name()).collect();

@@ -5,104 +5,11 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
+pub use crate::operation::Operation;
 use crate::proto::rendezvous::Refusal;
 
 /// The result of every fallible call of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
-
-/// The operation that failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Operation {
-    /// Reading the configuration.
-    Configure,
-    /// Forming the group: rendezvous, punching, confirmation.
-    Join,
-    /// Serving a rendezvous.
-    Rendezvous,
-    /// Classifying the NAT in front of this machine.
-    Discover,
-    /// Point-to-point send.
-    Send,
-    /// Point-to-point receive.
-    Receive,
-    /// Combined send and receive.
-    SendReceive,
-    /// Barrier.
-    Barrier,
-    /// Broadcast.
-    Broadcast,
-    /// Reduce to one root.
-    Reduce,
-    /// Reduce to all ranks.
-    Allreduce,
-    /// Gather to one root.
-    Gather,
-    /// Gather of blocks of different lengths.
-    Gatherv,
-    /// Scatter from one root.
-    Scatter,
-    /// Scatter of blocks of different lengths.
-    Scatterv,
-    /// Gather to all.
-    Allgather,
-    /// Gather of blocks of different lengths to all.
-    Allgatherv,
-    /// A block from each to each.
-    Alltoall,
-    /// A block of any length from each to each.
-    Alltoallv,
-    /// Reduce and scatter, blocks of one length.
-    ReduceScatterBlock,
-    /// Reduce and scatter, blocks of different lengths.
-    ReduceScatter,
-    /// Inclusive prefix reduction.
-    Scan,
-    /// Exclusive prefix reduction.
-    Exscan,
-    /// Look for a message.
-    Probe,
-    /// Split a communicator.
-    Split,
-    /// Duplicate a communicator.
-    Duplicate,
-    /// Make a communicator of a group.
-    CreateGroup,
-}
-
-impl fmt::Display for Operation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Configure => "configure",
-            Self::Join => "join",
-            Self::Rendezvous => "rendezvous",
-            Self::Discover => "discover",
-            Self::Send => "send",
-            Self::Receive => "recv",
-            Self::SendReceive => "sendrecv",
-            Self::Barrier => "barrier",
-            Self::Broadcast => "broadcast",
-            Self::Reduce => "reduce",
-            Self::Allreduce => "allreduce",
-            Self::Gather => "gather",
-            Self::Gatherv => "gatherv",
-            Self::Scatter => "scatter",
-            Self::Scatterv => "scatterv",
-            Self::Allgather => "allgather",
-            Self::Allgatherv => "allgatherv",
-            Self::Alltoall => "alltoall",
-            Self::Alltoallv => "alltoallv",
-            Self::ReduceScatterBlock => "reduce_scatter_block",
-            Self::ReduceScatter => "reduce_scatter",
-            Self::Scan => "scan",
-            Self::Exscan => "exscan",
-            Self::Probe => "probe",
-            Self::Split => "split",
-            Self::Duplicate => "duplicate",
-            Self::CreateGroup => "create_group",
-        })
-    }
-}
 
 /// How bytes reach a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -57,6 +57,7 @@ pub mod key;
 pub mod model;
 pub mod net;
 pub mod op;
+pub mod operation;
 pub mod proto;
 pub mod schedule;
 pub mod time;

@@ -9,7 +9,7 @@ use fmi::net::Net;
 use fmi::net::rendezvous::Rendezvous;
 use fmi::op::Sum;
 use fmi::proto::rendezvous::server::ServerConfig;
-use fmi::schedule::{Algorithm, Collective, Problem, candidates, price};
+use fmi::schedule::{Algorithm, Collective, Connections, Problem, candidates, price};
 use fmi::{Communicator, Config, Error};
 use nat_sim::topology::{HostSpec, INTERNET, TcpConfig, Topology};
 use nat_sim::{SimNet, World, WorldError};
@@ -62,16 +62,10 @@ impl Links {
         for collective in collectives {
             for bytes in bytes {
                 let problem = self.problem(*collective, *bytes);
-                for algorithm in candidates(&problem, false) {
-                    let simulated = self.run(&problem, *algorithm)?;
-                    let modelled = price(&problem, *algorithm, &self.fabric()).time;
-                    timings.push(Timing {
-                        collective: *collective,
-                        algorithm: *algorithm,
-                        bytes: *bytes,
-                        simulated,
-                        modelled,
-                    });
+                for algorithm in candidates(&problem, &Connections::complete()) {
+                    let simulated = self.run(&problem, algorithm)?;
+                    let modelled = price(&problem, algorithm, &self.fabric()).time;
+                    timings.push(Timing { collective: *collective, algorithm, bytes: *bytes, simulated, modelled });
                 }
             }
         }
@@ -81,7 +75,16 @@ impl Links {
     fn problem(&self, collective: Collective, bytes: usize) -> Problem {
         let (element_bytes, commutative, in_place) = (4, true, false);
         let count = bytes.div_ceil(element_bytes);
-        Problem { collective, size: self.ranks, root: 0, count, element_bytes, commutative, in_place }
+        Problem {
+            collective,
+            size: self.ranks,
+            root: 0,
+            count,
+            element_bytes,
+            commutative,
+            in_place,
+            reproducible: false,
+        }
     }
 
     fn run(&self, problem: &Problem, algorithm: Algorithm) -> Result<Duration, LinksError> {

@@ -19,6 +19,7 @@ use crate::schedule::{self, Algorithm, Blocks, Choice, Collective, Memory, Probl
 use crate::time::Instant;
 
 mod blocks;
+mod lengths;
 mod reductions;
 
 /// A collective without its buffers.
@@ -276,8 +277,8 @@ impl Communicator {
     }
 
     pub(super) fn problem(&self, collective: Collective, root: u32, count: usize, element_bytes: usize) -> Problem {
-        let (commutative, in_place) = (true, false);
-        Problem { collective, size: self.size, root, count, element_bytes, commutative, in_place }
+        let (commutative, in_place, reproducible) = (true, false, self.reproducible);
+        Problem { collective, size: self.size, root, count, element_bytes, commutative, in_place, reproducible }
     }
 
     /// Takes the place of a collective that begins later.
@@ -363,11 +364,11 @@ impl Communicator {
                 Arc::new(Plan::new(schedule, choice, self.size, slot))
             }
             Recipe::Chosen(problem) => {
-                let (fabric, sparse) = (engine.fabric, engine.sparse);
+                let (fabric, connections) = (engine.fabric, &self.connections);
                 let forced = engine.algorithms.get(&problem.collective).copied();
                 engine.plan(PlanKey { communicator: self.id, problem: *problem }, || {
-                    let choice = schedule::chosen(problem, forced, &fabric, sparse);
-                    Plan::new(&schedule::build(problem, &choice, self.rank), choice, self.size, slot)
+                    let choice = schedule::chosen(problem, forced, &fabric, connections);
+                    Plan::new(&schedule::build_on(problem, &choice, self.rank, connections), choice, self.size, slot)
                 })
             }
         }
@@ -377,7 +378,7 @@ impl Communicator {
     pub fn choice(&self, problem: &Problem) -> Choice {
         self.shared.with(|engine| {
             let forced = engine.algorithms.get(&problem.collective).copied();
-            schedule::chosen(problem, forced, &engine.fabric, engine.sparse)
+            schedule::chosen(problem, forced, &engine.fabric, &self.connections)
         })
     }
 

@@ -8,7 +8,7 @@ use crate::engine::Engine;
 use crate::error::{ErrorKind, Operation, Result};
 use crate::proto::frame::{Envelope, Kind};
 use crate::proto::rank::{Members, Slot};
-use crate::schedule::Collective;
+use crate::schedule::{Apart, Collective, Connections};
 
 /// An ordered set of processes. MPI 3.1 §6.3.
 ///
@@ -100,7 +100,7 @@ impl Communicator {
             let signature = Envelope { communicator: self.id, sequence, ..Envelope::new(Kind::Duplicate) };
             engine.group.note(&signature);
             let id = identity(self.id, "duplicate", sequence, &[]);
-            Ok(self.derived(engine, id, self.members.clone()))
+            Ok(self.derived(engine, id, self.members.clone(), self.connections.clone()))
         })
     }
 
@@ -108,7 +108,8 @@ impl Communicator {
     /// of their rank here. All ranks call it; who gives no color gets none.
     ///
     /// # Errors
-    /// As a collective.
+    /// As a collective; [`ErrorKind::InvalidArgument`], on all members, if those of one color cannot reach each other
+    /// over connections between them ([`Peers::Collectives`](crate::Peers::Collectives)).
     ///
     /// # Cancel safety
     /// Dropping the future revokes the communicator.
@@ -143,7 +144,7 @@ impl Communicator {
                 same.iter().filter_map(|(_, rank)| self.members.rank(*rank)).map(|rank| self.members.slot(rank));
             let members = members.collect();
             let id = identity(self.id, "split", number, &own[0].to_be_bytes());
-            Ok(Some(self.made_of(id, members)))
+            self.made_of(Operation::Split, id, members).map(Some)
         }
     }
 
@@ -151,7 +152,8 @@ impl Communicator {
     /// the group gets none.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`] for an empty group; [`ErrorKind::Revoked`].
+    /// [`ErrorKind::InvalidArgument`] for an empty group, or one whose members cannot reach each other over connections
+    /// between them ([`Peers::Collectives`](crate::Peers::Collectives)); [`ErrorKind::Revoked`].
     ///
     /// MPI 3.1 §6.4.2, MPI_Comm_create_group.
     pub fn create_group(&self, group: &Group, tag: u32) -> Result<Option<Self>> {
@@ -173,19 +175,41 @@ impl Communicator {
             *number += 1;
             Ok(*number)
         })?;
-        Ok(Some(self.made_of(identity(seed, "group", number, &[]), group.0.to_vec())))
+        let id = identity(seed, "group", number, &[]);
+        self.made_of(Operation::CreateGroup, id, group.0.to_vec()).map(Some)
     }
 
-    fn made_of(&self, id: u64, slots: Vec<Slot>) -> Self {
+    fn made_of(&self, operation: Operation, id: u64, slots: Vec<Slot>) -> Result<Self> {
+        let connections = self.connections_of(operation, &slots)?;
+        Ok(self.joining(id, slots, connections))
+    }
+
+    fn joining(&self, id: u64, slots: Vec<Slot>, connections: Connections) -> Self {
         let me = self.members.slot(self.members.me());
         let members = Members::part(me, slots).expect("this rank is a member, and each is one once");
-        self.shared.with(|engine| self.derived(engine, id, members))
+        self.shared.with(|engine| self.derived(engine, id, members, connections))
     }
 
-    fn derived(&self, engine: &mut Engine, id: u64, members: Members) -> Self {
+    /// How members are connected. All of them work it out alike, so all are refused together.
+    fn connections_of(&self, operation: Operation, slots: &[Slot]) -> Result<Connections> {
+        let (is_sparse, whole) = self.shared.with(|engine| (engine.sparse, engine.channels_max()));
+        let Some(whole) = u32::try_from(whole).ok().filter(|_| is_sparse) else { return Ok(Connections::complete()) };
+        let members: Vec<u32> = slots.iter().map(|slot| slot.get()).collect();
+        Connections::of_members(whole, &members).map_err(|Apart { one, other }| {
+            let (one, other) = (members[one as usize], members[other as usize]);
+            let what = format!(
+                "no connections between its members lead from rank {one} of the whole group to rank {other}: include \
+                 rank 0, or let the group join with `peers` for all"
+            );
+            self.error(operation, ErrorKind::InvalidArgument(what))
+        })
+    }
+
+    fn derived(&self, engine: &mut Engine, id: u64, members: Members, connections: Connections) -> Self {
         engine.open(id, members.clone());
         let (rank, size) = (members.me().get(), members.size());
-        Self { shared: self.shared.clone(), id, rank, size, members }
+        let (shared, reproducible) = (self.shared.clone(), self.reproducible);
+        Self { shared, id, rank, size, members, connections, reproducible }
     }
 }
 

@@ -193,11 +193,6 @@ impl<'a> Executor<'a> {
         self.started = self.tasks.len();
     }
 
-    /// The tasks that have not ended.
-    pub(super) fn unfinished(&self) -> Vec<usize> {
-        (0..self.tasks.len()).filter(|task| self.tasks[*task].0.is_some()).collect()
-    }
-
     /// Number of tasks that have not ended.
     pub(super) fn left(&self) -> usize {
         self.tasks.iter().filter(|(future, _)| future.is_some()).count()

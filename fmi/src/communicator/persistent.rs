@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use crate::communicator::Communicator;
 use crate::communicator::collective::{Nothing, Recipe, Spec};
 use crate::datatype::Element;
-use crate::error::Result;
+use crate::error::{ErrorKind, Operation, Result};
 use crate::op::Op;
 use crate::schedule::{Algorithm, Collective};
 
@@ -24,7 +24,7 @@ impl<T: Element, O: Op<T>> Persistent<'_, T, O> {
     /// Starts a run: reads `send`, writes `receive`, which are empty where the operation has no such buffer.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for buffers of other lengths, which
+    /// [`ErrorKind::InvalidArgument`] for buffers of other lengths, which
     /// changes nothing; else as the operation.
     ///
     /// # Cancel safety
@@ -138,13 +138,19 @@ impl Communicator {
     /// Plans [`Communicator::alltoallv`]. MPI_Alltoallv_init.
     ///
     /// # Errors
-    /// As the operation's arguments.
+    /// As the operation's arguments; [`ErrorKind::InvalidArgument`] where some ranks are not connected
+    /// ([`Peers::Collectives`](crate::Peers::Collectives)): the others' counts, which a plan needs there, are not known.
     pub fn alltoallv_init<T: Element>(
         &self,
         send_counts: &[usize],
         receive_counts: &[usize],
     ) -> Result<Persistent<'_, T, impl Op<T> + use<T>>> {
-        Ok(self.persistent(self.alltoallv_spec(send_counts, receive_counts)?, Nothing))
+        let spec = self.alltoallv_spec(send_counts, receive_counts)?;
+        if !self.connections.is_complete() {
+            let what = "it cannot be planned where some ranks are not connected: call `alltoallv`".to_owned();
+            return Err(self.error(Operation::Alltoallv, ErrorKind::InvalidArgument(what)));
+        }
+        Ok(self.persistent(spec, Nothing))
     }
 
     /// Plans [`Communicator::reduce_scatter_block`] with blocks of `count` elements. MPI_Reduce_scatter_block_init.

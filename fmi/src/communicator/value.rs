@@ -121,15 +121,27 @@ impl Communicator {
             let [first, second] = places;
             let own = self.written(Operation::Gatherv, value)?;
             let is_root = self.rank == root;
-            let mut lengths = vec![0u64; if is_root { self.size as usize } else { 0 }];
-            let spec = self.rooted_spec::<u64>(crate::schedule::Collective::Gather, 1, root, false);
+            // Where some ranks are not connected, whoever hands on a value must know its length.
+            let is_complete = self.connections.is_complete();
+            let mut lengths = vec![0u64; if is_root || !is_complete { self.size as usize } else { 0 }];
+            let spec = if is_complete {
+                self.rooted_spec::<u64>(crate::schedule::Collective::Gather, 1, root, false)
+            } else {
+                self.checked_rank(Operation::Gatherv, "the root", root).map(|_| self.allgather_spec::<u64>(1, false))
+            };
             self.launch_at(Some(first), spec, &[own.len() as u64], &mut lengths, Nothing).await?;
             let mut counts = Vec::with_capacity(lengths.len());
             for (length, rank) in lengths.iter().zip(0..) {
                 counts.push(self.length(Operation::Gatherv, rank, *length)?);
             }
+            let mut spec = self.gatherv_spec(own.len(), &counts, root);
+            if !is_complete {
+                spec = spec.map(|spec| self.routed(spec, &counts));
+            }
+            if !is_root {
+                counts.clear();
+            }
             let mut all = vec![0u8; counts.iter().sum()];
-            let spec = self.gatherv_spec(own.len(), &counts, root);
             self.launch_at(Some(second), spec, &own, &mut all, Nothing).await?;
             self.read_all(Operation::Gatherv, &counts, &all)
         }

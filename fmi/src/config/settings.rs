@@ -152,6 +152,8 @@ settings! {
         |c| c.security.map(|it| it.name().to_owned()).unwrap_or_default(),
         |c, given| Config::security_of(given.text()?).map(|it| c.security = Some(it));
     "relay" "FMI_RELAY" "switch", |c| c.relay.to_string(), |c, given| given.switch().map(|it| c.relay = it);
+    "reproducible" "FMI_REPRODUCIBLE" "switch", |c| c.reproducible.to_string(),
+        |c, given| given.switch().map(|it| c.reproducible = it);
     "spray" "FMI_SPRAY" "switch", |c| c.spray.to_string(), |c, given| given.switch().map(|it| c.spray = it);
     "bind" "FMI_BIND" "IP address", |c| c.bind.to_string(), |c, given| {
         let text = given.text()?;

@@ -213,10 +213,17 @@ fn algorithms_are_read_and_mistakes_named() {
             let mut config = from(&[]).expect("valid");
             config.algorithms = BTreeMap::from([(*collective, *algorithm)]);
             let runs = [(true, 8), (false, 8), (true, 0)].into_iter().any(|(commutative, count)| {
-                let collective = *collective;
-                let problem =
-                    Problem { collective, size: 4, root: 1, count, element_bytes: 4, commutative, in_place: false };
-                candidates(&problem, false).contains(algorithm)
+                let problem = Problem {
+                    collective: *collective,
+                    size: 4,
+                    root: 1,
+                    count,
+                    element_bytes: 4,
+                    commutative,
+                    in_place: false,
+                    reproducible: false,
+                };
+                candidates(&problem, &Connections::complete()).contains(algorithm)
             });
             assert_eq!(config.check().is_ok(), runs, "{collective} by {algorithm}");
         }

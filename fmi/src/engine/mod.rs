@@ -250,7 +250,7 @@ impl Engine {
         deadline: Option<Instant>,
     ) -> Result<Call> {
         self.now = self.clock.now();
-        match self.group.post(self.now, communicator, operation, what, deadline) {
+        match self.group.post(self.now, communicator, what, deadline) {
             Ok(id) => Ok(Call { id, operation, communicator, waits_for: WaitsFor::default(), has_parked: false }),
             Err(failure) => Err(self.error(communicator, operation, failure)),
         }

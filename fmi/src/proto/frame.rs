@@ -7,91 +7,13 @@
 use std::fmt;
 
 use super::wire::{Reader, WireError};
-use crate::error::Operation;
+use crate::operation::Class;
+pub use crate::operation::Kind;
 
 /// Length of an envelope.
 pub const ENVELOPE_BYTES: usize = 56;
 /// Version of the format.
 const VERSION: u8 = 2;
-
-macro_rules! kinds {
-    ($($(#[$doc:meta])* $name:ident = $code:literal $operation:ident,)+) => {
-        /// What a frame belongs to.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-        #[repr(u8)]
-        pub enum Kind {
-            $($(#[$doc])* $name = $code,)+
-        }
-
-        impl Kind {
-            fn from_byte(byte: u8) -> Option<Self> {
-                match byte {
-                    $($code => Some(Self::$name),)+
-                    _ => None,
-                }
-            }
-
-            /// The operation as errors name it.
-            pub fn operation(self) -> Operation {
-                match self {
-                    $(Self::$name => Operation::$operation,)+
-                }
-            }
-        }
-
-        #[cfg(test)]
-        const KINDS: &[Kind] = &[$(Kind::$name),+];
-    };
-}
-
-kinds! {
-    /// Point-to-point; `root_or_tag` is the tag.
-    Message = 1 Send,
-    /// The barrier that ends the forming of a group.
-    Join = 2 Join,
-    /// Barrier.
-    Barrier = 3 Barrier,
-    /// Broadcast.
-    Broadcast = 4 Broadcast,
-    /// Reduce to one root.
-    Reduce = 5 Reduce,
-    /// Reduce to all ranks.
-    Allreduce = 6 Allreduce,
-    /// Of no operation: the sender's next frame comes on another stream.
-    Switch = 7 Join,
-    /// Gather to one root.
-    Gather = 8 Gather,
-    /// Gather of blocks of different lengths.
-    Gatherv = 9 Gatherv,
-    /// Scatter from one root.
-    Scatter = 10 Scatter,
-    /// Scatter of blocks of different lengths.
-    Scatterv = 11 Scatterv,
-    /// Gather to all.
-    Allgather = 12 Allgather,
-    /// Gather of blocks of different lengths to all.
-    Allgatherv = 13 Allgatherv,
-    /// A block from each to each.
-    Alltoall = 14 Alltoall,
-    /// A block of any length from each to each.
-    Alltoallv = 15 Alltoallv,
-    /// Reduce and scatter blocks of one length.
-    ReduceScatterBlock = 16 ReduceScatterBlock,
-    /// Reduce and scatter blocks of different lengths.
-    ReduceScatter = 17 ReduceScatter,
-    /// Inclusive prefix reduction.
-    Scan = 18 Scan,
-    /// Exclusive prefix reduction.
-    Exscan = 19 Exscan,
-    /// Exchange of colours before a split.
-    Split = 20 Split,
-    /// A copy of a communicator; moves nothing.
-    Duplicate = 21 Duplicate,
-    /// Of no operation: the sender waits in the collective whose envelope is the payload.
-    Inquiry = 22 Join,
-    /// Of no operation: the communicator has failed; the payload says why.
-    Revoke = 23 Join,
-}
 
 /// Everything but the payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,7 +87,7 @@ impl Envelope {
             return Err(WireError::Version(version));
         }
         let kind =
-            Kind::from_byte(kind).ok_or_else(|| WireError::Value { field: "frame kind", value: u64::from(kind) })?;
+            Kind::from_code(kind).ok_or_else(|| WireError::Value { field: "frame kind", value: u64::from(kind) })?;
         if flags > 1 || reserved != 0 {
             return Err(WireError::Value { field: "frame flags", value: u64::from(flags) << 8 | u64::from(reserved) });
         }
@@ -197,13 +119,6 @@ impl Envelope {
     pub fn signature(&self) -> Self {
         Self { step: 0, length: 0, ..*self }
     }
-
-    fn has_root(&self) -> bool {
-        matches!(
-            self.kind,
-            Kind::Broadcast | Kind::Reduce | Kind::Gather | Kind::Gatherv | Kind::Scatter | Kind::Scatterv
-        )
-    }
 }
 
 impl fmt::Display for Envelope {
@@ -213,11 +128,14 @@ impl fmt::Display for Envelope {
         if self.kind == Kind::Message {
             return write!(f, "message with tag {} of {type_name}", self.root_or_tag);
         }
+        if operation.class() == Class::Control {
+            return write!(f, "control frame {operation}");
+        }
         write!(f, "{operation} number {}", self.sequence)?;
         if self.communicator != 0 {
             write!(f, " of communicator {:016x}", self.communicator)?;
         }
-        if self.has_root() {
+        if operation.has_root() {
             write!(f, " with root {}", self.root_or_tag)?;
         }
         if self.operator != 0 {
@@ -241,10 +159,19 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    #[test]
+    fn control_frames_do_not_claim_to_be_a_join() {
+        for kind in [Kind::Switch, Kind::Inquiry, Kind::Revoke] {
+            let text = Envelope::new(kind).to_string();
+            assert_eq!(text, format!("control frame {}", kind.operation()));
+            assert!(!text.contains("join"));
+        }
+    }
+
     proptest! {
         #[test]
         fn envelopes_survive_the_wire(
-            kind in proptest::sample::select(KINDS), commutative: bool, datatype: u32, communicator: u64,
+            kind in proptest::sample::select(Kind::ALL), commutative: bool, datatype: u32, communicator: u64,
             fields: (u32, u32), sequence: u64, step: u32, operator: u32, length: u64, elements: u64,
         ) {
             let (epoch, root_or_tag) = fields;

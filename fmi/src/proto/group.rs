@@ -24,7 +24,7 @@ use self::operation::{Op, Operations};
 use super::frame::Envelope;
 use super::mailbox::{Mailbox, Pattern, Stored};
 use super::rank::{Members, Rank, Slot};
-use crate::error::{ErrorKind, Operation};
+use crate::error::ErrorKind;
 use crate::time::Instant;
 
 mod context;
@@ -368,7 +368,6 @@ impl Group {
         &mut self,
         now: Instant,
         communicator: u64,
-        operation: Operation,
         what: What,
         deadline: Option<Instant>,
     ) -> Result<OpId, Failure> {
@@ -379,7 +378,6 @@ impl Group {
         let id = self.operations.insert(|id| Op {
             id,
             communicator,
-            operation,
             what,
             matched: None,
             begun: false,

@@ -3,7 +3,53 @@
 
 use std::ops::Range;
 
-use super::{Memory, Schedule, Span, Step, broadcast_binomial, gather_binomial};
+use super::family::{Measures, Method, always, tally};
+use super::{Algorithm, Memory, Schedule, Span, Step, broadcast_binomial, gather_binomial};
+use crate::model::Shape;
+
+pub(super) const ALLGATHER: &[Method] = &[
+    Method {
+        algorithm: Algorithm::Bruck,
+        sparse: true,
+        reproducible: true,
+        admits: always,
+        shape: |m| to_all(m, m.log, m.ranks * m.block),
+        build: |problem, _, me| allgather_bruck(me, problem.size, problem.count, problem.in_place),
+    },
+    Method {
+        algorithm: Algorithm::Ring,
+        sparse: true,
+        reproducible: true,
+        admits: always,
+        shape: |m| to_all(m, m.others, 0.0),
+        build: |problem, _, me| allgather_ring(me, problem.size, problem.in_place, problem.equal_blocks()),
+    },
+    Method {
+        algorithm: Algorithm::Linear,
+        sparse: false,
+        reproducible: true,
+        admits: always,
+        shape: |m| Shape { rounds: 1.0, ..to_all(m, m.others, 0.0) },
+        build: |problem, _, me| allgather_linear(me, problem.size, problem.in_place, problem.equal_blocks()),
+    },
+    Method {
+        algorithm: Algorithm::Tree,
+        sparse: true,
+        reproducible: true,
+        admits: always,
+        shape: |m| {
+            let (all, up) = (m.ranks * m.block, m.ranks / 2.0 * m.log * m.block);
+            let moved = up + m.others * m.ranks * m.block;
+            tally(2.0 * m.log, m.log, 2.0 * m.others, m.log * m.ranks * m.block, moved, all / 2.0)
+        },
+        build: |problem, _, me| allgather_tree(me, problem.size, problem.count, problem.in_place),
+    },
+];
+
+/// As many messages as rounds, in which each block moves to each other rank once.
+fn to_all(m: &Measures, rounds: f64, combined: f64) -> Shape {
+    tally(rounds, rounds, m.ranks * rounds, m.others * m.block, m.ranks * m.others * m.block, combined)
+}
 
 /// Where the own block lies.
 fn own(me: u32, in_place: bool, block: &impl Fn(u32) -> Range<usize>) -> Span {

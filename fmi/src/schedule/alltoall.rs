@@ -3,7 +3,50 @@
 
 use std::ops::Range;
 
-use super::{Memory, Schedule, Step};
+use super::family::{Method, always, tally};
+use super::{Algorithm, Memory, Problem, Schedule, Step};
+
+pub(super) const ALLTOALL: &[Method] = &[
+    Method {
+        algorithm: Algorithm::Bruck,
+        sparse: true,
+        reproducible: true,
+        admits: always,
+        shape: |m| {
+            let moved = f64::from((0..m.size).map(u32::count_ones).sum::<u32>()) * m.block;
+            let copied = 2.0 * moved + 2.0 * m.ranks * m.block;
+            tally(m.log, m.log, m.ranks * m.log, moved, m.ranks * moved, copied)
+        },
+        build: |problem, _, me| alltoall_bruck(me, problem.size, problem.count, problem.in_place),
+    },
+    Method {
+        algorithm: Algorithm::Pairwise,
+        sparse: false,
+        reproducible: true,
+        admits: always,
+        shape: |m| {
+            let (messages, bytes) = (m.ranks * m.others, m.others * m.block);
+            tally(m.others, m.others, messages, bytes, m.ranks * m.others * m.block, 0.0)
+        },
+        build: |problem, _, me| alltoall_pairwise(me, problem.size, &equal_blocks(problem)),
+    },
+    Method {
+        algorithm: Algorithm::Linear,
+        sparse: false,
+        reproducible: true,
+        admits: always,
+        shape: |m| {
+            let (messages, bytes) = (m.ranks * m.others, m.others * m.block);
+            tally(1.0, m.others, messages, bytes, m.ranks * m.others * m.block, 0.0)
+        },
+        build: |problem, _, me| alltoall_linear(me, problem.size, &equal_blocks(problem)),
+    },
+];
+
+fn equal_blocks(problem: &Problem) -> Blocks<impl Fn(u32) -> Range<usize>, impl Fn(u32) -> Range<usize>> {
+    let total = problem.in_place.then_some(problem.size as usize * problem.count);
+    Blocks { send: problem.equal_blocks(), receive: problem.equal_blocks(), in_place: total }
+}
 
 /// Where a rank's blocks lie.
 #[derive(Clone, Copy, Debug)]

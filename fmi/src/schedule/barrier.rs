@@ -1,6 +1,26 @@
 //! Barrier.
 
-use super::{Memory, Relative, Schedule, Step, rounds_for};
+use super::family::{Method, always, tally};
+use super::{Algorithm, Memory, Relative, Schedule, Step, rounds_for};
+
+pub(super) const BARRIER: &[Method] = &[
+    Method {
+        algorithm: Algorithm::Dissemination,
+        sparse: true,
+        reproducible: true,
+        admits: always,
+        shape: |m| tally(m.log, m.log, m.ranks * m.log, 0.0, 0.0, 0.0),
+        build: |problem, _, me| barrier_dissemination(me, problem.size),
+    },
+    Method {
+        algorithm: Algorithm::Tree,
+        sparse: true,
+        reproducible: true,
+        admits: always,
+        shape: |m| tally(2.0 * m.log, m.log, 2.0 * m.others, 0.0, 0.0, 0.0),
+        build: |problem, _, me| barrier_tree(me, problem.size),
+    },
+];
 
 /// Dissemination barrier: ⌈log₂ `size`⌉ rounds; in round k every rank sends to the rank 2ᵏ above
 /// it and hears from the rank 2ᵏ below it.

@@ -1,6 +1,60 @@
 //! Broadcast. The buffer is [`Memory::Receive`] on all ranks.
 
-use super::{Memory, Relative, Schedule, Step, part, rounds_for, segments, subtree};
+use super::family::{Method, always, tally};
+use super::{Algorithm, Memory, Problem, Relative, Schedule, Step, part, rounds_for, segments, subtree};
+
+pub(super) const BROADCAST: &[Method] = &[
+    Method {
+        algorithm: Algorithm::Binomial,
+        sparse: true,
+        reproducible: true,
+        admits: always,
+        shape: |m| tally(m.log, m.log, m.others, m.log * m.block, m.others * m.block, 0.0),
+        build: |problem, _, me| broadcast_binomial(me, problem.size, problem.root, problem.count),
+    },
+    Method {
+        algorithm: Algorithm::Linear,
+        sparse: false,
+        reproducible: true,
+        admits: always,
+        shape: |m| tally(1.0, m.others, m.others, m.others * m.block, m.others * m.block, 0.0),
+        build: |problem, _, me| broadcast_linear(me, problem.size, problem.root, problem.count),
+    },
+    Method {
+        algorithm: Algorithm::ScatterAllgather,
+        sparse: true,
+        reproducible: true,
+        admits: Problem::has_a_part_for_each,
+        shape: |m| {
+            let rounds = m.log + m.others;
+            tally(rounds, rounds, 0.8 * m.ranks * m.ranks, 2.0 * m.block, m.others * m.block, 0.0)
+        },
+        build: |problem, _, me| broadcast_scatter_allgather(me, problem.size, problem.root, problem.count),
+    },
+    Method {
+        algorithm: Algorithm::Chain,
+        sparse: true,
+        reproducible: true,
+        admits: always,
+        shape: |m| {
+            let bytes = m.block + (m.others - 1.0) * m.fill;
+            tally(m.others, m.pieces, m.others * m.pieces, bytes, m.others * m.block, 0.0)
+        },
+        build: |problem, segment, me| broadcast_chain(me, problem.size, problem.root, problem.count, segment),
+    },
+    Method {
+        algorithm: Algorithm::Tree,
+        sparse: false,
+        reproducible: true,
+        admits: always,
+        shape: |m| {
+            let depth = m.floor_log.max(1.0);
+            let bytes = 2.0 * (m.block + (depth - 1.0) * m.fill);
+            tally(depth, 2.0 * m.pieces, m.others * m.pieces, bytes, m.others * m.block, 0.0)
+        },
+        build: |problem, segment, me| broadcast_tree(me, problem.size, problem.root, problem.count, segment),
+    },
+];
 
 const BUFFER: Memory = Memory::Receive;
 

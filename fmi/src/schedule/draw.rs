@@ -167,10 +167,19 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schedule::{Collective, Problem, build, candidates, price};
+    use crate::schedule::{Collective, Connections, Problem, build, candidates, price};
 
     fn problem(collective: Collective, size: u32, count: usize) -> Problem {
-        Problem { collective, size, root: 0, count, element_bytes: 4, commutative: true, in_place: false }
+        Problem {
+            collective,
+            size,
+            root: 0,
+            count,
+            element_bytes: 4,
+            commutative: true,
+            in_place: false,
+            reproducible: false,
+        }
     }
 
     /// Two views of one cost: the formula of the model, and the schedules themselves in time.
@@ -180,7 +189,7 @@ mod tests {
         for (size, count) in [(4, 1), (16, 1), (24, 1 << 18), (16, 1 << 22)] {
             for collective in Collective::ALL {
                 let problem = problem(*collective, size, count);
-                for algorithm in candidates(&problem, false) {
+                for algorithm in &candidates(&problem, &Connections::complete()) {
                     let choice = price(&problem, *algorithm, &fabric);
                     let schedules: Vec<_> = (0..size).map(|me| build(&problem, &choice, me)).collect();
                     let transfers = timeline(&schedules, 4, &fabric);

@@ -2,7 +2,64 @@
 
 use std::ops::Range;
 
-use super::{Memory, Relative, Schedule, Step, rounds_for, subtree};
+use super::family::{Measures, Method, always, tally};
+use super::{Algorithm, Memory, Problem, Relative, Schedule, Step, rounds_for, subtree};
+use crate::model::Shape;
+
+pub(super) const GATHER: &[Method] = &[
+    Method {
+        algorithm: Algorithm::Binomial,
+        sparse: true,
+        reproducible: true,
+        admits: always,
+        shape: along_a_tree,
+        build: |problem, _, me| gather_binomial(me, problem.size, problem.root, problem.count, problem.in_place),
+    },
+    Method {
+        algorithm: Algorithm::Linear,
+        sparse: false,
+        reproducible: true,
+        admits: always,
+        shape: at_once,
+        build: |problem, _, me| {
+            let Problem { size, root, count, in_place, .. } = *problem;
+            gather_linear(me, size, root, count, in_place, problem.equal_blocks())
+        },
+    },
+];
+
+pub(super) const SCATTER: &[Method] = &[
+    Method {
+        algorithm: Algorithm::Binomial,
+        sparse: true,
+        reproducible: true,
+        admits: always,
+        shape: along_a_tree,
+        build: |problem, _, me| scatter_binomial(me, problem.size, problem.root, problem.count, problem.in_place),
+    },
+    Method {
+        algorithm: Algorithm::Linear,
+        sparse: false,
+        reproducible: true,
+        admits: always,
+        shape: at_once,
+        build: |problem, _, me| {
+            let Problem { size, root, count, in_place, .. } = *problem;
+            scatter_linear(me, size, root, count, in_place, problem.equal_blocks())
+        },
+    },
+];
+
+fn at_once(m: &Measures) -> Shape {
+    tally(1.0, m.others, m.others, m.others * m.block, m.others * m.block, 0.0)
+}
+
+/// Inner nodes copy what they pass on.
+fn along_a_tree(m: &Measures) -> Shape {
+    let moved: u32 = (1..m.size).map(|rank| subtree(rank, m.size)).sum();
+    let (bytes, moved) = (m.others * m.block, f64::from(moved) * m.block);
+    tally(m.log, m.log, m.others + m.at_other_root, bytes, moved, m.ranks / 2.0 * m.block)
+}
 
 /// All others send their block to the root at once. `block` gives where a rank's block lies at the root,
 /// `own` the length of this rank's. A root that works in place has its own block there already.

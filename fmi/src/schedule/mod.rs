@@ -24,7 +24,7 @@
 //! | | chain | N-2 + segments | B | long; keeps order |
 //! | | halving (Rabenseifner) | 2⌊log₂ N⌋ + 1 | about 2B | long |
 //! | allreduce | recursive doubling | ⌊log₂ N⌋ + 2 | B⌊log₂ N⌋ | short; keeps order |
-//! | | tree | 2⌈log₂ N⌉ | B⌈log₂ N⌉ | short, ranks share cores |
+//! | | tree | 2⌈log₂ N⌉ | B⌈log₂ N⌉ | short, ranks share cores; keeps order |
 //! | | halving (Rabenseifner) | 2⌊log₂ N⌋ + 2 | about 2B | long; keeps order |
 //! | | ring | 2(N-1) | 2B(N-1)/N | long, any number of ranks |
 //! | gather(v), scatter(v) | linear | 1 | (N-1)B at the root | long, and always with counts |
@@ -41,6 +41,31 @@
 //! | | chain | N-2 + segments | B | long |
 //!
 //! `fmi plan` prints any of them with its cost, and draws it.
+//!
+//! # Missing connections
+//!
+//! Where some ranks are not connected ([`Connections`]), the candidates are the algorithms that do without; whole sparse
+//! groups have one for every collective of equal blocks. Where there is none, in communicators of some ranks
+//! and for blocks of different lengths, messages go over other ranks ([`Connections::route`]). The model does not price
+//! these detours.
+//!
+//! # Bits of a result
+//!
+//! Sums of floats depend on the order in which they are added. All ranks that get one result get the same bits: each
+//! element is combined on one rank and copied, or combined in the same order on all. The order follows
+//! from the size, the algorithm, and for some algorithms the root and where in the vector an element lies; the
+//! algorithm follows from the arguments and the [`Fabric`](crate::model::Fabric) that the ranks agree on when they form.
+//! So a program that runs again on the same layout gets the same bits, and one on another layout, or with a vector of
+//! another length, may not.
+//!
+//! With [`Problem::reproducible`] nothing counts but the size. Only these algorithms are candidates then:
+//!
+//! | operation | algorithms | order for five ranks | price |
+//! |---|---|---|---|
+//! | reduce | ordered, halving | `((0 1) 2) (3 4)` | long vectors without halving (sparse): ⌈log₂ N⌉ B |
+//! | allreduce | recursive doubling, tree, halving | the same | no ring |
+//! | reduce_scatter | ordered | the same | all of it passes rank 0 |
+//! | scan, exscan | recursive doubling | `(0 1) (2 3)` at rank 3 | long vectors: B⌈log₂ N⌉ |
 
 use std::fmt;
 use std::ops::Range;
@@ -50,10 +75,14 @@ mod allreduce;
 mod alltoall;
 mod barrier;
 mod broadcast;
+mod connections;
 pub mod draw;
+mod family;
+mod fold;
 mod gather;
 mod reduce;
 mod reduce_scatter;
+mod route;
 mod scan;
 mod select;
 #[cfg(test)]
@@ -66,13 +95,15 @@ pub use barrier::{barrier_dissemination, barrier_tree};
 pub use broadcast::{
     broadcast_binomial, broadcast_chain, broadcast_linear, broadcast_scatter_allgather, broadcast_tree,
 };
+pub use connections::{Apart, Connections};
 pub use gather::{gather_binomial, gather_linear, scatter_binomial, scatter_linear};
 pub use reduce::{reduce_binomial, reduce_chain, reduce_halving, reduce_linear, reduce_ordered};
+pub(crate) use reduce_scatter::reduce_scatter;
 pub use reduce_scatter::{reduce_scatter_halving, reduce_scatter_ordered, reduce_scatter_pairwise};
 pub use scan::{scan_chain, scan_recursive_doubling};
-pub(crate) use select::reduce_scatter;
 pub use select::{
-    Algorithm, Choice, Collective, Problem, UnknownName, build, candidates, choose, chosen, price, shape,
+    Algorithm, Choice, Collective, Problem, UnknownName, algorithms, build, build_on, candidates, choose, chosen,
+    price, shape,
 };
 
 /// Where elements lie.
@@ -335,11 +366,12 @@ fn subtree(relative: u32, size: u32) -> u32 {
     reach.min(size - relative)
 }
 
-/// The peers of `me` in any collective with any root, where only some pairs are connected. Symmetric: who
-/// is a peer has `me` as a peer.
+/// The peers of `me` in any collective with any root, where only some pairs are connected. Symmetric: a peer has `me`
+/// as its peer.
 ///
 /// Trees, barriers and Bruck's algorithms reach 2ᵏ up and down, whatever the root; allreduces reach their
-/// partners; an ordered reduce ends with a transfer from rank 0 to the root.
+/// partners; an ordered reduce ends with a transfer from rank 0 to the root. What else there is, is planned on
+/// [`Connections`].
 pub fn peers(me: u32, size: u32) -> std::collections::BTreeSet<u32> {
     let distances = (0..rounds_for(size)).map(|k| (1 << k) % size);
     let mut peers: std::collections::BTreeSet<u32> =

@@ -2,8 +2,73 @@
 //! that works in place; the result goes to [`Memory::Receive`] of the root, and others collect in
 //! [`Memory::Work`].
 
-use super::allreduce::Fold;
-use super::{Memory, Relative, Schedule, Side, Step, rounds_for, segments};
+use super::family::{Measures, Method, always, tally};
+use super::fold::{Fold, balanced, binomial};
+use super::{Algorithm, Memory, Relative, Schedule, Side, Step, segments};
+use crate::model::Shape;
+
+pub(super) const REDUCE: &[Method] = &[
+    Method {
+        algorithm: Algorithm::Binomial,
+        sparse: true,
+        reproducible: false,
+        admits: |problem| problem.commutative,
+        shape: |m| up_a_tree(m, 0.0),
+        build: |problem, _, me| reduce_binomial(me, problem.size, problem.root, problem.count, problem.source()),
+    },
+    Method {
+        algorithm: Algorithm::Ordered,
+        sparse: true,
+        reproducible: true,
+        admits: |problem| !problem.commutative || problem.reproducible,
+        shape: |m| up_a_tree(m, m.at_other_root),
+        build: |problem, _, me| reduce_ordered(me, problem.size, problem.root, problem.count, problem.source()),
+    },
+    Method {
+        algorithm: Algorithm::Linear,
+        sparse: false,
+        reproducible: false,
+        admits: always,
+        shape: |m| {
+            let bytes = m.others * m.block;
+            tally(1.0, m.others, m.others, bytes, bytes, bytes)
+        },
+        build: |problem, _, me| reduce_linear(me, problem.size, problem.root, problem.count, problem.source()),
+    },
+    Method {
+        algorithm: Algorithm::Chain,
+        sparse: true,
+        reproducible: false,
+        admits: always,
+        shape: |m| {
+            let (hops, both) = (m.others + m.at_other_root, 1.0 + m.at_other_root);
+            let bytes = both * m.block + (hops - 1.0) * m.fill;
+            tally(hops, both * m.pieces, hops * m.pieces, bytes, hops * m.block, m.block)
+        },
+        build: |problem, segment, me| {
+            reduce_chain(me, problem.size, problem.root, problem.count, segment, problem.source())
+        },
+    },
+    Method {
+        algorithm: Algorithm::Halving,
+        sparse: false,
+        reproducible: true,
+        admits: |problem| problem.commutative && problem.has_a_part_for_each(),
+        shape: |m| {
+            let rounds = 2.0 * m.floor_log + m.folds + 1.0;
+            let moved = m.folded * (1.0 - 1.0 / m.folded) * m.block + m.surplus * m.block + m.block;
+            let messages = m.folded * m.floor_log + m.surplus + m.folded;
+            tally(rounds, m.floor_log + m.folded, messages, 2.0 * m.block, moved, m.block)
+        },
+        build: |problem, _, me| reduce_halving(me, problem.size, problem.root, problem.count, problem.source()),
+    },
+];
+
+/// Up a binomial tree, with `extra` transfers to the root at the end.
+fn up_a_tree(m: &Measures, extra: f64) -> Shape {
+    let messages = m.others + extra;
+    tally(m.log + extra, m.log, messages, m.log * m.block, messages * m.block, m.log * m.block)
+}
 
 /// Where a rank collects, and how much of it is work memory.
 fn collector(is_root: bool, count: usize) -> (Memory, usize) {
@@ -38,35 +103,11 @@ pub fn reduce_binomial(me: u32, size: u32, root: u32, count: usize, source: Memo
     binomial(me, Relative { size, root }, count, source, collector(me == root, count).0)
 }
 
-/// Reduces up a binomial tree, collecting in `memory`.
-pub(super) fn binomial(me: u32, relative: Relative, count: usize, source: Memory, memory: Memory) -> Schedule {
-    let (own, size) = (relative.of(me), relative.size);
-    let mut schedule = Schedule::default();
-    let mut held = source.at(0..count);
-    let into = memory.at(0..count);
-    for k in 0..rounds_for(size) {
-        let distance = 1 << k;
-        if own & distance != 0 {
-            schedule.push([Step::Send { to: relative.rank(own - distance), data: held }]);
-            break;
-        }
-        if own + distance < size {
-            schedule.push([Step::Reduce { from: relative.rank(own + distance), own: held, into, side: Side::Right }]);
-            held = into;
-        }
-    }
-    if size == 1 {
-        schedule.push([Step::Copy { data: held, into }]);
-    }
-    schedule.work = if held.memory == Memory::Work { count } else { 0 };
-    schedule
-}
-
-/// Reduce in rank order: a binomial tree towards rank 0, in which every rank holds the result of
-/// an unbroken range of ranks, and one more transfer if `root` is another.
+/// Reduce in rank order: a tree towards rank 0, in which every rank holds the result of an unbroken range of ranks
+/// in the balanced order, and one more transfer if `root` is another.
 pub fn reduce_ordered(me: u32, size: u32, root: u32, count: usize, source: Memory) -> Schedule {
     let (memory, work) = collector(me == root && root == 0, count);
-    let mut schedule = binomial(me, Relative { size, root: 0 }, count, source, memory);
+    let mut schedule = balanced(me, size, count, source, memory);
     if root != 0 && me == 0 {
         schedule.push([Step::Send { to: root, data: memory.at(0..count) }]);
         schedule.work = work;

@@ -1,7 +1,65 @@
 //! Prefix reductions, in rank order. Each rank's own vector lies in `source`, the result goes to
 //! [`Memory::Receive`]; of an exclusive scan rank 0 gets none.
 
-use super::{Memory, Schedule, Side, Step, rounds_for, segments};
+use super::family::{Measures, Method, always, tally};
+use super::{Algorithm, Memory, Schedule, Side, Step, rounds_for, segments};
+use crate::model::Shape;
+
+pub(super) const SCAN: &[Method] = &[
+    Method {
+        algorithm: Algorithm::RecursiveDoubling,
+        sparse: true,
+        reproducible: true,
+        admits: always,
+        shape: |m| {
+            let messages = doublings(m.size);
+            tally(m.log, m.log, messages, m.log * m.block, messages * m.block, m.log * m.block)
+        },
+        build: |problem, _, me| scan_recursive_doubling(me, problem.size, problem.count, problem.source(), false),
+    },
+    Method {
+        algorithm: Algorithm::Chain,
+        sparse: true,
+        reproducible: false,
+        admits: always,
+        shape: along_a_chain,
+        build: |problem, segment, me| scan_chain(me, problem.size, problem.count, segment, problem.source(), false),
+    },
+];
+
+pub(super) const EXSCAN: &[Method] = &[
+    Method {
+        algorithm: Algorithm::RecursiveDoubling,
+        sparse: true,
+        reproducible: true,
+        admits: always,
+        shape: |m| {
+            let inner = (m.size - 1).max(1);
+            let (rounds, messages) = (f64::from(rounds_for(inner)), doublings(inner) + m.others);
+            let all = rounds + 1.0;
+            tally(all, all, messages, all * m.block, messages * m.block, rounds * m.block)
+        },
+        build: |problem, _, me| scan_recursive_doubling(me, problem.size, problem.count, problem.source(), true),
+    },
+    Method {
+        algorithm: Algorithm::Chain,
+        sparse: true,
+        reproducible: false,
+        admits: always,
+        shape: along_a_chain,
+        build: |problem, segment, me| scan_chain(me, problem.size, problem.count, segment, problem.source(), true),
+    },
+];
+
+/// Messages of recursive doubling without a wrap.
+fn doublings(size: u32) -> f64 {
+    (0..rounds_for(size)).map(|k| f64::from(size - (1 << k))).sum()
+}
+
+fn along_a_chain(m: &Measures) -> Shape {
+    let bytes = m.block + (m.others - 1.0) * m.fill;
+    tally(m.others, m.pieces, m.others * m.pieces, bytes, m.others * m.block, m.block)
+}
 
 const RESULT: Memory = Memory::Receive;
 

@@ -1,6 +1,6 @@
 //! Goal: every schedule is right for every rank, size and root, before any byte moves. Method: all
-//! ranks run against each other symbolically. An element's value is the sequence of contributions it
-//! holds, each a rank and an index; combining appends. The run proves that each send has its receive of
+//! ranks run against each other symbolically. An element's value is the term that made it, whose
+//! leaves are contributions, each of a rank and with an index. The run proves that each send has its receive of
 //! equal length, that nothing waits in a circle, that nothing unwritten is read, that each contribution
 //! arrives exactly once, and in rank order where that is asked for.
 #![expect(clippy::wildcard_enum_match_arm, reason = "most collectives are alike to each question")]
@@ -13,12 +13,41 @@ use proptest::prelude::*;
 use super::*;
 use crate::model::Fabric;
 
-/// Contributions in the order in which they were combined; `None` where nothing was written.
-type Value = Option<Rc<Vec<(u32, usize)>>>;
+mod choices;
+mod order;
+mod sparse;
+
+/// How an element came about; `None` where nothing was written.
+type Value = Option<Rc<Term>>;
+
+/// A contribution, of a rank and with an index, or a combination.
+#[derive(Debug, PartialEq, Eq)]
+enum Term {
+    Own(u32, usize),
+    Combined(Rc<Self>, Rc<Self>),
+}
+
+impl Term {
+    /// Contributions in the order in which they were combined.
+    fn contributions(&self) -> Vec<(u32, usize)> {
+        match self {
+            Self::Own(rank, index) => vec![(*rank, *index)],
+            Self::Combined(left, right) => {
+                let mut contributions = left.contributions();
+                contributions.extend(right.contributions());
+                contributions
+            }
+        }
+    }
+}
+
+fn own(rank: u32, index: usize) -> Value {
+    Some(Rc::new(Term::Own(rank, index)))
+}
 
 fn combine(left: &Value, right: &Value) -> Result<Value, String> {
     let (Some(left), Some(right)) = (left, right) else { return Err("combines what was never written".into()) };
-    Ok(Some(Rc::new(left.iter().chain(right.iter()).copied().collect())))
+    Ok(Some(Rc::new(Term::Combined(left.clone(), right.clone()))))
 }
 
 /// The memories of one rank.
@@ -97,7 +126,7 @@ fn run(schedules: &[Schedule], ranks: &mut [Rank]) -> Result<(), String> {
         }
     }
     if let Some(me) = (0..schedules.len()).find(|me| places[*me].0 < schedules[*me].rounds.len()) {
-        return Err(format!("rank {me} waits for ever in round {}", places[me].0));
+        return Err(format!("rank {me} waits forever in round {}", places[me].0));
     }
     match wires.into_iter().find(|(_, wire)| !wire.is_empty()) {
         Some(((from, to), _)) => Err(format!("a message from {from} to {to} is never received")),
@@ -191,7 +220,7 @@ fn may_be_in_place(problem: &Problem, me: u32) -> bool {
 }
 
 fn memories(problem: &Problem, me: u32, in_place: bool, work: usize) -> Rank {
-    let own = |index: usize| Some(Rc::new(vec![(me, index)]));
+    let own = |index: usize| own(me, index);
     let (sends, receives) = lengths(problem);
     let mut receive: Vec<Value> = vec![None; receives.max(if in_place { sends } else { 0 })];
     if problem.collective == Collective::Broadcast {
@@ -220,6 +249,7 @@ fn choice(problem: &Problem, algorithm: Algorithm) -> Choice {
     Choice { segment: (problem.count / 3).max(1), ..price(problem, algorithm, &Fabric::local(1.0)) }
 }
 
+/// Builds the schedules of all ranks, runs them and compares.
 fn verify(
     problem: &Problem,
     algorithm: Algorithm,
@@ -227,31 +257,42 @@ fn verify(
     altered: impl Fn(u32, &mut Schedule),
 ) -> Result<(), String> {
     let choice = choice(problem, algorithm);
+    let make = |problem: &Problem, me| {
+        let mut schedule = build(problem, &choice, me);
+        altered(me, &mut schedule);
+        schedule
+    };
+    let ranks = results(problem, in_place, make);
+    let ranks = ranks.map_err(|error| format!("{algorithm} {problem:?}, in place {in_place}: {error}"));
+    compare(problem, in_place, &ranks?)
+}
+
+/// The memories of all ranks after they have run the schedules that `make` gives.
+fn results(problem: &Problem, in_place: bool, make: impl Fn(&Problem, u32) -> Schedule) -> Result<Vec<Rank>, String> {
     let is_in_place = |me| in_place && may_be_in_place(problem, me);
-    let schedules: Vec<Schedule> = (0..problem.size)
-        .map(|me| {
-            let mut schedule = build(&Problem { in_place: is_in_place(me), ..*problem }, &choice, me);
-            altered(me, &mut schedule);
-            schedule
-        })
-        .collect();
-    let make = |me: u32| memories(problem, me, is_in_place(me), schedules[me as usize].work);
-    let mut ranks: Vec<Rank> = (0..problem.size).map(make).collect();
-    let say = |error: String| format!("{algorithm} {problem:?}, in place {in_place}: {error}");
-    run(&schedules, &mut ranks).map_err(say)?;
+    let schedules: Vec<Schedule> =
+        (0..problem.size).map(|me| make(&Problem { in_place: is_in_place(me), ..*problem }, me)).collect();
+    let memories = |me: u32| memories(problem, me, is_in_place(me), schedules[me as usize].work);
+    let mut ranks: Vec<Rank> = (0..problem.size).map(memories).collect();
+    run(&schedules, &mut ranks)?;
+    Ok(ranks)
+}
+
+/// Whether all ranks hold what they should.
+fn compare(problem: &Problem, in_place: bool, ranks: &[Rank]) -> Result<(), String> {
     for me in 0..problem.size {
+        if problem.collective == Collective::Scatter && in_place && me == problem.root {
+            continue;
+        }
         for index in 0..lengths(problem).1 {
-            if problem.collective == Collective::Scatter && is_in_place(me) {
-                continue;
-            }
             let Some(expected) = expected(problem, me, index) else { continue };
             let got = ranks[me as usize].memories[&Memory::Receive][index].clone();
-            let mut got = got.map(|value| value.to_vec()).unwrap_or_default();
+            let mut got = got.map(|value| value.contributions()).unwrap_or_default();
             if problem.commutative {
                 got.sort_unstable();
             }
             if got != expected {
-                return Err(say(format!("rank {me} holds {got:?} at {index}, not {expected:?}")));
+                return Err(format!("{problem:?}: rank {me} holds {got:?} at {index}, not {expected:?}"));
             }
         }
     }
@@ -259,11 +300,7 @@ fn verify(
 }
 
 fn problem(collective: Collective, size: u32, root: u32, count: usize, commutative: bool) -> Problem {
-    Problem { collective, size, root, count, element_bytes: 8, commutative, in_place: false }
-}
-
-fn is_rooted(collective: Collective) -> bool {
-    matches!(collective, Collective::Broadcast | Collective::Reduce | Collective::Gather | Collective::Scatter)
+    Problem { collective, size, root, count, element_bytes: 8, commutative, in_place: false, reproducible: false }
 }
 
 /// Every algorithm of every collective.
@@ -275,7 +312,7 @@ fn verify_size(size: u32) -> Result<(), String> {
             Collective::ReduceScatter => (&[1], 1),
             _ => (&[0, 1, long], size),
         };
-        let roots = if is_rooted(collective) { roots } else { 1 };
+        let roots = if collective.has_root() { roots } else { 1 };
         for (root, count) in (0..roots).flat_map(|root| counts.iter().map(move |count| (root, *count))) {
             for commutative in [true, false] {
                 let mut problem = problem(collective, size, root, count, commutative);
@@ -283,18 +320,19 @@ fn verify_size(size: u32) -> Result<(), String> {
                     // All candidates need a block each.
                     problem.count = count.max(1);
                 }
-                for algorithm in candidates(&problem, false) {
+                for algorithm in &candidates(&problem, &Connections::complete()) {
                     verify(&problem, *algorithm, false, |_, _| ())?;
                     verify(&problem, *algorithm, true, |_, _| ())?;
                 }
             }
         }
     }
-    [barrier_dissemination, barrier_tree].into_iter().try_for_each(|barrier| verify_barrier(size, barrier))
+    verify_barrier(size, barrier_dissemination)?;
+    verify_barrier(size, barrier_tree)
 }
 
 /// A barrier moves no elements; give its messages one and combine, then all must have heard all.
-fn verify_barrier(size: u32, barrier: fn(u32, u32) -> Schedule) -> Result<(), String> {
+fn verify_barrier(size: u32, barrier: impl Fn(u32, u32) -> Schedule) -> Result<(), String> {
     let one = Memory::Receive.at(0..1);
     let schedules: Vec<Schedule> = (0..size)
         .map(|me| {
@@ -309,10 +347,10 @@ fn verify_barrier(size: u32, barrier: fn(u32, u32) -> Schedule) -> Result<(), St
             schedule
         })
         .collect();
-    let mut ranks: Vec<Rank> = (0..size).map(|me| Rank::new(vec![], vec![Some(Rc::new(vec![(me, 0)]))], 0)).collect();
+    let mut ranks: Vec<Rank> = (0..size).map(|me| Rank::new(vec![], vec![own(me, 0)], 0)).collect();
     run(&schedules, &mut ranks)?;
     for (me, rank) in ranks.iter().enumerate() {
-        let heard = rank.memories[&Memory::Receive][0].clone().unwrap_or_default();
+        let heard = rank.memories[&Memory::Receive][0].as_ref().map(|value| value.contributions()).unwrap_or_default();
         if let Some(other) = (0..size).find(|other| !heard.contains(&(*other, 0))) {
             return Err(format!("rank {me} of {size} leaves before {other} has come"));
         }
@@ -340,7 +378,7 @@ fn schedules_for_blocks_of_different_lengths_are_right() {
                 let schedules: Vec<Schedule> = (0..size).map(|me| make(me, size, in_place, block)).collect();
                 let mut ranks: Vec<Rank> = (0..size)
                     .map(|me| {
-                        let own = |index: usize| Some(Rc::new(vec![(me, index)]));
+                        let own = |index: usize| own(me, index);
                         let (send, mut receive) = ((0..counts[me as usize]).map(own).collect(), vec![None; total]);
                         if in_place {
                             (0..counts[me as usize]).for_each(|index| receive[block(me).start + index] = own(index));
@@ -350,8 +388,10 @@ fn schedules_for_blocks_of_different_lengths_are_right() {
                     .collect();
                 run(&schedules, &mut ranks).unwrap_or_else(|error| panic!("size {size}: {error}"));
                 for rank in &ranks {
-                    let got: Vec<_> =
-                        rank.memories[&Memory::Receive].iter().map(|value| value.as_ref().map(|v| v[0])).collect();
+                    let got: Vec<_> = rank.memories[&Memory::Receive]
+                        .iter()
+                        .map(|value| value.as_ref().map(|value| value.contributions()[0]))
+                        .collect();
                     let expected: Vec<_> = (0..size)
                         .flat_map(|rank| (0..counts[rank as usize]).map(move |index| Some((rank, index))))
                         .collect();
@@ -365,7 +405,7 @@ fn schedules_for_blocks_of_different_lengths_are_right() {
                 (0..size).map(|me| reduce_scatter(algorithm, me, size, &offsets, source)).collect();
             let mut ranks: Vec<Rank> = (0..size)
                 .map(|me| {
-                    let own: Vec<Value> = (0..total).map(|index| Some(Rc::new(vec![(me, index)]))).collect();
+                    let own: Vec<Value> = (0..total).map(|index| own(me, index)).collect();
                     let work = schedules[me as usize].work;
                     if source == Memory::Send {
                         Rank::new(own, vec![None; counts[me as usize]], work)
@@ -377,7 +417,7 @@ fn schedules_for_blocks_of_different_lengths_are_right() {
             run(&schedules, &mut ranks).unwrap_or_else(|error| panic!("{algorithm} of {size}: {error}"));
             for (me, rank) in (0..size).zip(&ranks) {
                 for (got, index) in rank.memories[&Memory::Receive].iter().zip(block(me)) {
-                    let mut got = got.as_ref().expect("written").to_vec();
+                    let mut got = got.as_ref().expect("written").contributions();
                     got.sort_unstable();
                     assert_eq!(got, (0..size).map(|rank| (rank, index)).collect::<Vec<_>>());
                 }
@@ -393,10 +433,10 @@ fn every_sparse_schedule_stays_among_the_peers_of_its_rank() {
             let known = peers(me, size);
             assert!(known.iter().all(|peer| peers(*peer, size).contains(&me)), "symmetric");
             for collective in Collective::ALL {
-                let roots = if is_rooted(*collective) { size } else { 1 };
+                let roots = if collective.has_root() { size } else { 1 };
                 for (root, commutative) in (0..roots).flat_map(|root| [(root, true), (root, false)]) {
                     let problem = problem(*collective, size, root, 64, commutative);
-                    for algorithm in candidates(&problem, true) {
+                    for algorithm in &candidates(&problem, &Connections::of_group(size)) {
                         let schedule = build(&problem, &choice(&problem, *algorithm), me);
                         for peer in schedule.rounds.iter().flatten().filter_map(Step::peer) {
                             assert!(known.contains(&peer), "{algorithm} {problem:?}: rank {me} uses {peer}");
@@ -417,9 +457,9 @@ fn shapes_say_what_the_schedules_do() {
     for size in 1..=33u32 {
         for collective in Collective::ALL {
             for (root, commutative) in [(0, true), (size - 1, true), (size - 1, false)] {
-                let root = if is_rooted(*collective) { root } else { 0 };
+                let root = if collective.has_root() { root } else { 0 };
                 let problem = problem(*collective, size, root, 16 * size as usize, commutative);
-                for algorithm in candidates(&problem, false) {
+                for algorithm in &candidates(&problem, &Connections::complete()) {
                     let choice = choice(&problem, *algorithm);
                     let shape = shape(&problem, *algorithm, choice.segment);
                     let schedules: Vec<_> = (0..size).map(|me| build(&problem, &choice, me)).collect();
@@ -467,8 +507,9 @@ fn the_ring_moves_the_least_possible() {
 #[test]
 fn choices_follow_size_and_length() {
     let (crowded, region) = (Fabric::local(8.0), Fabric::region());
-    let chosen =
-        |collective, size, count, fabric| choose(&problem(collective, size, 0, count, true), fabric, false).algorithm;
+    let chosen = |collective, size, count, fabric| {
+        choose(&problem(collective, size, 0, count, true), fabric, &Connections::complete()).algorithm
+    };
     let allreduce = Collective::Allreduce;
     assert_eq!(chosen(allreduce, 16, 1, &region), Algorithm::RecursiveDoubling);
     assert_eq!(chosen(allreduce, 16, 1, &crowded), Algorithm::Tree);
@@ -502,7 +543,7 @@ fn the_verifier_notices_mistakes() {
             schedule.rounds.clear();
         }
     });
-    assert!(deaf.expect_err("deadlock").contains("waits for ever"));
+    assert!(deaf.expect_err("deadlock").contains("waits forever"));
     let unwritten = altered(|_, schedule| {
         for step in schedule.rounds.iter_mut().flatten() {
             if let Step::Send { data, .. } = step {
@@ -528,7 +569,7 @@ proptest! {
             (Collective::Scan, Algorithm::RecursiveDoubling),
         ];
         for (collective, algorithm) in few {
-            let root = if is_rooted(collective) { root } else { 0 };
+            let root = if collective.has_root() { root } else { 0 };
             let problem = problem(collective, size, root, 1, false);
             prop_assert_eq!(verify(&problem, algorithm, false, |_, _| ()), Ok(()));
         }

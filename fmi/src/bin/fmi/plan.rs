@@ -6,7 +6,9 @@ use std::process::ExitCode;
 
 use fmi::model::Fabric;
 use fmi::schedule::draw::{svg, timeline};
-use fmi::schedule::{Algorithm, Choice, Collective, Problem, Schedule, Step, build, candidates, chosen, price};
+use fmi::schedule::{
+    Algorithm, Choice, Collective, Connections, Problem, Schedule, Step, build, candidates, chosen, price,
+};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -31,6 +33,9 @@ pub(crate) struct Arguments {
     /// The operator does not commute.
     #[arg(long)]
     ordered: bool,
+    /// The order of combination depends on the number of ranks alone.
+    #[arg(long)]
+    reproducible: bool,
     /// Only the connections that `Peers::Collectives` makes.
     #[arg(long)]
     sparse: bool,
@@ -86,22 +91,24 @@ fn plan(arguments: &Arguments) -> Result<String, String> {
         element_bytes: arguments.element,
         commutative: !arguments.ordered,
         in_place: false,
+        reproducible: arguments.reproducible,
     };
     #[expect(clippy::cast_precision_loss, reason = "small numbers")]
     let crowding = || f64::from(ranks) / std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as f64;
     let fabric = if arguments.local { Fabric::local(crowding()) } else { Fabric::region() };
-    let known = candidates(&problem, arguments.sparse);
+    let connections = if arguments.sparse { Connections::of_group(ranks) } else { Connections::complete() };
+    let known = candidates(&problem, &connections);
     if let Some(wanted) = arguments.algorithm.filter(|wanted| !known.contains(wanted)) {
         let names: Vec<_> = known.iter().map(|known| known.name()).collect();
         return Err(format!("{wanted} is no algorithm for this {op}; there are {}", names.join(", ")));
     }
-    let choice = chosen(&problem, arguments.algorithm, &fabric, arguments.sparse);
+    let choice = chosen(&problem, arguments.algorithm, &fabric, &connections);
     let schedules: Vec<Schedule> = (0..ranks).map(|me| build(&problem, &choice, me)).collect();
     let transfers = timeline(&schedules, arguments.element, &fabric);
 
     add!(out, "{op} of {count} elements of {} bytes among {ranks} ranks", arguments.element);
     add!(out, "network: {fabric}\n");
-    print_candidates(&mut out, &problem, &choice, &fabric, known);
+    print_candidates(&mut out, &problem, &choice, &fabric, &known);
     print_totals(&mut out, &schedules, arguments.element);
     let end = transfers.iter().map(|transfer| transfer.arrived_at).max().unwrap_or_default();
     add!(out, "modelled time {:.1?}; transfer by transfer, without crowding, {end:.1?}\n", choice.time);

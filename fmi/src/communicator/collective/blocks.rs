@@ -127,6 +127,9 @@ impl Communicator {
     /// Gathers `send` of all ranks, of any lengths, into `receive` of the root: `counts[r]` elements of rank r, one
     /// block after the other. `receive` and `counts` of the others may be empty and are not looked at.
     ///
+    /// Where some ranks are not connected ([`Peers::Collectives`](crate::Peers::Collectives)), the root first sends
+    /// `counts` to all: a broadcast of 8 bytes for each rank.
+    ///
     /// # Errors
     /// As [`Communicator::gather`]; a rank that sends another number than the root expects is a mismatch.
     ///
@@ -141,7 +144,7 @@ impl Communicator {
         counts: &[usize],
         root: u32,
     ) -> impl Future<Output = Result<()>> + Send + Unpin + use<'a, T> {
-        self.launch(self.gatherv_spec(send.len(), counts, root), send, receive, Nothing)
+        self.launch_rooted(self.gatherv_spec(send.len(), counts, root), counts, send, receive)
     }
 
     pub(in super::super) fn gatherv_spec(&self, own: usize, counts: &[usize], root: u32) -> Result<Spec> {
@@ -160,7 +163,8 @@ impl Communicator {
     }
 
     /// Scatters blocks of different lengths of `send` of the root, `counts[r]` elements for rank r, into `receive`.
-    /// `send` and `counts` of the others must be empty.
+    /// `send` and `counts` of the others must be empty. Where some ranks are not connected, the root first sends
+    /// `counts` to all, as [`Communicator::gatherv`] does.
     ///
     /// # Errors
     /// As [`Communicator::scatter`]; a rank that expects another number than the root sends is a mismatch.
@@ -176,7 +180,7 @@ impl Communicator {
         receive: &'a mut [T],
         root: u32,
     ) -> impl Future<Output = Result<()>> + Send + Unpin + use<'a, T> {
-        self.launch(self.scatterv_spec(counts, receive.len(), root), send, receive, Nothing)
+        self.launch_rooted(self.scatterv_spec(counts, receive.len(), root), counts, send, receive)
     }
 
     pub(in super::super) fn scatterv_spec(&self, counts: &[usize], own: usize, root: u32) -> Result<Spec> {
@@ -267,7 +271,8 @@ impl Communicator {
         let is_linear = self.choice(&problem).algorithm == Algorithm::Linear;
         let algorithm = if is_linear { Algorithm::Linear } else { Algorithm::Ring };
         let make = if algorithm == Algorithm::Linear { schedule::allgather_linear } else { schedule::allgather_ring };
-        let recipe = Recipe::Made(make(self.rank, self.size, false, block), algorithm);
+        let schedule = self.connections.route(self.rank, self.size, |rank| make(rank, self.size, false, block));
+        let recipe = Recipe::Made(schedule, algorithm);
         Ok(Spec { elements: total, send: own, receive: Some(total), ..Spec::new(Kind::Allgatherv, recipe) })
     }
 
@@ -318,6 +323,10 @@ impl Communicator {
     /// As [`Communicator::alltoall`] with blocks of different lengths: `send_counts[r]` elements for rank r, and
     /// `receive_counts[r]` from it, one block after the other.
     ///
+    /// Where some ranks are not connected ([`Peers::Collectives`](crate::Peers::Collectives)), all counts are gathered
+    /// to all first, 8 bytes for each pair, and blocks go over other ranks one by one. With blocks of equal length
+    /// [`Communicator::alltoall`] is much cheaper there.
+    ///
     /// # Errors
     /// As [`Communicator::alltoall`]; ranks that disagree about the length of a block get a mismatch.
     ///
@@ -332,7 +341,8 @@ impl Communicator {
         receive: &'a mut [T],
         receive_counts: &[usize],
     ) -> impl Future<Output = Result<()>> + Send + Unpin + use<'a, T> {
-        self.launch(self.alltoallv_spec(send_counts, receive_counts), send, receive, Nothing)
+        let spec = self.alltoallv_spec(send_counts, receive_counts);
+        self.launch_alltoallv(spec, (send_counts, receive_counts), send, receive)
     }
 
     pub(in super::super) fn alltoallv_spec(&self, send_counts: &[usize], receive_counts: &[usize]) -> Result<Spec> {

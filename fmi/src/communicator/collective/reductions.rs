@@ -208,7 +208,8 @@ impl Communicator {
             ..self.problem(Collective::ReduceScatter, 0, total / self.size as usize, size_of::<T>())
         };
         let algorithm = self.choice(&problem).algorithm;
-        let schedule = schedule::reduce_scatter(algorithm, self.rank, self.size, &offsets, Memory::Send);
+        let of = |rank| schedule::reduce_scatter(algorithm, rank, self.size, &offsets, Memory::Send);
+        let schedule = self.connections.route(self.rank, self.size, of);
         let spec = Spec {
             operator: op.code(),
             commutative: op.is_commutative(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::error::{ErrorKind, Operation};
+use crate::error::ErrorKind;
 use crate::proto::frame::Envelope;
 use crate::proto::mailbox::{Pattern, Place};
 use crate::proto::rank::{Rank, Slot};
@@ -89,7 +89,6 @@ pub(super) struct Suspicion {
 pub(super) struct Op {
     pub(super) id: OpId,
     pub(super) communicator: u64,
-    pub(super) operation: Operation,
     pub(super) what: What,
     pub(super) matched: Option<Matched>,
     /// Of a send: whether its frame is begun.

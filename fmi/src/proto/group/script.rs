@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Group, Input, Limits, OpId, Route, WaitsFor, What};
-use crate::error::{ErrorKind, Operation};
+use crate::error::ErrorKind;
 use crate::proto::frame::{ENVELOPE_BYTES, Envelope, Kind};
 use crate::proto::mailbox::Pattern;
 use crate::proto::rank::{Members, Slot};
@@ -104,15 +104,15 @@ impl Driver {
         let communicator = COMMUNICATORS[usize::from(bytes.below(3))];
         let members = self.group.members(communicator).expect("open").clone();
         let member = |number: u8| members.rank(u32::from(number) % members.size()).map(|rank| members.slot(rank));
-        let (operation, what) = match bytes.below(3) {
+        let what = match bytes.below(3) {
             0 => {
                 let Some(to) = member(bytes.below(4)).filter(|to| *to != Slot::FIRST) else { return };
-                (Operation::Send, What::Send(to))
+                What::Send(to)
             }
             1 => {
                 let source = if bytes.below(2) == 0 { None } else { member(bytes.below(4)) };
                 let tag = (bytes.below(2) == 0).then(|| u32::from(bytes.below(3)));
-                (Operation::Receive, What::Receive(Pattern { communicator, source, tag }))
+                What::Receive(Pattern { communicator, source, tag })
             }
             _ => {
                 if self.group.revocation(communicator).is_some() {
@@ -120,10 +120,10 @@ impl Driver {
                 }
                 let sequence = self.group.number(communicator);
                 let kind = if bytes.below(2) == 0 { Kind::Barrier } else { Kind::Allreduce };
-                (kind.operation(), What::Collective(Envelope { communicator, sequence, ..Envelope::new(kind) }))
+                What::Collective(Envelope { communicator, sequence, ..Envelope::new(kind) })
             }
         };
-        if let Ok(id) = self.group.post(self.now, communicator, operation, what, None) {
+        if let Ok(id) = self.group.post(self.now, communicator, what, None) {
             self.operations.push((id, what, self.now));
         }
     }

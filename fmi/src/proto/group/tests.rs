@@ -26,7 +26,7 @@ fn group() -> Group {
 
 fn receive(group: &mut Group, source: Option<u32>, tag: Option<u32>) -> OpId {
     let pattern = Pattern { communicator: 0, source: source.map(slot), tag };
-    group.post(Instant::ZERO, 0, Operation::Receive, What::Receive(pattern), None).expect("posted")
+    group.post(Instant::ZERO, 0, What::Receive(pattern), None).expect("posted")
 }
 
 fn arrive(group: &mut Group, peer: u32, tag: u32, length: u64) {

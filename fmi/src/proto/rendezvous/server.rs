@@ -15,8 +15,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
 use super::{
-    ClientMessage, GroupId, Handout, Member, Nonce, Observed, Refusal, Registration, SIZE_MAX, ServerMessage, SessionId,
-    Waiting,
+    ClientMessage, GroupId, Handout, Member, Nonce, Observed, Refusal, Registration, SIZE_MAX, ServerMessage,
+    SessionId, Waiting,
 };
 use crate::proto::bucket::Bucket;
 use crate::proto::discovery::Outcome;
