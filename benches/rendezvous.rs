@@ -86,7 +86,7 @@ async fn message(stream: &mut TcpStream) -> ServerMessage {
 }
 
 async fn group_of(stream: &mut TcpStream) {
-    while !matches!(message(stream).await, ServerMessage::Group(_)) {}
+    while !matches!(message(stream).await, ServerMessage::Handout(_)) {}
 }
 
 fn resident_bytes(process: u32) -> u64 {

@@ -128,6 +128,8 @@ pub fn operations(number: u64) -> Scenario {
     config.peers = fmi::Peers::All;
     // A name that does not fit the collective leaves the choice to the model.
     config.algorithms = Collective::ALL.iter().map(|collective| (*collective, algorithm(&mut draw))).collect();
+    // Where the collective lacks it, the model chooses.
+    config.algorithms.retain(|collective, drawn| fmi::schedule::algorithms(*collective).any(|known| known == *drawn));
     scenario.program.what = What::Steps { steps: steps.into(), rounds: 2 };
     scenario.name = format!("{OPERATIONS_PREFIX}{number}");
     scenario.about = format!("random operations with {size} functions, drawn from {number}");

@@ -145,6 +145,7 @@ impl Wake for Task {
 pub(super) struct Executor<'a> {
     tasks: Vec<(Option<Pin<Box<dyn Future<Output = ()> + 'a>>>, Arc<Task>)>,
     started: usize,
+    stalled: Vec<usize>,
     pub(super) polls: u64,
 }
 
@@ -180,9 +181,19 @@ impl<'a> Executor<'a> {
         }
     }
 
-    fn is_due(&self, task: usize) -> bool {
-        let (future, task) = &self.tasks[task];
-        future.is_some() && task.woken.load(Ordering::SeqCst)
+    fn is_due(&self, index: usize) -> bool {
+        let (future, task) = &self.tasks[index];
+        future.is_some() && task.woken.load(Ordering::SeqCst) && !self.stalled.contains(&index)
+    }
+
+    /// Does not poll a task, whether it is woken or not, until it may go on.
+    pub(super) fn stall(&mut self, task: usize) {
+        self.stalled.push(task);
+    }
+
+    /// Lets a stalled task go on.
+    pub(super) fn unstall(&mut self, task: usize) {
+        self.stalled.retain(|stalled| *stalled != task);
     }
 
     /// Polls each task that was never polled, so that what it calls has its place.

@@ -181,6 +181,30 @@ fn a_receive_behind_a_long_message_does_not_wait_busily() {
 }
 
 #[test]
+fn an_operation_that_listens_does_not_wait_busily_at_the_frame_of_another() {
+    let bench = Bench::new(3, Wire::Pipe(1 << 10));
+    let [zero, one, two] = &bench.comms[..] else { panic!("three ranks") };
+    let (long, mut got, mut other) = (vec![1u8; 100_000], vec![0u8; 100_000], [0u8]);
+    let mut executor = Executor::default();
+    let send = executor.must(one.send(0, 1, &long));
+    let reading = executor.must(zero.recv(1, 1, &mut got));
+    executor.must(zero.recv(2, 1, &mut other));
+    executor.poll(reading);
+    // After a while, whoever waits hears what all have to say.
+    bench.hands.pass(Duration::from_secs(2));
+    while executor.poll_woken_but(send) {}
+    let before = executor.polls;
+    executor.poll(send);
+    executor.stall(reading);
+    while executor.poll_woken_but(send) {
+        assert!(executor.polls - before < 50, "it is polled again and again at a frame that is not its own");
+    }
+    executor.unstall(reading);
+    executor.must(two.send(0, 1, &[1u8]));
+    assert!(executor.run(first));
+}
+
+#[test]
 fn many_outstanding_operations_cost_a_few_polls_each() {
     const COUNT: usize = 4000;
     for wire in [Wire::Pipe(1 << 16), Wire::Memory] {

@@ -366,12 +366,12 @@ impl Engine {
             self.check(call)?;
             let Some((at, _)) = self.group.poll_timeout() else { break };
             if !self.timer.poll_lazily(&mut cx, at) {
-                self.common.looked();
                 break;
             }
             self.now = self.clock.now();
             self.group.handle_timeout(self.now);
         }
+        self.common.looked();
         Poll::Pending
     }
 

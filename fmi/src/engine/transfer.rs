@@ -57,8 +57,13 @@ impl Engine {
         lane.readers.enlist(id, mode);
         let done = match route {
             Route::Mine => return Passed::Mine,
-            Route::Full => return Passed::Blocked,
+            // What is at hand is in the way, not a want of bytes.
+            Route::Full => {
+                self.looked(slot, mode);
+                return Passed::Blocked;
+            }
             Route::Offered => {
+                self.looked(slot, mode);
                 if whose.is_some()
                     && let Mode::Park(waker) = mode
                 {

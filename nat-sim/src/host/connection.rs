@@ -562,8 +562,9 @@ impl Connection {
             Opening::Passive { begun } => Some(*begun + SYN_RECEIVED_TIMEOUT),
             Opening::Done => None,
         };
-        let judge = self.keepalive.as_ref().and_then(|keepalive| keepalive.next(now));
-        let at = smoltcp.into_iter().chain(own).chain(judge.filter(|_| self.was_established)).min();
+        // A time that nobody judges at would come again and again.
+        let judge = if self.is_judged() { self.keepalive.as_ref().and_then(|it| it.next(now)) } else { None };
+        let at = smoltcp.into_iter().chain(own).chain(judge).min();
         // A timer that is set already fires early enough and plans anew.
         if let Some(at) = at.map(|at| at.max(now + TIMER_STEP))
             && self.timer.is_none_or(|set| at < set)
@@ -631,10 +632,14 @@ impl Connection {
         }
     }
 
+    /// Whether the silence of the other end matters.
+    fn is_judged(&self) -> bool {
+        self.was_established && !matches!(self.state(), State::Closed | State::TimeWait)
+    }
+
     fn is_given_up(&mut self, now: Instant) -> bool {
         let waits = self.waits();
-        let is_open = self.was_established && !matches!(self.state(), State::Closed | State::TimeWait);
-        is_open && self.keepalive.as_mut().is_some_and(|keepalive| keepalive.judge(now, waits))
+        self.is_judged() && self.keepalive.as_mut().is_some_and(|keepalive| keepalive.judge(now, waits))
     }
 
     pub(crate) fn poll_connected(&mut self, cx: &Context<'_>) -> Poll<io::Result<()>> {
