@@ -299,19 +299,16 @@ impl<N: Net> Prepared<N> {
     /// # Cancel safety
     /// As [`Communicator::connect`].
     pub async fn join(self) -> Result<Communicator> {
-        let prepared = match self.into_alone() {
-            Ok((config, clock)) => {
-                let deadline = clock.now() + config.join_deadline;
-                let joined =
-                    Joined { links: vec![None], control: None, session: [0; 16], upgrade: None, lifeline: None };
-                let comm = Communicator::assemble(&config, clock, joined);
-                comm.join_barrier(deadline).await?;
-                comm.mark_formed();
-                return Ok(comm);
-            }
-            Err(prepared) => prepared,
-        };
-        let mut joiner = Joiner::new(prepared, Arc::new(meet));
+        if self.is_alone() {
+            let (config, clock) = self.into_parts();
+            let deadline = clock.now() + config.join_deadline;
+            let joined = Joined { links: vec![None], control: None, session: [0; 16], upgrade: None, lifeline: None };
+            let comm = Communicator::assemble(&config, clock, joined);
+            comm.join_barrier(deadline).await?;
+            comm.mark_formed();
+            return Ok(comm);
+        }
+        let mut joiner = Joiner::new(self, Arc::new(meet));
         loop {
             let joined = joiner.next().await?;
             let comm = Communicator::assemble(joiner.config(), joiner.clock(), joined);

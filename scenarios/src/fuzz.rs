@@ -28,10 +28,11 @@ use nat_sim::packet::Packet;
 pub type Target = fn(&[u8]);
 
 /// All of them, by name.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 9] = [
     ("wire", wire),
     ("rendezvous", rendezvous),
     ("client", client),
+    ("group", group),
     ("punch", punch),
     ("session", session),
     ("record", record),
@@ -293,6 +294,12 @@ pub fn tcpunch(bytes: &[u8]) {
         while server.poll_output().is_some() {}
         assert!(server.clients() <= 8);
     });
+}
+
+/// Any operations, frames, losses and times leave the machine of a group consistent, and end each operation by its
+/// deadline.
+pub fn group(bytes: &[u8]) {
+    fmi::proto::group::script::play(bytes);
 }
 
 /// Any packets, in any order, from both sides, leave every gateway consistent: what it forwards has

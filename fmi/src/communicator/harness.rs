@@ -140,10 +140,12 @@ impl Wake for Task {
     }
 }
 
+type Running<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
+
 /// Futures that are polled when they were woken, and not otherwise.
 #[derive(Default)]
 pub(super) struct Executor<'a> {
-    tasks: Vec<(Option<Pin<Box<dyn Future<Output = ()> + 'a>>>, Arc<Task>)>,
+    tasks: Vec<(Option<Running<'a>>, Arc<Task>)>,
     started: usize,
     stalled: Vec<usize>,
     pub(super) polls: u64,

@@ -63,9 +63,9 @@ impl Communicator {
     /// usually on its way when the call returns. A message to this rank itself is copied.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`] if `to` is outside the group, which changes nothing;
-    /// [`ErrorKind::MailboxFull`] for a message to this rank itself; [`ErrorKind::PeerLost`],
-    /// [`ErrorKind::Deadline`], [`ErrorKind::Revoked`].
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) if `to` is outside the group, which changes nothing;
+    /// [`ErrorKind::MailboxFull`](crate::ErrorKind::MailboxFull) for a message to this rank itself; [`ErrorKind::PeerLost`](crate::ErrorKind::PeerLost),
+    /// [`ErrorKind::Deadline`](crate::ErrorKind::Deadline), [`ErrorKind::Revoked`](crate::ErrorKind::Revoked).
     ///
     /// # Cancel safety
     /// If the future is dropped, the message is either sent whole, perhaps by later operations, or not at all.
@@ -131,8 +131,8 @@ impl Communicator {
     /// Among receives that fit a message, the one that was called first gets it.
     ///
     /// # Errors
-    /// As [`Communicator::send`]; [`ErrorKind::Truncated`] if the message is longer than the buffer, in which
-    /// case it can be received again with a longer one; [`ErrorKind::Mismatch`] if its elements are of another
+    /// As [`Communicator::send`]; [`ErrorKind::Truncated`](crate::ErrorKind::Truncated) if the message is longer than the buffer, in which
+    /// case it can be received again with a longer one; [`ErrorKind::Mismatch`](crate::ErrorKind::Mismatch) if its elements are of another
     /// type, which ends the communicator.
     ///
     /// # Cancel safety

@@ -217,7 +217,7 @@ fn many_outstanding_operations_cost_a_few_polls_each() {
             executor.must(one.recv(0, tag, buffer));
         }
         // The other way round than they were posted.
-        for (value, tag) in values.iter().zip(0..COUNT as u32).rev() {
+        for (value, tag) in values.iter().rev().zip((0..).take(COUNT).collect::<Vec<u32>>().into_iter().rev()) {
             executor.must(zero.send(1, tag, value));
         }
         let ended = executor.run_in_rounds();
@@ -348,79 +348,98 @@ fn words(number: usize, rank: u32, length: usize) -> Vec<u64> {
     (0..length).map(|index| (number * 1000 + index) as u64 ^ u64::from(rank) << 40).collect()
 }
 
+/// Receives a message after a receive of it was dropped that had been polled some times.
+async fn receive_after_dropping(
+    receiver: &Communicator,
+    from: u32,
+    number: usize,
+    length: usize,
+    polls: u8,
+) -> Result<()> {
+    let tag = tag_of(number);
+    let mut lost = vec![0; length];
+    let mut left = polls;
+    {
+        let mut receive = receiver.recv(from, tag, &mut lost);
+        let ended = std::future::poll_fn(|cx| {
+            if let Poll::Ready(result) = std::pin::Pin::new(&mut receive).poll(cx) {
+                return Poll::Ready(Some(result));
+            }
+            left = left.saturating_sub(1);
+            if left == 0 { Poll::Ready(None) } else { Poll::Pending }
+        });
+        if let Some(result) = ended.await {
+            result?;
+            drop(receive);
+            assert!(lost == words(number, from, length), "message {number} came out changed");
+            return Ok(());
+        }
+    }
+    let mut got = vec![0; length];
+    receiver.recv(from, tag, &mut got).await?;
+    assert!(got == words(number, from, length), "message {number} came out changed");
+    Ok(())
+}
+
+fn tag_of(number: usize) -> u32 {
+    u32::try_from(number).expect("few deeds")
+}
+
+/// Calls the operations of a deed, a task for each.
+fn call<'a>(executor: &mut Executor<'a>, bench: &'a Bench, number: usize, deed: &Deed) {
+    let tag = tag_of(number);
+    match *deed {
+        Deed::Message { from, to, words: length, by } => {
+            let (sender, receiver) = (&bench.comms[from as usize], &bench.comms[to as usize]);
+            let data = words(number, from, length);
+            // The call has its place now; the task makes it progress.
+            executor.must(async move { sender.send(to, tag, &data).await });
+            executor.must(async move {
+                let mut got = vec![0; length];
+                let status = match by {
+                    0 => receiver.recv(from, tag, &mut got).await?,
+                    1 => receiver.recv(Source::Any, tag, &mut got).await?,
+                    _ => receiver.matched_probe(Source::Any, tag).await?.recv(&mut got).await?,
+                };
+                assert_eq!((status.source, status.tag, status.count), (from, tag, length));
+                assert!(got == words(number, from, length), "message {number} came out changed");
+                Ok(())
+            });
+        }
+        Deed::Dropped { from, to, words: length, polls } => {
+            let (sender, receiver) = (&bench.comms[from as usize], &bench.comms[to as usize]);
+            let data = words(number, from, length);
+            executor.must(async move { sender.send(to, tag, &data).await });
+            executor.must(receive_after_dropping(receiver, from, number, length, polls));
+        }
+        Deed::Reduce(length) => {
+            for comm in &bench.comms {
+                let spec = (words(number, comm.rank(), length), length);
+                executor.must(async move {
+                    let (data, length) = spec;
+                    let mut sum = vec![0; length];
+                    comm.allreduce(&data, &mut sum, Sum).await?;
+                    let all: Vec<_> = (0..3).map(|rank| words(number, rank, length)).collect();
+                    let expected = |index: usize| all.iter().fold(0u64, |sum, it| sum.wrapping_add(it[index]));
+                    assert!((0..length).all(|index| sum[index] == expected(index)), "allreduce {number}");
+                    Ok(())
+                });
+            }
+        }
+        Deed::Barrier => {
+            for comm in &bench.comms {
+                executor.must(comm.barrier());
+            }
+        }
+    }
+}
+
 /// Calls all operations in order on each rank, and polls their tasks in a drawn order.
 fn play(deeds: &[Deed], wire: Wire, draws: &[usize]) {
     let bench = Bench::new(3, wire);
     let mut executor = Executor::default();
     for (number, deed) in deeds.iter().enumerate() {
-        let tag = number as u32;
-        match *deed {
-            Deed::Message { from, to, words: length, by } => {
-                let (sender, receiver) = (&bench.comms[from as usize], &bench.comms[to as usize]);
-                let data = words(number, from, length);
-                // The call has its place now; the task makes it progress.
-                executor.must(async move { sender.send(to, tag, &data).await });
-                executor.must(async move {
-                    let mut got = vec![0; length];
-                    let status = match by {
-                        0 => receiver.recv(from, tag, &mut got).await?,
-                        1 => receiver.recv(Source::Any, tag, &mut got).await?,
-                        _ => receiver.matched_probe(Source::Any, tag).await?.recv(&mut got).await?,
-                    };
-                    assert_eq!((status.source, status.tag, status.count), (from, tag, length));
-                    assert!(got == words(number, from, length), "message {number} came out changed");
-                    Ok(())
-                });
-            }
-            Deed::Dropped { from, to, words: length, polls } => {
-                let (sender, receiver) = (&bench.comms[from as usize], &bench.comms[to as usize]);
-                let data = words(number, from, length);
-                executor.must(async move { sender.send(to, tag, &data).await });
-                executor.must(async move {
-                    let mut lost = vec![0; length];
-                    let mut left = polls;
-                    {
-                        let mut receive = receiver.recv(from, tag, &mut lost);
-                        let ended = std::future::poll_fn(|cx| {
-                            if let Poll::Ready(result) = std::pin::Pin::new(&mut receive).poll(cx) {
-                                return Poll::Ready(Some(result));
-                            }
-                            left = left.saturating_sub(1);
-                            if left == 0 { Poll::Ready(None) } else { Poll::Pending }
-                        });
-                        if let Some(result) = ended.await {
-                            result?;
-                            drop(receive);
-                            assert!(lost == words(number, from, length), "message {number} came out changed");
-                            return Ok(());
-                        }
-                    }
-                    let mut got = vec![0; length];
-                    receiver.recv(from, tag, &mut got).await?;
-                    assert!(got == words(number, from, length), "message {number} came out changed");
-                    Ok(())
-                });
-            }
-            Deed::Reduce(length) => {
-                for comm in &bench.comms {
-                    let spec = (words(number, comm.rank(), length), length);
-                    executor.must(async move {
-                        let (data, length) = spec;
-                        let mut sum = vec![0; length];
-                        comm.allreduce(&data, &mut sum, Sum).await?;
-                        let all: Vec<_> = (0..3).map(|rank| words(number, rank, length)).collect();
-                        let expected = |index: usize| all.iter().fold(0u64, |sum, it| sum.wrapping_add(it[index]));
-                        assert!((0..length).all(|index| sum[index] == expected(index)), "allreduce {number}");
-                        Ok(())
-                    });
-                }
-            }
-            Deed::Barrier => {
-                for comm in &bench.comms {
-                    executor.must(comm.barrier());
-                }
-            }
-        }
+        call(&mut executor, &bench, number, deed);
         // An async block calls its operation at its first poll: in the order of the list.
         executor.start_new();
     }

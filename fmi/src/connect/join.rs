@@ -81,9 +81,14 @@ impl<N: Net> Prepared<N> {
         }
     }
 
-    /// Configuration and clock of a group of one, which meets nobody; a group of several as it is.
-    pub(crate) fn into_alone(self) -> std::result::Result<(Config, Arc<dyn Clock>), Self> {
-        if self.config.is_alone() { Ok((self.config, Arc::new(self.net))) } else { Err(self) }
+    /// Whether the group has one rank, which meets nobody.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.config.is_alone()
+    }
+
+    /// Configuration and clock.
+    pub(crate) fn into_parts(self) -> (Config, Arc<dyn Clock>) {
+        (self.config, Arc::new(self.net))
     }
 }
 

@@ -312,7 +312,7 @@ impl Engine {
     pub(crate) fn error(&self, communicator: u64, operation: Operation, failure: Failure) -> Error {
         let Failure { kind, peer } = failure;
         let members = self.group.members(communicator);
-        let error = Error::new(operation, kind).on(members.map_or(self.me.get(), |members| members.me().get()));
+        let error = Error::new(operation, kind).on(members.map_or_else(|| self.me.get(), |members| members.me().get()));
         let Some(peer) = peer else { return error };
         let path = members.and_then(|members| self.paths[members.slot(peer).index()]);
         let error = error.with_peer(peer.get());

@@ -7,7 +7,7 @@
 //! of each round only, and grows from there. A silent attempt is left alone: behind a NAT that
 //! drops, the open hole is what lets the peer in.
 //!
-//! One rank of a pair [nominates](nominates) the first stream on which the peer proved itself;
+//! One rank of a pair [nominates] the first stream on which the peer proved itself;
 //! the other waits for the nomination. So both keep the same stream, whichever side it came from.
 
 use std::collections::VecDeque;

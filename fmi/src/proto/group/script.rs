@@ -72,7 +72,7 @@ impl Driver {
             2..=4 => self.read(bytes),
             5 => self.finish(bytes),
             6 => {
-                self.now = self.now + Duration::from_millis(u64::from(bytes.below(255)) * 20);
+                self.now += Duration::from_millis(u64::from(bytes.below(255)) * 20);
                 self.time();
             }
             7 => {
@@ -254,7 +254,7 @@ impl Driver {
     /// Every operation fails by its deadline, and says why.
     fn outlive_all(&mut self) {
         self.time();
-        self.now = self.now + DEADLINE;
+        self.now += DEADLINE;
         self.time();
         self.settle();
         for (id, ..) in &self.operations {
