@@ -1,4 +1,4 @@
-//! What needs no network: the translator per packet, schedules, frames.
+//! What needs no network: the translator per packet, schedules, frames, many operations at once in memory.
 #![expect(clippy::print_stderr, reason = "memory is reported beside the times")]
 
 use std::hint::black_box;
@@ -8,6 +8,8 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use fmi::proto::frame::{Envelope, Kind};
 use fmi::schedule::{self, Memory};
 use fmi::time::Instant;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use nat_sim::nat::{Nat, NatConfig, Pooling, Verdict, preset};
 use nat_sim::packet::{Packet, Segment};
 
@@ -162,5 +164,42 @@ fn frames(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, translator, schedules, frames);
+/// Time per operation against the number of those that are outstanding: receives that were all called before
+/// the first message comes, in the opposite order.
+fn outstanding(criterion: &mut Criterion) {
+    let runtime = fmi_benches::runtime();
+    let mut group = criterion.benchmark_group("outstanding");
+    group.sample_size(10);
+    for count in [1u32, 100, 1_000, 10_000, 100_000] {
+        group.throughput(Throughput::Elements(u64::from(count)));
+        group.bench_function(format!("{count} receives"), |bencher| {
+            let ranks = fmi::Communicator::local(fmi::RealNet::new(), 2);
+            let [zero, one] = &ranks[..] else { panic!("two ranks") };
+            bencher.iter(|| {
+                runtime.block_on(async {
+                    let mut buffers = vec![[0u32]; count as usize];
+                    let mut receives: FuturesUnordered<_> =
+                        buffers.iter_mut().zip(0..).map(|(buffer, tag)| one.recv(0, tag, buffer)).collect();
+                    let send = async {
+                        for tag in (0..count).rev() {
+                            zero.send(1, tag, &[tag]).await?;
+                        }
+                        Ok::<(), fmi::Error>(())
+                    };
+                    let receive = async {
+                        while let Some(received) = receives.next().await {
+                            received?;
+                        }
+                        Ok::<(), fmi::Error>(())
+                    };
+                    let (sent, received) = futures_util::future::join(send, receive).await;
+                    sent.and(received).expect("nothing fails in memory");
+                });
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, translator, schedules, frames, outstanding);
 criterion_main!(benches);

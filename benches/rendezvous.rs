@@ -45,7 +45,7 @@ fn serve() {
                 tokio::spawn(async move {
                     let mut bytes = [0; 512];
                     if let Ok(count) = stream.read(&mut bytes).await {
-                        // Who is gone does not need an answer.
+                        // A client that is gone needs no answer.
                         let _ = stream.write_all(&bytes[..count]).await;
                     }
                 });
@@ -207,7 +207,7 @@ fn main() {
             );
         }
     });
-    // It would serve for ever.
+    // It would serve forever.
     let _ = server.kill();
     let _ = server.wait();
 }

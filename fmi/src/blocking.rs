@@ -114,7 +114,7 @@ impl Communicator {
         self.inner().size()
     }
 
-    /// Leaves the group in good order.
+    /// Leaves the group gracefully.
     pub fn leave(mut self) {
         if let Some(inner) = self.inner.take() {
             self.runtime.block_on(inner.leave());

@@ -23,7 +23,7 @@ pub use variables::Variables;
 /// Longest name of a group, in bytes.
 pub const GROUP_NAME_BYTES_MAX: usize = 255;
 
-/// Who this rank is, where the rendezvous is, and the limits that apply.
+/// This rank, its group, its rendezvous, and the limits that apply.
 ///
 /// # Examples
 /// ```
@@ -87,7 +87,7 @@ pub struct Config {
     pub spray: bool,
     /// Whether reductions combine in an order that the number of ranks alone decides, equal on all ranks. Then the bits of
     /// a result depend neither on the algorithm, nor on the machines, nor on the length. Default false: all ranks get the
-    /// same bits, but another layout or length may give others, where the operator rounds.
+    /// same bits, but another layout or length may give others, where the operator rounds. `FMI_REPRODUCIBLE`.
     pub reproducible: bool,
     /// Local address to bind. Default: any. `FMI_BIND`.
     pub bind: IpAddr,

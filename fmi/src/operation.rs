@@ -61,7 +61,7 @@ impl UnknownName {
     }
 }
 
-/// Who takes part in an operation.
+/// Which ranks take part in an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Class {
@@ -245,7 +245,7 @@ operations! {
 }
 
 impl Operation {
-    /// Who takes part in it.
+    /// Which ranks take part in it.
     pub fn class(self) -> Class {
         match self.role() {
             Role::Setup => Class::Setup,

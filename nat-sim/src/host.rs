@@ -318,7 +318,7 @@ impl Host {
         true
     }
 
-    /// Who takes connections to a local endpoint.
+    /// What takes connections to a local endpoint.
     fn listener_for(&self, local: SocketAddr) -> Option<ListenerId> {
         let candidates = [(local.port(), Some(local.ip())), (local.port(), None)];
         candidates.into_iter().find(|id| self.listeners.contains_key(id))

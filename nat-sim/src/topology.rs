@@ -1,4 +1,4 @@
-//! Who is connected to whom, as data: networks, hosts on them, gateways between them, sites.
+//! What is connected to what, as data: networks, hosts on them, gateways between them, sites.
 //!
 //! Network 0 is the internet. A gateway joins an outer network, where it has an address like a
 //! host, and an inner one, whose packets for elsewhere it takes. Inner networks may overlap in

@@ -384,7 +384,7 @@ impl Run {
         None
     }
 
-    /// Who waits for what.
+    /// Which function waits for what.
     fn dump(&self) -> String {
         use std::fmt::Write;
         let fabric = self.shared.fabric();

@@ -15,7 +15,7 @@ use nat_sim::host::EPHEMERAL_PORTS;
 use nat_sim::packet::{Packet, Segment};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// What an attacker does, from the start of the world on. nat.md 5.1.
+/// What an attacker does, from the start of the world on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attack {
     /// T1: knows the name of the group, not its key, and registers every rank under its own one.

@@ -86,10 +86,10 @@ pub fn pair(first: Preset, second: Preset) -> Scenario {
     let about = format!("{} with {}", first.about, second.about);
     let mut scenario = scenario(&name, &about, world, [Action::Exchange { bytes: 4096 }, Action::Barrier]);
     let (round_trip, to_server) = distances(&scenario.world);
-    let foreseen = oracle::foresee(&(first.config)(), &(second.config)(), round_trip, to_server);
+    let meeting = oracle::forecast(&(first.config)(), &(second.config)(), round_trip, to_server);
     // Two ports of one small block may look like a counter's, and a guess among few may hit.
     let is_lucky = [first, second].iter().any(|it| oracle::gives_ports_of_blocks(&(it.config)()));
-    scenario.checks.extend((foreseen.path != Path::Relay || !is_lucky).then_some(Check::Via(foreseen.path)));
+    scenario.checks.extend((meeting.path != Path::Relay || !is_lucky).then_some(Check::Via(meeting.path)));
     scenario
 }
 

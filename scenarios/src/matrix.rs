@@ -87,9 +87,9 @@ fn measure(first: Preset, second: Preset, seed: u64) -> Cell {
         None if met => Route::Relay,
         None => Route::None,
     };
-    let foreseen = oracle::foresee(&(first.config)(), &(second.config)(), round_trip, to_server);
-    let expected = foreseen.times.map(trips);
-    let expected_path = Route::of(foreseen.path, foreseen.techniques[0]);
+    let meeting = oracle::forecast(&(first.config)(), &(second.config)(), round_trip, to_server);
+    let expected = meeting.times.map(trips);
+    let expected_path = Route::of(meeting.path, meeting.techniques[0]);
     let tick = trips(scenario.world.resolution);
     let agrees_with = |measured: [f64; 2]| measured.iter().zip(&expected).all(|(m, e)| (m - e).abs() <= tick * 1.001);
     let agrees = outcome.passed() && path == expected_path && measured.is_some_and(agrees_with);

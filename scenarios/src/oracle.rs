@@ -90,7 +90,7 @@ fn class(nat: &NatConfig) -> Class {
     }
 }
 
-/// How two functions behind different gateways should come together, as nat.md 4.2 has it.
+/// How two functions behind different gateways should come together.
 fn technique(first: Class, second: Class) -> Technique {
     match (first, second) {
         (_, Class::Public) => Technique::Direct,
@@ -123,7 +123,7 @@ fn passes(nat: &NatConfig) -> bool {
 
 /// How a pair comes together, and when.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Foreseen {
+pub struct Forecast {
     /// Directly or through the rendezvous.
     pub path: Path,
     /// The technique of each side.
@@ -134,12 +134,12 @@ pub struct Foreseen {
 
 /// What must come of a pair whose functions are one `round_trip` from each other and `to_server` from the
 /// rendezvous, with the production code.
-pub fn foresee(first: &NatConfig, second: &NatConfig, round_trip: Duration, to_server: Duration) -> Foreseen {
+pub fn forecast(first: &NatConfig, second: &NatConfig, round_trip: Duration, to_server: Duration) -> Forecast {
     let classes = (class(first), class(second));
     let techniques = [technique(classes.0, classes.1), technique(classes.1, classes.0)];
     let direct = |first: f64, second: f64| {
         let times = [first, second].map(|trips| round_trip.mul_f64(trips));
-        Foreseen { path: Path::Direct, techniques, times }
+        Forecast { path: Path::Direct, techniques, times }
     };
     if is_predicted(first, second) {
         // Both SYNs are aimed well, and meet.
@@ -158,7 +158,7 @@ pub fn foresee(first: &NatConfig, second: &NatConfig, round_trip: Duration, to_s
         matches!(techniques[0], Technique::Direct | Technique::Reversal | Technique::Punch | Technique::Prediction);
     let is_hopeful = hope && !(classes == (Class::Public, Class::Random) || classes == (Class::Random, Class::Public));
     let after = if is_hopeful { RELAY_LIKELY } else { RELAY_UNLIKELY };
-    Foreseen { path: Path::Relay, techniques: [Technique::Relay; 2], times: [after + 2 * to_server; 2] }
+    Forecast { path: Path::Relay, techniques: [Technique::Relay; 2], times: [after + 2 * to_server; 2] }
 }
 
 /// Head starts of the direct ways, as the documents of `fmi` state them.
@@ -183,8 +183,8 @@ mod tests {
     fn what_cannot_be_direct_is_predicted_or_relayed() {
         let (trip, server) = (Duration::from_millis(40), Duration::from_millis(30));
         let path = |first: NatConfig, second: NatConfig| {
-            let foreseen = foresee(&first, &second, trip, server);
-            (foreseen.path, foreseen.techniques[0], foreseen.times[0].as_millis())
+            let meeting = forecast(&first, &second, trip, server);
+            (meeting.path, meeting.techniques[0], meeting.times[0].as_millis())
         };
         assert_eq!(path(linux_masq_drop(), home_seq()), (Path::Direct, Technique::Prediction, 40));
         assert_eq!(path(aws_natgw(), azure_natgw()), (Path::Relay, Technique::Relay, 310));

@@ -255,7 +255,7 @@ fn every_pair_connects_by_the_path_that_the_oracle_predicts() {
             let expected = if first == second {
                 "private".to_owned()
             } else {
-                oracle::foresee(&config(first), &config(second), far.0, far.1).path.to_string()
+                oracle::forecast(&config(first), &config(second), far.0, far.1).path.to_string()
             };
             let is_hit = expected == "relay" && peer["path"] == "direct" && may_hit(&config(first), &config(second));
             if peer["path"] != expected && !is_hit {

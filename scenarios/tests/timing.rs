@@ -65,7 +65,7 @@ fn pair(nat: NatConfig, wan: [Duration; 2], server: Duration, late: Duration, se
     [links[0].1, links[1].1]
 }
 
-/// nat.md 4.5: `max(R_A, R_A / 2 + R_B / 2) + RTT` after the later peer's registration, A being the later.
+/// The floor: `max(R_A, R_A / 2 + R_B / 2) + RTT` after the later peer's registration, A being the later.
 #[test]
 fn a_silent_pair_at_unequal_distances_connects_at_the_floor() {
     let late = Duration::from_secs(2);

@@ -1,6 +1,8 @@
 //! Collectives.
 
+use std::any::Any;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -101,6 +103,12 @@ fn combine_bytes<T: Element>(op: &impl Op<T>, into: &mut [u8], own: Option<&[u8]
     }
 }
 
+/// What a panic of an operator says.
+fn told_by(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    format!("the operator panicked: {}", text.unwrap_or("without a message"))
+}
+
 /// A collective under way.
 pub(super) struct Operating<'a, T, O> {
     comm: &'a Communicator,
@@ -135,13 +143,21 @@ impl<T: Element, O: Op<T>> Future for Operating<'_, T, O> {
             send: bytemuck::cast_slice(send),
             receive: bytemuck::cast_slice_mut(receive),
         };
-        let mut combine =
-            |into: &mut [u8], own: Option<&[u8]>, other: &[u8], side| combine_bytes::<T>(op, into, own, other, side);
+        let mut panicked = None;
+        let mut combine = |into: &mut [u8], own: Option<&[u8]>, other: &[u8], side| {
+            if panicked.is_none() {
+                // Nothing is half done by it but the buffers, which an error leaves without a meaning.
+                let combine = AssertUnwindSafe(|| combine_bytes::<T>(op, into, own, other, side));
+                panicked = catch_unwind(combine).err();
+            }
+        };
         let mut combine: Combine<'_> = &mut combine;
-        let result = ready!(
-            comm.shared
-                .drive(cx, call, |engine, call, mode| { run.advance(engine, mode, call, &mut job, &mut combine) })
-        );
+        let poll =
+            comm.shared.drive(cx, call, |engine, call, mode| run.advance(engine, mode, call, &mut job, &mut combine));
+        let result = match panicked {
+            Some(panic) => Err(comm.error(call.operation, ErrorKind::InvalidArgument(told_by(&*panic)))),
+            None => ready!(poll),
+        };
         self.end(result.as_ref().err());
         Poll::Ready(result)
     }

@@ -378,7 +378,7 @@ impl std::fmt::Debug for Message<'_> {
 }
 
 impl<'a> Message<'a> {
-    /// Who sent it, its tag and its length in bytes.
+    /// Its sender, its tag and its length in bytes.
     pub fn status(&self) -> Status {
         self.status
     }

@@ -494,6 +494,61 @@ fn receives_outstanding_for_any_source_share_what_comes() {
 }
 
 #[test]
+fn an_operator_that_panics_or_calls_its_communicator_fails_the_operation_on_all_ranks() {
+    for calls in [false, true] {
+        let bench = Bench::new(2, Wire::Memory);
+        let mut executor = Executor::default();
+        for comm in &bench.comms {
+            executor.spawn(async move {
+                let bad = |left: u64, _: u64| {
+                    if calls {
+                        comm.set_deadline(Duration::from_secs(1));
+                    } else {
+                        assert!(left == 0, "no such number");
+                    }
+                    left
+                };
+                let mut sum = [0];
+                let operator = crate::op::Custom::commutative(2000, bad);
+                let error = comm.allreduce(&[7u64], &mut sum, operator).await.expect_err("it panics");
+                let text = error.to_string();
+                assert!(text.contains("the operator panicked"), "{text}");
+                assert!(
+                    text.contains(if calls { "must not use the communicator" } else { "no such number" }),
+                    "{text}"
+                );
+                let error = comm.barrier().await.expect_err("the communicator has failed");
+                assert!(matches!(error.kind(), ErrorKind::Revoked(_)), "{error}");
+            });
+        }
+        assert!(executor.run(first), "somebody was not woken");
+    }
+}
+
+#[test]
+#[cfg(feature = "values")]
+fn wrong_arguments_change_nothing() {
+    let bench = Bench::new(2, Wire::Memory);
+    let mut executor = Executor::default();
+    for comm in &bench.comms {
+        executor.must(async move {
+            let me = comm.rank();
+            for error in [
+                comm.broadcast_value::<u32>(None, me).await.expect_err("the root has none"),
+                comm.broadcast_value(Some(&1), 2).await.expect_err("no such root"),
+                comm.gather_value(&1, 2).await.map(drop).expect_err("no such root"),
+                comm.broadcast(&mut [0u8], 2).await.expect_err("no such root"),
+            ] {
+                assert!(matches!(error.kind(), ErrorKind::InvalidArgument(_)), "{error}");
+            }
+            assert_eq!(comm.broadcast_value((me == 1).then_some(&7), 1).await?, 7, "it works as before");
+            comm.barrier().await
+        });
+    }
+    assert!(executor.run(first), "somebody was not woken");
+}
+
+#[test]
 fn the_deadline_ends_an_operation_and_nothing_else_does() {
     let bench = Bench::new(2, Wire::Memory);
     let (mut got, result) = ([0u8], std::cell::RefCell::new(None));

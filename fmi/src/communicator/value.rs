@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::communicator::Communicator;
-use crate::communicator::collective::Nothing;
+use crate::communicator::collective::{Nothing, Reserved};
 use crate::communicator::message::{Source, Status, Tag};
 use crate::datatype::VALUE_DATATYPE;
 use crate::error::{ErrorKind, Operation, Result};
@@ -56,16 +56,10 @@ impl Communicator {
         value: Option<&'a V>,
         root: u32,
     ) -> impl Future<Output = Result<V>> + Send + use<'a, V> {
-        let places = [self.reserve(Operation::Broadcast), self.reserve(Operation::Broadcast)];
+        // Wrong arguments take no place, so that they change nothing.
+        let begun = self.root_bytes(value, root).map(|bytes| (bytes, self.reserve_two(Operation::Broadcast)));
         async move {
-            let [first, second] = places;
-            let mut bytes = Vec::new();
-            if self.rank == root {
-                let value = value.ok_or_else(|| {
-                    self.error(Operation::Broadcast, ErrorKind::InvalidArgument("the root has no value".into()))
-                })?;
-                bytes = self.written(Operation::Broadcast, value)?;
-            }
+            let (mut bytes, [first, second]) = begun?;
             let mut length = [bytes.len() as u64];
             self.launch_at(Some(first), self.broadcast_spec::<u64>(1, root), &[], &mut length, Nothing).await?;
             bytes.resize(self.length(Operation::Broadcast, root, length[0])?, 0);
@@ -86,10 +80,10 @@ impl Communicator {
         &'a self,
         value: &'a V,
     ) -> impl Future<Output = Result<Vec<V>>> + Send + use<'a, V> {
-        let places = [self.reserve(Operation::Allgatherv), self.reserve(Operation::Allgatherv)];
+        let own = self.written(Operation::Allgatherv, value);
+        let begun = own.map(|own| (own, self.reserve_two(Operation::Allgatherv)));
         async move {
-            let [first, second] = places;
-            let own = self.written(Operation::Allgatherv, value)?;
+            let (own, [first, second]) = begun?;
             let mut lengths = vec![0u64; self.size as usize];
             let spec = self.allgather_spec::<u64>(1, false);
             self.launch_at(Some(first), Ok(spec), &[own.len() as u64], &mut lengths, Nothing).await?;
@@ -116,10 +110,11 @@ impl Communicator {
         value: &'a V,
         root: u32,
     ) -> impl Future<Output = Result<Vec<V>>> + Send + use<'a, V> {
-        let places = [self.reserve(Operation::Gatherv), self.reserve(Operation::Gatherv)];
+        let root_is_there = self.checked_rank(Operation::Gatherv, "the root", root);
+        let own = root_is_there.and_then(|_| self.written(Operation::Gatherv, value));
+        let begun = own.map(|own| (own, self.reserve_two(Operation::Gatherv)));
         async move {
-            let [first, second] = places;
-            let own = self.written(Operation::Gatherv, value)?;
+            let (own, [first, second]) = begun?;
             let is_root = self.rank == root;
             // Where some ranks are not connected, whoever hands on a value must know its length.
             let is_complete = self.connections.is_complete();
@@ -145,6 +140,24 @@ impl Communicator {
             self.launch_at(Some(second), spec, &own, &mut all, Nothing).await?;
             self.read_all(Operation::Gatherv, &counts, &all)
         }
+    }
+
+    /// What the root sends; nothing on the others.
+    fn root_bytes<V: Serialize>(&self, value: Option<&V>, root: u32) -> Result<Vec<u8>> {
+        self.checked_rank(Operation::Broadcast, "the root", root)?;
+        match value {
+            _ if self.rank != root => Ok(Vec::new()),
+            Some(value) => self.written(Operation::Broadcast, value),
+            None => {
+                let what = "the root has no value".to_owned();
+                Err(self.error(Operation::Broadcast, ErrorKind::InvalidArgument(what)))
+            }
+        }
+    }
+
+    /// The places of an exchange of lengths and of what has them.
+    fn reserve_two(&self, operation: Operation) -> [Reserved<'_>; 2] {
+        [self.reserve(operation), self.reserve(operation)]
     }
 
     fn written<V: Serialize>(&self, operation: Operation, value: &V) -> Result<Vec<u8>> {

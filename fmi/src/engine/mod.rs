@@ -9,7 +9,7 @@
 //! moves, those that were polled last are polled again, do the work for all, and wake the owners of what they find.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -106,12 +106,29 @@ pub(crate) struct Engine {
 /// An engine that several communicators and operations use.
 pub(crate) struct Shared {
     engine: Mutex<Engine>,
+    /// The thread that uses it, by [`here`]; 0 if none does.
+    user: AtomicUsize,
     pub(crate) clock: Arc<dyn Clock>,
+}
+
+/// Tells this thread from all others that live.
+fn here() -> usize {
+    thread_local! { static HERE: u8 = const { 0 } }
+    HERE.with(|here| std::ptr::from_ref(here).addr())
+}
+
+/// Clears the mark of who uses an engine, whatever happens meanwhile.
+struct InUse<'a>(&'a AtomicUsize);
+
+impl Drop for InUse<'_> {
+    fn drop(&mut self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
 }
 
 impl Shared {
     pub(crate) fn new(engine: Engine) -> Arc<Self> {
-        Arc::new(Self { clock: engine.clock.clone(), engine: Mutex::new(engine) })
+        Arc::new(Self { clock: engine.clock.clone(), user: AtomicUsize::new(0), engine: Mutex::new(engine) })
     }
 
     fn lock(&self) -> MutexGuard<'_, Engine> {
@@ -120,10 +137,19 @@ impl Shared {
     }
 
     /// Uses the engine. Wakers run afterwards: one may drop an operation, which locks.
+    ///
+    /// # Panics
+    /// If this thread uses it already: an operator calls the communicator whose reduction it serves. The reduction
+    /// turns that into its error.
     pub(crate) fn with<T>(&self, work: impl FnOnce(&mut Engine) -> T) -> T {
+        let here = here();
+        assert!(self.user.load(Ordering::Relaxed) != here, "an operator must not use the communicator that it serves");
         let mut engine = self.lock();
+        self.user.store(here, Ordering::Relaxed);
+        let in_use = InUse(&self.user);
         let value = work(&mut engine);
         engine.settle_outputs();
+        drop(in_use);
         if engine.to_wake.is_empty() {
             return value;
         }

@@ -119,7 +119,7 @@ impl<N: Net> Prober<'_, N> {
         Err(io::ErrorKind::InvalidData.into())
     }
 
-    /// Whether a connection to the own external endpoint comes back to the own listener.
+    /// Whether a connection to this machine's external endpoint comes back to its listener.
     async fn hairpin(&mut self, own: SocketAddr) -> Outcome {
         // Connections that were accepted earlier are ignored.
         let accepting = std::future::poll_fn(|cx| {

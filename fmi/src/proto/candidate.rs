@@ -1,7 +1,7 @@
 //! Which addresses of a peer to try, in which order, and why: the plan for each pair. Pure policy.
 //!
 //! What the rendezvous saw of a rank on two of its endpoints tells how the rank's NAT maps
-//! ([`Class`]), and the classes of both sides choose the [`Technique`] (nat.md 4.2). Candidates are
+//! ([`Class`]), and the classes of both sides choose the [`Technique`]. Candidates are
 //! ordered as in RFC 8445 and RFC 8305: what is nearest starts at once, the next best a little later,
 //! the relay last, so that nothing is spent where the nearest works. Of several candidates that work
 //! the lower rank nominates one ([`super::punch`]).
@@ -31,12 +31,12 @@ pub const RELAY_LIKELY: Duration = Duration::from_millis(1500);
 const SKEW_MAX: Duration = Duration::from_millis(500);
 /// The largest distance that a counter would make between two ports; farther apart is chance.
 const STEP_MAX: i32 = 4;
-/// Ports that are tried from a foretold one on: others behind the same NAT take some.
+/// Ports that are tried from a predicted one on: others behind the same NAT take some.
 const FORETOLD: u16 = 4;
 /// Local ports that a spray opens on the side whose ports are random.
 pub const SPRAY_SOCKETS: u32 = 256;
 /// Remote ports that a spray tries from the other side. With [`SPRAY_SOCKETS`] of 64,512 ports one pair
-/// meets with 98 % (nat.md 4.4).
+/// meets with 98 %.
 pub const SPRAY_PROBES: u32 = 1024;
 /// Time between two attempts of a spray: 1,000 a second for each pair.
 pub const SPRAY_PACE: Duration = Duration::from_millis(1);
@@ -78,7 +78,7 @@ pub enum Class {
     Unpredictable,
 }
 
-/// How two ranks come together. nat.md 4.1.
+/// How two ranks come together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Technique {
     /// By own addresses: one host, one network, one NAT.
@@ -161,9 +161,9 @@ pub enum LocalEnd {
 /// How an attempt that was refused is repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
-    /// At once: a gap is what two NATs that refuse can lock into for ever.
+    /// At once: a gap is what two NATs that refuse can lock into forever.
     Eager,
-    /// Now and then, to keep the own NAT open for the peer.
+    /// Now and then, to keep this side's NAT open for the peer.
     Sparse,
     /// Not at all.
     Once,
@@ -240,7 +240,7 @@ impl Roster {
         let (own, their) = (&self.peers[rank as usize], &self.peers[peer as usize]);
         let sprays = means.sprays && their.card.as_ref().is_some_and(|card| card.sprays);
         let technique = technique(own, their, sprays);
-        // Who is nearer to the rendezvous hears of the pair earlier, and waits for the other.
+        // The rank nearer to the rendezvous hears of the pair earlier, and waits for the other.
         let skew = (their.round_trip.saturating_sub(own.round_trip) / 2).min(SKEW_MAX);
         let mut plan = Planner { own, their, start: skew, candidates: Vec::new() };
         plan.near();
@@ -248,10 +248,10 @@ impl Roster {
             Technique::Local | Technique::Direct | Technique::Punch => plan.observed(Pace::Eager),
             // A firewall before this rank wants to see a SYN to where the peer's will come from.
             Technique::Reversal if matches!(their.class(), Class::Predictable | Class::Sequential(_)) => {
-                plan.foretold(self.order_of(peer, rank, means.peers));
+                plan.predicted(self.order_of(peer, rank, means.peers));
             }
             Technique::Reversal | Technique::Relay => plan.observed(Pace::Sparse),
-            Technique::Prediction => plan.foretold(self.order_of(peer, rank, means.peers)),
+            Technique::Prediction => plan.predicted(self.order_of(peer, rank, means.peers)),
             Technique::Listen | Technique::Spray => {
                 let is_aimed_at = own.class() != Class::Unpredictable;
                 plan.observed(if is_aimed_at { Pace::Sparse } else { Pace::Eager });
@@ -381,7 +381,7 @@ impl Planner<'_> {
     }
 
     /// Where a counting NAT will let the peer out, `order` connections from the last one seen.
-    fn foretold(&mut self, order: u16) {
+    fn predicted(&mut self, order: u16) {
         let Class::Sequential(step) = self.their.class() else { return self.observed(Pace::Eager) };
         let (main, delay) = (self.their.observed.main, self.delay());
         for ahead in 0..FORETOLD {
@@ -414,7 +414,7 @@ impl Planner<'_> {
 
 #[cfg(test)]
 mod tests {
-    //! Goal: the plan is the table of nat.md 4.2. Method: made-up members.
+    //! Goal: the plan is the table of techniques. Method: made-up members.
 
     use super::*;
     use crate::proto::card::Security;

@@ -1,7 +1,7 @@
 //! What a rank tells its peers through the rendezvous, sealed with the key of the group.
 //!
 //! The rendezvous carries a card and cannot read it: own addresses, protection of streams and public
-//! key are nobody else's business (nat.md T13), and it cannot swap a key (T4). A card is bound to its
+//! key are nobody else's business, and it cannot swap a key. A card is bound to its
 //! registration, so it cannot be replayed for another one.
 
 use std::net::{IpAddr, SocketAddr};
@@ -100,7 +100,7 @@ impl Holder<'_> {
 
 /// Whether an address that a peer claims for itself may be dialled.
 ///
-/// A claimed address makes others send SYNs to it (nat.md T6), so it must be private, or the address
+/// A claimed address makes others send SYNs to it, so it must be private, or the address
 /// that the rendezvous itself saw.
 pub fn local_is_allowed(local: SocketAddr, observed: IpAddr) -> bool {
     let kind_is_allowed = match local.ip() {

@@ -19,7 +19,7 @@ pub const VANTAGES_MAX: usize = 8;
 /// How a NAT maps. RFC 4787 §4.1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mapping {
-    /// There is none: the own address is seen.
+    /// There is none: the machine's own address is seen.
     None,
     /// One external endpoint for all remotes.
     EndpointIndependent,
@@ -29,7 +29,7 @@ pub enum Mapping {
     AddressAndPortDependent,
 }
 
-/// Who may send to an external endpoint. RFC 4787 §5.
+/// Which hosts may send to an external endpoint. RFC 4787 §5.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Filtering {
     /// Everybody.
@@ -102,7 +102,7 @@ pub enum Step {
     },
     /// Ask on [`Slot::Filter`]'s connection to be called back from the vantage of this number.
     CallBack(u8),
-    /// Connect from [`Slot::Hairpin`] to this endpoint, which is the own one.
+    /// Connect from [`Slot::Hairpin`] to this endpoint, which is the client's own.
     Hairpin(SocketAddr),
 }
 
@@ -139,7 +139,7 @@ pub struct Finding {
     pub ports: Option<Ports>,
     /// The answer to a SYN that nobody asked for; `None` also where every SYN is let in.
     pub unsolicited: Option<Outcome>,
-    /// Whether the own external endpoint can be reached from inside.
+    /// Whether the machine's external endpoint can be reached from inside.
     pub hairpin: Option<bool>,
 }
 
@@ -148,7 +148,7 @@ pub struct Finding {
 pub enum Advice {
     /// A plain connection or a hole that both punch.
     Direct,
-    /// The same, once the next port has been foretold.
+    /// The same, once the next port has been predicted.
     Prediction,
     /// By way of a third party.
     Relay,
@@ -192,10 +192,13 @@ impl Finding {
             Some(Filtering::AddressDependent) => to.keeps_its_endpoint(),
             Some(Filtering::AddressAndPortDependent) | None => to.keeps_its_endpoint() && from.keeps_its_endpoint(),
         };
-        let foretold = |it: &Self| it.keeps_its_endpoint() || matches!(it.ports, Some(Ports::Sequential(_)));
+        let is_predictable = |it: &Self| it.keeps_its_endpoint() || matches!(it.ports, Some(Ports::Sequential(_)));
         if reaches(self, other) || reaches(other, self) {
             Advice::Direct
-        } else if foretold(self) && foretold(other) && (self.keeps_its_endpoint() || other.keeps_its_endpoint()) {
+        } else if is_predictable(self)
+            && is_predictable(other)
+            && (self.keeps_its_endpoint() || other.keeps_its_endpoint())
+        {
             Advice::Prediction
         } else {
             Advice::Relay

@@ -268,15 +268,15 @@ impl Group {
         self.operations.len()
     }
 
-    /// Takes what happened at `now`.
-    pub fn handle_input(&mut self, now: Instant, input: Input) {
+    /// Takes what happened. What is to be done later counts from when an operation meets it, so the time is not used.
+    pub fn handle_input(&mut self, _now: Instant, input: Input) {
         match input {
             Input::Head { peer, envelope } => self.head(peer, envelope),
             Input::Progressed(peer) => self.progressed(peer),
             Input::Consumed(peer) => self.consumed(peer),
             Input::Stored { peer, payload } => self.stored(peer, payload),
             Input::Control { peer, payload } => self.control(peer, &payload),
-            Input::Broken { peer, kind } => self.broken(now, peer, kind),
+            Input::Broken { peer, kind } => self.broken(peer, kind),
             Input::Lost(slot) => self.lose(slot),
             Input::Dissolved => self.dissolve(),
             Input::Hears(hears) => self.hears = hears,
@@ -290,9 +290,16 @@ impl Group {
 
     // Communicators.
 
-    /// Adds a communicator.
+    /// Adds a communicator. Frames for it may have come before; a peer that sent some and is no member is refused.
     pub fn open(&mut self, communicator: u64, members: Members) {
+        let is_stranger = |slot: &Slot| members.rank_of(*slot).is_none();
+        let at_hand = |slot: &Slot| self.at_hand(*slot).is_some_and(|frame| frame.communicator == communicator);
+        let mut strangers: Vec<Slot> = self.slots().filter(is_stranger).filter(at_hand).collect();
+        strangers.extend(self.mailbox.drop_from(communicator, is_stranger));
         self.contexts.insert(communicator, Context::new(members));
+        for slot in strangers {
+            self.refuse(slot, matching::stranger(communicator));
+        }
     }
 
     /// Ends a communicator: what is left of it is dropped, and what still comes for it.

@@ -232,6 +232,18 @@ impl Mailbox {
         self.describe(place)
     }
 
+    /// Drops what belongs to `communicator` and comes from peers for which `unwanted` holds; those peers.
+    pub fn drop_from(&mut self, communicator: u64, unwanted: impl Fn(&Slot) -> bool) -> Vec<Slot> {
+        let of = |(place, stored): (&Place, &Stored)| {
+            (stored.envelope.communicator == communicator && unwanted(&stored.peer)).then_some((*place, stored.peer))
+        };
+        let found: Vec<(Place, Slot)> = self.frames.iter().filter_map(of).collect();
+        for (place, _) in &found {
+            self.take(*place);
+        }
+        found.into_iter().map(|(_, peer)| peer).collect()
+    }
+
     /// Drops all that belongs to `communicator`.
     pub fn forget(&mut self, communicator: u64) {
         let of = |(place, stored): (&Place, &Stored)| (stored.envelope.communicator == communicator).then_some(*place);

@@ -1,7 +1,7 @@
 //! The connections of one rank to its peers: one [`Punch`] for each. Pure.
 //!
 //! All pairs are punched at once, with at most `attempts_max` peers in the making; the
-//! rest wait their turn in rank order starting behind the own rank, so that a large group does not
+//! rest wait their turn in rank order starting after this rank, so that a large group does not
 //! rush at rank 0.
 
 use std::collections::{BTreeSet, VecDeque};

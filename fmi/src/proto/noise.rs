@@ -7,7 +7,7 @@
 //!
 //! The higher rank of a pair initiates: its message rides with the first bytes of a stream, and the
 //! answer is the nomination of that stream by the lower rank. The handshake costs no round trip beyond
-//! those that agreeing on one stream takes anyway (nat.md 5.3 B).
+//! those that agreeing on one stream takes anyway.
 //!
 //! Pure: all randomness comes from a seed.
 

@@ -1,7 +1,7 @@
 //! Punching towards one peer: which address to try when, and which stream to keep. Pure.
 //!
 //! Every [eager](Pace::Eager) candidate has one attempt in flight at all times from its start on: a
-//! refused attempt is repeated at once, because a gap is what two NATs that answer RST can lock into for ever (nat.md 4.3). After
+//! refused attempt is repeated at once, because a gap is what two NATs that answer RST can lock into forever. After
 //! [`BURST`] refusals the pause is drawn at random; it is never fixed. Its mean stays at a
 //! millisecond for [`DENSE`] more, because where a refusal comes back in 50 us a hole is open for 50 us
 //! of each round only, and grows from there. A silent attempt is left alone: behind a NAT that

@@ -1,4 +1,4 @@
-//! Who is who: ranks of a communicator, slots of the group, and the table between them.
+//! Ranks of a communicator, slots of the group, and the table between them.
 //!
 //! Numbers that come from outside (a caller, a frame, a message of the rendezvous) become a [`Rank`] or a
 //! [`Slot`] only through a check against [`Members`] or the size of the group, so that whatever holds one may

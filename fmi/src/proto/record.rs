@@ -4,7 +4,7 @@
 //! ciphertext; authenticated, they are as they were. Either way the tag covers length and bytes under a
 //! key of this stream and direction and the number of the record, so a record that is changed, dropped,
 //! repeated, moved or reflected ends the stream. After [`REKEY_AFTER`] records the key is replaced by its
-//! hash, on both sides alike: who takes a key later cannot read what came before (nat.md 5.2, 17).
+//! hash, on both sides alike: a key that is stolen later does not read what came before.
 
 use std::fmt;
 

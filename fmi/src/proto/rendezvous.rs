@@ -130,7 +130,7 @@ pub enum ClientMessage {
     Ping,
     /// All connections of the session stand.
     Formed(SessionId),
-    /// Leaves the group in good order.
+    /// Leaves the group gracefully.
     Leave(SessionId),
     /// Asks where it is seen from. For [discovery](crate::proto::discovery), without a group.
     Observe,

@@ -5,7 +5,7 @@
 //! direction may be dead. So each side sends a *hello*: a [confirmation](Credentials::check) bound to
 //! session, direction and both nonces, followed, from the higher rank, by the first message of a
 //! [`noise`](super::noise) handshake. The confirmation is a hash, so a stranger costs no public-key work
-//! (nat.md T14). The lower rank keeps one of the streams that prove themselves and answers there with a
+//!. The lower rank keeps one of the streams that prove themselves and answers there with a
 //! *nomination*: the second message. No byte of the application moves before. A wrong or silent other
 //! end costs that stream only, and is not told why.
 //!

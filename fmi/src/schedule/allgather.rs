@@ -51,7 +51,7 @@ fn to_all(m: &Measures, rounds: f64, combined: f64) -> Shape {
     tally(rounds, rounds, m.ranks * rounds, m.others * m.block, m.ranks * m.others * m.block, combined)
 }
 
-/// Where the own block lies.
+/// Where this rank's block lies.
 fn own(me: u32, in_place: bool, block: &impl Fn(u32) -> Range<usize>) -> Span {
     let range = block(me);
     if in_place { Memory::Receive.at(range) } else { Memory::Send.at(0..range.len()) }
@@ -90,7 +90,7 @@ pub fn allgather_ring(me: u32, size: u32, in_place: bool, block: impl Fn(u32) ->
 }
 
 /// Bruck's algorithm: ⌈log₂ `size`⌉ rounds for any size; what a rank holds doubles in each. Blocks of `count`
-/// elements are collected in work memory, the own one first, and put in order at the end.
+/// elements are collected in work memory, this rank's first, and put in order at the end.
 pub fn allgather_bruck(me: u32, size: u32, count: usize, in_place: bool) -> Schedule {
     let mut schedule = Schedule { work: size as usize * count, ..Schedule::default() };
     let mine = own(me, in_place, &|rank| rank as usize * count..(rank as usize + 1) * count);

@@ -168,7 +168,7 @@ impl fmt::Display for Span {
     }
 }
 
-/// On which side of the own value a received value is combined.
+/// On which side of the local value a received value is combined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// It comes from lower ranks: `received op own`.

@@ -20,7 +20,7 @@ pub(super) struct Leases {
 }
 
 impl Leases {
-    /// Who holds an external endpoint.
+    /// The host that holds an external endpoint.
     pub(super) fn holder(&self, transport: Transport, external: SocketAddrV4) -> Option<SocketAddrV4> {
         self.by_external.get(&(transport, external)).map(|(holder, _)| *holder)
     }

@@ -92,7 +92,7 @@ enum What {
     Echo,
     /// An ICMP error about the flow, from outside.
     Error(u8),
-    /// A SYN to the own external address.
+    /// A SYN to the gateway's own external address.
     Hairpin,
 }
 

@@ -155,7 +155,7 @@ fn frag_1_fragments_follow_the_first_in_any_order() {
     let mut gate = Gate::new(preset::rfc_ideal());
     assert_eq!(gate.send(parts[1].clone()), Verdict::Held);
     let Verdict::Forward(_, first) = gate.send(parts[0].clone()) else { panic!("dropped") };
-    let Some(Verdict::Forward(_, second)) = gate.nat.next_verdict() else { panic!("it waited in vain") };
+    let Some(Verdict::Forward(_, second)) = gate.nat.next_verdict() else { panic!("it waited without success") };
     let Verdict::Forward(_, third) = gate.send(parts[2].clone()) else { panic!("dropped") };
     let whole = Packet::reassembled(&[third, first.clone(), second]).expect("all parts");
     assert!(whole.checksums_are_valid());

@@ -118,7 +118,7 @@ async fn ping(arguments: Arguments) -> Result<()> {
         comm.progress_until(pause).await;
     }
     let answers: Vec<_> = comm.links().zip(round_trips).map(|(link, round_trip)| Answer { link, round_trip }).collect();
-    // Who finishes first must not leave while others still wait for it.
+    // A rank that finishes first must not leave while others still wait for it.
     comm.barrier().await?;
     if arguments.json {
         say!("{}", as_json(&config, formed_after, &answers));

@@ -216,7 +216,7 @@ impl Communicator {
         self.launch(Ok(self.allgather_spec::<T>(send.len(), false)), send, receive, Nothing)
     }
 
-    /// As [`Communicator::allgather`] with one buffer, in which the own block is in its place.
+    /// As [`Communicator::allgather`] with one buffer, in which this rank's block is in its place.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`] if the length of `buffer` is no multiple of `size`; else as

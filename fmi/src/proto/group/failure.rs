@@ -83,11 +83,11 @@ impl Group {
     }
 
     pub(super) fn refuse(&mut self, peer: Slot, kind: ErrorKind) {
-        self.broken(Instant::ZERO, peer, kind);
+        self.broken(peer, kind);
         self.outputs.push_back(Output::Close(peer));
     }
 
-    pub(super) fn broken(&mut self, _: Instant, slot: Slot, kind: ErrorKind) {
+    pub(super) fn broken(&mut self, slot: Slot, kind: ErrorKind) {
         self.reclaim(slot);
         self.unclaimed.remove(&slot);
         let peer = &mut self.peers[slot.index()];

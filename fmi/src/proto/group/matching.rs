@@ -8,6 +8,11 @@ use crate::proto::mailbox::{FRAME_OVERHEAD_BYTES, Pattern, Stored};
 use crate::proto::notice::NOTICE_BYTES_MAX;
 use crate::proto::rank::Slot;
 
+/// What a peer has done that sent a frame of a communicator of others.
+pub(super) fn stranger(communicator: u64) -> ErrorKind {
+    ErrorKind::Malformed(format!("a frame of communicator {communicator:016x}, of which it is no member"))
+}
+
 impl Group {
     /// Finds the owner of a frame whose envelope has come.
     pub(super) fn head(&mut self, peer: Slot, envelope: Envelope) {
@@ -47,8 +52,7 @@ impl Group {
         }
         let context = self.contexts.get(&envelope.communicator)?;
         if context.members.rank_of(peer).is_none() {
-            let what = format!("a frame of communicator {:016x}, of which it is no member", envelope.communicator);
-            return Some(ErrorKind::Malformed(what));
+            return Some(stranger(envelope.communicator));
         }
         None
     }

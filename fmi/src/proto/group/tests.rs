@@ -99,6 +99,31 @@ fn room_in_the_mailbox_is_reserved_and_given_back() {
 }
 
 #[test]
+fn a_frame_that_came_before_its_communicator_is_refused_from_a_stranger() {
+    for is_stored in [false, true] {
+        let mut group = group();
+        let kind = super::super::frame::Kind::Message;
+        for peer in [1, 2] {
+            let envelope = Envelope { communicator: 9, length: 1, ..Envelope::new(kind) };
+            assert_eq!(group.route(None, slot(peer), 0), Route::Head);
+            group.handle_input(Instant::ZERO, Input::Head { peer: slot(peer), envelope });
+            if is_stored {
+                assert_eq!(group.route(None, slot(peer), 1), Route::Store);
+                group.handle_input(Instant::ZERO, Input::Stored { peer: slot(peer), payload: vec![0] });
+            }
+        }
+        group.open(9, Members::part(slot(0), vec![slot(0), slot(2)]).expect("a member"));
+        let outputs: Vec<Output> = std::iter::from_fn(|| group.poll_output()).collect();
+        assert!(outputs.contains(&Output::Close(slot(1))), "{outputs:?}");
+        assert!(!outputs.contains(&Output::Close(slot(2))), "a member's frame is kept");
+        let pattern = Pattern { communicator: 9, source: None, tag: None };
+        let id = group.post(Instant::ZERO, 9, What::Receive(pattern), None).expect("posted");
+        assert_eq!(group.matched(id).map(|matched| matched.peer), Some(slot(2)));
+        group.check_invariants();
+    }
+}
+
+#[test]
 fn both_sides_of_the_deadline() {
     let mut group = group();
     let id = receive(&mut group, Some(3), Some(1));

@@ -2,7 +2,7 @@
 //!
 //! Pure; [`crate::connect`] drives it. It survives a rendezvous that is not there yet, dies, or
 //! restarts before the group is handed out: it connects and registers anew until its deadline. With
-//! several servers it turns to the next one when one fails, and when it has waited in vain for a while:
+//! several servers it turns to the next one when one fails, and when it has waited without success for a while:
 //! ranks that cannot reach the first server wait at the second one.
 
 use std::collections::VecDeque;
@@ -36,7 +36,7 @@ const MOVE_MIN: Duration = Duration::from_secs(4);
 /// Longest wait, up to twice of which is drawn.
 const MOVE_MAX: Duration = Duration::from_secs(32);
 
-/// Who wants to join what.
+/// The rank that joins, and its group.
 #[derive(Clone, Debug)]
 pub struct Identity {
     /// Group to join.

@@ -129,9 +129,9 @@ pub enum Output {
     /// Join two connections: what one sends from now on goes to the other, after the messages sent so far.
     /// The driver reports [`Input::Closed`] for each.
     Splice(Connection, Connection),
-    /// Connect to it from a vantage, and report what comes of that.
+    /// Connect to it from a vantage, and report the outcome.
     CallBack {
-        /// Who asks.
+        /// The client that asks.
         connection: Connection,
         /// Number of the vantage.
         vantage: u8,
@@ -677,7 +677,7 @@ impl Server {
         }
     }
 
-    /// Removes a connection; `lost` tells whether it vanished or left in good order.
+    /// Removes a connection; `lost` tells whether it vanished or left gracefully.
     fn forget(&mut self, now: Instant, connection: Connection, lost: bool) {
         let Some(client) = self.drop_client(connection) else { return };
         match client.state {

@@ -154,7 +154,7 @@ enum Window {
 #[repr(align(64))]
 pub(in super::super) struct Linux {
     state: SessionState,
-    /// Who began, and the other.
+    /// The side that began, and the other.
     peers: [Peer; 2],
     last: Option<Last>,
     is_simultaneous: bool,
