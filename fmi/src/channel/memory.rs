@@ -8,7 +8,7 @@ use std::task::{Poll, Waker};
 use super::{Channel, ChannelError, LinkInfo, Mode, Outgoing};
 use crate::proto::frame::{ENVELOPE_BYTES, Envelope};
 
-/// Payload bytes on their way in one direction; a longer frame travels alone.
+/// Bytes on their way in one direction; a longer frame travels alone.
 const BYTES_MAX: usize = 1 << 20;
 
 /// One direction.
@@ -17,6 +17,7 @@ struct Flow {
     frames: VecDeque<(Envelope, Vec<u8>)>,
     bytes: usize,
     is_closed: bool,
+    has_no_reader: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
@@ -47,7 +48,7 @@ pub(crate) fn pair(near: LinkInfo, far: LinkInfo) -> (Memory, Memory) {
 impl Memory {
     fn push(&self, envelope: Envelope, payload: &[u8]) {
         let mut flow = lock(&self.outgoing);
-        flow.bytes += payload.len();
+        flow.bytes += ENVELOPE_BYTES + payload.len();
         flow.frames.push_back((envelope, payload.to_vec()));
         let reader = flow.reader.take();
         drop(flow);
@@ -75,7 +76,7 @@ impl Channel for Memory {
             }
             return Poll::Pending;
         };
-        flow.bytes -= payload.len();
+        flow.bytes -= ENVELOPE_BYTES + payload.len();
         let writer = flow.writer.take();
         drop(flow);
         writer.into_iter().for_each(Waker::wake);
@@ -97,6 +98,9 @@ impl Channel for Memory {
 
     fn poll_send(&mut self, mode: Mode<'_>, frame: Outgoing<'_>, sent: &mut usize) -> Poll<Result<(), ChannelError>> {
         let mut flow = lock(&self.outgoing);
+        if flow.has_no_reader {
+            return Poll::Ready(Err(io::Error::from(io::ErrorKind::BrokenPipe).into()));
+        }
         if flow.bytes > 0 && flow.bytes + frame.payload.len() > BYTES_MAX {
             if let Mode::Park(waker) = mode {
                 flow.writer = Some(waker.clone());
@@ -133,6 +137,8 @@ impl Channel for Memory {
         self.close();
         let mut flow = lock(&self.incoming);
         flow.frames.clear();
+        flow.bytes = 0;
+        flow.writer.take().into_iter().for_each(Waker::wake);
         if flow.is_closed {
             return Poll::Ready(());
         }
@@ -149,7 +155,8 @@ impl Drop for Memory {
     fn drop(&mut self) {
         self.close();
         let mut flow = lock(&self.incoming);
-        // Nobody reads what still comes.
+        flow.has_no_reader = true;
+        flow.frames.clear();
         flow.bytes = 0;
         let writer = flow.writer.take();
         drop(flow);

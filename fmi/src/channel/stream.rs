@@ -40,6 +40,9 @@ const PIECE_BYTES: usize = 256 << 10;
 /// What is asked for from here on is read alone: the frame behind it is worth a call of its own.
 const ALONE_BYTES_MIN: usize = 32 << 10;
 
+/// Memory that an empty outbox keeps.
+const OUTBOX_KEPT_BYTES_MAX: usize = 64 << 10;
+
 pub(crate) struct Link {
     stream: Box<dyn ByteStream>,
     info: LinkInfo,
@@ -150,6 +153,10 @@ impl Link {
         self.unflushed = false;
         self.outbox.drain(..end);
         self.outbox_sent = 0;
+        if self.outbox.is_empty() {
+            // The rest of a long frame that was given up leaves no memory behind.
+            self.outbox.shrink_to(OUTBOX_KEPT_BYTES_MAX);
+        }
         Poll::Ready(Ok(()))
     }
 

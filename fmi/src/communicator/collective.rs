@@ -5,6 +5,7 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use crate::communicator::Communicator;
@@ -136,12 +137,14 @@ impl<T: Element, O: Op<T>> Future for Operating<'_, T, O> {
             State::Running { run: None, .. } | State::Over(None) => panic!("polled after its end"),
             State::Over(error) => return Poll::Ready(Err(error.take().expect("just seen"))),
         };
+        let has_failed = AtomicBool::new(false);
         let mut job = Job {
             plan,
             signature,
             element_bytes: size_of::<T>(),
             send: bytemuck::cast_slice(send),
             receive: bytemuck::cast_slice_mut(receive),
+            has_failed: &has_failed,
         };
         let mut panicked = None;
         let mut combine = |into: &mut [u8], own: Option<&[u8]>, other: &[u8], side| {
@@ -149,6 +152,7 @@ impl<T: Element, O: Op<T>> Future for Operating<'_, T, O> {
                 // Nothing is half done by it but the buffers, which an error leaves without a meaning.
                 let combine = AssertUnwindSafe(|| combine_bytes::<T>(op, into, own, other, side));
                 panicked = catch_unwind(combine).err();
+                has_failed.store(panicked.is_some(), Ordering::Relaxed);
             }
         };
         let mut combine: Combine<'_> = &mut combine;
@@ -179,6 +183,7 @@ impl<T, O> Operating<'_, T, O> {
                     element_bytes: size_of::<T>(),
                     send: bytemuck::cast_slice(self.send),
                     receive: bytemuck::cast_slice_mut(self.receive),
+                    has_failed: &AtomicBool::new(true),
                 };
                 run.abandon(engine, call, &job);
                 engine.abort(self.comm.id, error);

@@ -161,6 +161,10 @@ impl Communicator {
             let what = "the group has no members".to_owned();
             return Err(self.error(Operation::CreateGroup, ErrorKind::InvalidArgument(what)));
         }
+        if let Some(stranger) = group.0.iter().find(|slot| self.members.rank_of(**slot).is_none()) {
+            let what = format!("process {stranger} of the group is not in this communicator");
+            return Err(self.error(Operation::CreateGroup, ErrorKind::InvalidArgument(what)));
+        }
         let me = self.members.slot(self.members.me());
         if !group.0.contains(&me) {
             return Ok(None);

@@ -118,6 +118,9 @@ impl Communicator {
             let mode = Mode::Park(std::task::Waker::noop());
             match engine.poll_send_message(mode, &mut call, peer, (&head, data), &mut sent) {
                 Poll::Ready(result) => {
+                    if result.is_err() {
+                        engine.take_over(peer, call.id, Outgoing { head: &head, payload: data, whole: true }, sent);
+                    }
                     engine.end(&call);
                     SendState::Over(Some(result))
                 }

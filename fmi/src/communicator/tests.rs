@@ -494,7 +494,110 @@ fn receives_outstanding_for_any_source_share_what_comes() {
 }
 
 #[test]
-fn an_operator_that_panics_or_calls_its_communicator_fails_the_operation_on_all_ranks() {
+fn a_receive_from_any_source_outlives_a_peer_that_leaves() {
+    for wire in WIRES {
+        let mut bench = Bench::new(3, wire);
+        drop(bench.comms.remove(1));
+        let [zero, two] = &bench.comms[..] else { panic!("two are left") };
+        let mut any = [0u8];
+        let mut executor = Executor::default();
+        // It is the only operation, so it meets the end of that connection itself.
+        let receive = executor.must(zero.recv(Source::Any, Tag::Any, &mut any));
+        executor.poll(receive);
+        executor.must(two.send(0, 1, &[2u8]));
+        assert!(executor.run(first), "{wire:?}: somebody was not woken");
+        drop(executor);
+        assert_eq!(any, [2]);
+    }
+}
+
+#[test]
+fn operations_that_ended_take_no_wake_up_from_one_that_waits() {
+    for wire in WIRES {
+        let bench = Bench::new(3, wire);
+        let [zero, one, two] = &bench.comms[..] else { panic!("three ranks") };
+        let mut late = [0u8];
+        let mut executor = Executor::default();
+        executor.must(zero.recv(1, 1, &mut late));
+        executor.must(async {
+            for number in 0..200u32 {
+                two.send(0, 2, &[number]).await?;
+            }
+            Ok(())
+        });
+        executor.must(async {
+            for number in 0..200 {
+                let mut got = [0u32];
+                zero.recv(Source::Any, 2, &mut got).await?;
+                assert_eq!(got, [number]);
+            }
+            Ok(())
+        });
+        assert!(!executor.run(first), "one waits");
+        executor.must(one.send(0, 1, &[7u8]));
+        assert!(executor.run(first), "{wire:?}: somebody was not woken");
+        drop(executor);
+        assert_eq!(late, [7]);
+    }
+}
+
+#[test]
+fn operations_that_are_held_and_never_polled_hide_no_deadline() {
+    let bench = Bench::new(2, Wire::Memory);
+    let comm = &bench.comms[0];
+    let (mut got, mut buffers) = ([0u8], [[0u8]; 100]);
+    let mut executor = Executor::default();
+    executor.spawn(async {
+        let error = comm.recv(1, 1000, &mut got).await.expect_err("nothing is sent");
+        assert!(matches!(error.kind(), ErrorKind::Deadline(_)), "{error}");
+    });
+    for (buffer, tag) in buffers.iter_mut().zip(0..) {
+        let held = executor.spawn(async move { drop(comm.recv(1, tag, buffer).await) });
+        executor.poll(held);
+        executor.stall(held);
+    }
+    assert!(!executor.run(first));
+    for _ in 0..40 {
+        bench.hands.pass(Duration::from_secs(1));
+        executor.run(first);
+    }
+    assert_eq!(executor.left(), 100, "the one that is polled has ended by its deadline");
+}
+
+#[test]
+fn a_group_of_others_makes_no_communicator() {
+    let (bench, small) = (Bench::new(5, Wire::Memory), Bench::new(2, Wire::Memory));
+    let error = small.comms[0].create_group(&bench.comms[0].group(), 1).expect_err("of another job");
+    assert!(error.to_string().contains("is not in this communicator"), "{error}");
+}
+
+#[test]
+fn an_operator_that_panics_on_one_rank_gives_no_rank_a_wrong_result() {
+    let bench = Bench::new(7, Wire::Memory);
+    let mut executor = Executor::default();
+    for comm in &bench.comms {
+        executor.spawn(async move {
+            let me = comm.rank();
+            let sum = |left: u64, right: u64| {
+                assert!(me != 2, "no such number");
+                left + right
+            };
+            let mut all = [0];
+            let operator = crate::op::Custom::commutative(2000, sum);
+            match comm.allreduce(&[1u64 << me], &mut all, operator).await {
+                Ok(()) => assert_eq!(all, [127], "rank {me}"),
+                Err(error) => assert!(error.to_string().contains("operator panicked"), "{error}"),
+            }
+        });
+    }
+    executor.run(first);
+    // Ranks that wait for others hear of it when they have waited for a while.
+    bench.hands.pass(Duration::from_secs(1));
+    assert!(executor.run(first), "somebody was not told");
+}
+
+#[test]
+fn an_operator_that_panics_or_or_calls_its_communicator_fails_the_operation_on_all_ranks() {
     for calls in [false, true] {
         let bench = Bench::new(2, Wire::Memory);
         let mut executor = Executor::default();

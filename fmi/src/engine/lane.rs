@@ -8,6 +8,9 @@ use super::wait::{Signal, Waiters};
 use crate::channel::{Channel, ChannelError, Mode};
 use crate::proto::group::OpId;
 
+/// How much room is made at once for what comes.
+const PIECE_BYTES: usize = 64 << 10;
+
 /// The way to one peer.
 pub(super) struct Lane {
     pub(super) channel: Box<dyn Channel>,
@@ -64,13 +67,14 @@ impl Lane {
     pub(super) fn poll_parked(&mut self, mode: Mode<'_>) -> Poll<Result<(), ChannelError>> {
         let Self { channel, parked, read_waker, .. } = self;
         let mode = Self::of(read_waker, mode);
-        let left = usize::try_from(channel.left()).expect("lengths are checked before payloads are read");
         let mut at = parked.len();
-        parked.resize(at + left, 0);
         let read = loop {
-            if at == parked.len() {
+            let left = usize::try_from(channel.left()).expect("lengths are checked before payloads are read");
+            if left == 0 {
                 break Poll::Ready(Ok(()));
             }
+            // Piece by piece: memory is not cleared for what has not come.
+            parked.resize(at + left.min(PIECE_BYTES), 0);
             match channel.poll_body(mode, &mut parked[at..]) {
                 Poll::Ready(Ok(read)) => at += read,
                 Poll::Ready(Err(error)) => break Poll::Ready(Err(error)),

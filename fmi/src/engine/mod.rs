@@ -60,8 +60,8 @@ pub(crate) struct Call {
     pub(crate) communicator: u64,
     /// Some of the peers that it waits for; kept by what advances it.
     pub(crate) waits_for: WaitsFor,
-    /// Whether it has waited, so that others know of it.
-    has_parked: bool,
+    /// Whether sources may know of it.
+    is_listed: bool,
 }
 
 /// The state that all operations of a group share.
@@ -207,6 +207,8 @@ impl Shared {
         }
         self.with(|engine| {
             engine.now = engine.clock.now();
+            // Whatever it is listed in, it leaves at its end.
+            call.is_listed = true;
             let poll = match advance(engine, call, Mode::Park(cx.waker())) {
                 Poll::Pending => engine.park(call, cx.waker()),
                 ready => ready,
@@ -230,7 +232,7 @@ impl Engine {
         let signal = Signal::default();
         let lane = |channel| Lane::new(channel, &signal);
         let lanes: Vec<_> = parts.channels.into_iter().map(|channel| channel.map(lane)).collect();
-        let common = Waiters::new(&signal);
+        let common = Waiters::of_all(&signal);
         let mut engine = Self {
             me,
             group: Group::new(me, config.size, limits, |slot| lanes[slot.index()].is_some()),
@@ -277,7 +279,7 @@ impl Engine {
     ) -> Result<Call> {
         self.now = self.clock.now();
         match self.group.post(self.now, communicator, what, deadline) {
-            Ok(id) => Ok(Call { id, operation, communicator, waits_for: WaitsFor::default(), has_parked: false }),
+            Ok(id) => Ok(Call { id, operation, communicator, waits_for: WaitsFor::default(), is_listed: false }),
             Err(failure) => Err(self.error(communicator, operation, failure)),
         }
     }
@@ -301,7 +303,7 @@ impl Engine {
     }
 
     fn forget_call(&mut self, call: &Call) {
-        if call.has_parked {
+        if call.is_listed {
             self.wakers.remove(&call.id);
             self.common.remove(call.id);
             for lane in self.lanes.iter_mut().flatten() {
@@ -373,7 +375,6 @@ impl Engine {
 
     /// Lets an operation wait: for its peers, for time, and for word of the rendezvous.
     fn park<T>(&mut self, call: &mut Call, waker: &Waker) -> Poll<Result<T>> {
-        call.has_parked = true;
         self.common.add(call.id, waker);
         if self.wakers.get(&call.id).is_none_or(|known| !known.will_wake(waker)) {
             self.wakers.insert(call.id, waker.clone());
@@ -396,6 +397,11 @@ impl Engine {
             }
             self.now = self.clock.now();
             self.group.handle_timeout(self.now);
+            // Those that were woken for what came may be held and not be polled.
+            for lane in self.lanes.iter().flatten() {
+                lane.readers.nudge();
+                lane.writers.nudge();
+            }
         }
         self.common.looked();
         Poll::Pending
@@ -565,11 +571,14 @@ impl Engine {
 
     /// Makes progress without an operation.
     pub(crate) fn poll_progress(&mut self, cx: &mut Context<'_>) {
-        self.poll_notices(cx);
-        self.poll_upgrade(cx);
-        for lane in self.lanes.iter_mut().flatten().filter(|lane| lane.channel.has_queued()) {
-            let _ = lane.channel.poll_flush(Mode::Park(cx.waker()));
-        }
+        // What it waits for, operations wait for as well.
+        self.common.add(OpId::FIRST, cx.waker());
+        let common = self.common_waker.clone();
+        let mut shared = Context::from_waker(&common);
+        self.poll_notices(&mut shared);
+        self.poll_upgrade(&mut shared);
+        self.common.looked();
+        let _ = self.poll_flush_lanes(Some((OpId::FIRST, cx.waker())));
     }
 
     /// Leaves: says so to the rendezvous and, if it `is_last`, to all peers, and reads on until they leave as well.

@@ -1,6 +1,7 @@
 //! Runs schedules over links and memory. The only code that knows buffers.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 
 use super::plan::{Plan, PlannedReceive, PlannedRound, PlannedSend};
@@ -145,6 +146,8 @@ pub(crate) struct Job<'a> {
     pub(crate) element_bytes: usize,
     pub(crate) send: &'a [u8],
     pub(crate) receive: &'a mut [u8],
+    /// Whether its operator has failed: nothing of it is sent any more.
+    pub(crate) has_failed: &'a AtomicBool,
 }
 
 impl Run {
@@ -173,7 +176,7 @@ impl Run {
             loop {
                 // Piece by piece in both directions, for as long as anything moves.
                 let moved = engine.moved;
-                if engine.group.is_suspicious(call.id) {
+                if engine.group.is_suspicious(call.id) || job.has_failed.load(Ordering::Relaxed) {
                     return Poll::Pending;
                 }
                 if self.transfer(engine, mode, call, round, job, combine)? {
@@ -184,6 +187,9 @@ impl Run {
                 }
             }
             self.leave(round, job, combine);
+            if job.has_failed.load(Ordering::Relaxed) {
+                return Poll::Pending;
+            }
             (self.round, self.entered) = (self.round + 1, false);
         }
         Poll::Ready(Ok(()))
@@ -245,6 +251,9 @@ impl Run {
         index: usize,
         job: &Job<'_>,
     ) -> Result<bool> {
+        if job.has_failed.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
         let work = bytemuck::cast_slice_mut(&mut self.workspace.work);
         let memories = Memories { send: job.send, receive: &mut [], work, element_bytes: job.element_bytes };
         let data = match send.data.memory {

@@ -210,6 +210,11 @@ impl Engine {
         self.check(call)?;
         call.waits_for = WaitsFor::default();
         call.waits_for.add(peer);
+        if !self.group.is_up(peer) {
+            // Those behind it need not wait for the first one to fail.
+            self.reach(call, peer)?;
+            return Poll::Pending;
+        }
         // Messages to one rank are sent in the order of the calls.
         if self.group.is_suspicious(call.id) || !self.group.may_begin(call.id) {
             return Poll::Pending;
@@ -240,21 +245,35 @@ impl Engine {
             std::task::ready!(self.poll_bring(mode, call, peer))?;
             return Poll::Ready(Ok(self.group.matched(call.id).expect("its frame is at hand")));
         }
+        self.poll_match_any(mode, call)
+    }
+
+    /// The same for a receive from any source: looks at all members in turn.
+    fn poll_match_any(&mut self, mode: Mode<'_>, call: &mut Call) -> Poll<Result<Matched>> {
+        let is_member = |engine: &Self, peer| {
+            engine.group.members(call.communicator).is_some_and(|members| members.rank_of(peer).is_some())
+        };
+        let mut someone = None;
+        let mut is_anyone_up = false;
         for peer in self.group.rounds() {
-            if !self.group.is_up(peer) {
+            if !is_member(self, peer) {
                 continue;
             }
-            if self.poll_bring(mode, call, peer)?.is_ready() {
-                return Poll::Ready(Ok(self.group.matched(call.id).expect("its frame is at hand")));
+            someone = Some(peer);
+            // A peer that leaves meanwhile sends nothing; the others may.
+            while self.lanes[peer.index()].is_some() {
+                match self.pass(mode, call.id, Some(call.id), peer) {
+                    Passed::Mine => {
+                        let matched = self.group.matched(call.id).expect("its frame is at hand");
+                        return Poll::Ready(Ok(matched));
+                    }
+                    Passed::Other => self.check(call)?,
+                    Passed::Blocked => break,
+                }
             }
-            if self.group.reaches_anyone() {
-                // A peer that has left sends nothing; the others may.
-                self.group.forgive(call.id);
-            }
+            is_anyone_up |= self.group.is_up(peer);
         }
-        if !self.group.reaches_anyone()
-            && let Some(gone) = self.group.rounds().next()
-        {
+        if let Some(gone) = someone.filter(|_| !is_anyone_up) {
             self.reach(call, gone)?;
         }
         Poll::Pending

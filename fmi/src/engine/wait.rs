@@ -24,6 +24,7 @@ pub(super) type Signal = Arc<AtomicBool>;
 pub(super) struct Waiters {
     list: Mutex<List>,
     signal: Signal,
+    woken_max: usize,
 }
 
 #[derive(Debug, Default)]
@@ -48,7 +49,19 @@ impl List {
 
 impl Waiters {
     pub(super) fn new(signal: &Signal) -> Arc<Self> {
-        Arc::new(Self { list: Mutex::default(), signal: signal.clone() })
+        Arc::new(Self { list: Mutex::default(), signal: signal.clone(), woken_max: WOKEN_MAX })
+    }
+
+    /// An event wakes all: where events are rare, and must not be missed.
+    pub(super) fn of_all(signal: &Signal) -> Arc<Self> {
+        Arc::new(Self { list: Mutex::default(), signal: signal.clone(), woken_max: usize::MAX })
+    }
+
+    /// Wakes others if there is an event that nobody has looked at.
+    pub(super) fn nudge(self: &Arc<Self>) {
+        if self.list().has_event {
+            self.wake_by_ref();
+        }
     }
 
     fn list(&self) -> MutexGuard<'_, List> {
@@ -124,7 +137,7 @@ impl Wake for Waiters {
     fn wake_by_ref(self: &Arc<Self>) {
         self.list().has_event = true;
         self.signal.store(true, Ordering::Release);
-        for _ in 0..WOKEN_MAX {
+        for _ in 0..self.woken_max {
             // One at a time, so that no lock is held while a waker runs.
             let Some(waker) = self.list().pop() else { return };
             waker.wake();

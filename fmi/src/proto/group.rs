@@ -182,7 +182,7 @@ struct Peer {
     link: Link,
     at_hand: Option<AtHand>,
     /// Operations that wait for the frame at hand to be gone.
-    behind: Vec<OpId>,
+    behind: BTreeSet<OpId>,
     /// Sends that have not begun, in the order of the calls; some may have ended.
     sends: VecDeque<OpId>,
 }
@@ -203,7 +203,7 @@ pub struct Group {
     unclaimed: BTreeSet<Slot>,
     mailbox: Mailbox,
     /// Operations that wait for room in the mailbox.
-    cramped: Vec<OpId>,
+    cramped: BTreeSet<OpId>,
     /// The peer that a receive from any source looks at first.
     turn: u32,
     lost: BTreeSet<Slot>,
@@ -222,7 +222,7 @@ impl Group {
         let peer = |slot| Peer {
             link: if connected(slot) { Link::Up } else { Link::None },
             at_hand: None,
-            behind: Vec::new(),
+            behind: BTreeSet::new(),
             sends: VecDeque::new(),
         };
         Self {
@@ -236,7 +236,7 @@ impl Group {
             peers: Slot::all(size).map(peer).collect(),
             unclaimed: BTreeSet::new(),
             mailbox: Mailbox::new(limits.mailbox_bytes_max),
-            cramped: Vec::new(),
+            cramped: BTreeSet::new(),
             turn: 0,
             lost: BTreeSet::new(),
             dissolved: false,
@@ -297,6 +297,7 @@ impl Group {
         let mut strangers: Vec<Slot> = self.slots().filter(is_stranger).filter(at_hand).collect();
         strangers.extend(self.mailbox.drop_from(communicator, is_stranger));
         self.contexts.insert(communicator, Context::new(members));
+        self.room_was_made();
         for slot in strangers {
             self.refuse(slot, matching::stranger(communicator));
         }
@@ -315,12 +316,18 @@ impl Group {
         {
             known.remove(&oldest);
         }
-        let of = |peer: &Peer| peer.at_hand.as_ref().is_some_and(|frame| frame.envelope.communicator == communicator);
-        let late: Vec<Slot> = self.slots().filter(|slot| of(&self.peers[slot.index()])).collect();
-        for slot in late {
-            self.own(slot, Owner::Discarded);
-        }
+        self.discard_unclaimed(communicator);
         self.room_was_made();
+    }
+
+    /// Drops frames at hand of a communicator that belong to nobody.
+    fn discard_unclaimed(&mut self, communicator: u64) {
+        let of = |frame: &AtHand| frame.envelope.communicator == communicator && frame.owner == Owner::Nobody;
+        for slot in self.slots() {
+            if self.peers[slot.index()].at_hand.as_ref().is_some_and(of) {
+                self.own(slot, Owner::Discarded);
+            }
+        }
     }
 
     fn slots(&self) -> impl Iterator<Item = Slot> + use<> {
@@ -522,9 +529,7 @@ impl Group {
     /// Ends an operation that has come to its end, or is given up. What belongs to it is dropped.
     pub fn end(&mut self, id: OpId) {
         let Some(op) = self.operations.remove(id) else { return };
-        if op.failed.is_some() {
-            self.reported(op.communicator);
-        }
+        self.reported(&op);
         match op.what {
             What::Send(to) => self.wake_next_send(to),
             What::Receive(pattern) => {
@@ -546,9 +551,7 @@ impl Group {
     /// Ends a receive that leaves its message to others. `front` is what it has read of it.
     pub fn release(&mut self, id: OpId, front: &[u8]) {
         let Some(op) = self.operations.remove(id) else { return };
-        if op.failed.is_some() {
-            self.reported(op.communicator);
-        }
+        self.reported(&op);
         if let What::Receive(pattern) = op.what {
             self.receives.remove(&(pattern, id));
         }

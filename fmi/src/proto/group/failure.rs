@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 
 use super::context::Revoked;
-use super::operation::Suspicion;
+use super::operation::{Op, Suspicion};
 use super::{ASKS_AFTER, AtHand, Failure, Group, Link, OpId, Output, Owner, WaitsFor, What};
 use crate::error::ErrorKind;
 use crate::proto::frame::{ENVELOPE_BYTES, Envelope, Kind};
@@ -199,11 +199,15 @@ impl Group {
             return false;
         }
         context.revoked = Some(Revoked { kind: kind.clone(), peer, text, told: false });
-        let of = |op: &&mut super::operation::Op| op.communicator == communicator && op.failed.is_none();
+        let of = |op: &&mut Op| op.communicator == communicator && op.failed.is_none();
         for op in self.operations.iter_mut().filter(of) {
             op.failed = Some(Failure { kind: kind.clone(), peer });
             self.outputs.push_back(Output::Wake(op.id));
         }
+        // What has come for it would only be in the way of others.
+        self.mailbox.forget(communicator);
+        self.discard_unclaimed(communicator);
+        self.room_was_made();
         true
     }
 
@@ -238,9 +242,12 @@ impl Group {
         Some(failure)
     }
 
-    /// Marks that the cause of a communicator's failure has been reported.
-    pub(super) fn reported(&mut self, communicator: u64) {
-        if let Some(revoked) = self.contexts.get_mut(&communicator).and_then(|context| context.revoked.as_mut()) {
+    /// Marks that the cause of a communicator's failure has been reported, if it is that of the operation.
+    pub(super) fn reported(&mut self, op: &Op) {
+        let context = self.contexts.get_mut(&op.communicator);
+        if let Some(revoked) = context.and_then(|context| context.revoked.as_mut())
+            && op.failed.as_ref().is_some_and(|failure| failure.kind == revoked.kind)
+        {
             revoked.told = true;
         }
     }

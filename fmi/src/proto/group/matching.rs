@@ -66,6 +66,10 @@ impl Group {
             let has_ended = self.ended.1.contains(&envelope.communicator);
             return if has_ended { Owner::Discarded } else { Owner::Nobody };
         };
+        if context.revoked.is_some() {
+            // No operation of it can be called any more.
+            return Owner::Discarded;
+        }
         if envelope.kind == Kind::Message {
             return self.find_receive(peer, envelope).map_or(Owner::Nobody, Owner::Operation);
         }
@@ -161,11 +165,7 @@ impl Group {
             }
             (Owner::Operation(_) | Owner::Nobody, _) => {}
         }
-        if let Some(id) = id
-            && peer.behind.last() != Some(&id)
-        {
-            peer.behind.push(id);
-        }
+        peer.behind.extend(id);
         if frame.reserved.is_none() {
             if !self.mailbox.reserve(left) {
                 self.cramped.extend(id);
@@ -228,11 +228,12 @@ impl Group {
 
     /// The way is free for operations that waited behind a frame.
     pub(super) fn wake_behind(&mut self, slot: Slot) {
-        self.outputs.extend(self.peers[slot.index()].behind.drain(..).map(Output::Wake));
+        let behind = std::mem::take(&mut self.peers[slot.index()].behind);
+        self.outputs.extend(behind.into_iter().map(Output::Wake));
     }
 
     pub(super) fn room_was_made(&mut self) {
-        self.outputs.extend(self.cramped.drain(..).map(Output::Wake));
+        self.outputs.extend(std::mem::take(&mut self.cramped).into_iter().map(Output::Wake));
     }
 
     /// Peers in the order in which a receive from any source looks at them: the one after the last that was

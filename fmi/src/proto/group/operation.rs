@@ -17,7 +17,7 @@ pub struct OpId {
 
 impl OpId {
     /// Before any operation.
-    pub(super) const FIRST: Self = Self { serial: 0, index: 0 };
+    pub const FIRST: Self = Self { serial: 0, index: 0 };
 }
 
 /// What an operation does.
