@@ -560,11 +560,17 @@ impl Engine {
     pub(crate) fn poll_flush_lanes(&mut self, call: Option<(OpId, &Waker)>) -> Poll<()> {
         let mut left = false;
         for lane in self.lanes.iter_mut().flatten().filter(|lane| lane.channel.has_queued()) {
+            if lane.channel.is_mid_frame() {
+                // It goes when the operation's frame is sent whose turn it is.
+                left = true;
+                continue;
+            }
             if let Some((id, waker)) = call {
                 lane.writers.add(id, waker);
             }
             // A broken channel shows at its next use.
             left |= lane.channel.poll_flush(Mode::Park(&lane.write_waker)).is_pending();
+            lane.writers.looked();
         }
         if left { Poll::Pending } else { Poll::Ready(()) }
     }

@@ -47,6 +47,18 @@ impl List {
     }
 }
 
+impl List {
+    /// The same, but another one than `id`.
+    fn pop_other(&mut self, id: OpId) -> Option<Waker> {
+        let (stamp, _) = self.order.iter().rev().find(|(_, (other, _))| *other != id)?;
+        let stamp = *stamp;
+        let (other, waker) = self.order.remove(&stamp)?;
+        self.stamps.remove(&other);
+        self.woken.insert(other);
+        Some(waker)
+    }
+}
+
 impl Waiters {
     pub(super) fn new(signal: &Signal) -> Arc<Self> {
         Arc::new(Self { list: Mutex::default(), signal: signal.clone(), woken_max: WOKEN_MAX })
@@ -105,7 +117,7 @@ impl Waiters {
     /// Whether there still is an event.
     pub(super) fn polled(&self, id: OpId) -> bool {
         let mut list = self.list();
-        let next = if list.woken.remove(&id) && list.has_event { list.pop() } else { None };
+        let next = if list.woken.remove(&id) && list.has_event { list.pop_other(id) } else { None };
         let has_event = list.has_event && !list.woken.is_empty();
         drop(list);
         next.into_iter().for_each(Waker::wake);
