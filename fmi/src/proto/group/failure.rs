@@ -342,7 +342,10 @@ impl Group {
             return self.fail(id, failure);
         }
         if now >= op.deadline {
-            let kind = ErrorKind::Deadline(op.limit);
+            // What it waits for may be behind a frame for which there was no room.
+            let bytes_max = self.mailbox.bytes_max();
+            let is_cramped = self.cramped.contains(&id);
+            let kind = if is_cramped { ErrorKind::MailboxFull { bytes_max } } else { ErrorKind::Deadline(op.limit) };
             let first = op.waits_for.iter().next();
             let failure = match first {
                 Some(peer) => self.failure_of(id, peer, kind),

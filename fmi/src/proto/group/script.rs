@@ -202,7 +202,8 @@ impl Driver {
         match what {
             What::Receive(_) => {
                 let stored = self.group.matched(id).and_then(|matched| matched.place);
-                if stored.is_some() && bytes.below(2) == 0 {
+                // What a failed operation was matched with may be gone with its communicator.
+                if stored.is_some() && self.group.check(id).is_ok() && bytes.below(2) == 0 {
                     self.group.take_stored(id).expect("a matched message is there");
                     self.group.end(id);
                 } else {
