@@ -14,7 +14,7 @@ const PURE: [&str; 11] = [
     "fmi/src/op.rs",
     "fmi/src/operation.rs",
     "fmi/src/model.rs",
-    "fmi/src/communicator/spin.rs",
+    "fmi/src/engine/spin.rs",
     "fmi/src/datatype.rs",
     "fmi/src/key.rs",
     "nat-sim/src/nat",

@@ -5,7 +5,7 @@
 //! last are the likeliest to be polled again; some may be held and never be. An operation that was woken and has ended,
 //! or waits for something else, without having looked at the source passes the event on to another one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Wake, Waker};
@@ -34,7 +34,7 @@ struct List {
     stamps: BTreeMap<OpId, u64>,
     next: u64,
     /// Those that were woken for an event that nobody has looked at.
-    woken: BTreeSet<OpId>,
+    woken: Vec<OpId>,
     has_event: bool,
 }
 
@@ -42,7 +42,7 @@ impl List {
     fn pop(&mut self) -> Option<Waker> {
         let (_, (id, waker)) = self.order.pop_last()?;
         self.stamps.remove(&id);
-        self.woken.insert(id);
+        self.woken.push(id);
         Some(waker)
     }
 }
@@ -54,7 +54,7 @@ impl List {
         let stamp = *stamp;
         let (other, waker) = self.order.remove(&stamp)?;
         self.stamps.remove(&other);
-        self.woken.insert(other);
+        self.woken.push(other);
         Some(waker)
     }
 }
@@ -117,7 +117,8 @@ impl Waiters {
     /// Whether there still is an event.
     pub(super) fn polled(&self, id: OpId) -> bool {
         let mut list = self.list();
-        let next = if list.woken.remove(&id) && list.has_event { list.pop_other(id) } else { None };
+        let was_woken = list.woken.iter().position(|woken| *woken == id).map(|at| list.woken.swap_remove(at)).is_some();
+        let next = if was_woken && list.has_event { list.pop_other(id) } else { None };
         let has_event = list.has_event && !list.woken.is_empty();
         drop(list);
         next.into_iter().for_each(Waker::wake);
@@ -151,7 +152,13 @@ impl Wake for Waiters {
         self.signal.store(true, Ordering::Release);
         for _ in 0..self.woken_max {
             // One at a time, so that no lock is held while a waker runs.
-            let Some(waker) = self.list().pop() else { return };
+            let mut list = self.list();
+            let Some(waker) = list.pop() else { return };
+            if self.woken_max == usize::MAX {
+                // Where all are woken, nobody passes anything on.
+                list.woken.clear();
+            }
+            drop(list);
             waker.wake();
         }
     }
