@@ -37,7 +37,7 @@ def build(folder):
         subprocess.run([compiler, "-O2", "-o", str(folder / target), str(HERE / source)], check=True)
         return str(folder / target)
 
-    subprocess.run(["cargo", "build", "--release", "--quiet", "-p", "fmi"], cwd=ROOT, check=True)
+    subprocess.run(["cargo", "build", "--release", "--quiet", "-p", "faas-fmi-cli"], cwd=ROOT, check=True)
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     plain, openmpi, mpich = cc("gcc", "plain.c", "plain"), cc("mpicc.openmpi", "mpi_bench.c", "ompi"), cc("mpicc.mpich", "mpi_bench.c", "mpich")
     return str(target / "release" / "fmi"), plain, openmpi, mpich

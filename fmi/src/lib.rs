@@ -41,7 +41,9 @@
 //!
 //! # Features
 //!
-//! `real` (default): real sockets. `cli` (default): the program `fmi`. Neither changes behaviour.
+//! All are on by default, and none changes behaviour. `real`: real sockets. `half` and `complex`: elements of type
+//! `half::f16`, `half::bf16` and `num_complex::Complex`. `values`: values of any length, through serde. The program `fmi`
+//! is a package of its own, `faas-fmi-cli`.
 #![warn(missing_docs)]
 
 #[cfg(feature = "real")]

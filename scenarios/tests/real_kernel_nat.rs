@@ -21,7 +21,7 @@ mod netns;
 use netns::{Cleanup, feed, run};
 
 /// The package that has the program `fmi`.
-const PACKAGE: &str = "fmi";
+const PACKAGE: &str = "faas-fmi-cli";
 
 /// The program `fmi`, built by the cargo that runs this test, in the same profile.
 static FMI: LazyLock<PathBuf> = LazyLock::new(|| {

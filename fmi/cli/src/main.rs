@@ -17,7 +17,7 @@ mod rendezvous;
 
 /// MPI-like message passing for functions behind NATs.
 #[derive(Parser)]
-#[command(version, about)]
+#[command(name = "fmi", version, about)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

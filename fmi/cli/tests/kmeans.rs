@@ -50,7 +50,7 @@ fn both_exchanges_find_the_same_clusters() {
 
 #[test]
 fn four_lines_differ() {
-    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
     let lines = |name: &str| {
         let text = std::fs::read_to_string(examples.join(name).join("main.rs")).expect("readable");
         text.lines().map(str::to_owned).collect::<Vec<_>>()
