@@ -35,7 +35,7 @@
 //!
 //! Every operation has a deadline. The rendezvous watches each rank with TCP keep-alive, which the
 //! rank's kernel answers even while the program computes. However long a rank computes, and however much waits
-//! for it, its connections stay ([`proto::liveness`]). A rank that dies is named in an error on
+//! for it, its connections stay ([`net::liveness`]). A rank that dies is named in an error on
 //! every survivor within [`FAILURE_BOUND`] and a round trip, as long as the rendezvous lives; without
 //! it the deadline of the operation is the bound. After an error the communicator is revoked.
 //!
@@ -62,7 +62,6 @@ pub mod op;
 pub mod operation;
 pub mod proto;
 pub mod schedule;
-pub mod time;
 
 pub use bytemuck;
 pub use channel::LinkInfo;
@@ -70,6 +69,7 @@ pub use communicator::{Communicator, Group, Message, Persistent, Source, Status,
 pub use config::{Config, Peers};
 pub use datatype::{Bool, Element};
 pub use error::{Error, ErrorKind, Operation, Path, Result};
+pub use fmi_net::time;
 pub use key::Secret;
 #[cfg(feature = "real")]
 pub use net::real::RealNet;

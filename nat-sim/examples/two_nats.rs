@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use fmi::net::{ByteStream, Net};
+use fmi_net::{ByteStream, Net};
 use nat_sim::nat::preset;
 use nat_sim::topology::{GatewaySpec, HostSpec, Topology};
 use nat_sim::{SimNet, World};

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::io::{self, Write};
 
-use fmi::time::Instant;
+use fmi_net::time::Instant;
 use pcap_file::pcapng::PcapNgWriter;
 use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketBlock;
 use pcap_file::pcapng::blocks::interface_description::{InterfaceDescriptionBlock, InterfaceDescriptionOption};

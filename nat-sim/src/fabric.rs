@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 use std::task::Waker;
 
-use fmi::time::Instant;
+use fmi_net::time::Instant;
 use rand_chacha::ChaCha8Rng;
 use rand_core::Rng;
 

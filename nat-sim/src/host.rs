@@ -31,7 +31,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::task::Waker;
 use std::time::Duration;
 
-use fmi::time::Instant;
+use fmi_net::time::Instant;
 use foldhash::fast::FixedState;
 use rand_chacha::ChaCha8Rng;
 use rand_core::Rng;

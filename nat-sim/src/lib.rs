@@ -8,7 +8,7 @@
 //! ```
 //! use std::time::Duration;
 //!
-//! use fmi::net::{Listener, Net};
+//! use fmi_net::{Listener, Net};
 //! use nat_sim::nat::preset;
 //! use nat_sim::topology::{GatewaySpec, HostSpec, INTERNET, Topology};
 //! use nat_sim::{Fault, World};

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use fmi::time::Instant;
+use fmi_net::time::Instant;
 use rand_chacha::ChaCha8Rng;
 use rand_core::Rng;
 

@@ -1,4 +1,4 @@
-//! [`fmi::net::Net`] of one simulated host.
+//! [`fmi_net::Net`] of one simulated host.
 
 use std::fmt;
 use std::future::Future;
@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use fmi::net::{ByteStream, Listener, Net};
-use fmi::time::Instant;
+use fmi_net::time::Instant;
+use fmi_net::{ByteStream, Listener, Net};
 use rand_core::Rng;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 

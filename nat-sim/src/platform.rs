@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
-use fmi::time::Instant;
+use fmi_net::time::Instant;
 use tokio::task::LocalSet;
 
 use crate::net::{Shared, SimNet, sleep};

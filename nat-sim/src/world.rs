@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use fmi::time::Instant;
+use fmi_net::time::Instant;
 use smoltcp::socket::tcp::State;
 use tokio::task::LocalSet;
 use turmoil::net::UdpSocket;

@@ -6,10 +6,10 @@ mod common;
 use std::time::Duration;
 
 use common::{Board, KEY, RENDEZVOUS, RENDEZVOUS_PORT, host, millis, serve};
-use fmi::net::Net;
 use fmi::proto::card::{Card, Holder, Security};
 use fmi::proto::rendezvous::{ClientMessage, Refusal, Registration};
 use fmi::{Communicator, Config, Error, ErrorKind, Path};
+use fmi_net::Net;
 use nat_sim::topology::{HostId, INTERNET, Topology};
 use nat_sim::{SimNet, World};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -181,7 +181,7 @@ fn first_port() -> u16 {
             net.fill_entropy(&mut [0; 32]);
             let stream =
                 net.connect(([0, 0, 0, 0], 0).into(), (RENDEZVOUS, RENDEZVOUS_PORT).into()).await.expect("connected");
-            seen.put(fmi::net::ByteStream::local_addr(&stream).expect("an address").port());
+            seen.put(fmi_net::ByteStream::local_addr(&stream).expect("an address").port());
         }
     });
     world.run().expect("a world");
@@ -215,8 +215,8 @@ fn a_member_that_answers_nothing_is_named_by_the_others() {
         stream.write_all(&ClientMessage::Register(registration).emit()).await.expect("sent");
         // It registers and then does nothing, not even refuse.
         let mut listener =
-            net.listen(fmi::net::ByteStream::local_addr(&stream).expect("an address"), 8).expect("listening");
-        let _kept = std::future::poll_fn(|cx| fmi::net::Listener::poll_accept(&mut listener, cx)).await;
+            net.listen(fmi_net::ByteStream::local_addr(&stream).expect("an address"), 8).expect("listening");
+        let _kept = std::future::poll_fn(|cx| fmi_net::Listener::poll_accept(&mut listener, cx)).await;
         std::future::pending::<()>().await;
     });
     let report = world.run().expect("a world");

@@ -10,7 +10,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use common::{Board, host, millis};
-use fmi::net::{ByteStream, Listener, Net};
+use fmi_net::{ByteStream, Listener, Net};
 use nat_sim::host::FROZEN_PACKETS_MAX;
 use nat_sim::packet::{Echo, Packet, Segment};
 use nat_sim::topology::{HostId, INTERNET, Topology};
@@ -39,7 +39,7 @@ fn world(freeze: Duration, thaw: Option<Duration>) -> World {
 }
 
 async fn sleep(net: &SimNet, until: Duration) {
-    Net::sleep_until(net, fmi::time::Instant::ZERO + until).await;
+    Net::sleep_until(net, fmi_net::time::Instant::ZERO + until).await;
 }
 
 fn now(net: &SimNet) -> Duration {

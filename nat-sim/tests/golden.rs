@@ -13,8 +13,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use common::{Board, behind, millis};
-use fmi::net::{ByteStream, Listener, Net};
-use fmi::time::Instant;
+use fmi_net::time::Instant;
+use fmi_net::{ByteStream, Listener, Net};
 use futures_util::future::{Either, select};
 use log::Log;
 use nat_sim::nat::{NatConfig, preset};

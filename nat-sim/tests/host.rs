@@ -11,8 +11,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use common::{Board, behind, host, millis};
-use fmi::net::{ByteStream, Listener, Net};
-use fmi::time::Instant;
+use fmi_net::time::Instant;
+use fmi_net::{ByteStream, Listener, Net};
 use log::Log;
 use nat_sim::host::{SYN_TIMEOUT, SYN_TIMES};
 use nat_sim::link::LinkConfig;

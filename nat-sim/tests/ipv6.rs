@@ -8,8 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use common::{Board, behind, millis};
-use fmi::net::Net;
-use fmi::time::Instant;
+use fmi_net::Net;
+use fmi_net::time::Instant;
 use futures_util::future::{Either, select};
 use nat_sim::nat::{Fragments, Ipv6, NatConfig, preset};
 use nat_sim::topology::{HostId, Topology};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use common::{behind, config, millis, ranks, serve};
 use fmi::Communicator;
 use fmi::connect::Prepared;
-use fmi::net::Net;
+use fmi_net::Net;
 use nat_sim::World;
 use nat_sim::nat::preset;
 
@@ -50,7 +50,7 @@ fn a_silent_pair_connects_at_the_floor() {
             let mut prepared = Prepared::new(net.clone(), &config(rank, 2)).await.expect("valid");
             prepared.warm().await.expect("the rendezvous answers");
             if rank == 1 {
-                Net::sleep_until(&net, fmi::time::Instant::ZERO + late).await;
+                Net::sleep_until(&net, fmi_net::time::Instant::ZERO + late).await;
             }
             let comm = prepared.join().await.expect("joined");
             let link = comm.links().next().expect("one peer");

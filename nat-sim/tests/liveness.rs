@@ -6,8 +6,8 @@ mod common;
 use std::time::Duration;
 
 use common::{behind, config, millis, ranks, serve};
-use fmi::net::Net;
 use fmi::{Communicator, Path};
+use fmi_net::Net;
 use nat_sim::nat::{NatConfig, preset};
 use nat_sim::topology::Topology;
 use nat_sim::{Fault, Limits, World};

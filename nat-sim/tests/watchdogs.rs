@@ -6,7 +6,7 @@ mod common;
 use std::time::Duration;
 
 use common::{host, millis};
-use fmi::net::{Listener, Net};
+use fmi_net::{Listener, Net};
 use nat_sim::topology::{HostId, INTERNET, Topology};
 use nat_sim::{Limits, SimNet, Sinks, Stuck, World, WorldError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -6,8 +6,8 @@ mod common;
 use std::time::Duration;
 
 use common::{Board, RENDEZVOUS, RENDEZVOUS_PORT, behind, config, host, millis, ranks, serve};
-use fmi::net::Net;
 use fmi::{Communicator, Path};
+use fmi_net::Net;
 use nat_sim::link::LinkConfig;
 use nat_sim::nat::{Filtering, NatConfig, preset};
 use nat_sim::topology::{GatewayId, GatewaySpec, HostId, INTERNET, NetworkId, SiteId, Topology};

@@ -12,7 +12,6 @@ pub mod discovery;
 pub mod frame;
 pub mod group;
 pub mod join;
-pub mod liveness;
 pub mod mailbox;
 pub mod mesh;
 pub mod noise;

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use fmi::proto::liveness::{Probes, Sample, Verdict, Watch};
-use fmi::time::Instant;
+use fmi_net::liveness::{Probes, Sample, Verdict, Watch};
+use fmi_net::time::Instant;
 use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
 use smoltcp::phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};

@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::task::Waker;
 
-use fmi::time::Instant;
+use fmi_net::time::Instant;
 
 use super::{Effects, Host, wake};
 use crate::packet::{Echo, Fragment, Packet};

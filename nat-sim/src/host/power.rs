@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use fmi::time::Instant;
+use fmi_net::time::Instant;
 
 use super::{ConnectionId, Effects, Host};
 use crate::packet::Packet;

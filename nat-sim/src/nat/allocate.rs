@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::BuildHasher;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use fmi::time::Instant;
+use fmi_net::time::Instant;
 use foldhash::fast::FixedState;
 use rand_core::Rng;
 

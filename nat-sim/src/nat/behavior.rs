@@ -22,8 +22,16 @@ pub enum Mapping {
     None,
 }
 
-/// Which remotes may send to an external endpoint in use: what discovery finds is what is configured.
-pub use fmi::proto::discovery::Filtering;
+/// Which remotes may send to an external endpoint in use. RFC 4787 §5.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Filtering {
+    /// All.
+    EndpointIndependent,
+    /// Those of an address that the inside has sent to.
+    AddressDependent,
+    /// Those that the inside has sent to.
+    AddressAndPortDependent,
+}
 
 /// What happens when the port of the inside cannot be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use fmi::time::Instant;
+use fmi_net::time::Instant;
 
 use super::behavior::Ipv6;
 use super::{DropReason, Nat, Side, Verdict};

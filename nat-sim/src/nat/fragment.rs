@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
-use fmi::time::Instant;
+use fmi_net::time::Instant;
 
 use super::behavior::{Fragments, Mapping};
 use super::{DropReason, Nat, Side, Verdict};

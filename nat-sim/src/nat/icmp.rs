@@ -3,7 +3,7 @@
 
 use std::net::SocketAddrV4;
 
-use fmi::time::Instant;
+use fmi_net::time::Instant;
 
 use super::behavior::IcmpErrors;
 use super::{DropReason, Nat, Side, Verdict};

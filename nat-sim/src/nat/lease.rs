@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
-use fmi::time::Instant;
+use fmi_net::time::Instant;
 
 use super::Nat;
 use crate::packet::Transport;

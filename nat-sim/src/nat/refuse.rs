@@ -2,7 +2,7 @@
 
 use std::net::SocketAddrV4;
 
-use fmi::time::Instant;
+use fmi_net::time::Instant;
 
 use super::behavior::{Exhaustion, Hairpin, Invalid, Midstream, OnEcho, OnStray, OnSyn, Tracking};
 use super::tracker::{Seen, Track};

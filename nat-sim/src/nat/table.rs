@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::hash::BuildHasher;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use fmi::time::Instant;
+use fmi_net::time::Instant;
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 use slab::Slab;

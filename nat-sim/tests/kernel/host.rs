@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use fmi::net::{Listener, Net};
+use fmi_net::{Listener, Net};
 use futures_util::future::{Either, select};
 use nat_sim::host::SYN_TIMES;
 use nat_sim::link::LinkConfig;

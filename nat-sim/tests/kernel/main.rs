@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
-use fmi::time::Instant;
+use fmi_net::time::Instant;
 use nat_sim::nat::{Nat, NatConfig, OnEcho, OnStray, OnSyn, Side, SnapshotRow, Unsolicited, Verdict, preset};
 use nat_sim::packet::{Echo, Packet, Segment, Transport};
 use rand_chacha::ChaCha8Rng;

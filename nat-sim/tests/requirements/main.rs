@@ -8,7 +8,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
-use fmi::time::Instant;
+use fmi_net::time::Instant;
 use nat_sim::nat::{
     Allocation, DropReason, Fallback, Filtering, Mapping, Nat, NatConfig, Overload, PortClass, Rules, Side,
     SnapshotRow, Verdict, preset,

@@ -1,4 +1,4 @@
-//! A point in time that only a [`Net`](crate::net::Net) can make.
+//! A point in time that only a `Net` can make.
 //!
 //! There is no `now()` here: the production net reads the monotonic clock of the machine, the lab
 //! its simulated one, and the protocol machines take what they are given.

@@ -11,9 +11,9 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-use super::{ByteStream, Listener, Net};
-use crate::proto::liveness::{Probes, Sample, Verdict, Watch};
+use crate::liveness::{Probes, Sample, Verdict, Watch};
 use crate::time::Instant;
+use crate::{ByteStream, Listener, Net};
 
 /// The network of this machine. Needs a tokio runtime with I/O and time.
 #[derive(Clone, Copy, Debug)]

@@ -1,0 +1,17 @@
+//! The seam between FMI and a network: clock, sockets, entropy.
+//!
+//! Drivers are written against [`Net`], so the same code runs on the sockets of this machine ([`real::RealNet`], feature
+//! `real`) and in a simulation (the package `nat-sim`). Without the feature `io` there is only [`time`]: protocol
+//! machines need no more.
+#![warn(missing_docs)]
+
+#[cfg(feature = "io")]
+pub mod liveness;
+#[cfg(feature = "real")]
+pub mod real;
+#[cfg(feature = "io")]
+mod seam;
+pub mod time;
+
+#[cfg(feature = "io")]
+pub use seam::{BoxFuture, ByteStream, Clock, Listener, Net, Timer, within};
