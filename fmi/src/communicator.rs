@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use crate::channel::stream::Link;
 use crate::channel::{Channel, LinkInfo, memory};
-use crate::config::{Config, Peers};
+use crate::config::Config;
 use crate::connect::{Joined, Joiner, Prepared};
 use crate::engine::{Engine, Shared};
 use crate::error::{Error, ErrorKind, Operation, Path, Result};
@@ -169,10 +169,7 @@ impl Communicator {
     fn over(config: &Config, clock: Arc<dyn Clock>, parts: crate::engine::Parts) -> Self {
         let shared = Shared::new(Engine::new(config, clock, parts));
         let members = Members::whole(config.rank, config.size);
-        let connections = match config.peers {
-            Peers::All => Connections::complete(),
-            Peers::Collectives => Connections::of_group(config.size),
-        };
+        let connections = config.peers.connections(config.size);
         Self {
             shared,
             id: 0,

@@ -18,6 +18,7 @@ mod tests;
 pub mod units;
 mod variables;
 
+pub use crate::schedule::Peers;
 pub use variables::Variables;
 
 /// Longest name of a group, in bytes.
@@ -123,43 +124,6 @@ pub struct Config {
     /// commute or its vector is too short, gives way to the model's choice in that call. `FMI_ALGORITHM`, for instance
     /// `allreduce=ring,barrier=tree`.
     pub algorithms: BTreeMap<Collective, Algorithm>,
-}
-
-/// Which ranks a rank connects to when it joins.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Peers {
-    /// All: any message and any collective can run.
-    #[default]
-    All,
-    /// Those that collectives use, about 2 log₂ `size` of them (rank 0 has all): enough for every
-    /// collective with any root. For groups of hundreds, whose full mesh would cost each rank a socket and a NAT
-    /// mapping for every other.
-    ///
-    /// A message to another rank is refused. Blocks of different lengths cost an exchange of their lengths first, and
-    /// those of an `alltoallv` go over other ranks; `alltoallv_init` is refused. A communicator of some ranks uses the
-    /// connections between these alone, over which messages go from rank to rank where it must be; one whose
-    /// members they do not join is refused when it is made. With rank 0 of the group among them they always do.
-    Collectives,
-}
-
-impl Peers {
-    const ALL: [Self; 2] = [Self::All, Self::Collectives];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::All => "all",
-            Self::Collectives => "collectives",
-        }
-    }
-
-    /// The ranks that `rank` connects to in a group of `size`.
-    pub fn of(self, rank: u32, size: u32) -> BTreeSet<u32> {
-        match self {
-            Self::All => (0..size).filter(|peer| *peer != rank).collect(),
-            Self::Collectives => crate::schedule::peers(rank, size),
-        }
-    }
 }
 
 impl fmt::Debug for Config {

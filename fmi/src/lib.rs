@@ -52,24 +52,17 @@ mod channel;
 pub mod communicator;
 pub mod config;
 pub mod connect;
-pub mod datatype;
 mod engine;
-pub mod error;
-pub mod key;
-pub mod model;
 pub mod net;
-pub mod op;
-pub mod operation;
-pub mod proto;
-pub mod schedule;
 
-pub use bytemuck;
 pub use channel::LinkInfo;
 pub use communicator::{Communicator, Group, Message, Persistent, Source, Status, Tag};
 pub use config::{Config, Peers};
 pub use datatype::{Bool, Element};
 pub use error::{Error, ErrorKind, Operation, Path, Result};
 pub use fmi_net::time;
+pub use fmi_proto as proto;
+pub use fmi_proto::{bytemuck, datatype, element, error, key, model, op, operation, schedule};
 pub use key::Secret;
 #[cfg(feature = "real")]
 pub use net::real::RealNet;

@@ -2,21 +2,6 @@
 
 use super::*;
 
-/// An operator that is not consumed.
-impl<T: Element, O: Op<T>> Op<T> for &O {
-    fn code(&self) -> u32 {
-        (**self).code()
-    }
-
-    fn is_commutative(&self) -> bool {
-        (**self).is_commutative()
-    }
-
-    fn combine(&self, left: T, right: T) -> T {
-        (**self).combine(left, right)
-    }
-}
-
 impl Communicator {
     /// Combines `send` of all ranks, element by element, into `receive` of the root; `receive` of
     /// the others may be empty and is not touched.

@@ -1,0 +1,206 @@
+//! What a rank tells its peers through the rendezvous, sealed with the key of the group.
+//!
+//! The rendezvous carries a card and cannot read it: own addresses, protection of streams and public
+//! key are nobody else's business, and it cannot swap a key. A card is bound to its
+//! registration, so it cannot be replayed for another one.
+
+use std::net::{IpAddr, SocketAddr};
+
+use chacha20poly1305::aead::{Aead, KeyInit, Payload};
+use chacha20poly1305::{ChaCha20Poly1305, Nonce as AeadNonce};
+
+use super::noise::PublicKey;
+use super::rendezvous::Nonce;
+use super::wire::{Reader, WireError, Write};
+use crate::key::Key;
+
+/// Most own addresses on a card.
+pub const LOCALS_MAX: usize = 8;
+/// Longest sealed card.
+pub const CARD_BYTES_MAX: usize = 2 + 32 + 1 + LOCALS_MAX * 19 + 16;
+
+/// How the streams between ranks are protected; equal on all ranks of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Security {
+    /// Only the two ranks can read or change what they send. Needs a key. The default with one.
+    Encrypted,
+    /// Everybody can read, nobody can change. Needs a key.
+    Authenticated,
+    /// Everybody can read, and whoever is on the path can change. Peers still prove the group's key, if
+    /// there is one, before the first byte. For closed networks and comparisons.
+    Plaintext,
+}
+
+impl Security {
+    /// Its name, as configurations have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Encrypted => "encrypted",
+            Self::Authenticated => "authenticated",
+            Self::Plaintext => "plaintext",
+        }
+    }
+
+    /// As on the wire.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Encrypted => 1,
+            Self::Authenticated => 2,
+            Self::Plaintext => 3,
+        }
+    }
+}
+
+/// What the peers of a rank must know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Card {
+    /// Protection that it wants.
+    pub security: Security,
+    /// Whether it agrees to be sprayed with probes.
+    pub sprays: bool,
+    /// Public key of this registration.
+    pub public: PublicKey,
+    /// Addresses of its own interfaces.
+    pub locals: Vec<SocketAddr>,
+}
+
+/// Why a card is not one of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CardError {
+    /// Another key sealed it, or for another registration.
+    #[error("the card does not verify")]
+    Seal,
+    /// A holder of the key sealed something else.
+    #[error("the card is malformed: {0}")]
+    Wire(#[from] WireError),
+}
+
+/// The registration that a card belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holder<'a> {
+    /// Rank.
+    pub rank: u32,
+    /// Size of the group.
+    pub size: u32,
+    /// Nonce of the registration, fresh for each; so is the key that seals.
+    pub nonce: &'a Nonce,
+}
+
+impl Holder<'_> {
+    fn bound(&self) -> [u8; 8] {
+        let mut bytes = [0; 8];
+        bytes[..4].copy_from_slice(&self.rank.to_be_bytes());
+        bytes[4..].copy_from_slice(&self.size.to_be_bytes());
+        bytes
+    }
+}
+
+/// Whether an address that a peer claims for itself may be dialled.
+///
+/// A claimed address makes others send SYNs to it, so it must be private, or the address
+/// that the rendezvous itself saw.
+pub fn local_is_allowed(local: SocketAddr, observed: IpAddr) -> bool {
+    let kind_is_allowed = match local.ip() {
+        IpAddr::V4(ip) => ip.is_private() || ip.is_link_local() || (ip.is_loopback() && observed.is_loopback()),
+        IpAddr::V6(ip) => {
+            ip.is_unique_local() || ip.is_unicast_link_local() || (ip.is_loopback() && observed.is_loopback())
+        }
+    };
+    local.port() != 0 && (local.ip() == observed || kind_is_allowed)
+}
+
+impl Card {
+    /// Seals the card for the peers of `holder`.
+    pub fn seal(&self, key: &Key, holder: &Holder<'_>) -> Vec<u8> {
+        let mut plain = Vec::with_capacity(CARD_BYTES_MAX);
+        plain.put(&[self.security.code(), u8::from(self.sprays)]).put(&self.public);
+        plain.put_addresses(&self.locals, LOCALS_MAX);
+        let (cipher, bound) = (cipher(key, holder), holder.bound());
+        let payload = Payload { msg: &plain, aad: &bound };
+        cipher.encrypt(&AeadNonce::default(), payload).expect("a card is far below the limit of the cipher")
+    }
+
+    /// Opens the card of `holder`.
+    ///
+    /// # Errors
+    /// [`CardError`] unless a holder of the key sealed it for this registration.
+    pub fn open(key: &Key, holder: &Holder<'_>, sealed: &[u8]) -> Result<Self, CardError> {
+        let (cipher, bound) = (cipher(key, holder), holder.bound());
+        let payload = Payload { msg: sealed, aad: &bound };
+        let plain = cipher.decrypt(&AeadNonce::default(), payload).map_err(|_| CardError::Seal)?;
+        let mut reader = Reader::new(&plain);
+        let security = reader.u8()?;
+        let security = [Security::Encrypted, Security::Authenticated, Security::Plaintext]
+            .into_iter()
+            .find(|it| it.code() == security)
+            .ok_or_else(|| WireError::Value { field: "security", value: u64::from(security) })?;
+        let sprays = match reader.u8()? {
+            0 => false,
+            1 => true,
+            other => return Err(WireError::Value { field: "card flags", value: u64::from(other) }.into()),
+        };
+        let (public, locals) = (reader.array()?, reader.addresses(LOCALS_MAX)?);
+        reader.finish()?;
+        Ok(Self { security, sprays, public, locals })
+    }
+}
+
+/// The nonce of the registration makes the key unique, so the cipher's own nonce can be zero.
+fn cipher(key: &Key, holder: &Holder<'_>) -> ChaCha20Poly1305 {
+    ChaCha20Poly1305::new(key.card_key(holder.nonce).as_bytes().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn card() -> Card {
+        let locals = vec![SocketAddr::from(([10, 0, 0, 2], 4000))];
+        Card { security: Security::Encrypted, sprays: true, public: [5; 32], locals }
+    }
+
+    const HOLDER: Holder<'_> = Holder { rank: 1, size: 4, nonce: &[7; 16] };
+
+    #[test]
+    fn peers_read_a_card_and_nobody_else_does() {
+        let key = Key::from_secret(b"k");
+        let sealed = card().seal(&key, &HOLDER);
+        assert_eq!(Card::open(&key, &HOLDER, &sealed), Ok(card()));
+        assert_eq!(Card::open(&Key::from_secret(b"x"), &HOLDER, &sealed), Err(CardError::Seal));
+        for other in [Holder { rank: 2, ..HOLDER }, Holder { size: 5, ..HOLDER }, Holder { nonce: &[8; 16], ..HOLDER }]
+        {
+            assert_eq!(Card::open(&key, &other, &sealed), Err(CardError::Seal), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn the_longest_card_fits() {
+        let local = SocketAddr::from(([1; 16], 4000));
+        let long = Card { locals: vec![local; LOCALS_MAX + 3], ..card() };
+        let sealed = long.seal(&Key::from_secret(b"k"), &HOLDER);
+        assert_eq!(sealed.len(), CARD_BYTES_MAX);
+        let opened = Card::open(&Key::from_secret(b"k"), &HOLDER, &sealed).expect("ours");
+        assert_eq!(opened.locals.len(), LOCALS_MAX);
+    }
+
+    #[test]
+    fn claimed_addresses_must_be_private_or_the_observed_one() {
+        let observed = IpAddr::from([203, 0, 113, 1]);
+        let allowed = |ip: [u8; 4], port| local_is_allowed(SocketAddr::from((ip, port)), observed);
+        assert!(allowed([10, 0, 0, 2], 4000) && allowed([192, 168, 1, 1], 1) && allowed([203, 0, 113, 1], 9));
+        assert!(!allowed([10, 0, 0, 2], 0), "port 0 is no address");
+        assert!(!allowed([198, 51, 100, 1], 4000), "a third party must not be hit");
+        assert!(!allowed([224, 0, 0, 1], 4000), "multicast");
+        assert!(!allowed([127, 0, 0, 1], 4000), "loopback of somebody else");
+        assert!(!allowed([255, 255, 255, 255], 4000), "broadcast");
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_are_refused(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert!(Card::open(&Key::from_secret(b"k"), &HOLDER, &bytes).is_err());
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! What can go wrong, told to a person: what was attempted, on which rank, with whom, and over which path
+//! ([`Display`](fmt::Display)), and what to do about it ([`Error::advice`]).
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::time::Duration;
+
+pub use crate::operation::Operation;
+use crate::rendezvous::Refusal;
+
+/// The result of every fallible call of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// How bytes reach a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Path {
+    /// A TCP connection to an address that the peer itself has: same host, same network, no NAT.
+    Private,
+    /// A TCP connection to the address that the rendezvous observed: through NATs.
+    Direct,
+    /// Through the rendezvous.
+    Relay,
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Private => "private",
+            Self::Direct => "direct",
+            Self::Relay => "relay",
+        })
+    }
+}
+
+/// Why an operation failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// A configuration value is missing or wrong.
+    InvalidConfig(String),
+    /// An argument of the call is wrong, for instance a root outside the group.
+    InvalidArgument(String),
+    /// No rendezvous answered before the deadline.
+    RendezvousUnreachable {
+        /// Address that was tried.
+        address: String,
+        /// What the last attempt met.
+        last: String,
+    },
+    /// The rendezvous refused this rank.
+    Refused(Refusal),
+    /// Ranks were still missing at the deadline.
+    GroupIncomplete {
+        /// Ranks that the rendezvous knew of, this one included.
+        present: u32,
+        /// Size of the group.
+        size: u32,
+        /// Lowest rank that was missing.
+        missing: u32,
+        /// Another group of this size holds the missing rank: name or key may differ between the ranks.
+        other_key: bool,
+        /// A group of this name and key already runs.
+        running: bool,
+    },
+    /// No connection to a peer could be made before the deadline.
+    Unconnected {
+        /// Peers without a connection.
+        missing: u32,
+        /// Attempts made towards the peer that the error names.
+        attempts: u32,
+        /// What the last attempt met.
+        last: String,
+    },
+    /// The peer vanished: its connection broke, or the rendezvous lost it.
+    PeerLost(String),
+    /// The deadline of the operation passed.
+    Deadline(Duration),
+    /// Two ranks called different things.
+    Mismatch {
+        /// What this rank called.
+        mine: String,
+        /// What the peer called.
+        theirs: String,
+    },
+    /// A message is longer than the buffer for it.
+    Truncated {
+        /// Length of the message, in bytes.
+        message_bytes: u64,
+        /// Length of the buffer, in bytes.
+        buffer_bytes: u64,
+    },
+    /// A peer announced a frame beyond the limit.
+    FrameTooLarge {
+        /// Announced length.
+        bytes: u64,
+        /// The limit that applies.
+        bytes_max: u64,
+    },
+    /// A peer sent what is not a frame.
+    Malformed(String),
+    /// Unexpected messages fill the mailbox.
+    MailboxFull {
+        /// The limit that applies.
+        bytes_max: u64,
+    },
+    /// An earlier failure ended this communicator.
+    Revoked(String),
+    /// The operating system refused something local.
+    Local(String),
+}
+
+impl ErrorKind {
+    /// What may help, where something general can be said.
+    pub fn advice(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::InvalidArgument(_) => return None,
+            Self::InvalidConfig(_) => "the documentation of `fmi::Config` lists all settings",
+            Self::RendezvousUnreachable { .. } => {
+                "start one with `fmi rendezvous --listen ADDR` and check FMI_RENDEZVOUS"
+            }
+            Self::Refused(refusal) => refusal.advice(),
+            Self::GroupIncomplete { running: true, .. } => {
+                "a group of this name and key is already running: use another FMI_GROUP, or wait for it to end"
+            }
+            Self::GroupIncomplete { other_key: true, .. } => {
+                "that rank is waiting in another group of this size: check that FMI_GROUP and FMI_KEY are equal on all ranks"
+            }
+            Self::GroupIncomplete { .. } => {
+                "start the missing ranks, or check FMI_GROUP, FMI_SIZE and FMI_KEY on all of them"
+            }
+            Self::Unconnected { .. } => {
+                "the NATs of both sides may not allow a direct connection: `lab matrix` shows which pairs do"
+            }
+            Self::PeerLost(_) => "look at the log of that rank; form a new group to go on",
+            Self::Deadline(_) => "check that all ranks call the same operations, or raise FMI_DEADLINE",
+            Self::Mismatch { .. } => "all ranks must call the same operations in the same order",
+            Self::Truncated { .. } => "give a buffer that is as long as the message",
+            Self::FrameTooLarge { .. } => "raise FMI_FRAME_BYTES on the receiver if this size is intended",
+            Self::Malformed(_) => "check that all ranks run the same version of fmi",
+            Self::MailboxFull { .. } => "receive what was sent before sending more, or raise FMI_MAILBOX_BYTES",
+            Self::Revoked(_) => "form a new group",
+            Self::Local(_) => "check addresses, permissions and limits of this machine",
+        })
+    }
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InvalidConfig(what) | Self::InvalidArgument(what) | Self::Local(what) => f.write_str(what),
+            Self::RendezvousUnreachable { address, last } => {
+                write!(f, "no rendezvous answered at {address} ({last})")
+            }
+            Self::Refused(refusal) => write!(f, "the rendezvous refused this rank: {refusal}"),
+            Self::GroupIncomplete { present, size, missing, .. } => {
+                write!(f, "{present} of {size} ranks registered in time; rank {missing} is missing")
+            }
+            Self::Unconnected { missing, attempts, last } => {
+                write!(f, "not connected after {attempts} attempts ({last}); peers that are unreachable: {missing}")
+            }
+            Self::PeerLost(how) => write!(f, "lost: {how}"),
+            Self::Deadline(after) => write!(f, "timed out after {:.3} s", after.as_secs_f64()),
+            Self::Mismatch { mine, theirs } => write!(f, "this rank calls {mine}, the peer calls {theirs}"),
+            Self::Truncated { message_bytes, buffer_bytes } => {
+                write!(f, "a message of {message_bytes} bytes does not fit a buffer of {buffer_bytes} bytes")
+            }
+            Self::FrameTooLarge { bytes, bytes_max } => {
+                write!(f, "announced a frame of {bytes} bytes, the limit is {bytes_max} bytes")
+            }
+            Self::Malformed(what) => write!(f, "sent malformed bytes: {what}"),
+            Self::MailboxFull { bytes_max } => {
+                write!(f, "unexpected messages fill the mailbox of {bytes_max} bytes")
+            }
+            Self::Revoked(cause) => write!(f, "the communicator was revoked by an earlier failure: {cause}"),
+        }
+    }
+}
+
+/// A failure: operation, rank, peer, path, [`ErrorKind`] and source.
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    operation: Operation,
+    rank: Option<u32>,
+    peer: Option<u32>,
+    path: Option<Path>,
+    kind: ErrorKind,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl Error {
+    /// Makes an error of `operation`.
+    pub fn new(operation: Operation, kind: ErrorKind) -> Self {
+        Self(Box::new(Inner { operation, rank: None, peer: None, path: None, kind, source: None }))
+    }
+
+    /// Says of which operation it is.
+    #[must_use]
+    pub fn of(mut self, operation: Operation) -> Self {
+        self.0.operation = operation;
+        self
+    }
+
+    /// Names the rank on which it happened.
+    #[must_use]
+    pub fn on(mut self, rank: u32) -> Self {
+        self.0.rank = Some(rank);
+        self
+    }
+
+    /// Names the peer that is concerned.
+    #[must_use]
+    pub fn with_peer(mut self, peer: u32) -> Self {
+        self.0.peer = Some(peer);
+        self
+    }
+
+    /// Names the path to the peer.
+    #[must_use]
+    pub fn via(mut self, path: Path) -> Self {
+        self.0.path = Some(path);
+        self
+    }
+
+    /// Keeps the error that caused this one.
+    #[must_use]
+    pub fn caused_by(mut self, source: impl StdError + Send + Sync + 'static) -> Self {
+        self.0.source = Some(Box::new(source));
+        self
+    }
+
+    /// The operation that failed.
+    pub fn operation(&self) -> Operation {
+        self.0.operation
+    }
+
+    /// The rank on which it failed.
+    pub fn rank(&self) -> Option<u32> {
+        self.0.rank
+    }
+
+    /// The peer that is concerned, when there is one.
+    pub fn peer(&self) -> Option<u32> {
+        self.0.peer
+    }
+
+    /// The path to the peer, when there is one.
+    pub fn path(&self) -> Option<Path> {
+        self.0.path
+    }
+
+    /// What the person who runs the program may do about it. It is not part of the message: programs that talk to a
+    /// person print it behind. `Debug` shows both, as it is what a `main` that returns the error prints.
+    pub fn advice(&self) -> Option<&'static str> {
+        self.0.kind.advice()
+    }
+
+    /// Why it failed.
+    pub fn kind(&self) -> &ErrorKind {
+        &self.0.kind
+    }
+
+    /// Whether the same call, in a new group, may succeed without a change of program or configuration.
+    pub fn is_retryable(&self) -> bool {
+        match self.0.kind {
+            ErrorKind::RendezvousUnreachable { .. }
+            | ErrorKind::GroupIncomplete { .. }
+            | ErrorKind::Unconnected { .. }
+            | ErrorKind::PeerLost(_)
+            | ErrorKind::Deadline(_)
+            | ErrorKind::Revoked(_) => true,
+            ErrorKind::Refused(refusal) => refusal.is_retryable(),
+            ErrorKind::InvalidConfig(_)
+            | ErrorKind::InvalidArgument(_)
+            | ErrorKind::Mismatch { .. }
+            | ErrorKind::Truncated { .. }
+            | ErrorKind::FrameTooLarge { .. }
+            | ErrorKind::Malformed(_)
+            | ErrorKind::MailboxFull { .. }
+            | ErrorKind::Local(_) => false,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.operation)?;
+        if let Some(rank) = self.0.rank {
+            write!(f, " on rank {rank}")?;
+        }
+        f.write_str(": ")?;
+        if let Some(peer) = self.0.peer {
+            write!(f, "rank {peer}")?;
+            if let Some(path) = self.0.path {
+                write!(f, " ({path})")?;
+            }
+            f.write_str(": ")?;
+        }
+        write!(f, "{}", self.0.kind)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")?;
+        self.advice().map_or(Ok(()), |advice| write!(f, "; {advice}"))
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_operation_rank_peer_and_path_and_gives_advice_apart() {
+        let error = Error::new(Operation::Allreduce, ErrorKind::PeerLost("no answer for 3 s".into()))
+            .on(3)
+            .with_peer(5)
+            .via(Path::Direct);
+        assert_eq!(error.to_string(), "allreduce on rank 3: rank 5 (direct): lost: no answer for 3 s");
+        assert_eq!(error.advice(), Some("look at the log of that rank; form a new group to go on"));
+        assert!(error.is_retryable());
+    }
+
+    #[test]
+    fn a_main_that_returns_it_prints_a_sentence() {
+        let error = Error::new(Operation::Configure, ErrorKind::InvalidConfig("FMI_GROUP is not set".into()));
+        let printed = format!("{:?}", Err::<(), _>(error));
+        let expected = "Err(configure: FMI_GROUP is not set; the documentation of `fmi::Config` lists all settings)";
+        assert_eq!(printed, expected);
+        let error = Error::new(Operation::Send, ErrorKind::InvalidArgument("the peer is 9".into()));
+        assert_eq!(format!("{error:?}"), "send: the peer is 9");
+    }
+}

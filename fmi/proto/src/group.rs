@@ -1,0 +1,612 @@
+//! What a group's operations mean to each other: which are posted, which of them owns a frame that comes, who
+//! disagrees with whom, what is lost, and why an operation fails. Pure: it moves no byte and reads no clock.
+//!
+//! A driver posts operations and tells what happens on the connections ([`Input`]); the machine says to whom a
+//! frame belongs ([`Group::route`]), which operations to wake, and what to tell peers ([`Output`]).
+//!
+//! # Rules
+//! - **An operation has its place from its call.** Among receives that fit a message the one called first gets
+//!   it; among messages of one peer that fit a receive, the oldest is taken.
+//! - **A frame whose owner does not come is put aside.** An operation that needs what is behind a long frame of
+//!   another operation lets its owner go first, once; if the owner has read nothing of it by the next look, the
+//!   bytes that are there go to the mailbox, which is bounded. Short frames go there at once. So no timer is
+//!   needed for progress.
+//! - **Frames that belong to nobody yet** wait in the mailbox, or where they are if it is full.
+//! - **A failure is told once.** Every operation of a communicator that fails reports the cause; calls after that
+//!   report that it was revoked.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::time::Duration;
+
+use self::context::Context;
+use self::operation::{Op, Operations};
+use super::frame::Envelope;
+use super::mailbox::{Mailbox, Pattern, Stored};
+use super::rank::{Members, Rank, Slot};
+use crate::error::ErrorKind;
+use fmi_net::time::Instant;
+
+mod context;
+mod failure;
+mod matching;
+mod operation;
+#[doc(hidden)]
+pub mod script;
+#[cfg(test)]
+mod tests;
+
+pub use operation::{Failure, Matched, OpId, WaitsFor, What};
+
+/// After this long without an end, a collective asks those that it waits for what they do. Longer than an
+/// ordinary difference between ranks, so that groups which work well never ask.
+const ASKS_AFTER: Duration = Duration::from_secs(1);
+/// Frames up to this long are put aside at once: copying them costs less than asking their owner.
+const SHORT_BYTES: u64 = 4 << 10;
+/// Identities of ended communicators that are remembered, so that frames which are late for them are dropped.
+const ENDED_MAX: usize = 4096;
+
+/// The limits that apply.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Time for each operation.
+    pub deadline: Duration,
+    /// How long the first cause of a broken connection is waited for.
+    pub cause_wait: Duration,
+    /// Largest frame that is accepted.
+    pub frame_bytes_max: u64,
+    /// Memory for frames that nobody has asked for.
+    pub mailbox_bytes_max: u64,
+}
+
+impl Limits {
+    /// These limits.
+    pub fn new(deadline: Duration, cause_wait: Duration, frame_bytes_max: u64, mailbox_bytes_max: u64) -> Self {
+        Self { deadline, cause_wait, frame_bytes_max, mailbox_bytes_max }
+    }
+}
+
+/// What happens.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Input {
+    /// The envelope of the next frame has come from a peer; its payload is at hand.
+    Head {
+        /// The peer.
+        peer: Slot,
+        /// The envelope.
+        envelope: Envelope,
+    },
+    /// Its owner has read some of the frame at hand.
+    Progressed(Slot),
+    /// The frame at hand has been read whole, or dropped.
+    Consumed(Slot),
+    /// What its owner had not read of the frame at hand has been put aside.
+    Stored {
+        /// The peer.
+        peer: Slot,
+        /// The rest of the payload.
+        payload: Vec<u8>,
+    },
+    /// A control frame has been read.
+    Control {
+        /// The peer.
+        peer: Slot,
+        /// Its payload.
+        payload: Vec<u8>,
+    },
+    /// The connection to a peer ended.
+    Broken {
+        /// The peer.
+        peer: Slot,
+        /// What was seen of it.
+        kind: ErrorKind,
+    },
+    /// The rendezvous says that a process is gone.
+    Lost(Slot),
+    /// The rendezvous ended the session before the group had formed.
+    Dissolved,
+    /// Whether word of the first cause of a failure can come: there is a rendezvous, and the group has formed.
+    Hears(bool),
+}
+
+/// What is to be done.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Something has changed for an operation.
+    Wake(OpId),
+    /// A control frame for a peer.
+    Tell {
+        /// The peer.
+        peer: Slot,
+        /// Its envelope.
+        envelope: Envelope,
+        /// Its payload.
+        payload: Vec<u8>,
+    },
+    /// Nothing more can be understood of this peer: its connection is to be closed.
+    Close(Slot),
+}
+
+/// What is at the front of a peer's stream, for an operation that wants a frame of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// No frame: the next envelope is to be read.
+    Head,
+    /// A frame of the operation that asks, which reads it.
+    Mine,
+    /// A control frame, to be read whole.
+    Control,
+    /// A frame that nobody wants, to be dropped.
+    Discard,
+    /// A frame to be put aside; room for it is reserved.
+    Store,
+    /// A frame that was just offered to its owner: the operation that asks looks again after it.
+    Offered,
+    /// A frame for which there is no room: the operation is woken when there may be.
+    Full,
+}
+
+/// The connection to a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Link {
+    /// There was none from the beginning.
+    None,
+    Up,
+    Broken(ErrorKind),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    Nobody,
+    Operation(OpId),
+    Control,
+    Discarded,
+}
+
+/// A frame whose payload is being read.
+#[derive(Debug)]
+struct AtHand {
+    envelope: Envelope,
+    owner: Owner,
+    /// Payload bytes for which the mailbox has set room aside.
+    reserved: Option<u64>,
+    /// Whose turn it is: the owner's, for everybody who has not waited since this number.
+    turn: u64,
+}
+
+#[derive(Debug)]
+struct Peer {
+    link: Link,
+    at_hand: Option<AtHand>,
+    /// Operations that wait for the frame at hand to be gone.
+    behind: BTreeSet<OpId>,
+    /// Sends that have not begun, in the order of the calls; some may have ended.
+    sends: VecDeque<OpId>,
+}
+
+/// All operations of one process in its group.
+#[derive(Debug)]
+pub struct Group {
+    me: Slot,
+    limits: Limits,
+    contexts: BTreeMap<u64, Context>,
+    ended: (VecDeque<u64>, BTreeSet<u64>),
+    operations: Operations,
+    /// Receives without a message.
+    receives: BTreeSet<(Pattern, OpId)>,
+    collectives: BTreeMap<(u64, u64), OpId>,
+    peers: Vec<Peer>,
+    /// Peers whose frame at hand is a message that belongs to nobody.
+    unclaimed: BTreeSet<Slot>,
+    mailbox: Mailbox,
+    /// Operations that wait for room in the mailbox.
+    cramped: BTreeSet<OpId>,
+    /// The peer that a receive from any source looks at first.
+    turn: u32,
+    lost: BTreeSet<Slot>,
+    dissolved: bool,
+    hears: bool,
+    timers: BinaryHeap<Reverse<(Instant, OpId)>>,
+    turns: u64,
+    /// The operation that asked last for a route: it is at work, and need not be woken.
+    asking: Option<OpId>,
+    outputs: VecDeque<Output>,
+}
+
+impl Group {
+    /// The group of process `me`, with connections to the peers for which `connected` holds.
+    pub fn new(me: Slot, size: u32, limits: Limits, connected: impl Fn(Slot) -> bool) -> Self {
+        let peer = |slot| Peer {
+            link: if connected(slot) { Link::Up } else { Link::None },
+            at_hand: None,
+            behind: BTreeSet::new(),
+            sends: VecDeque::new(),
+        };
+        Self {
+            me,
+            limits,
+            contexts: BTreeMap::from([(0, Context::new(Members::whole(me.get(), size)))]),
+            ended: (VecDeque::new(), BTreeSet::new()),
+            operations: Operations::default(),
+            receives: BTreeSet::new(),
+            collectives: BTreeMap::new(),
+            peers: Slot::all(size).map(peer).collect(),
+            unclaimed: BTreeSet::new(),
+            mailbox: Mailbox::new(limits.mailbox_bytes_max),
+            cramped: BTreeSet::new(),
+            turn: 0,
+            lost: BTreeSet::new(),
+            dissolved: false,
+            hears: false,
+            timers: BinaryHeap::new(),
+            turns: 0,
+            asking: None,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// This process.
+    pub fn me(&self) -> Slot {
+        self.me
+    }
+
+    /// The limits.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Sets the time for operations that are called from now on.
+    pub fn set_deadline(&mut self, deadline: Duration) {
+        self.limits.deadline = deadline;
+    }
+
+    /// Operations that have been called and have not ended.
+    pub fn outstanding(&self) -> usize {
+        self.operations.len()
+    }
+
+    /// Takes what happened. What is to be done later counts from when an operation meets it, so the time is not used.
+    pub fn handle_input(&mut self, _now: Instant, input: Input) {
+        match input {
+            Input::Head { peer, envelope } => self.head(peer, envelope),
+            Input::Progressed(peer) => self.progressed(peer),
+            Input::Consumed(peer) => self.consumed(peer),
+            Input::Stored { peer, payload } => self.stored(peer, payload),
+            Input::Control { peer, payload } => self.control(peer, &payload),
+            Input::Broken { peer, kind } => self.broken(peer, kind),
+            Input::Lost(slot) => self.lose(slot),
+            Input::Dissolved => self.dissolve(),
+            Input::Hears(hears) => self.hears = hears,
+        }
+    }
+
+    /// What to do next; drained after each call that changes anything.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    // Communicators.
+
+    /// Adds a communicator. Frames for it may have come before; a peer that sent some and is no member is refused.
+    pub fn open(&mut self, communicator: u64, members: Members) {
+        let is_stranger = |slot: &Slot| members.rank_of(*slot).is_none();
+        let at_hand = |slot: &Slot| self.at_hand(*slot).is_some_and(|frame| frame.communicator == communicator);
+        let mut strangers: Vec<Slot> = self.slots().filter(is_stranger).filter(at_hand).collect();
+        strangers.extend(self.mailbox.drop_from(communicator, is_stranger));
+        self.contexts.insert(communicator, Context::new(members));
+        self.room_was_made();
+        for slot in strangers {
+            self.refuse(slot, matching::stranger(communicator));
+        }
+    }
+
+    /// Ends a communicator: what is left of it is dropped, and what still comes for it.
+    pub fn close(&mut self, communicator: u64) {
+        self.contexts.remove(&communicator);
+        self.mailbox.forget(communicator);
+        let (order, known) = &mut self.ended;
+        if known.insert(communicator) {
+            order.push_back(communicator);
+        }
+        if order.len() > ENDED_MAX
+            && let Some(oldest) = order.pop_front()
+        {
+            known.remove(&oldest);
+        }
+        self.discard_unclaimed(communicator);
+        self.room_was_made();
+    }
+
+    /// Drops frames at hand of a communicator that belong to nobody.
+    fn discard_unclaimed(&mut self, communicator: u64) {
+        let of = |frame: &AtHand| frame.envelope.communicator == communicator && frame.owner == Owner::Nobody;
+        for slot in self.slots() {
+            if self.peers[slot.index()].at_hand.as_ref().is_some_and(of) {
+                self.own(slot, Owner::Discarded);
+            }
+        }
+    }
+
+    fn slots(&self) -> impl Iterator<Item = Slot> + use<> {
+        Slot::all(u32::try_from(self.peers.len()).expect("a group has at most SIZE_MAX members"))
+    }
+
+    /// The members of a communicator.
+    pub fn members(&self, communicator: u64) -> Option<&Members> {
+        self.contexts.get(&communicator).map(|context| &context.members)
+    }
+
+    /// The epoch of a communicator.
+    pub fn epoch(&self, communicator: u64) -> u32 {
+        self.contexts.get(&communicator).map_or(0, |context| context.epoch)
+    }
+
+    /// Takes a number for a collective.
+    pub fn number(&mut self, communicator: u64) -> u64 {
+        self.context(communicator).number()
+    }
+
+    /// Takes a number for a collective that begins later.
+    pub fn reserve(&mut self, communicator: u64) -> u64 {
+        self.context(communicator).reserve()
+    }
+
+    /// Takes a number for a message.
+    pub fn number_message(&mut self, communicator: u64, to: Slot) -> u64 {
+        self.context(communicator).number_message(to)
+    }
+
+    /// Remembers a collective that moves nothing.
+    pub fn note(&mut self, signature: &Envelope) {
+        self.context(signature.communicator).note(signature);
+    }
+
+    fn context(&mut self, communicator: u64) -> &mut Context {
+        self.contexts.get_mut(&communicator).expect("a communicator lives as long as its operations")
+    }
+
+    fn rank_of(&self, communicator: u64, slot: Slot) -> Option<Rank> {
+        self.contexts.get(&communicator)?.members.rank_of(slot)
+    }
+
+    // Operations.
+
+    /// Registers an operation, which has until `deadline`, or as long as the limit says.
+    ///
+    /// # Errors
+    /// If it cannot be done.
+    pub fn post(
+        &mut self,
+        now: Instant,
+        communicator: u64,
+        what: What,
+        deadline: Option<Instant>,
+    ) -> Result<OpId, Failure> {
+        if let Some(failure) = self.revocation(communicator) {
+            return Err(failure);
+        }
+        let limit = deadline.map_or(self.limits.deadline, |at| at.saturating_since(now));
+        let id = self.operations.insert(|id| Op {
+            id,
+            communicator,
+            what,
+            matched: None,
+            begun: false,
+            failed: None,
+            suspicion: None,
+            waits_for: WaitsFor::default(),
+            deadline: deadline.unwrap_or(now + limit),
+            limit,
+            asks_at: now + ASKS_AFTER,
+            has_asked: false,
+            timer_at: None,
+            waited: 0,
+        });
+        match what {
+            What::Send(to) => self.peers[to.index()].sends.push_back(id),
+            What::Receive(pattern) => self.match_receive(id, &pattern),
+            What::Collective(signature) => self.begin(id, &signature),
+        }
+        self.fail_if_lost(id);
+        Ok(id)
+    }
+
+    fn match_receive(&mut self, id: OpId, pattern: &Pattern) {
+        let stored = self.mailbox.claim(pattern);
+        let matched = stored.map(|(place, peer, envelope)| Matched { peer, envelope, place: Some(place) });
+        let matched = matched.or_else(|| {
+            let envelope = |slot: &Slot| self.peers[slot.index()].at_hand.as_ref().map(|frame| frame.envelope);
+            let fits = |slot: &Slot| envelope(slot).is_some_and(|envelope| pattern.fits(*slot, &envelope));
+            let peer = match pattern.source {
+                Some(source) => self.unclaimed.get(&source).copied().filter(fits),
+                None => self.unclaimed.iter().copied().find(fits),
+            }?;
+            let envelope = envelope(&peer)?;
+            self.own(peer, Owner::Operation(id));
+            Some(Matched { peer, envelope, place: None })
+        });
+        match self.operations.get_mut(id).filter(|_| matched.is_some()) {
+            Some(op) => op.matched = matched,
+            None => drop(self.receives.insert((*pattern, id))),
+        }
+    }
+
+    fn begin(&mut self, id: OpId, signature: &Envelope) {
+        let communicator = signature.communicator;
+        self.context(communicator).note(signature);
+        self.collectives.insert((communicator, signature.sequence), id);
+        let early = self.mailbox.peek_collective(signature);
+        let differs = |(_, theirs): &(Slot, Envelope)| theirs.signature() != signature.signature();
+        let other = early.filter(differs).or_else(|| self.context(communicator).expectation(signature));
+        if let Some((peer, theirs)) = other {
+            self.disagree(peer, *signature, theirs);
+        }
+        // Frames that came before it, and wait where they are.
+        for slot in self.slots() {
+            let Some(frame) = &self.peers[slot.index()].at_hand else { continue };
+            if frame.owner == Owner::Nobody && frame.envelope.is_same_collective(signature) {
+                self.own(slot, Owner::Operation(id));
+            }
+        }
+    }
+
+    /// Whether an operation may go on.
+    ///
+    /// # Errors
+    /// If it has failed.
+    pub fn check(&self, id: OpId) -> Result<(), Failure> {
+        match self.operations.get(id).and_then(|op| op.failed.as_ref()) {
+            Some(failure) => Err(failure.clone()),
+            None => Ok(()),
+        }
+    }
+
+    /// The message of a receive, once it has one.
+    pub fn matched(&self, id: OpId) -> Option<Matched> {
+        self.operations.get(id)?.matched
+    }
+
+    /// Takes the stored message of a receive.
+    pub fn take_stored(&mut self, id: OpId) -> Option<Stored> {
+        let place = self.operations.get(id)?.matched?.place?;
+        let stored = self.mailbox.take(place);
+        self.room_was_made();
+        stored
+    }
+
+    /// Takes the oldest stored frame of `peer` that belongs to the collective of `wanted`.
+    pub fn take_collective(&mut self, peer: Slot, wanted: &Envelope) -> Option<Stored> {
+        let stored = self.mailbox.take_collective(peer, wanted);
+        if stored.is_some() {
+            self.room_was_made();
+        }
+        stored
+    }
+
+    /// Puts a message of this process to itself into the mailbox.
+    ///
+    /// # Errors
+    /// If the mailbox is full.
+    pub fn send_to_self(&mut self, envelope: Envelope, payload: &[u8]) -> Result<(), Failure> {
+        if !self.mailbox.reserve(envelope.length) {
+            let peer = self.rank_of(envelope.communicator, self.me);
+            return Err(Failure { kind: ErrorKind::MailboxFull { bytes_max: self.mailbox.bytes_max() }, peer });
+        }
+        let owner = self.find_receive(self.me, &envelope);
+        let stored = Stored { peer: self.me, envelope, taken: 0, payload: payload.to_vec() };
+        let place = self.mailbox.store(stored, owner.is_some());
+        if let Some(owner) = owner {
+            self.assign(owner, Matched { peer: self.me, envelope, place: Some(place) });
+            self.outputs.push_back(Output::Wake(owner));
+        }
+        Ok(())
+    }
+
+    /// Whether a send may begin: none that was called earlier and goes to the same rank is still to begin.
+    pub fn may_begin(&mut self, id: OpId) -> bool {
+        let Some(Op { what: What::Send(to), begun, .. }) = self.operations.get(id) else { return true };
+        if *begun {
+            return true;
+        }
+        let waiting = |operations: &Operations, id: OpId| operations.get(id).is_some_and(|op| !op.begun);
+        let sends = &mut self.peers[to.index()].sends;
+        while sends.front().is_some_and(|first| !waiting(&self.operations, *first)) {
+            sends.pop_front();
+        }
+        sends.front() == Some(&id)
+    }
+
+    /// Notes that the frame of a send is partly sent: it will be sent whole, and the next one may follow.
+    pub fn begun(&mut self, id: OpId) {
+        if let Some(op) = self.operations.get_mut(id) {
+            op.begun = true;
+        }
+    }
+
+    /// Ends an operation that has come to its end, or is given up. What belongs to it is dropped.
+    pub fn end(&mut self, id: OpId) {
+        let Some(op) = self.operations.remove(id) else { return };
+        self.reported(&op);
+        match op.what {
+            What::Send(to) => self.wake_next_send(to),
+            What::Receive(pattern) => {
+                self.receives.remove(&(pattern, id));
+                if let Some(Matched { peer, place: None, .. }) = op.matched {
+                    self.discard(peer, id);
+                }
+            }
+            What::Collective(signature) => {
+                self.collectives.remove(&(signature.communicator, signature.sequence));
+                for slot in self.slots() {
+                    self.discard(slot, id);
+                }
+            }
+        }
+        self.tidy_timers();
+    }
+
+    /// Ends a receive that leaves its message to others. `front` is what it has read of it.
+    pub fn release(&mut self, id: OpId, front: &[u8]) {
+        let Some(op) = self.operations.remove(id) else { return };
+        self.reported(&op);
+        if let What::Receive(pattern) = op.what {
+            self.receives.remove(&(pattern, id));
+        }
+        self.tidy_timers();
+        let Some(Matched { peer, envelope, place }) = op.matched else { return };
+        if place.is_none() && !self.owns(id, peer) {
+            // Its connection broke before it was whole.
+            return;
+        }
+        let other = self.find_receive(peer, &envelope);
+        match place {
+            Some(place) => {
+                self.mailbox.restore(place, front);
+                if other.is_none() {
+                    self.mailbox.disclaim(place);
+                }
+            }
+            None => {
+                let frame = self.peers[peer.index()].at_hand.as_mut();
+                if let Some(reserved) = frame.and_then(|frame| frame.reserved.as_mut()) {
+                    // It is there already, so it may exceed the limit.
+                    self.mailbox.unreserve(*reserved);
+                    *reserved += front.len() as u64;
+                    self.mailbox.reserve_beyond(*reserved);
+                }
+                self.own(peer, other.map_or(Owner::Nobody, Owner::Operation));
+            }
+        }
+        if let Some(other) = other {
+            self.assign(other, Matched { peer, envelope, place });
+            self.outputs.push_back(Output::Wake(other));
+        }
+    }
+
+    /// The envelope of the frame at hand of `peer`.
+    pub fn at_hand(&self, peer: Slot) -> Option<&Envelope> {
+        self.peers[peer.index()].at_hand.as_ref().map(|frame| &frame.envelope)
+    }
+
+    /// Whether the frame at hand of `peer` belongs to `id`.
+    pub fn owns(&self, id: OpId, peer: Slot) -> bool {
+        let frame = self.peers[peer.index()].at_hand.as_ref();
+        frame.is_some_and(|frame| frame.owner == Owner::Operation(id))
+    }
+
+    /// The next send to `to` may begin.
+    fn wake_next_send(&mut self, to: Slot) {
+        let sends = &mut self.peers[to.index()].sends;
+        while let Some(first) = sends.front() {
+            match self.operations.get(*first) {
+                Some(op) if !op.begun => {
+                    self.outputs.push_back(Output::Wake(*first));
+                    return;
+                }
+                Some(_) | None => drop(sends.pop_front()),
+            }
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! Whose a frame is: matching of messages and receives, owners of what is at hand, and what is put aside.
+
+use super::operation::Op;
+use super::{AtHand, Group, Link, Matched, OpId, Output, Owner, Peer, Route, SHORT_BYTES, What};
+use crate::error::ErrorKind;
+use crate::frame::{Envelope, Kind};
+use crate::mailbox::{FRAME_OVERHEAD_BYTES, Pattern, Stored};
+use crate::notice::NOTICE_BYTES_MAX;
+use crate::rank::Slot;
+
+/// What a peer has done that sent a frame of a communicator of others.
+pub(super) fn stranger(communicator: u64) -> ErrorKind {
+    ErrorKind::Malformed(format!("a frame of communicator {communicator:016x}, of which it is no member"))
+}
+
+impl Group {
+    /// Finds the owner of a frame whose envelope has come.
+    pub(super) fn head(&mut self, peer: Slot, envelope: Envelope) {
+        if let Some(kind) = self.refusal(peer, &envelope) {
+            // Nothing behind it can be reached.
+            self.refuse(peer, kind);
+            return;
+        }
+        let owner = self.owner_of(peer, &envelope);
+        let turn = self.next_turn();
+        self.peers[peer.index()].at_hand = Some(AtHand { envelope, owner, reserved: None, turn });
+        match owner {
+            Owner::Operation(id) => {
+                if envelope.kind == Kind::Message {
+                    self.assign(id, Matched { peer, envelope, place: None });
+                }
+                self.wake_other(id);
+            }
+            Owner::Nobody if envelope.kind == Kind::Message => drop(self.unclaimed.insert(peer)),
+            Owner::Nobody | Owner::Control | Owner::Discarded => {}
+        }
+    }
+
+    /// Wakes an operation unless it is the one at work.
+    fn wake_other(&mut self, id: OpId) {
+        if self.asking != Some(id) {
+            self.outputs.push_back(Output::Wake(id));
+        }
+    }
+
+    /// Why a frame cannot be accepted.
+    fn refusal(&self, peer: Slot, envelope: &Envelope) -> Option<ErrorKind> {
+        let is_control = matches!(envelope.kind, Kind::Inquiry | Kind::Revoke);
+        let bytes_max = if is_control { NOTICE_BYTES_MAX as u64 } else { self.limits.frame_bytes_max };
+        if envelope.length > bytes_max {
+            return Some(ErrorKind::FrameTooLarge { bytes: envelope.length, bytes_max });
+        }
+        let context = self.contexts.get(&envelope.communicator)?;
+        if context.members.rank_of(peer).is_none() {
+            return Some(stranger(envelope.communicator));
+        }
+        None
+    }
+
+    fn owner_of(&mut self, peer: Slot, envelope: &Envelope) -> Owner {
+        if matches!(envelope.kind, Kind::Inquiry | Kind::Revoke) {
+            return Owner::Control;
+        }
+        let Some(context) = self.contexts.get(&envelope.communicator) else {
+            // Of one that has ended here, or that is to be made here.
+            let has_ended = self.ended.1.contains(&envelope.communicator);
+            return if has_ended { Owner::Discarded } else { Owner::Nobody };
+        };
+        if context.revoked.is_some() {
+            // No operation of it can be called any more.
+            return Owner::Discarded;
+        }
+        if envelope.kind == Kind::Message {
+            return self.find_receive(peer, envelope).map_or(Owner::Nobody, Owner::Operation);
+        }
+        let has_begun = context.has_begun(envelope.sequence);
+        if let Some(id) = self.collectives.get(&(envelope.communicator, envelope.sequence)).copied() {
+            if let Some(Op { what: What::Collective(mine), .. }) = self.operations.get(id)
+                && mine.signature() != envelope.signature()
+            {
+                self.disagree(peer, *mine, *envelope);
+            }
+            return Owner::Operation(id);
+        }
+        if !has_begun {
+            return Owner::Nobody;
+        }
+        // A collective that has ended here can never be asked for.
+        if let Some(mine) = context.called(envelope) {
+            self.disagree(peer, mine, *envelope);
+        }
+        Owner::Discarded
+    }
+
+    /// The receive that gets a message: of those that fit, the one that was called first.
+    pub(super) fn find_receive(&self, peer: Slot, envelope: &Envelope) -> Option<OpId> {
+        if self.receives.is_empty() {
+            return None;
+        }
+        let (communicator, tag) = (envelope.communicator, envelope.root_or_tag);
+        let first = |source, tag| {
+            let pattern = Pattern { communicator, source, tag };
+            let found = self.receives.range((pattern, OpId::FIRST)..).next()?;
+            (found.0 == pattern).then_some(found.1)
+        };
+        let patterns = [(Some(peer), Some(tag)), (Some(peer), None), (None, Some(tag)), (None, None)];
+        patterns.into_iter().filter_map(|(source, tag)| first(source, tag)).min()
+    }
+
+    /// Gives a receive its message.
+    pub(super) fn assign(&mut self, id: OpId, matched: Matched) {
+        let Some(op) = self.operations.get_mut(id) else { return };
+        op.matched = Some(matched);
+        // Word of a broken link to another peer does not concern it.
+        op.suspicion = None;
+        if let What::Receive(pattern) = op.what {
+            self.receives.remove(&(pattern, id));
+            if pattern.source.is_none() {
+                self.turn = matched.peer.get() + 1;
+            }
+        }
+    }
+
+    pub(super) fn own(&mut self, slot: Slot, owner: Owner) {
+        let peer = &mut self.peers[slot.index()];
+        let Some(frame) = &mut peer.at_hand else { return };
+        frame.owner = owner;
+        if owner == Owner::Nobody && frame.envelope.kind == Kind::Message {
+            self.unclaimed.insert(slot);
+        } else {
+            self.unclaimed.remove(&slot);
+        }
+        match owner {
+            Owner::Operation(id) => self.outputs.push_back(Output::Wake(id)),
+            // Whoever waits behind it can pass it.
+            Owner::Nobody | Owner::Control | Owner::Discarded => self.wake_behind(slot),
+        }
+    }
+
+    pub(super) fn discard(&mut self, slot: Slot, id: OpId) {
+        if self.owns(id, slot) {
+            self.own(slot, Owner::Discarded);
+        }
+    }
+
+    /// What is at the front of the stream of `peer`, for an operation (or for nobody in particular) that wants
+    /// what is behind it; `left` is how much of the frame at hand no operation has taken.
+    pub fn route(&mut self, id: Option<OpId>, slot: Slot, left: u64) -> Route {
+        self.asking = id;
+        let peer = &mut self.peers[slot.index()];
+        let Some(frame) = &mut peer.at_hand else { return Route::Head };
+        match (frame.owner, id) {
+            (Owner::Operation(owner), Some(id)) if owner == id => return Route::Mine,
+            (Owner::Control, _) => return Route::Control,
+            (Owner::Discarded, _) => return Route::Discard,
+            (Owner::Operation(_), None) => return Route::Offered,
+            (Owner::Operation(owner), Some(id)) if frame.reserved.is_none() && left > SHORT_BYTES => {
+                if let Some(op) = self.operations.get_mut(id)
+                    && op.waited != frame.turn
+                {
+                    op.waited = frame.turn;
+                    self.outputs.push_back(Output::Wake(owner));
+                    return Route::Offered;
+                }
+            }
+            (Owner::Operation(_) | Owner::Nobody, _) => {}
+        }
+        peer.behind.extend(id);
+        if frame.reserved.is_none() {
+            if !self.mailbox.reserve(left) {
+                self.cramped.extend(id);
+                return Route::Full;
+            }
+            frame.reserved = Some(left);
+        }
+        Route::Store
+    }
+
+    /// Takes back the room that was set aside for the frame at hand: its owner has come for it.
+    pub fn reclaim(&mut self, slot: Slot) {
+        let frame = self.peers[slot.index()].at_hand.as_mut();
+        if let Some(reserved) = frame.and_then(|frame| frame.reserved.take()) {
+            self.mailbox.unreserve(reserved);
+            self.room_was_made();
+        }
+    }
+
+    /// Its owner attends to the frame at hand: it has another turn before others put it aside.
+    pub(super) fn progressed(&mut self, slot: Slot) {
+        let turn = self.next_turn();
+        if let Some(frame) = &mut self.peers[slot.index()].at_hand {
+            frame.turn = turn;
+        }
+    }
+
+    fn next_turn(&mut self) -> u64 {
+        self.turns += 1;
+        self.turns
+    }
+
+    pub(super) fn consumed(&mut self, slot: Slot) {
+        self.reclaim(slot);
+        self.unclaimed.remove(&slot);
+        let peer = &mut self.peers[slot.index()];
+        peer.at_hand = None;
+        self.wake_behind(slot);
+    }
+
+    pub(super) fn stored(&mut self, slot: Slot, payload: Vec<u8>) {
+        self.unclaimed.remove(&slot);
+        let peer = &mut self.peers[slot.index()];
+        let Some(AtHand { envelope, owner, reserved, .. }) = peer.at_hand.take() else { return };
+        assert_eq!(reserved, Some(payload.len() as u64), "a frame is stored in the room reserved for it");
+        let length = usize::try_from(envelope.length).expect("its payload is in memory");
+        let stored = Stored { peer: slot, envelope, taken: length - payload.len(), payload };
+        let is_owned = matches!(owner, Owner::Operation(_));
+        let place = self.mailbox.store(stored, is_owned);
+        if let Owner::Operation(id) = owner {
+            if envelope.kind == Kind::Message
+                && let Some(op) = self.operations.get_mut(id)
+            {
+                op.matched = Some(Matched { peer: slot, envelope, place: Some(place) });
+            }
+            self.outputs.push_back(Output::Wake(id));
+        }
+        self.wake_behind(slot);
+    }
+
+    /// The way is free for operations that waited behind a frame.
+    pub(super) fn wake_behind(&mut self, slot: Slot) {
+        let behind = std::mem::take(&mut self.peers[slot.index()].behind);
+        self.outputs.extend(behind.into_iter().map(Output::Wake));
+    }
+
+    pub(super) fn room_was_made(&mut self) {
+        self.outputs.extend(std::mem::take(&mut self.cramped).into_iter().map(Output::Wake));
+    }
+
+    /// Peers in the order in which a receive from any source looks at them: the one after the last that was
+    /// served first, that one last.
+    pub fn rounds(&self) -> impl Iterator<Item = Slot> + use<> {
+        let size = u32::try_from(self.peers.len()).expect("a group has at most SIZE_MAX members");
+        let (first, me) = (self.turn % size, self.me);
+        Slot::all(size).skip(first as usize).chain(Slot::all(size).take(first as usize)).filter(move |slot| *slot != me)
+    }
+
+    /// Panics unless the state is consistent.
+    pub fn check_invariants(&self) {
+        let reserved = |peer: &Peer| peer.at_hand.as_ref().and_then(|frame| frame.reserved);
+        let reserved = self.peers.iter().filter_map(reserved).map(|bytes| bytes + FRAME_OVERHEAD_BYTES).sum();
+        self.mailbox.check(reserved);
+        for op in self.operations.iter() {
+            match op.what {
+                What::Receive(pattern) => {
+                    let waits = self.receives.contains(&(pattern, op.id));
+                    assert_eq!(waits, op.matched.is_none(), "a receive waits or has a message");
+                    if let Some(Matched { peer, envelope, place }) = op.matched {
+                        assert!(pattern.fits(peer, &envelope), "a receive has a message that fits");
+                        let is_there = match place {
+                            Some(place) => self.mailbox.describe(place) == Some((peer, envelope)),
+                            None => self.owns(op.id, peer) || self.peers[peer.index()].link != Link::Up,
+                        };
+                        assert!(is_there || op.failed.is_some(), "a matched message is where it is said to be");
+                    }
+                }
+                What::Collective(signature) => {
+                    let number = (signature.communicator, signature.sequence);
+                    assert_eq!(self.collectives.get(&number), Some(&op.id), "a collective is found by its number");
+                }
+                What::Send(to) => {
+                    let waits = self.peers[to.index()].sends.contains(&op.id);
+                    assert!(op.begun || waits, "a send has its place until it begins");
+                }
+            }
+        }
+        for (slot, peer) in self.slots().zip(&self.peers) {
+            let owner = peer.at_hand.as_ref().map(|frame| (frame.owner, frame.envelope.kind));
+            let is_free = owner == Some((Owner::Nobody, Kind::Message));
+            assert_eq!(self.unclaimed.contains(&slot), is_free, "free messages at hand are known");
+            if let Some((Owner::Operation(id), _)) = owner {
+                assert!(self.operations.get(id).is_some(), "an owner exists");
+            }
+        }
+    }
+}

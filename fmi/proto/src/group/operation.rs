@@ -1,0 +1,180 @@
+//! Operations that have been called and have not ended, in the order of their calls.
+
+use std::time::Duration;
+
+use crate::error::ErrorKind;
+use crate::frame::Envelope;
+use crate::mailbox::{Pattern, Place};
+use crate::rank::{Rank, Slot};
+use fmi_net::time::Instant;
+
+/// An operation; later calls are greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OpId {
+    serial: u64,
+    index: u32,
+}
+
+impl OpId {
+    /// Before any operation.
+    pub const FIRST: Self = Self { serial: 0, index: 0 };
+}
+
+/// What an operation does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// Sends a message to a member.
+    Send(Slot),
+    /// Receives, or looks for, a message.
+    Receive(Pattern),
+    /// Takes part in the collective with this signature.
+    Collective(Envelope),
+}
+
+/// Why an operation fails; the peer by its rank in the operation's communicator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The cause.
+    pub kind: ErrorKind,
+    /// The rank that is concerned.
+    pub peer: Option<Rank>,
+}
+
+impl Failure {
+    /// A failure that concerns no other rank.
+    pub fn new(kind: ErrorKind) -> Self {
+        Self { kind, peer: None }
+    }
+}
+
+/// The message of a receive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Matched {
+    /// Its sender.
+    pub peer: Slot,
+    /// Its envelope.
+    pub envelope: Envelope,
+    /// Where it is stored; on its way from the peer if `None`.
+    pub place: Option<Place>,
+}
+
+/// Some of the peers that an operation waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WaitsFor {
+    peers: [Option<Slot>; 4],
+}
+
+impl WaitsFor {
+    /// Adds a peer, as long as there is room.
+    pub fn add(&mut self, peer: Slot) {
+        if let Some(place) = self.peers.iter_mut().find(|place| place.is_none()) {
+            *place = Some(peer);
+        }
+    }
+
+    /// The peers.
+    pub fn iter(&self) -> impl Iterator<Item = Slot> + '_ {
+        self.peers.iter().flatten().copied()
+    }
+}
+
+/// A failure that is announced unless its first cause becomes known before.
+#[derive(Clone, Debug)]
+pub(super) struct Suspicion {
+    pub(super) failure: Failure,
+    pub(super) until: Instant,
+}
+
+#[derive(Debug)]
+pub(super) struct Op {
+    pub(super) id: OpId,
+    pub(super) communicator: u64,
+    pub(super) what: What,
+    pub(super) matched: Option<Matched>,
+    /// Of a send: whether its frame is begun.
+    pub(super) begun: bool,
+    pub(super) failed: Option<Failure>,
+    pub(super) suspicion: Option<Suspicion>,
+    pub(super) waits_for: WaitsFor,
+    pub(super) deadline: Instant,
+    pub(super) limit: Duration,
+    pub(super) asks_at: Instant,
+    pub(super) has_asked: bool,
+    /// When its timer is set, if it is.
+    pub(super) timer_at: Option<Instant>,
+    /// The last turn of another operation at its frame for which it has waited.
+    pub(super) waited: u64,
+}
+
+impl Op {
+    /// When something is to be done about it, and what.
+    pub(super) fn next_at(&self) -> Instant {
+        match &self.suspicion {
+            Some(suspicion) => suspicion.until.min(self.deadline),
+            None => self.deadline.min(self.asks_at),
+        }
+    }
+
+    /// Whether the end of this peer ends it. The end of any member ends what waits for all of them.
+    pub(super) fn concerns(&self, peer: Slot) -> bool {
+        match self.what {
+            What::Send(to) => to == peer,
+            What::Receive(pattern) => match (self.matched, pattern.source) {
+                (Some(matched), _) => matched.place.is_none() && matched.peer == peer,
+                (None, Some(source)) => source == peer,
+                (None, None) => true,
+            },
+            What::Collective(_) => true,
+        }
+    }
+}
+
+/// The operations; look-ups take constant time.
+#[derive(Debug, Default)]
+pub(super) struct Operations {
+    entries: Vec<Option<Op>>,
+    vacant: Vec<u32>,
+    serial: u64,
+    count: usize,
+}
+
+impl Operations {
+    pub(super) fn insert(&mut self, make: impl FnOnce(OpId) -> Op) -> OpId {
+        let index = self.vacant.pop().unwrap_or_else(|| {
+            self.entries.push(None);
+            u32::try_from(self.entries.len() - 1).expect("memory ends before 2^32 operations")
+        });
+        self.serial += 1;
+        let id = OpId { serial: self.serial, index };
+        self.entries[index as usize] = Some(make(id));
+        self.count += 1;
+        id
+    }
+
+    pub(super) fn get(&self, id: OpId) -> Option<&Op> {
+        self.entries.get(id.index as usize)?.as_ref().filter(|op| op.id == id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: OpId) -> Option<&mut Op> {
+        self.entries.get_mut(id.index as usize)?.as_mut().filter(|op| op.id == id)
+    }
+
+    pub(super) fn remove(&mut self, id: OpId) -> Option<Op> {
+        self.get(id)?;
+        self.vacant.push(id.index);
+        self.count -= 1;
+        self.entries[id.index as usize].take()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.count
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Op> {
+        self.entries.iter().flatten()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Op> {
+        self.entries.iter_mut().flatten()
+    }
+}

@@ -1,0 +1,179 @@
+//! The rounds of a join: how long each may take, what it may use, and whether its members fit together. Pure.
+//!
+//! A round that does not connect every pair in time starts over from fresh local ports, which cures mappings that are
+//! stuck; each round has twice the time of the one before. The whole has a deadline.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::backoff::Backoff;
+use super::candidate::Roster;
+use super::card::Security;
+use fmi_net::time::Instant;
+
+/// Time for the first round; each further one has twice as long. A mapping that is stuck (a retry
+/// behind Linux's tracker in SYN_SENT2 leaves it untranslated) costs this much, and a lost SYN must
+/// have time for its repetition.
+pub const FIRST_ROUND: Duration = Duration::from_secs(2);
+
+/// What happened.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// The rendezvous handed the group out.
+    HandedOut(&'a Roster),
+    /// The round is void, for whatever reason.
+    Ended,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Connect to the members.
+    Start {
+        /// Whether a pair that is likely to connect may be relayed. In the first round it is tried from fresh ports
+        /// instead, if need be.
+        relay_likely: bool,
+    },
+    /// Give the join up: a peer protects its streams in another way.
+    Mismatch {
+        /// Its rank.
+        peer: u32,
+        /// What it uses.
+        theirs: Security,
+    },
+    /// Give the round up and register again.
+    Retry,
+    /// Give the join up: its deadline has passed.
+    Expired,
+}
+
+/// The rounds of one join.
+#[derive(Debug)]
+pub struct Rounds {
+    security: Security,
+    deadline: Instant,
+    round_until: Option<Instant>,
+    rounds: u32,
+    patience: Backoff,
+    outputs: VecDeque<Output>,
+}
+
+impl Rounds {
+    /// Starts before the first round. No round takes longer than `round_max`.
+    pub fn new(security: Security, deadline: Instant, round_max: Duration) -> Self {
+        let patience = Backoff::new(FIRST_ROUND, round_max);
+        Self { security, deadline, round_until: None, rounds: 0, patience, outputs: VecDeque::new() }
+    }
+
+    /// Takes what happened.
+    pub fn handle_input(&mut self, now: Instant, input: Input<'_>) {
+        match input {
+            Input::HandedOut(roster) => {
+                let cards =
+                    (0u32..).zip(&roster.peers).filter_map(|(peer, it)| Some((peer, it.card.as_ref()?.security)));
+                let output = match cards.into_iter().find(|(_, theirs)| *theirs != self.security) {
+                    Some((peer, theirs)) => Output::Mismatch { peer, theirs },
+                    None => {
+                        self.round_until = Some(now + self.patience.fail());
+                        self.rounds += 1;
+                        // Stuck mappings are cured by fresh ports; the relay helps where that did not.
+                        Output::Start { relay_likely: self.rounds > 1 }
+                    }
+                };
+                self.outputs.push_back(output);
+            }
+            Input::Ended => self.round_until = None,
+        }
+    }
+
+    /// Does what is due at `now`.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if now >= self.deadline {
+            self.outputs.push_back(Output::Expired);
+        } else if self.round_until.is_some_and(|until| now >= until) {
+            self.round_until = None;
+            self.outputs.push_back(Output::Retry);
+        }
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When `handle_timeout` is due.
+    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        match self.round_until.filter(|until| *until < self.deadline) {
+            Some(until) => Some((until, "a round has had its time")),
+            None => Some((self.deadline, "the join has had its time")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::candidate::Peer;
+    use crate::card::Card;
+    use crate::noise::KeyPair;
+    use crate::rendezvous::Observed;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn at(seconds: u32) -> Instant {
+        Instant::ZERO + seconds * SECOND
+    }
+
+    fn roster(securities: &[Option<Security>]) -> Roster {
+        let public = *KeyPair::from_seed([1; 32]).public();
+        let peer = |security: &Option<Security>| Peer {
+            nonce: [0; 16],
+            observed: Observed::once(([1, 1, 1, 1], 1).into()),
+            round_trip: Duration::ZERO,
+            card: security.map(|security| Card { security, sprays: false, public, locals: vec![] }),
+        };
+        Roster { session: [0; 16], peers: securities.iter().map(peer).collect() }
+    }
+
+    fn rounds() -> Rounds {
+        Rounds::new(Security::Encrypted, at(60), 5 * SECOND)
+    }
+
+    #[test]
+    fn rounds_double_up_to_their_bound_and_the_relay_serves_likely_pairs_from_the_second_on() {
+        let (mut rounds, mut now) = (rounds(), at(0));
+        for (number, seconds) in [2, 4, 5, 5].into_iter().enumerate() {
+            rounds.handle_input(now, Input::HandedOut(&roster(&[Some(Security::Encrypted); 2])));
+            assert_eq!(rounds.poll_output(), Some(Output::Start { relay_likely: number > 0 }));
+            let (until, _) = rounds.poll_timeout().expect("a round ends");
+            assert_eq!(until, now + seconds * SECOND);
+            rounds.handle_timeout(until - Duration::from_nanos(1));
+            assert_eq!(rounds.poll_output(), None);
+            rounds.handle_timeout(until);
+            assert_eq!((rounds.poll_output(), rounds.poll_output()), (Some(Output::Retry), None));
+            now = until;
+        }
+    }
+
+    #[test]
+    fn a_round_that_ended_is_not_timed_and_the_join_is() {
+        let mut rounds = rounds();
+        rounds.handle_input(at(0), Input::HandedOut(&roster(&[Some(Security::Encrypted)])));
+        rounds.poll_output();
+        rounds.handle_input(at(1), Input::Ended);
+        rounds.handle_timeout(at(2));
+        assert_eq!((rounds.poll_output(), rounds.poll_timeout().map(|it| it.0)), (None, Some(at(60))));
+        rounds.handle_timeout(at(60));
+        assert_eq!(rounds.poll_output(), Some(Output::Expired));
+    }
+
+    #[test]
+    fn a_peer_with_other_streams_ends_the_join_and_an_impostor_does_not() {
+        let mut rounds = rounds();
+        let (own, other) = (Some(Security::Encrypted), Security::Plaintext);
+        rounds.handle_input(at(0), Input::HandedOut(&roster(&[own, None, Some(other)])));
+        assert_eq!(rounds.poll_output(), Some(Output::Mismatch { peer: 2, theirs: other }));
+        rounds.handle_input(at(0), Input::HandedOut(&roster(&[own, None])));
+        assert_eq!(rounds.poll_output(), Some(Output::Start { relay_likely: false }), "whose card does not open");
+    }
+}

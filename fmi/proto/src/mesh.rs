@@ -1,0 +1,237 @@
+//! The connections of one rank to its peers: one [`Punch`] for each. Pure.
+//!
+//! All pairs are punched at once, with at most `attempts_max` peers in the making; the
+//! rest wait their turn in rank order starting after this rank, so that a large group does not
+//! rush at rank 0.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use super::candidate::{Candidate, Means, Roster, Technique};
+use super::punch::{Attempt, Input, Output as PunchOutput, Punch, StreamId, nominates};
+use fmi_net::time::Instant;
+
+/// What to do.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Connect to a candidate of a peer.
+    Connect {
+        /// Rank of the peer.
+        peer: u32,
+        /// The attempt.
+        attempt: Attempt,
+        /// Where to.
+        candidate: Candidate,
+    },
+    /// Send the nomination on a stream.
+    Nominate {
+        /// Rank of the peer.
+        peer: u32,
+        /// The stream.
+        stream: StreamId,
+    },
+    /// Keep a stream; abandon all else of this peer.
+    Won {
+        /// Rank of the peer.
+        peer: u32,
+        /// The stream.
+        stream: StreamId,
+    },
+    /// Every wanted peer is connected.
+    Complete,
+}
+
+/// The state of all pairs of one rank.
+#[derive(Debug)]
+pub struct Mesh {
+    rank: u32,
+    roster: Roster,
+    means: Means,
+    techniques: Vec<Option<Technique>>,
+    pairs: Vec<Option<Punch>>,
+    waiting: VecDeque<u32>,
+    peers: BTreeSet<u32>,
+    open: BTreeSet<u32>,
+    timers: BTreeSet<(Instant, u32)>,
+    attempts_max: usize,
+    connected: usize,
+    outputs: VecDeque<Output>,
+}
+
+impl Mesh {
+    /// Starts towards the peers that `means` names, whose seed drives the pauses between attempts, too.
+    ///
+    /// # Panics
+    /// If `rank` is not in the group.
+    pub fn new(now: Instant, rank: u32, roster: Roster, means: Means, attempts_max: usize) -> Self {
+        let size = roster.size();
+        assert!(rank < size, "the client machine checked that the rank is in the group");
+        let peers = means.peers.of(rank, size);
+        let mut mesh = Self {
+            rank,
+            roster,
+            means,
+            techniques: vec![None; size as usize],
+            pairs: (0..size).map(|_| None).collect(),
+            waiting: (1..size).map(|distance| (rank + distance) % size).filter(|peer| peers.contains(peer)).collect(),
+            peers,
+            open: BTreeSet::new(),
+            timers: BTreeSet::new(),
+            attempts_max: attempts_max.max(1),
+            connected: 0,
+            outputs: VecDeque::new(),
+        };
+        mesh.fill(now);
+        if mesh.peers.is_empty() {
+            mesh.outputs.push_back(Output::Complete);
+        }
+        mesh
+    }
+
+    /// Takes what happened with `peer`.
+    pub fn handle_input(&mut self, now: Instant, peer: u32, input: Input) {
+        if self.pair(now, peer).is_some() {
+            self.step(now, peer, |punch| punch.handle_input(now, input));
+        }
+    }
+
+    /// Does what is due at `now`.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(&(at, peer)) = self.timers.first() {
+            if at > now {
+                break;
+            }
+            self.step(now, peer, |punch| punch.handle_timeout(now));
+        }
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When `handle_timeout` is due.
+    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        self.timers.first().map(|(at, _)| (*at, "another attempt to punch is due"))
+    }
+
+    /// The lowest peer without a connection, its machine if it has started, and how many there are.
+    pub fn unconnected(&self) -> Option<(u32, Option<&Punch>, usize)> {
+        let missing = |peer: &u32| self.pairs[*peer as usize].as_ref().is_none_or(|punch| punch.won().is_none());
+        let count = self.peers.len() - self.connected;
+        self.peers.iter().copied().find(missing).map(|peer| (peer, self.pairs[peer as usize].as_ref(), count))
+    }
+
+    /// Attempts made so far towards `peer`.
+    pub fn attempts(&self, peer: u32) -> u32 {
+        self.pairs.get(peer as usize).and_then(Option::as_ref).map_or(0, Punch::attempts)
+    }
+
+    /// How the pair with `peer` should come together, once it has started.
+    pub fn technique(&self, peer: u32) -> Option<Technique> {
+        self.techniques.get(peer as usize).copied().flatten()
+    }
+
+    fn pair(&mut self, now: Instant, peer: u32) -> Option<&mut Punch> {
+        if !self.peers.contains(&peer) {
+            return None;
+        }
+        if self.pairs[peer as usize].is_none() {
+            // An early stream from a peer whose turn has not come starts its pair.
+            self.waiting.retain(|waiting| *waiting != peer);
+            self.start(now, peer);
+        }
+        self.pairs[peer as usize].as_mut()
+    }
+
+    fn fill(&mut self, now: Instant) {
+        while self.open.len() < self.attempts_max {
+            let Some(peer) = self.waiting.pop_front() else { break };
+            self.start(now, peer);
+        }
+    }
+
+    fn start(&mut self, now: Instant, peer: u32) {
+        let pairing = self.roster.plan(self.rank, peer, &self.means);
+        let seed = self.means.seed ^ (u64::from(peer) << 32 | u64::from(self.rank));
+        self.techniques[peer as usize] = Some(pairing.technique);
+        self.pairs[peer as usize] = Some(Punch::new(now, nominates(self.rank, peer), pairing.candidates, seed));
+        self.open.insert(peer);
+        self.step(now, peer, |_| ());
+    }
+
+    fn step(&mut self, now: Instant, peer: u32, act: impl FnOnce(&mut Punch)) {
+        let Some(punch) = self.pairs[peer as usize].as_mut() else { return };
+        if let Some((at, _)) = punch.poll_timeout() {
+            self.timers.remove(&(at, peer));
+        }
+        act(punch);
+        let mut won = false;
+        while let Some(output) = punch.poll_output() {
+            self.outputs.push_back(match output {
+                PunchOutput::Connect(attempt, candidate) => Output::Connect { peer, attempt, candidate },
+                PunchOutput::Nominate(stream) => Output::Nominate { peer, stream },
+                PunchOutput::Won(stream) => {
+                    won = true;
+                    Output::Won { peer, stream }
+                }
+            });
+        }
+        if let Some((at, _)) = punch.poll_timeout() {
+            self.timers.insert((at, peer));
+        }
+        if won {
+            self.connected += 1;
+            self.open.remove(&peer);
+            if self.connected == self.peers.len() {
+                self.outputs.push_back(Output::Complete);
+            }
+            self.fill(now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::candidate::Peer;
+    use crate::rendezvous::Observed;
+    use crate::schedule::Peers;
+    use std::time::Duration;
+
+    fn mesh(rank: u32, size: u8, attempts_max: usize) -> Mesh {
+        let observed = |rank: u8| Observed::once(([1, 1, 1, rank], 1).into());
+        let peer = |rank| Peer { nonce: [0; 16], observed: observed(rank), round_trip: Duration::ZERO, card: None };
+        let roster = Roster { session: [0; 16], peers: (0..size).map(peer).collect() };
+        let means = Means { relay: None, relay_likely: false, sprays: false, peers: Peers::All, seed: 1 };
+        Mesh::new(Instant::ZERO, rank, roster, means, attempts_max)
+    }
+
+    #[test]
+    fn attempts_are_bounded_and_all_peers_get_their_turn() {
+        let mut mesh = mesh(7, 10, 3);
+        let mut turns = Vec::new();
+        let mut complete = false;
+        while let Some(output) = mesh.poll_output() {
+            match output {
+                Output::Connect { peer, .. } => {
+                    assert!(mesh.open.len() <= 3);
+                    turns.push(peer);
+                    let stream = StreamId(u64::from(peer));
+                    mesh.handle_input(Instant::ZERO, peer, Input::Connected(Attempt(0), stream));
+                    mesh.handle_input(Instant::ZERO, peer, Input::Confirmed(stream));
+                    mesh.handle_input(Instant::ZERO, peer, Input::Nominated(stream));
+                }
+                Output::Complete => complete = true,
+                Output::Nominate { peer, .. } => assert!(peer > 7),
+                Output::Won { .. } => {}
+            }
+        }
+        assert_eq!(turns, [8, 9, 0, 1, 2, 3, 4, 5, 6]);
+        assert!(complete && mesh.unconnected().is_none());
+    }
+
+    #[test]
+    fn a_group_of_one_is_complete() {
+        assert_eq!(mesh(0, 1, 8).poll_output(), Some(Output::Complete));
+    }
+}

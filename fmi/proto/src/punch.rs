@@ -1,0 +1,386 @@
+//! Punching towards one peer: which address to try when, and which stream to keep. Pure.
+//!
+//! Every [eager](Pace::Eager) candidate has one attempt in flight at all times from its start on: a
+//! refused attempt is repeated at once, because a gap is what two NATs that answer RST can lock into forever. After
+//! [`BURST`] refusals the pause is drawn at random; it is never fixed. Its mean stays at a
+//! millisecond for [`DENSE`] more, because where a refusal comes back in 50 us a hole is open for 50 us
+//! of each round only, and grows from there. A silent attempt is left alone: behind a NAT that
+//! drops, the open hole is what lets the peer in.
+//!
+//! One rank of a pair [nominates] the first stream on which the peer proved itself;
+//! the other waits for the nomination. So both keep the same stream, whichever side it came from.
+
+use std::collections::VecDeque;
+use std::io;
+use std::time::Duration;
+
+use rand_chacha::ChaCha8Rng;
+use rand_core::{Rng, SeedableRng};
+
+use super::candidate::{Candidate, Pace};
+use fmi_net::time::Instant;
+
+/// Refusals in a row that are answered by the next attempt at once.
+pub const BURST: u32 = 20;
+/// Refusals after these that are answered within 2 ms.
+pub const DENSE: u32 = 500;
+/// Refusals for which the mean of the pause doubles once.
+const DOUBLING: u32 = 50;
+/// Mean of the first drawn pauses.
+const PAUSE_MEAN_MIN: Duration = Duration::from_millis(1);
+/// Bound of the mean: beyond it a punch gets slow without getting likelier.
+const PAUSE_MEAN_MAX: Duration = Duration::from_millis(50);
+/// Mean of the pause after a stream that was no peer's, or while a tuple is in use.
+const PAUSE_MEAN_BUSY: Duration = Duration::from_millis(10);
+/// Mean of the pause of a [sparse](Pace::Sparse) candidate: a NAT that refuses forgets at once what an
+/// attempt opened, so rarely is as good as never, and a relay that is at its limit wants peace.
+const PAUSE_MEAN_SPARSE: Duration = Duration::from_millis(200);
+
+/// Which rank of a pair nominates the stream that both keep: the lower one. It is the same rank that answers the
+/// other's handshake, since the nomination is that answer.
+pub const fn nominates(rank: u32, peer: u32) -> bool {
+    rank < peer
+}
+
+/// One try to connect, numbered within its pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Attempt(pub u32);
+
+/// A TCP stream to the peer, numbered by the driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamId(pub u64);
+
+/// What happened.
+#[derive(Debug)]
+pub enum Input {
+    /// The attempt met nobody.
+    Failed(Attempt, io::ErrorKind),
+    /// The attempt made a stream; the peer has not proved itself yet.
+    Connected(Attempt, StreamId),
+    /// The peer proved itself on a stream, which either side opened.
+    Confirmed(StreamId),
+    /// The peer nominated a stream.
+    Nominated(StreamId),
+    /// A stream that was not won ended, or its other end failed to prove itself.
+    Broken(StreamId),
+}
+
+/// What to do.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Connect to a candidate.
+    Connect(Attempt, Candidate),
+    /// Tell the peer that this stream is the one.
+    Nominate(StreamId),
+    /// Keep this stream; abandon all attempts and other streams of the pair.
+    Won(StreamId),
+}
+
+#[derive(Debug)]
+enum Trying {
+    InFlight(Attempt),
+    Pausing {
+        until: Instant,
+    },
+    /// The attempt made this stream, which is proving itself.
+    Proving(StreamId),
+    /// It failed and is not repeated.
+    Done,
+}
+
+#[derive(Debug)]
+struct Target {
+    candidate: Candidate,
+    failures: u32,
+    trying: Trying,
+}
+
+/// The state of one pair.
+#[derive(Debug)]
+pub struct Punch {
+    nominates: bool,
+    targets: Vec<Target>,
+    attempts: u32,
+    won: Option<StreamId>,
+    last_failure: Option<io::ErrorKind>,
+    entropy: ChaCha8Rng,
+    outputs: VecDeque<Output>,
+}
+
+impl Punch {
+    /// Starts towards `candidates`, each after its delay. Whether this rank `nominates` is said by [`nominates`].
+    pub fn new(now: Instant, nominates: bool, candidates: Vec<Candidate>, seed: u64) -> Self {
+        let mut punch = Self {
+            nominates,
+            targets: Vec::new(),
+            attempts: 0,
+            won: None,
+            last_failure: None,
+            entropy: ChaCha8Rng::seed_from_u64(seed),
+            outputs: VecDeque::new(),
+        };
+        for candidate in candidates {
+            let trying = if candidate.after.is_zero() {
+                Trying::InFlight(punch.attempt(candidate))
+            } else {
+                Trying::Pausing { until: now + candidate.after }
+            };
+            punch.targets.push(Target { candidate, failures: 0, trying });
+        }
+        punch
+    }
+
+    /// Takes what happened. Whatever comes after the pair is won is ignored.
+    pub fn handle_input(&mut self, now: Instant, input: Input) {
+        if self.won.is_some() {
+            return;
+        }
+        match input {
+            Input::Failed(attempt, kind) => self.failed(now, attempt, kind),
+            Input::Connected(attempt, stream) => {
+                if let Some(target) = self.target_of(attempt) {
+                    target.trying = Trying::Proving(stream);
+                }
+            }
+            Input::Confirmed(stream) => {
+                if self.nominates {
+                    self.outputs.push_back(Output::Nominate(stream));
+                    self.win(stream);
+                }
+            }
+            Input::Nominated(stream) => {
+                if !self.nominates {
+                    self.win(stream);
+                }
+            }
+            Input::Broken(stream) => self.broken(now, stream),
+        }
+    }
+
+    /// Repeats the attempts whose pause is over.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.won.is_some() {
+            return;
+        }
+        for index in 0..self.targets.len() {
+            if matches!(self.targets[index].trying, Trying::Pausing { until } if now >= until) {
+                self.again(index);
+            }
+        }
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When `handle_timeout` is due.
+    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        if self.won.is_some() {
+            return None;
+        }
+        let pauses = self.targets.iter().filter_map(|target| match target.trying {
+            Trying::Pausing { until } => Some(until),
+            Trying::InFlight(_) | Trying::Proving(_) | Trying::Done => None,
+        });
+        pauses.min().map(|until| (until, "the pause before another attempt ends"))
+    }
+
+    /// Attempts made so far.
+    pub fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// What the last failed attempt met.
+    pub fn last_failure(&self) -> Option<io::ErrorKind> {
+        self.last_failure
+    }
+
+    /// The stream that was kept.
+    pub fn won(&self) -> Option<StreamId> {
+        self.won
+    }
+
+    fn attempt(&mut self, candidate: Candidate) -> Attempt {
+        let attempt = Attempt(self.attempts);
+        self.attempts += 1;
+        self.outputs.push_back(Output::Connect(attempt, candidate));
+        attempt
+    }
+
+    fn again(&mut self, index: usize) {
+        let attempt = self.attempt(self.targets[index].candidate);
+        self.targets[index].trying = Trying::InFlight(attempt);
+    }
+
+    fn target_of(&mut self, attempt: Attempt) -> Option<&mut Target> {
+        self.targets.iter_mut().find(|target| matches!(target.trying, Trying::InFlight(own) if own == attempt))
+    }
+
+    fn failed(&mut self, now: Instant, attempt: Attempt, kind: io::ErrorKind) {
+        let in_flight = |target: &Target| matches!(target.trying, Trying::InFlight(own) if own == attempt);
+        if let Some(index) = self.targets.iter().position(in_flight) {
+            self.last_failure = Some(kind);
+            // The tuple is in use: the peer's SYN came first and the listener has the stream.
+            // Only a pause lets it through.
+            let at_once = kind != io::ErrorKind::AddrNotAvailable && kind != io::ErrorKind::AddrInUse;
+            self.repeat(now, index, at_once);
+        }
+    }
+
+    fn broken(&mut self, now: Instant, stream: StreamId) {
+        let proving = |target: &Target| matches!(target.trying, Trying::Proving(own) if own == stream);
+        if let Some(index) = self.targets.iter().position(proving) {
+            self.last_failure = Some(io::ErrorKind::PermissionDenied);
+            self.repeat(now, index, false);
+        }
+    }
+
+    fn repeat(&mut self, now: Instant, index: usize, at_once: bool) {
+        let target = &mut self.targets[index];
+        target.failures = target.failures.saturating_add(1);
+        let doublings = (target.failures.saturating_sub(BURST + DENSE) / DOUBLING).min(8);
+        let mean = match target.candidate.pace {
+            Pace::Once => {
+                target.trying = Trying::Done;
+                return;
+            }
+            Pace::Eager if at_once && target.failures <= BURST => return self.again(index),
+            Pace::Eager => {
+                let least = if at_once { PAUSE_MEAN_MIN } else { PAUSE_MEAN_BUSY };
+                least.saturating_mul(1 << doublings).min(PAUSE_MEAN_MAX)
+            }
+            Pace::Sparse => PAUSE_MEAN_SPARSE,
+        };
+        let span = u64::try_from(2 * mean.as_nanos()).expect("pauses are short");
+        let pause = Duration::from_nanos(1 + self.entropy.next_u64() % span);
+        self.targets[index].trying = Trying::Pausing { until: now + pause };
+    }
+
+    fn win(&mut self, stream: StreamId) {
+        self.won = Some(stream);
+        self.outputs.push_back(Output::Won(stream));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::candidate::LocalEnd;
+    use crate::error::Path;
+    use proptest::prelude::*;
+    use std::net::SocketAddr;
+
+    const REFUSED: io::ErrorKind = io::ErrorKind::ConnectionRefused;
+
+    fn candidate(port: u16) -> Candidate {
+        let remote = SocketAddr::from(([1, 1, 1, 1], port));
+        let (from, pace, after) = (LocalEnd::Registered, Pace::Eager, Duration::ZERO);
+        Candidate { remote, path: Path::Direct, from, pace, after }
+    }
+
+    fn punch(nominates: bool) -> Punch {
+        let mut punch = Punch::new(Instant::ZERO, nominates, vec![candidate(1)], 1);
+        assert_eq!(punch.poll_output(), Some(Output::Connect(Attempt(0), candidate(1))));
+        punch
+    }
+
+    #[test]
+    fn a_refusal_is_answered_at_once_and_then_never_with_a_fixed_pause() {
+        let mut punch = punch(true);
+        for attempt in 0..BURST {
+            punch.handle_input(Instant::ZERO, Input::Failed(Attempt(attempt), REFUSED));
+            assert_eq!(punch.poll_output(), Some(Output::Connect(Attempt(attempt + 1), candidate(1))));
+        }
+        let mut pauses = Vec::new();
+        let mut now = Instant::ZERO;
+        for attempt in BURST..BURST + DENSE + 8 * DOUBLING {
+            punch.handle_input(now, Input::Failed(Attempt(attempt), REFUSED));
+            let (at, _) = punch.poll_timeout().expect("a pause");
+            pauses.push(at - now);
+            now = at;
+            punch.handle_timeout(now);
+            assert!(punch.poll_output().is_some());
+        }
+        assert!(pauses.iter().all(|pause| *pause <= 2 * PAUSE_MEAN_MAX));
+        let dense = &pauses[..DENSE as usize];
+        assert!(dense.iter().all(|pause| *pause <= 2 * PAUSE_MEAN_MIN));
+        assert!(pauses.last() > dense.iter().max(), "the mean grows");
+        let distinct: std::collections::BTreeSet<_> = pauses.iter().collect();
+        assert!(distinct.len() > pauses.len() * 9 / 10);
+    }
+
+    #[test]
+    fn the_lower_rank_nominates_the_first_proven_stream_only() {
+        let mut punch = punch(true);
+        punch.handle_input(Instant::ZERO, Input::Confirmed(StreamId(4)));
+        punch.handle_input(Instant::ZERO, Input::Confirmed(StreamId(5)));
+        assert_eq!(punch.poll_output(), Some(Output::Nominate(StreamId(4))));
+        assert_eq!(punch.poll_output(), Some(Output::Won(StreamId(4))));
+        assert_eq!(punch.poll_output(), None);
+    }
+
+    #[test]
+    fn the_higher_rank_waits_for_the_nomination() {
+        let mut punch = punch(false);
+        punch.handle_input(Instant::ZERO, Input::Confirmed(StreamId(4)));
+        assert_eq!(punch.poll_output(), None);
+        punch.handle_input(Instant::ZERO, Input::Nominated(StreamId(5)));
+        assert_eq!(punch.poll_output(), Some(Output::Won(StreamId(5))));
+    }
+
+    #[test]
+    fn a_stream_that_fails_to_prove_itself_costs_only_itself() {
+        let mut punch = punch(true);
+        punch.handle_input(Instant::ZERO, Input::Connected(Attempt(0), StreamId(1)));
+        punch.handle_input(Instant::ZERO, Input::Broken(StreamId(1)));
+        let (at, _) = punch.poll_timeout().expect("a pause");
+        punch.handle_timeout(at);
+        assert_eq!(punch.poll_output(), Some(Output::Connect(Attempt(1), candidate(1))));
+    }
+
+    #[test]
+    fn a_tuple_in_use_leaves_time_to_the_listener() {
+        let mut punch = punch(false);
+        punch.handle_input(Instant::ZERO, Input::Failed(Attempt(0), io::ErrorKind::AddrNotAvailable));
+        assert_eq!(punch.poll_output(), None);
+        assert!(punch.poll_timeout().is_some());
+    }
+
+    #[test]
+    fn candidates_start_in_their_order_and_keep_their_pace() {
+        let ms = Duration::from_millis;
+        let second = Candidate { pace: Pace::Sparse, after: ms(100), ..candidate(2) };
+        let third = Candidate { pace: Pace::Once, after: ms(250), ..candidate(3) };
+        let mut punch = Punch::new(Instant::ZERO, true, vec![candidate(1), second, third], 1);
+        assert_eq!(punch.poll_output(), Some(Output::Connect(Attempt(0), candidate(1))));
+        assert_eq!((punch.poll_output(), punch.poll_timeout().map(|it| it.0)), (None, Some(Instant::ZERO + ms(100))));
+        punch.handle_timeout(Instant::ZERO + ms(100));
+        assert_eq!(punch.poll_output(), Some(Output::Connect(Attempt(1), second)));
+        punch.handle_timeout(Instant::ZERO + ms(250));
+        assert_eq!(punch.poll_output(), Some(Output::Connect(Attempt(2), third)));
+        punch.handle_input(Instant::ZERO + ms(250), Input::Failed(Attempt(2), REFUSED));
+        assert_eq!((punch.poll_output(), punch.poll_timeout()), (None, None), "once");
+        punch.handle_input(Instant::ZERO + ms(250), Input::Failed(Attempt(1), REFUSED));
+        assert_eq!(punch.poll_output(), None);
+        assert!(punch.poll_timeout().is_some(), "sparse: not at once, but again");
+    }
+
+    proptest! {
+        /// Two machines whose streams are confirmed in any order keep one and the same stream.
+        #[test]
+        fn both_sides_keep_one_stream(order in proptest::collection::vec((any::<bool>(), 0u64..4), 1..40)) {
+            let (mut low, mut high) = (punch(true), punch(false));
+            for (side, stream) in order {
+                let machine = if side { &mut low } else { &mut high };
+                machine.handle_input(Instant::ZERO, Input::Confirmed(StreamId(stream)));
+                while let Some(output) = low.poll_output() {
+                    if let Output::Nominate(stream) = output {
+                        high.handle_input(Instant::ZERO, Input::Nominated(stream));
+                    }
+                }
+            }
+            prop_assert_eq!(low.won(), high.won());
+        }
+    }
+}

@@ -1,0 +1,481 @@
+//! The rendezvous client: registers a rank, waits for its group, reconnects while it may.
+//!
+//! Pure; `fmi::connect` drives it. It survives a rendezvous that is not there yet, dies, or
+//! restarts before the group is handed out: it connects and registers anew until its deadline. With
+//! several servers it turns to the next one when one fails, and when it has waited without success for a while:
+//! ranks that cannot reach the first server wait at the second one.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand_chacha::ChaCha8Rng;
+use rand_core::{Rng, SeedableRng};
+
+use super::{ClientMessage, GroupId, Handout, InstanceId, NameHash, Refusal, Registration, ServerMessage, Waiting};
+use crate::backoff::Backoff;
+use crate::card::{Card, Holder, Security};
+use crate::key::Key;
+use crate::noise::KeyPair;
+use fmi_net::time::Instant;
+
+/// First pause before another connection; doubles up to [`PAUSE_MAX`], and is drawn from its upper half.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+/// Longest pause before another connection.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// A server that does not complete a TCP handshake in this time is given up: three lost SYNs.
+const CONNECT_MAX: Duration = Duration::from_secs(3);
+/// How often a waiting client asks for the state.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
+/// A server that is silent for this long after a question is given up.
+const ANSWER_MAX: Duration = Duration::from_secs(3);
+/// Shortest wait for a group before another server is tried, if there is one.
+const MOVE_MIN: Duration = Duration::from_secs(4);
+/// Longest wait, up to twice of which is drawn.
+const MOVE_MAX: Duration = Duration::from_secs(32);
+
+/// The rank that joins, and its group.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Group to join.
+    pub group: GroupId,
+    /// Its name without the key.
+    pub name: NameHash,
+    /// Rank claimed.
+    pub rank: u32,
+    /// Size of the group.
+    pub size: u32,
+    /// This process.
+    pub instance: InstanceId,
+    /// The key of the group.
+    pub key: Key,
+    /// Protection of its streams.
+    pub security: Security,
+    /// Whether it agrees to be sprayed.
+    pub sprays: bool,
+    /// Number of servers.
+    pub servers: usize,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Input {
+    /// The connection stands.
+    Connected {
+        /// Own addresses that peers may try.
+        locals: Vec<SocketAddr>,
+        /// How long the connection took to stand.
+        round_trip: Duration,
+        /// Connections under way, or standing, on which to vouch.
+        vouches: u8,
+    },
+    /// A connection on which to vouch could not be made.
+    Unvouched,
+    /// The connection could not be made, or ended.
+    Disconnected(io::ErrorKind),
+    /// The server sent a message.
+    Message(ServerMessage),
+    /// The server sent what is not a message.
+    Malformed,
+    /// The group that was handed out did not come together; register again.
+    Retry,
+}
+
+/// What to do.
+#[derive(Debug)]
+pub enum Output {
+    /// Open a connection to the server of this number, from a fresh local port, and others to its vantages
+    /// from the same; drop older ones.
+    Connect(usize),
+    /// Send a message.
+    Send(ClientMessage),
+    /// Vouch for this registration on each of the other connections, as soon as it stands.
+    Vouch(super::Nonce),
+    /// The group is complete; the key pair is that of this registration.
+    Joined(Arc<Handout>, KeyPair),
+    /// The session of the last group is void; stop punching for it.
+    Dissolved,
+    /// The server's refusal is final.
+    Refused(Refusal),
+}
+
+#[derive(Debug)]
+enum State {
+    Pausing { until: Instant },
+    Connecting { until: Instant },
+    Waiting { ping_at: Instant, answer_until: Instant, move_at: Instant },
+    Joined,
+    Refused,
+}
+
+/// The client's state.
+#[derive(Debug)]
+pub struct Client {
+    identity: Identity,
+    entropy: ChaCha8Rng,
+    state: State,
+    server: usize,
+    /// How long to wait at one server.
+    patience: Backoff,
+    key_pair: Option<KeyPair>,
+    backoff: Backoff,
+    last_failure: Option<io::ErrorKind>,
+    waiting: Option<Waiting>,
+    session: Option<super::SessionId>,
+    nonce: super::Nonce,
+    outputs: VecDeque<Output>,
+}
+
+impl Client {
+    /// Makes a client that connects at once; `seed` must be secret.
+    pub fn new(now: Instant, identity: Identity, seed: [u8; 32]) -> Self {
+        Self {
+            identity,
+            entropy: ChaCha8Rng::from_seed(seed),
+            state: State::Connecting { until: now + CONNECT_MAX },
+            server: 0,
+            patience: Backoff::new(MOVE_MIN, MOVE_MAX),
+            key_pair: None,
+            backoff: Backoff::new(PAUSE_MIN, PAUSE_MAX),
+            last_failure: None,
+            waiting: None,
+            session: None,
+            nonce: [0; 16],
+            outputs: VecDeque::from([Output::Connect(0)]),
+        }
+    }
+
+    /// Takes what happened.
+    pub fn handle_input(&mut self, now: Instant, input: Input) {
+        match input {
+            Input::Connected { locals, round_trip, vouches } => {
+                if matches!(self.state, State::Connecting { .. }) {
+                    self.register(now, locals, round_trip, vouches);
+                }
+            }
+            Input::Unvouched => {
+                if matches!(self.state, State::Waiting { .. }) {
+                    self.outputs.push_back(Output::Send(ClientMessage::Unvouched));
+                }
+            }
+            Input::Disconnected(kind) => self.disconnected(now, kind),
+            Input::Malformed => self.disconnected(now, io::ErrorKind::InvalidData),
+            Input::Message(message) => self.hear(now, message),
+            Input::Retry => self.reconnect(now),
+        }
+    }
+
+    /// Does what is due at `now`.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        match self.state {
+            State::Pausing { until } if now >= until => self.connect(now),
+            State::Connecting { until } if now >= until => self.disconnected(now, io::ErrorKind::TimedOut),
+            State::Waiting { answer_until, .. } if now >= answer_until => {
+                self.disconnected(now, io::ErrorKind::TimedOut);
+            }
+            State::Waiting { move_at, .. } if now >= move_at => {
+                self.server = (self.server + 1) % self.identity.servers.max(1);
+                self.patience.fail();
+                self.connect(now);
+            }
+            State::Waiting { ping_at, answer_until, move_at } if now >= ping_at => {
+                self.outputs.push_back(Output::Send(ClientMessage::Ping));
+                self.state = State::Waiting { ping_at: now + PING_INTERVAL, answer_until, move_at };
+            }
+            State::Pausing { .. }
+            | State::Connecting { .. }
+            | State::Waiting { .. }
+            | State::Joined
+            | State::Refused => {}
+        }
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When `handle_timeout` is due.
+    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        match self.state {
+            State::Pausing { until } => Some((until, "the pause before another connection ends")),
+            State::Connecting { until } => Some((until, "the rendezvous does not answer")),
+            State::Waiting { ping_at, answer_until, move_at } => {
+                Some((ping_at.min(answer_until).min(move_at), "ask for the state"))
+            }
+            State::Joined | State::Refused => None,
+        }
+    }
+
+    /// What the server last said of the group.
+    pub fn waiting(&self) -> Option<Waiting> {
+        self.waiting
+    }
+
+    /// What the last failed connection met.
+    pub fn last_failure(&self) -> Option<io::ErrorKind> {
+        self.last_failure
+    }
+
+    fn register(&mut self, now: Instant, locals: Vec<SocketAddr>, round_trip: Duration, vouches: u8) {
+        self.entropy.fill_bytes(&mut self.nonce);
+        let mut seed = [0; 32];
+        self.entropy.fill_bytes(&mut seed);
+        let key_pair = KeyPair::from_seed(seed);
+        let Identity { group, name, rank, size, instance, ref key, security, sprays, servers } = self.identity;
+        let card = Card { security, sprays, public: *key_pair.public(), locals };
+        self.key_pair = Some(key_pair);
+        let nonce = self.nonce;
+        let card = card.seal(key, &Holder { rank, size, nonce: &nonce });
+        let registration = Registration { group, name, rank, size, instance, nonce, round_trip, vouches, card };
+        if vouches > 0 {
+            self.outputs.push_back(Output::Vouch(nonce));
+        }
+        self.outputs.push_back(Output::Send(ClientMessage::Register(registration)));
+        let patience = self.move_after();
+        let move_at = if servers > 1 { now + patience } else { Instant::FAR_FUTURE };
+        self.state = State::Waiting { ping_at: now + PING_INTERVAL, answer_until: now + ANSWER_MAX, move_at };
+    }
+
+    /// Ranks that wait at different servers meet by chance, the sooner the longer each waits at one.
+    fn move_after(&mut self) -> Duration {
+        let least = self.patience.pause();
+        let span = u64::try_from(least.as_nanos()).expect("MOVE_MAX is short");
+        least + Duration::from_nanos(self.entropy.next_u64() % span)
+    }
+
+    fn hear(&mut self, now: Instant, message: ServerMessage) {
+        match message {
+            // Answers to questions that this machine does not ask.
+            ServerMessage::Observed { .. } | ServerMessage::CalledBack { .. } | ServerMessage::Relayed => {}
+            ServerMessage::Probe => {
+                self.outputs.push_back(Output::Send(ClientMessage::Ping));
+                self.heard(now);
+            }
+            ServerMessage::Waiting(waiting) => {
+                self.waiting = Some(waiting);
+                self.backoff.reset();
+                self.heard(now);
+            }
+            ServerMessage::Handout(group) => self.join(now, group),
+            ServerMessage::Refused(refusal) if refusal.is_retryable() => {
+                self.disconnected(now, io::ErrorKind::ConnectionRefused);
+            }
+            ServerMessage::Refused(refusal) => {
+                self.state = State::Refused;
+                self.outputs.push_back(Output::Refused(refusal));
+            }
+            ServerMessage::Dissolved(session) => {
+                if self.session == Some(session) && matches!(self.state, State::Joined) {
+                    self.outputs.push_back(Output::Dissolved);
+                    self.reconnect(now);
+                }
+            }
+            // Losses matter to the communicator, which stands only once this machine is done.
+            ServerMessage::Lost { .. } => {}
+        }
+    }
+
+    fn heard(&mut self, now: Instant) {
+        if let State::Waiting { answer_until, .. } = &mut self.state {
+            *answer_until = now + PING_INTERVAL + ANSWER_MAX;
+        }
+    }
+
+    fn join(&mut self, now: Instant, group: Arc<Handout>) {
+        if !matches!(self.state, State::Waiting { .. }) {
+            return;
+        }
+        let own = group.members.get(self.identity.rank as usize);
+        let fits =
+            group.members.len() == self.identity.size as usize && own.is_some_and(|member| member.nonce == self.nonce);
+        let Some(key_pair) = self.key_pair.take().filter(|_| fits) else {
+            return self.disconnected(now, io::ErrorKind::InvalidData);
+        };
+        self.session = Some(group.session);
+        self.state = State::Joined;
+        self.patience.reset();
+        self.outputs.push_back(Output::Joined(group, key_pair));
+    }
+
+    fn disconnected(&mut self, now: Instant, kind: io::ErrorKind) {
+        match self.state {
+            State::Connecting { .. } | State::Waiting { .. } => {
+                self.last_failure = Some(kind);
+                self.server = (self.server + 1) % self.identity.servers.max(1);
+                self.pause(now);
+            }
+            // A complete group goes on without its rendezvous.
+            State::Joined | State::Pausing { .. } | State::Refused => {}
+        }
+    }
+
+    fn pause(&mut self, now: Instant) {
+        let pause = self.backoff.fail_drawn(self.entropy.next_u64());
+        self.state = State::Pausing { until: now + pause };
+    }
+
+    /// A group that did not come together needs a fresh local port: a mapping of the failed
+    /// attempt may be stuck (reference: SYN_SENT2 of Linux's tracker).
+    fn reconnect(&mut self, now: Instant) {
+        self.session = None;
+        self.connect(now);
+    }
+
+    fn connect(&mut self, now: Instant) {
+        self.outputs.push_back(Output::Connect(self.server));
+        self.state = State::Connecting { until: now + CONNECT_MAX };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rendezvous::{Member, Observed};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn client() -> Client {
+        client_of(1)
+    }
+
+    fn client_of(servers: usize) -> Client {
+        let (key, security) = (Key::from_secret(b"k"), Security::Encrypted);
+        let (group, name, rank, size, instance, sprays) = ([1; 32], [2; 16], 1, 2, [3; 16], false);
+        let identity = Identity { group, name, rank, size, instance, key, security, sprays, servers };
+        let mut client = Client::new(Instant::ZERO, identity, [5; 32]);
+        assert!(matches!(client.poll_output(), Some(Output::Connect(0))));
+        client
+    }
+
+    fn registered(client: &mut Client, now: Instant) -> Registration {
+        client.handle_input(now, Input::Connected { locals: vec![], round_trip: SECOND, vouches: 0 });
+        match client.poll_output() {
+            Some(Output::Send(ClientMessage::Register(registration))) => registration,
+            other => panic!("no registration: {other:?}"),
+        }
+    }
+
+    fn group(nonce: super::super::Nonce) -> Arc<Handout> {
+        let observed = Observed::once(SocketAddr::from(([1, 1, 1, 1], 1)));
+        let member = |rank, nonce| Member { rank, nonce, observed, round_trip: SECOND, card: vec![] };
+        Arc::new(Handout { session: [9; 16], members: vec![member(0, [0; 16]), member(1, nonce)] })
+    }
+
+    #[test]
+    fn registers_and_joins() {
+        let mut client = client();
+        let registration = registered(&mut client, Instant::ZERO);
+        client.handle_input(Instant::ZERO, Input::Message(ServerMessage::Handout(group(registration.nonce))));
+        assert!(matches!(client.poll_output(), Some(Output::Joined(..))));
+        assert_eq!(client.poll_timeout(), None);
+    }
+
+    #[test]
+    fn a_group_for_another_registration_is_not_taken() {
+        let mut client = client();
+        registered(&mut client, Instant::ZERO);
+        client.handle_input(Instant::ZERO, Input::Message(ServerMessage::Handout(group([0; 16]))));
+        assert!(client.poll_output().is_none(), "a replayed answer leads nowhere");
+        assert!(matches!(client.state, State::Pausing { .. }));
+    }
+
+    #[test]
+    fn reconnects_after_a_pause_that_grows_and_is_bounded() {
+        let mut client = client();
+        let mut now = Instant::ZERO;
+        let mut pauses = Vec::new();
+        for _ in 0..12 {
+            client.handle_input(now, Input::Disconnected(io::ErrorKind::ConnectionRefused));
+            let (at, _) = client.poll_timeout().expect("pausing");
+            pauses.push(at - now);
+            now = at;
+            client.handle_timeout(now);
+            assert!(matches!(client.poll_output(), Some(Output::Connect(0))));
+        }
+        assert!(pauses[0] < PAUSE_MIN && pauses[11] >= PAUSE_MAX / 2 && pauses[11] < PAUSE_MAX, "{pauses:?}");
+    }
+
+    #[test]
+    fn a_silent_server_is_given_up() {
+        let mut client = client();
+        registered(&mut client, Instant::ZERO);
+        client.handle_timeout(Instant::ZERO + SECOND);
+        assert!(matches!(client.poll_output(), Some(Output::Send(ClientMessage::Ping))));
+        client.handle_timeout(Instant::ZERO + 3 * SECOND);
+        assert!(matches!(client.state, State::Pausing { .. }));
+        assert_eq!(client.last_failure(), Some(io::ErrorKind::TimedOut));
+    }
+
+    #[test]
+    fn a_dissolved_session_starts_over_on_a_fresh_connection() {
+        let mut client = client();
+        let registration = registered(&mut client, Instant::ZERO);
+        client.handle_input(Instant::ZERO, Input::Message(ServerMessage::Handout(group(registration.nonce))));
+        client.poll_output();
+        client.handle_input(Instant::ZERO, Input::Message(ServerMessage::Dissolved([8; 16])));
+        assert!(client.poll_output().is_none(), "another session does not matter");
+        client.handle_input(Instant::ZERO, Input::Message(ServerMessage::Dissolved([9; 16])));
+        assert!(matches!(client.poll_output(), Some(Output::Dissolved)));
+        assert!(matches!(client.poll_output(), Some(Output::Connect(0))));
+    }
+
+    #[test]
+    fn a_server_that_fails_or_keeps_one_waiting_is_left_for_the_next() {
+        let mut client = client_of(2);
+        client.handle_input(Instant::ZERO, Input::Disconnected(io::ErrorKind::ConnectionRefused));
+        let (at, _) = client.poll_timeout().expect("pausing");
+        client.handle_timeout(at);
+        assert!(matches!(client.poll_output(), Some(Output::Connect(1))));
+        registered(&mut client, at);
+        let waiting = |now: Instant, client: &mut Client| {
+            let waiting = Waiting {
+                observed: ([1, 1, 1, 1], 1).into(),
+                present: 1,
+                missing: 0,
+                other_key: false,
+                running: false,
+            };
+            client.handle_input(now, Input::Message(ServerMessage::Waiting(waiting)));
+        };
+        let mut now = at;
+        let moved = loop {
+            waiting(now, &mut client);
+            now = client.poll_timeout().expect("something is due").0;
+            client.handle_timeout(now);
+            match client.poll_output() {
+                Some(Output::Connect(server)) => break server,
+                Some(Output::Send(ClientMessage::Ping)) | None => {}
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(moved, 0);
+        assert!(now - at >= MOVE_MIN && now - at <= 2 * MOVE_MIN, "{:?}", now - at);
+    }
+
+    #[test]
+    fn each_registration_has_its_own_nonce_key_and_card() {
+        let mut client = client();
+        let first = registered(&mut client, Instant::ZERO);
+        client.handle_input(Instant::ZERO, Input::Disconnected(io::ErrorKind::ConnectionReset));
+        client.handle_timeout(Instant::ZERO + SECOND);
+        client.poll_output();
+        let second = registered(&mut client, Instant::ZERO + SECOND);
+        assert!(first.nonce != second.nonce && first.card != second.card && first.instance == second.instance);
+    }
+
+    #[test]
+    fn final_refusals_end_it_and_others_do_not() {
+        let mut client = client();
+        registered(&mut client, Instant::ZERO);
+        client.handle_input(Instant::ZERO, Input::Message(ServerMessage::Refused(Refusal::Busy)));
+        assert!(client.poll_output().is_none());
+        client.handle_timeout(Instant::ZERO + SECOND);
+        client.poll_output();
+        registered(&mut client, Instant::ZERO + SECOND);
+        client.handle_input(Instant::ZERO, Input::Message(ServerMessage::Refused(Refusal::RankTaken)));
+        assert!(matches!(client.poll_output(), Some(Output::Refused(Refusal::RankTaken))));
+    }
+}
