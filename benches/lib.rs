@@ -5,8 +5,7 @@
 
 use std::process::{Child, Command, Stdio};
 
-use fmi::net::rendezvous::Rendezvous;
-use fmi::proto::rendezvous::server::ServerConfig;
+use fmi::net::rendezvous::{Rendezvous, ServerConfig};
 use fmi::{Communicator, Config, RealNet};
 use tokio::runtime::Runtime;
 

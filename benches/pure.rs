@@ -5,9 +5,9 @@ use std::hint::black_box;
 use std::net::SocketAddrV4;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use fmi::proto::frame::{Envelope, Kind};
-use fmi::schedule::{self, Memory};
 use fmi::time::Instant;
+use fmi_proto::frame::{Envelope, Kind};
+use fmi_proto::schedule::{self, Memory};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use nat_sim::nat::{Nat, NatConfig, Pooling, Verdict, preset};

@@ -11,10 +11,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use fmi::RealNet;
-use fmi::net::rendezvous::Rendezvous;
-use fmi::proto::rendezvous::server::ServerConfig;
-use fmi::proto::rendezvous::{ClientMessage, Registration, ServerMessage};
+use fmi::net::rendezvous::{Rendezvous, ServerConfig};
 use fmi_benches::{ROLE, runtime};
+use fmi_proto::rendezvous::{ClientMessage, Registration, ServerMessage};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Operation, Result};
 use crate::key::{Key, SECRET_BYTES_MIN, Secret};
-use crate::proto::card::Security;
 use crate::proto::rendezvous::SIZE_MAX;
-use crate::schedule::{Algorithm, Collective, Connections, Problem, candidates};
+use crate::schedule::{Connections, Problem, candidates};
 
 mod settings;
 #[cfg(test)]
@@ -18,7 +17,8 @@ mod tests;
 pub mod units;
 mod variables;
 
-pub use crate::schedule::Peers;
+pub use crate::proto::card::Security;
+pub use crate::schedule::{Algorithm, Collective, Peers};
 pub use variables::Variables;
 
 /// Longest name of a group, in bytes.

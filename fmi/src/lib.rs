@@ -18,16 +18,16 @@
 //!
 //! # How it is built
 //!
-//! - [`schedule`]: collectives as data, verified symbolically for every size and root.
-//! - [`proto`]: protocol machines without I/O, clock or entropy.
-//! - [`net`]: the seam to a network, and the drivers that move bytes between machines and sockets.
-//!   The same drivers run on real sockets and in the lab (`nat-sim`).
+//! - [`fmi_proto`] holds what is pure: protocol machines without I/O, clock or entropy, and collectives as data, verified
+//!   symbolically for every size and root. Its items are internal, but for those that this crate exports.
+//! - [`fmi_net`] is the seam to a network. On it rest the drivers of this crate, which move bytes between machines and
+//!   sockets ([`net`]). The same drivers run on real sockets and in the lab (`nat-sim`).
 //!
 //! # Security
 //!
 //! With a key, streams between ranks are encrypted end to end ([`Security`]), whether direct or relayed. The
 //! rendezvous, and whoever is on the way to it, can keep a group from forming, and no more:
-//! [`proto::rendezvous`] says why that needs no TLS. A group's key has 16 random bytes or more. Secrets of this crate are
+//! [`fmi_proto::rendezvous`] says why that needs no TLS. A group's key has 16 random bytes or more. Secrets of this crate are
 //! wiped when they are dropped; those inside the Noise library's symmetric state are not, nor are the environment's and
 //! the TOML reader's own copies of a key, which a file of its own ([`Secret`], `FMI_KEY_FILE`) avoids.
 //!
@@ -35,7 +35,7 @@
 //!
 //! Every operation has a deadline. The rendezvous watches each rank with TCP keep-alive, which the
 //! rank's kernel answers even while the program computes. However long a rank computes, and however much waits
-//! for it, its connections stay ([`net::liveness`]). A rank that dies is named in an error on
+//! for it, its connections stay ([`fmi_net::liveness`]). A rank that dies is named in an error on
 //! every survivor within [`FAILURE_BOUND`] and a round trip, as long as the rendezvous lives; without
 //! it the deadline of the operation is the bound. After an error the communicator is revoked.
 //!
@@ -55,14 +55,16 @@ pub mod connect;
 mod engine;
 pub mod net;
 
+pub(crate) use fmi_proto as proto;
+pub(crate) use fmi_proto::{datatype, key, model, schedule};
+
 pub use channel::LinkInfo;
 pub use communicator::{Communicator, Group, Message, Persistent, Source, Status, Tag};
 pub use config::{Config, Peers};
 pub use datatype::{Bool, Element};
 pub use error::{Error, ErrorKind, Operation, Path, Result};
 pub use fmi_net::time;
-pub use fmi_proto as proto;
-pub use fmi_proto::{bytemuck, datatype, element, error, key, model, op, operation, schedule};
+pub use fmi_proto::{bytemuck, element, error, op};
 pub use key::Secret;
 #[cfg(feature = "real")]
 pub use net::real::RealNet;

@@ -4,9 +4,8 @@
 use std::alloc::System;
 use std::net::SocketAddr;
 
-use fmi::net::rendezvous::Rendezvous;
+use fmi::net::rendezvous::{Rendezvous, ServerConfig};
 use fmi::op::Sum;
-use fmi::proto::rendezvous::server::ServerConfig;
 use fmi::{Communicator, Config, RealNet};
 use futures_util::future::{Either, join, select};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};

@@ -3,9 +3,8 @@
 
 use std::net::SocketAddr;
 
-use fmi::net::rendezvous::Rendezvous;
+use fmi::net::rendezvous::{Rendezvous, ServerConfig};
 use fmi::op::{LogicalAnd, Max, MaxLoc, Product, Sum};
-use fmi::proto::rendezvous::server::ServerConfig;
 use fmi::{Communicator, Config, Element, ErrorKind, RealNet, Result, Source, Tag};
 use futures_util::future::{Either, select, try_join_all};
 

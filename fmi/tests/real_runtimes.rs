@@ -4,8 +4,7 @@
 use std::net::TcpStream;
 use std::time::Duration;
 
-use fmi::net::rendezvous::Rendezvous;
-use fmi::proto::rendezvous::server::ServerConfig;
+use fmi::net::rendezvous::{Rendezvous, ServerConfig};
 use fmi::{Communicator, Config, RealNet};
 use tokio::runtime::{Builder, Runtime};
 

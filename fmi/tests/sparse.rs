@@ -2,9 +2,8 @@
 //! docs promise: each collective with each root, blocks of different lengths, values, and communicators of some ranks.
 //! Method: ranks over loopback, all on one thread, against plain arithmetic.
 
-use fmi::net::rendezvous::Rendezvous;
+use fmi::net::rendezvous::{Rendezvous, ServerConfig};
 use fmi::op::{Custom, Sum};
-use fmi::proto::rendezvous::server::ServerConfig;
 use fmi::{Communicator, Config, ErrorKind, Peers, RealNet, Result};
 use futures_util::future::{Either, select, try_join, try_join_all};
 

@@ -6,10 +6,10 @@ mod common;
 use std::time::Duration;
 
 use common::{Board, KEY, RENDEZVOUS, RENDEZVOUS_PORT, host, millis, serve};
-use fmi::proto::card::{Card, Holder, Security};
-use fmi::proto::rendezvous::{ClientMessage, Refusal, Registration};
 use fmi::{Communicator, Config, Error, ErrorKind, Path};
 use fmi_net::Net;
+use fmi_proto::card::{Card, Holder, Security};
+use fmi_proto::rendezvous::{ClientMessage, Refusal, Registration};
 use nat_sim::topology::{HostId, INTERNET, Topology};
 use nat_sim::{SimNet, World};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -198,12 +198,12 @@ fn a_member_that_answers_nothing_is_named_by_the_others() {
     world.service(hosts[2], |net| async move {
         let mut stream =
             net.connect(([0, 0, 0, 0], 0).into(), (RENDEZVOUS, RENDEZVOUS_PORT).into()).await.expect("connected");
-        let key = fmi::key::Key::from_secret(KEY);
+        let key = fmi_proto::key::Key::from_secret(KEY);
         let (rank, size, nonce) = (2, 3, [2; 16]);
         let card = Card { security: Security::Encrypted, sprays: false, public: [9; 32], locals: vec![] };
         let registration = Registration {
             group: key.group_id("test"),
-            name: fmi::key::Key::public("test").name_tag("test"),
+            name: fmi_proto::key::Key::public("test").name_tag("test"),
             rank,
             size,
             instance: [2; 16],

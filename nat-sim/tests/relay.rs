@@ -6,8 +6,7 @@ mod common;
 use std::time::Duration;
 
 use common::{RENDEZVOUS, RENDEZVOUS_PORT, behind, config, millis, ranks};
-use fmi::net::rendezvous::Rendezvous;
-use fmi::proto::rendezvous::server::ServerConfig;
+use fmi::net::rendezvous::{Rendezvous, ServerConfig};
 use fmi::{Communicator, ErrorKind, Path, Peers};
 use fmi_net::Net;
 use nat_sim::World;

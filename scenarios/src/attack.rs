@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use fmi::key::Key;
 use fmi::net::Net;
-use fmi::proto::rendezvous::{ClientMessage, Registration};
+use fmi_proto::key::Key;
+use fmi_proto::rendezvous::{ClientMessage, Registration};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use nat_sim::SimNet;

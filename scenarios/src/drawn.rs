@@ -108,7 +108,7 @@ async fn collective<T: Element + PartialEq + Debug, O: Op<T> + Copy>(
         ranks.fold(first, |sum, next| op.combine(sum, next))
     };
     let counts: Vec<usize> = (0..ranks).map(|_| draw.count() / ranks).collect();
-    let offsets = fmi::schedule::offsets(&counts);
+    let offsets = fmi_proto::schedule::offsets(&counts);
     let share = count / ranks;
     let own = vector(me, count);
     let mut result = vec![T::zeroed(); count];
@@ -231,7 +231,9 @@ async fn collective<T: Element + PartialEq + Debug, O: Op<T> + Copy>(
                 .collect();
             let mut all = vec![T::zeroed(); receives.iter().sum()];
             comm.alltoallv(&send, &sends, &mut all, &receives).await?;
-            blocks("alltoallv", &all, &fmi::schedule::offsets(&receives), |from, index| of(from * 64 + me, at, index))?;
+            blocks("alltoallv", &all, &fmi_proto::schedule::offsets(&receives), |from, index| {
+                of(from * 64 + me, at, index)
+            })?;
         }
     }
     Ok(())

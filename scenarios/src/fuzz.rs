@@ -6,21 +6,21 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
-use fmi::key::Key;
-use fmi::proto::candidate::{Candidate, LocalEnd, Pace, Roster};
-use fmi::proto::card::{Card, Holder, Security};
-use fmi::proto::discovery::Outcome;
-use fmi::proto::frame::{ENVELOPE_BYTES, Envelope};
-use fmi::proto::noise::KeyPair;
-use fmi::proto::notice::Notice;
-use fmi::proto::punch::{Attempt, Input as PunchInput, Output as PunchOutput, Punch, StreamId};
-use fmi::proto::record::{Direction, HEADER_BYTES, TAG_BYTES};
-use fmi::proto::rendezvous::client::{Client, Identity, Input as ClientInput, Output as ClientOutput};
-use fmi::proto::rendezvous::server::{Connection, Input, Output, Server, ServerConfig};
-use fmi::proto::rendezvous::{ClientMessage, Handout, Member, Observed, ServerMessage, split};
-use fmi::proto::session::{CONFIRM_BYTES, Credentials};
-use fmi::proto::tcpunch;
 use fmi::time::Instant;
+use fmi_proto::candidate::{Candidate, LocalEnd, Pace, Roster};
+use fmi_proto::card::{Card, Holder, Security};
+use fmi_proto::discovery::Outcome;
+use fmi_proto::frame::{ENVELOPE_BYTES, Envelope};
+use fmi_proto::key::Key;
+use fmi_proto::noise::KeyPair;
+use fmi_proto::notice::Notice;
+use fmi_proto::punch::{Attempt, Input as PunchInput, Output as PunchOutput, Punch, StreamId};
+use fmi_proto::record::{Direction, HEADER_BYTES, TAG_BYTES};
+use fmi_proto::rendezvous::client::{Client, Identity, Input as ClientInput, Output as ClientOutput};
+use fmi_proto::rendezvous::server::{Connection, Input, Output, Server, ServerConfig};
+use fmi_proto::rendezvous::{ClientMessage, Handout, Member, Observed, ServerMessage, split};
+use fmi_proto::session::{CONFIRM_BYTES, Credentials};
+use fmi_proto::tcpunch;
 use nat_sim::nat::{Nat, Side, Verdict, preset};
 use nat_sim::packet::Packet;
 
@@ -299,7 +299,7 @@ pub fn tcpunch(bytes: &[u8]) {
 /// Any operations, frames, losses and times leave the machine of a group consistent, and end each operation by its
 /// deadline.
 pub fn group(bytes: &[u8]) {
-    fmi::proto::group::script::play(bytes);
+    fmi_proto::group::script::play(bytes);
 }
 
 /// Any packets, in any order, from both sides, leave every gateway consistent: what it forwards has

@@ -4,13 +4,12 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use fmi::model::Fabric;
 use fmi::net::Net;
-use fmi::net::rendezvous::Rendezvous;
+use fmi::net::rendezvous::{Rendezvous, ServerConfig};
 use fmi::op::Sum;
-use fmi::proto::rendezvous::server::ServerConfig;
-use fmi::schedule::{Algorithm, Collective, Connections, Problem, candidates, price};
 use fmi::{Communicator, Config, Error};
+use fmi_proto::model::Fabric;
+use fmi_proto::schedule::{Algorithm, Collective, Connections, Problem, candidates, price};
 use nat_sim::topology::{HostSpec, INTERNET, TcpConfig, Topology};
 use nat_sim::{SimNet, World, WorldError};
 

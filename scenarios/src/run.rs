@@ -7,9 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fmi::ErrorKind;
-use fmi::key::Key;
-use fmi::net::rendezvous::Rendezvous;
-use fmi::proto::rendezvous::server::ServerConfig;
+use fmi::net::rendezvous::{Rendezvous, ServerConfig};
+use fmi_proto::key::Key;
 use nat_sim::{Limits, Purpose, SimNet, Sinks, World, stream};
 use rand_core::Rng;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fmi::schedule::{Algorithm, Collective};
+use fmi_proto::schedule::{Algorithm, Collective};
 use nat_sim::Fault;
 use nat_sim::nat::Mapping;
 use nat_sim::nat::preset::{ALL, Preset};
@@ -129,7 +129,9 @@ pub fn operations(number: u64) -> Scenario {
     // A name that does not fit the collective leaves the choice to the model.
     config.algorithms = Collective::ALL.iter().map(|collective| (*collective, algorithm(&mut draw))).collect();
     // Where the collective lacks it, the model chooses.
-    config.algorithms.retain(|collective, drawn| fmi::schedule::algorithms(*collective).any(|known| known == *drawn));
+    config
+        .algorithms
+        .retain(|collective, drawn| fmi_proto::schedule::algorithms(*collective).any(|known| known == *drawn));
     scenario.program.what = What::Steps { steps: steps.into(), rounds: 2 };
     scenario.name = format!("{OPERATIONS_PREFIX}{number}");
     scenario.about = format!("random operations with {size} functions, drawn from {number}");

@@ -7,10 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fmi::net::discovery::discover;
-use fmi::net::rendezvous::Rendezvous;
+use fmi::net::discovery::{Filtering, Finding, Mapping, Outcome, Ports};
+use fmi::net::rendezvous::{Rendezvous, ServerConfig};
 use fmi::net::{Listener, Net};
-use fmi::proto::discovery::{Filtering, Finding, Mapping, Outcome, Ports};
-use fmi::proto::rendezvous::server::ServerConfig;
 use nat_sim::link::LinkConfig;
 use nat_sim::nat::{self, Allocation, Hairpin, NatConfig, OnSyn, PortClass, preset};
 use nat_sim::topology::{GatewaySpec, HostId, HostSpec, INTERNET, SiteId, TcpConfig, Topology};

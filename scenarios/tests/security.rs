@@ -7,21 +7,21 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use fmi::key::Key;
 use fmi::net::{Listener, Net};
-use fmi::proto::candidate::{Candidate, LocalEnd, Means, Pace, Roster, Technique};
-use fmi::proto::card::{Card, Holder, Security};
-use fmi::proto::noise::KeyPair;
-use fmi::proto::punch::{Attempt, Input as PunchInput, Output as PunchOutput, Punch, StreamId};
-use fmi::proto::record::{Direction, HEADER_BYTES, REKEY_AFTER};
-use fmi::proto::rendezvous::server::{Connection, Input, Output, Server, ServerConfig};
-use fmi::proto::rendezvous::{
-    ClientMessage, Handout, Member, Observed, Refusal, Registration, ServerMessage, VERSION, split,
-};
-use fmi::proto::session::{CONFIRM_BYTES, Credentials, Stranger};
-use fmi::proto::wire::WireError;
 use fmi::time::Instant;
 use fmi::{Communicator, Config, ErrorKind, Path, Peers};
+use fmi_proto::candidate::{Candidate, LocalEnd, Means, Pace, Roster, Technique};
+use fmi_proto::card::{Card, Holder, Security};
+use fmi_proto::key::Key;
+use fmi_proto::noise::KeyPair;
+use fmi_proto::punch::{Attempt, Input as PunchInput, Output as PunchOutput, Punch, StreamId};
+use fmi_proto::record::{Direction, HEADER_BYTES, REKEY_AFTER};
+use fmi_proto::rendezvous::server::{Connection, Input, Output, Server, ServerConfig};
+use fmi_proto::rendezvous::{
+    ClientMessage, Handout, Member, Observed, Refusal, Registration, ServerMessage, VERSION, split,
+};
+use fmi_proto::session::{CONFIRM_BYTES, Credentials, Stranger};
+use fmi_proto::wire::WireError;
 use nat_sim::World;
 use nat_sim::nat::{NatConfig, preset};
 use nat_sim::topology::{GatewaySpec, HostSpec, INTERNET, Topology};
@@ -588,7 +588,7 @@ fn req_16_secrets_are_never_shown() {
     fn wipes_itself<T: zeroize::ZeroizeOnDrop>() {}
     wipes_itself::<Key>();
     wipes_itself::<KeyPair>();
-    wipes_itself::<fmi::proto::noise::StreamKeys>();
+    wipes_itself::<fmi_proto::noise::StreamKeys>();
     let shown = format!("{:?} {:?} {:?} {:?}", key(), key_pair(0), config(0), credentials(0, &group()));
     for secret in [SECRET, &[1u8; 8][..]] {
         assert!(!shown.contains(&format!("{secret:?}")[1..]) && !contains(shown.as_bytes(), SECRET), "{shown}");

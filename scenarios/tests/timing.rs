@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use fmi::connect::Prepared;
 use fmi::net::Net;
-use fmi::net::rendezvous::Rendezvous;
-use fmi::proto::rendezvous::server::ServerConfig;
+use fmi::net::rendezvous::{Rendezvous, ServerConfig};
 use fmi::{Config, LinkInfo};
 use nat_sim::nat::{NatConfig, preset};
 use nat_sim::topology::{GatewaySpec, HostSpec, INTERNET, Topology};

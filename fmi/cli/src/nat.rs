@@ -6,7 +6,7 @@ use std::time::Duration;
 use fmi::RealNet;
 use fmi::config::Variables;
 use fmi::net::discovery::discover;
-use fmi::proto::discovery::{Advice, Filtering, Finding, Mapping, Outcome, Ports};
+use fmi::net::discovery::{Advice, Filtering, Finding, Mapping, Outcome, Ports};
 use serde_json::json;
 
 #[derive(clap::Args)]

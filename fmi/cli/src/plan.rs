@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use fmi::model::Fabric;
-use fmi::schedule::draw::{svg, timeline};
-use fmi::schedule::{
+use fmi_proto::model::Fabric;
+use fmi_proto::schedule::draw::{svg, timeline};
+use fmi_proto::schedule::{
     Algorithm, Choice, Collective, Connections, Problem, Schedule, Step, build, candidates, chosen, price,
 };
 

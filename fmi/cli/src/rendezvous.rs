@@ -3,9 +3,8 @@
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use fmi::net::rendezvous::Rendezvous;
+use fmi::net::rendezvous::{Rendezvous, ServerConfig};
 use fmi::net::tcpunch::Tcpunch;
-use fmi::proto::rendezvous::server::ServerConfig;
 use fmi::{RealNet, Result};
 
 #[derive(clap::Args)]

@@ -6,7 +6,7 @@ use std::fmt;
 use std::time::Duration;
 
 pub use crate::operation::Operation;
-use crate::rendezvous::Refusal;
+pub use crate::rendezvous::Refusal;
 
 /// The result of every fallible call of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

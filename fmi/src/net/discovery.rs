@@ -8,9 +8,11 @@ use std::time::Duration;
 use super::framed::{Framed, ReceiveError};
 use super::{ByteStream, Listener, Net, within};
 use crate::error::{Error, ErrorKind, Operation, Result};
-use crate::proto::discovery::{Discovery, Finding, Outcome, Seen, Slot, Step};
+use crate::proto::discovery::{Discovery, Seen, Slot, Step};
 use crate::proto::rendezvous::{ClientMessage, SERVER_MESSAGE_BYTES_MAX, ServerMessage};
 use crate::time::Instant;
+
+pub use crate::proto::discovery::{Advice, Filtering, Finding, Mapping, Outcome, Ports};
 
 /// A vantage answers within this time, or not at all.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);

@@ -16,7 +16,7 @@ const READ_BYTES: usize = 2048;
 
 /// Why no message comes.
 #[derive(Debug, thiserror::Error)]
-pub enum ReceiveError {
+pub(crate) enum ReceiveError {
     /// The stream ended or broke.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -27,7 +27,7 @@ pub enum ReceiveError {
 
 /// A stream of length-prefixed messages.
 #[derive(Debug)]
-pub struct Framed<S> {
+pub(crate) struct Framed<S> {
     stream: S,
     message_bytes_max: usize,
     incoming: Vec<u8>,
@@ -39,43 +39,43 @@ pub struct Framed<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Framed<S> {
     /// Wraps a stream whose messages are at most `message_bytes_max` long.
-    pub fn new(stream: S, message_bytes_max: usize) -> Self {
+    pub(crate) fn new(stream: S, message_bytes_max: usize) -> Self {
         Self { stream, message_bytes_max, incoming: Vec::new(), outgoing: VecDeque::new(), sent: 0 }
     }
 
     /// The stream below.
-    pub fn stream(&self) -> &S {
+    pub(crate) fn stream(&self) -> &S {
         &self.stream
     }
 
     /// The same messages on another form of the same stream.
-    pub fn map<T>(self, wrap: impl FnOnce(S) -> T) -> Framed<T> {
+    pub(crate) fn map<T>(self, wrap: impl FnOnce(S) -> T) -> Framed<T> {
         let Self { stream, message_bytes_max, incoming, outgoing, sent } = self;
         Framed { stream: wrap(stream), message_bytes_max, incoming, outgoing, sent }
     }
 
     /// The stream below, for bytes that are no messages.
-    pub fn stream_mut(&mut self) -> &mut S {
+    pub(crate) fn stream_mut(&mut self) -> &mut S {
         &mut self.stream
     }
 
     /// Bytes that came behind the last message.
-    pub fn unread(&self) -> &[u8] {
+    pub(crate) fn unread(&self) -> &[u8] {
         &self.incoming
     }
 
     /// Queues a message that is already framed.
-    pub fn queue(&mut self, message: &[u8]) {
+    pub(crate) fn queue(&mut self, message: &[u8]) {
         self.queue_shared(Bytes::copy_from_slice(message));
     }
 
     /// Queues a message that others get as well.
-    pub fn queue_shared(&mut self, message: Bytes) {
+    pub(crate) fn queue_shared(&mut self, message: Bytes) {
         self.outgoing.push_back(message);
     }
 
     /// Bytes queued and not sent.
-    pub fn queued(&self) -> usize {
+    pub(crate) fn queued(&self) -> usize {
         self.outgoing.iter().map(Bytes::len).sum::<usize>() - self.sent
     }
 
@@ -83,7 +83,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Framed<S> {
     ///
     /// # Cancel safety
     /// Nothing is lost between calls.
-    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(message) = self.outgoing.front() {
             let sent = ready!(Pin::new(&mut self.stream).poll_write(cx, &message[self.sent..]))?;
             if sent == 0 {
@@ -104,7 +104,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Framed<S> {
     ///
     /// # Cancel safety
     /// Nothing is lost between calls.
-    pub fn poll_receive<M>(
+    pub(crate) fn poll_receive<M>(
         &mut self,
         cx: &mut Context<'_>,
         parse: impl Fn(&[u8]) -> Result<M, WireError>,

@@ -4,13 +4,13 @@
 //! same code on both. It never spawns: whoever calls, drives.
 
 pub mod discovery;
-pub mod framed;
+pub(crate) mod framed;
 pub mod rendezvous;
-pub mod secure;
+pub(crate) mod secure;
 mod splice;
 pub mod tcpunch;
 
 #[cfg(feature = "real")]
 pub use fmi_net::real;
-pub use fmi_net::{BoxFuture, ByteStream, Clock, Listener, Net, liveness};
-pub(crate) use fmi_net::{Timer, within};
+pub(crate) use fmi_net::{BoxFuture, Clock, Timer, within};
+pub use fmi_net::{ByteStream, Listener, Net};

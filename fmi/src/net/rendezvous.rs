@@ -19,9 +19,11 @@ use super::splice::Splice;
 use super::{BoxFuture, ByteStream, Listener, Net, Timer, within};
 use crate::error::{Error, ErrorKind, Operation, Result};
 use crate::proto::discovery::{Outcome, VANTAGES_MAX};
-use crate::proto::rendezvous::server::{Connection, Input, Output, Server, ServerConfig};
+use crate::proto::rendezvous::server::{Connection, Input, Output, Server};
 use crate::proto::rendezvous::{CLIENT_MESSAGE_BYTES_MAX, ClientMessage};
 use crate::time::Instant;
+
+pub use crate::proto::rendezvous::server::ServerConfig;
 
 /// The server probes an idle client this often. The kernel of the client answers, so that a rank
 /// that computes for minutes is not taken for dead.

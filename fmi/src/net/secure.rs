@@ -21,7 +21,7 @@ const READ_AHEAD_BYTES: usize = 4 << 10;
 ///
 /// What `poll_write` has taken may still wait in memory, one record of it; `poll_flush` sends it.
 #[derive(Debug)]
-pub struct Secure<S> {
+pub(crate) struct Secure<S> {
     stream: S,
     sealing: Direction,
     opening: Direction,
@@ -39,7 +39,7 @@ pub struct Secure<S> {
 
 impl<S> Secure<S> {
     /// Protects `stream` with the keys of a handshake.
-    pub fn new(stream: S, security: Security, keys: &StreamKeys) -> Self {
+    pub(crate) fn new(stream: S, security: Security, keys: &StreamKeys) -> Self {
         Self {
             stream,
             sealing: Direction::new(security, keys.send),

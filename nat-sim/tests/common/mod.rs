@@ -5,8 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use fmi::net::rendezvous::Rendezvous;
-use fmi::proto::rendezvous::server::ServerConfig;
+use fmi::net::rendezvous::{Rendezvous, ServerConfig};
 use nat_sim::nat::NatConfig;
 use nat_sim::topology::{GatewaySpec, HostId, HostSpec, INTERNET, NetworkId, Topology};
 use nat_sim::{SimNet, World};

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use fmi::config::units;
-use fmi::schedule::Collective;
+use fmi_proto::schedule::Collective;
 use scenarios::links::{Links, RESOLUTION};
 
 #[derive(clap::Args)]
