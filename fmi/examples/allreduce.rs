@@ -1,5 +1,5 @@
 //! Sums the ranks of a group. Run it on this machine with
-//! `cargo run -p faas-fmi-cli -- launch -n 4 -- cargo run -q -p fmi --example allreduce`.
+//! `cargo run -p faas-fmi-cli -- launch -n 4 -- cargo run -q -p faas-fmi --example allreduce`.
 #![expect(clippy::print_stdout, reason = "an example shows its result")]
 
 #[tokio::main(flavor = "current_thread")]

@@ -16,7 +16,7 @@ fn built(name: &str) -> PathBuf {
     if !program.exists() {
         let is_release = program.components().any(|part| part.as_os_str() == "release");
         let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "-p", "fmi", "--example", name]).args(is_release.then_some("--release"));
+        build.args(["build", "-p", "faas-fmi", "--example", name]).args(is_release.then_some("--release"));
         assert!(build.status().expect("cargo runs").success());
     }
     program
