@@ -51,6 +51,40 @@ fn pure_modules_contain_nothing_impure() {
     }
 }
 
+/// The protocols may depend on the time of a network, and in a build of the whole workspace they would find the rest.
+#[test]
+fn protocols_know_no_more_of_the_seam_than_its_time() {
+    for file in below(&root(), &["fmi/proto/src"]) {
+        let text = fs::read_to_string(&file).expect("readable");
+        for rest in text.split("fmi_net::").skip(1) {
+            assert!(rest.starts_with("time::"), "{} uses fmi_net::{:.20}", file.display(), rest);
+        }
+    }
+}
+
+/// Packages that are published.
+const PACKAGES: [&str; 7] = ["fmi", "fmi/cli", "fmi/net", "fmi/proto", "fmi/sys", "nat-sim", "scenarios"];
+
+#[test]
+fn every_package_carries_both_licences_and_a_readme() {
+    let workspace = fs::read_to_string(root().join("Cargo.toml")).expect("readable");
+    let members = workspace.lines().find_map(|line| line.strip_prefix("members = ")).expect("a list");
+    for member in members.split('"').skip(1).step_by(2).filter(|member| *member != "benches") {
+        assert!(PACKAGES.contains(&member), "{member} is not in this test's list");
+    }
+    for package in PACKAGES {
+        let folder = root().join(package);
+        for licence in ["LICENSE-MIT", "LICENSE-APACHE"] {
+            let text = fs::read(folder.join(licence)).unwrap_or_else(|error| panic!("{package}/{licence}: {error}"));
+            assert!(text == fs::read(root().join(licence)).expect("readable"), "{package}/{licence} differs");
+        }
+        let manifest = fs::read_to_string(folder.join("Cargo.toml")).expect("readable");
+        let readme = if manifest.contains("readme = \"../README.md\"") { "../README.md" } else { "README.md" };
+        assert!(folder.join(readme).is_file(), "{package} has no README.md");
+        assert!(manifest.contains("/LICENSE-*"), "{package} leaves its licences out");
+    }
+}
+
 #[test]
 fn nothing_spawns_or_selects() {
     for file in below(&root(), &["fmi/cli/src", "fmi/net/src", "fmi/src", "nat-sim/src", "scenarios/src"]) {
