@@ -105,10 +105,12 @@ pub struct Config {
     /// that peer itself is named. Default 1 s; shorter than a round trip to the rendezvous, errors
     /// may name a rank that only fell over another. `FMI_CAUSE_WAIT`.
     pub cause_wait: Duration,
-    /// Largest frame accepted from a peer, in bytes. Default 1 GiB. `FMI_FRAME_BYTES`.
-    pub frame_bytes_max: u64,
-    /// Memory for messages that arrive before they are asked for, in bytes. Default 64 MiB; too
-    /// small, and a peer that is ahead gets an error. `FMI_MAILBOX_BYTES`.
+    /// Length up to which a message, or a step of a collective, is sent unasked, in bytes; of a longer one this much is,
+    /// and the rest once its receiver has a place for it. Default 256 KiB. Too small, and long messages wait for a
+    /// round trip; too large, and unexpected ones fill the mailbox. `FMI_EAGER_BYTES`.
+    pub eager_bytes_max: u64,
+    /// Memory for messages that arrive before they are asked for, or whose receive is not polled, in bytes. Default
+    /// 64 MiB; too small, and a peer that is ahead has to wait. `FMI_MAILBOX_BYTES`.
     pub mailbox_bytes_max: u64,
     /// Which ranks to connect to. Default all; equal on all ranks. `FMI_PEERS`.
     pub peers: Peers,
@@ -155,7 +157,7 @@ impl Config {
             punch_deadline: Duration::from_secs(10),
             operation_deadline: Duration::from_secs(30),
             cause_wait: Duration::from_secs(1),
-            frame_bytes_max: 1 << 30,
+            eager_bytes_max: 256 << 10,
             mailbox_bytes_max: 64 << 20,
             peers: Peers::All,
             peers_at_once_max: 1024,
@@ -324,7 +326,7 @@ impl Config {
             ("join_deadline", self.join_deadline.is_zero()),
             ("punch_deadline", self.punch_deadline.is_zero()),
             ("operation_deadline", self.operation_deadline.is_zero()),
-            ("frame_bytes_max", self.frame_bytes_max == 0),
+            ("eager_bytes_max", self.eager_bytes_max == 0),
             ("peers_at_once_max", self.peers_at_once_max == 0),
         ] {
             if is_zero {

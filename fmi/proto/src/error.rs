@@ -90,13 +90,6 @@ pub enum ErrorKind {
         /// Length of the buffer, in bytes.
         buffer_bytes: u64,
     },
-    /// A peer announced a frame beyond the limit.
-    FrameTooLarge {
-        /// Announced length.
-        bytes: u64,
-        /// The limit that applies.
-        bytes_max: u64,
-    },
     /// A peer sent what is not a frame.
     Malformed(String),
     /// Unexpected messages fill the mailbox.
@@ -136,7 +129,6 @@ impl ErrorKind {
             Self::Deadline(_) => "check that all ranks call the same operations, or raise FMI_DEADLINE",
             Self::Mismatch { .. } => "all ranks must call the same operations in the same order",
             Self::Truncated { .. } => "give a buffer that is as long as the message",
-            Self::FrameTooLarge { .. } => "raise FMI_FRAME_BYTES on the receiver if this size is intended",
             Self::Malformed(_) => "check that all ranks run the same version of fmi",
             Self::MailboxFull { .. } => "receive what was sent before sending more, or raise FMI_MAILBOX_BYTES",
             Self::Revoked(_) => "form a new group",
@@ -164,9 +156,6 @@ impl fmt::Display for ErrorKind {
             Self::Mismatch { mine, theirs } => write!(f, "this rank calls {mine}, the peer calls {theirs}"),
             Self::Truncated { message_bytes, buffer_bytes } => {
                 write!(f, "a message of {message_bytes} bytes does not fit a buffer of {buffer_bytes} bytes")
-            }
-            Self::FrameTooLarge { bytes, bytes_max } => {
-                write!(f, "announced a frame of {bytes} bytes, the limit is {bytes_max} bytes")
             }
             Self::Malformed(what) => write!(f, "sent malformed bytes: {what}"),
             Self::MailboxFull { bytes_max } => {
@@ -275,7 +264,6 @@ impl Error {
             | ErrorKind::InvalidArgument(_)
             | ErrorKind::Mismatch { .. }
             | ErrorKind::Truncated { .. }
-            | ErrorKind::FrameTooLarge { .. }
             | ErrorKind::Malformed(_)
             | ErrorKind::MailboxFull { .. }
             | ErrorKind::Local(_) => false,

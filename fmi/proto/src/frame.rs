@@ -13,7 +13,7 @@ pub use crate::operation::Kind;
 /// Length of an envelope.
 pub const ENVELOPE_BYTES: usize = 56;
 /// Version of the format.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// Everything but the payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub struct Envelope {
     pub kind: Kind,
     /// Whether the operator commutes; false where there is none.
     pub commutative: bool,
+    /// Whether more of the same message, or of the same step of a collective, follows in another frame.
+    pub more: bool,
     /// Code of the element type ([`crate::datatype::Element::DATATYPE`]).
     pub datatype: u32,
     /// Communicator; 0 for that of the whole group.
@@ -38,7 +40,8 @@ pub struct Envelope {
     pub operator: u32,
     /// Length of the payload in bytes.
     pub length: u64,
-    /// Elements of the whole operation on each rank, where that is equal on all; else 0.
+    /// Elements of the whole operation on each rank, where that is equal on all; else 0. Of a message its whole length
+    /// in bytes, of which `length` are in this frame.
     pub elements: u64,
 }
 
@@ -48,6 +51,7 @@ impl Envelope {
         Self {
             kind,
             commutative: false,
+            more: false,
             datatype: 0,
             communicator: 0,
             epoch: 0,
@@ -63,7 +67,8 @@ impl Envelope {
     /// The bytes of the envelope.
     pub fn emit(&self) -> [u8; ENVELOPE_BYTES] {
         let mut out = [0; ENVELOPE_BYTES];
-        out[..4].copy_from_slice(&[VERSION, self.kind as u8, u8::from(self.commutative), 0]);
+        let flags = u8::from(self.commutative) | u8::from(self.more) << 1;
+        out[..4].copy_from_slice(&[VERSION, self.kind as u8, flags, 0]);
         out[4..8].copy_from_slice(&self.datatype.to_be_bytes());
         out[8..16].copy_from_slice(&self.communicator.to_be_bytes());
         out[16..20].copy_from_slice(&self.epoch.to_be_bytes());
@@ -88,12 +93,13 @@ impl Envelope {
         }
         let kind =
             Kind::from_code(kind).ok_or_else(|| WireError::Value { field: "frame kind", value: u64::from(kind) })?;
-        if flags > 1 || reserved != 0 {
+        if flags > 3 || reserved != 0 {
             return Err(WireError::Value { field: "frame flags", value: u64::from(flags) << 8 | u64::from(reserved) });
         }
         Ok(Self {
             kind,
-            commutative: flags == 1,
+            commutative: flags & 1 != 0,
+            more: flags & 2 != 0,
             datatype: reader.u32()?,
             communicator: reader.u64()?,
             epoch: reader.u32()?,
@@ -117,7 +123,7 @@ impl Envelope {
     /// The same operation without what differs from frame to frame.
     #[must_use]
     pub fn signature(&self) -> Self {
-        Self { step: 0, length: 0, ..*self }
+        Self { step: 0, length: 0, more: false, ..*self }
     }
 }
 
@@ -161,7 +167,7 @@ mod tests {
 
     #[test]
     fn control_frames_do_not_claim_to_be_a_join() {
-        for kind in [Kind::Switch, Kind::Inquiry, Kind::Revoke] {
+        for kind in [Kind::Switch, Kind::Inquiry, Kind::Revoke, Kind::Ready] {
             let text = Envelope::new(kind).to_string();
             assert_eq!(text, format!("control frame {}", kind.operation()));
             assert!(!text.contains("join"));
@@ -171,12 +177,12 @@ mod tests {
     proptest! {
         #[test]
         fn envelopes_survive_the_wire(
-            kind in proptest::sample::select(Kind::ALL), commutative: bool, datatype: u32, communicator: u64,
+            kind in proptest::sample::select(Kind::ALL), flags: (bool, bool), datatype: u32, communicator: u64,
             fields: (u32, u32), sequence: u64, step: u32, operator: u32, length: u64, elements: u64,
         ) {
-            let (epoch, root_or_tag) = fields;
+            let ((commutative, more), (epoch, root_or_tag)) = (flags, fields);
             let envelope = Envelope {
-                kind, commutative, datatype, communicator, epoch, root_or_tag, sequence, step, operator, length, elements,
+                kind, commutative, more, datatype, communicator, epoch, root_or_tag, sequence, step, operator, length, elements,
             };
             prop_assert_eq!(Envelope::parse(&envelope.emit()), Ok(envelope));
         }

@@ -20,15 +20,17 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::time::Duration;
 
 use self::context::Context;
+use self::long::Holder;
 use self::operation::{Op, Operations};
 use super::frame::Envelope;
-use super::mailbox::{Mailbox, Pattern, Stored};
+use super::mailbox::{Mailbox, Pattern, Place, Stored};
 use super::rank::{Members, Rank, Slot};
 use crate::error::ErrorKind;
 use fmi_net::time::Instant;
 
 mod context;
 mod failure;
+mod long;
 mod matching;
 mod operation;
 #[doc(hidden)]
@@ -54,16 +56,16 @@ pub struct Limits {
     pub deadline: Duration,
     /// How long the first cause of a broken connection is waited for.
     pub cause_wait: Duration,
-    /// Largest frame that is accepted.
-    pub frame_bytes_max: u64,
+    /// Length up to which a message, or a step of a collective, is sent unasked; of a longer one this much is.
+    pub eager_bytes_max: u64,
     /// Memory for frames that nobody has asked for.
     pub mailbox_bytes_max: u64,
 }
 
 impl Limits {
     /// These limits.
-    pub fn new(deadline: Duration, cause_wait: Duration, frame_bytes_max: u64, mailbox_bytes_max: u64) -> Self {
-        Self { deadline, cause_wait, frame_bytes_max, mailbox_bytes_max }
+    pub fn new(deadline: Duration, cause_wait: Duration, eager_bytes_max: u64, mailbox_bytes_max: u64) -> Self {
+        Self { deadline, cause_wait, eager_bytes_max, mailbox_bytes_max }
     }
 }
 
@@ -174,6 +176,10 @@ struct AtHand {
     reserved: Option<u64>,
     /// Whose turn it is: the owner's, for everybody who has not waited since this number.
     turn: u64,
+    /// Whether a message begins here, as far as it has not been taken.
+    is_first: bool,
+    /// The end of this frame in its message.
+    end: u64,
 }
 
 #[derive(Debug)]
@@ -201,6 +207,14 @@ pub struct Group {
     /// Peers whose frame at hand is a message that belongs to nobody.
     unclaimed: BTreeSet<Slot>,
     mailbox: Mailbox,
+    /// Messages of which more is to come.
+    rests: BTreeMap<long::Key, long::Rest>,
+    /// Those among them for which there was no room.
+    uninvited: BTreeSet<long::Key>,
+    /// Payload bytes of the mailbox that are set aside for them.
+    reserved: u64,
+    /// Sends that wait for the receiver to have a place, by their message and its receiver.
+    promises: BTreeMap<long::Key, OpId>,
     /// Operations that wait for room in the mailbox.
     cramped: BTreeSet<OpId>,
     /// The peer that a receive from any source looks at first.
@@ -235,6 +249,10 @@ impl Group {
             peers: Slot::all(size).map(peer).collect(),
             unclaimed: BTreeSet::new(),
             mailbox: Mailbox::new(limits.mailbox_bytes_max),
+            rests: BTreeMap::new(),
+            uninvited: BTreeSet::new(),
+            reserved: 0,
+            promises: BTreeMap::new(),
             cramped: BTreeSet::new(),
             turn: 0,
             lost: BTreeSet::new(),
@@ -298,6 +316,7 @@ impl Group {
         self.contexts.insert(communicator, Context::new(members));
         self.room_was_made();
         for slot in strangers {
+            self.drop_rests_of(slot);
             self.refuse(slot, matching::stranger(communicator));
         }
     }
@@ -305,6 +324,7 @@ impl Group {
     /// Ends a communicator: what is left of it is dropped, and what still comes for it.
     pub fn close(&mut self, communicator: u64) {
         self.contexts.remove(&communicator);
+        self.drop_rests_in(communicator);
         self.mailbox.forget(communicator);
         let (order, known) = &mut self.ended;
         if known.insert(communicator) {
@@ -403,6 +423,9 @@ impl Group {
             has_asked: false,
             timer_at: None,
             waited: 0,
+            promise: None,
+            is_ready: false,
+            ready_peers: None,
         });
         match what {
             What::Send(to) => self.peers[to.index()].sends.push_back(id),
@@ -431,12 +454,19 @@ impl Group {
             Some(op) => op.matched = matched,
             None => drop(self.receives.insert((*pattern, id))),
         }
+        if let Some(Matched { peer, envelope, .. }) = matched {
+            self.hold(peer, &envelope, Holder::Operation(id));
+        }
     }
 
     fn begin(&mut self, id: OpId, signature: &Envelope) {
         let communicator = signature.communicator;
         self.context(communicator).note(signature);
         self.collectives.insert((communicator, signature.sequence), id);
+        let ready = self.context(communicator).take_ready(signature.sequence);
+        if let (Some(ready), Some(op)) = (ready, self.operations.get_mut(id)) {
+            op.ready_peers = Some(ready);
+        }
         let early = self.mailbox.peek_collective(signature);
         let differs = |(_, theirs): &(Slot, Envelope)| theirs.signature() != signature.signature();
         let other = early.filter(differs).or_else(|| self.context(communicator).expectation(signature));
@@ -468,9 +498,9 @@ impl Group {
         self.operations.get(id)?.matched
     }
 
-    /// Takes the stored message of a receive.
+    /// Takes what is stored of the message of a receive.
     pub fn take_stored(&mut self, id: OpId) -> Option<Stored> {
-        let place = self.operations.get(id)?.matched?.place?;
+        let place = self.operations.get_mut(id)?.matched.as_mut()?.place.take()?;
         let stored = self.mailbox.take(place);
         self.room_was_made();
         stored
@@ -529,10 +559,14 @@ impl Group {
     pub fn end(&mut self, id: OpId) {
         let Some(op) = self.operations.remove(id) else { return };
         self.reported(&op);
+        if let Some(key) = op.promise {
+            self.promises.remove(&key);
+        }
         match op.what {
             What::Send(to) => self.wake_next_send(to),
             What::Receive(pattern) => {
                 self.receives.remove(&(pattern, id));
+                self.drop_rest_of(&op);
                 if let Some(Matched { peer, place: None, .. }) = op.matched {
                     self.discard(peer, id);
                 }
@@ -556,29 +590,41 @@ impl Group {
         }
         self.tidy_timers();
         let Some(Matched { peer, envelope, place }) = op.matched else { return };
-        if place.is_none() && !self.owns(id, peer) {
-            // Its connection broke before it was whole.
-            return;
-        }
         let other = self.find_receive(peer, &envelope);
-        match place {
+        let holds = |place: Option<Place>| match (other, place) {
+            (Some(other), _) => Holder::Operation(other),
+            (None, Some(place)) => Holder::Stored(place),
+            (None, None) => Holder::AtHand,
+        };
+        let place = match place {
             Some(place) => {
                 self.mailbox.restore(place, front);
                 if other.is_none() {
                     self.mailbox.disclaim(place);
                 }
+                Some(place)
             }
-            None => {
-                let frame = self.peers[peer.index()].at_hand.as_mut();
-                if let Some(reserved) = frame.and_then(|frame| frame.reserved.as_mut()) {
-                    // It is there already, so it may exceed the limit.
-                    self.mailbox.unreserve(*reserved);
-                    *reserved += front.len() as u64;
-                    self.mailbox.reserve_beyond(*reserved);
+            None if self.owns(id, peer) => {
+                if let Some(frame) = self.peers[peer.index()].at_hand.as_mut() {
+                    // What was read is before it again.
+                    frame.is_first = true;
+                    if let Some(reserved) = frame.reserved.as_mut() {
+                        // It is there already, so it may exceed the limit.
+                        self.mailbox.unreserve(*reserved);
+                        *reserved += front.len() as u64;
+                        self.mailbox.reserve_beyond(*reserved);
+                    }
                 }
                 self.own(peer, other.map_or(Owner::Nobody, Owner::Operation));
+                None
             }
-        }
+            None if self.is_held_by(peer, &envelope, id) => {
+                Some(self.put_back(peer, &envelope, front, other.is_some()))
+            }
+            // Its connection broke before it was whole.
+            None => return,
+        };
+        self.hold(peer, &envelope, holds(place));
         if let Some(other) = other {
             self.assign(other, Matched { peer, envelope, place });
             self.outputs.push_back(Output::Wake(other));

@@ -132,6 +132,26 @@ impl Mailbox {
         place
     }
 
+    /// Puts the rest of a message behind what is stored of it, or stores it if nothing is. Room was reserved.
+    pub fn append_or_store(&mut self, before: Option<Place>, stored: Stored, owned: bool) -> Place {
+        match before.and_then(|place| Some((place, self.frames.get_mut(&place)?))) {
+            Some((place, front)) => {
+                assert_eq!(front.taken + front.payload.len(), stored.taken, "a message is stored without gaps");
+                front.payload.extend_from_slice(&stored.payload);
+                self.bytes = self.bytes.saturating_sub(FRAME_OVERHEAD_BYTES);
+                place
+            }
+            None => self.store(stored, owned),
+        }
+    }
+
+    /// Senders of the frames that belong to the collective of `wanted`.
+    pub fn senders_of(&self, wanted: &Envelope) -> impl Iterator<Item = Slot> {
+        let number = (wanted.communicator, wanted.sequence);
+        let from = (number.0, number.1, Slot::FIRST, FIRST);
+        self.collectives.range(from..).take_while(move |found| (found.0, found.1) == number).map(|found| found.2)
+    }
+
     fn index(&mut self, place: Place, stored: &Stored) {
         let (peer, Envelope { communicator, root_or_tag: tag, .. }) = (stored.peer, stored.envelope);
         self.by_source_and_tag.insert((communicator, peer, tag, place));

@@ -242,6 +242,8 @@ operations! {
     "The sender waits in the collective whose envelope is the payload." Inquiry "inquiry" Control
         frame Inquiry = 22;
     "The communicator has failed; the payload says why." Revoke "revoke" Control frame Revoke = 23;
+    "The sender has a place for the rest of a message (step 0), or takes part in a collective (step 1)." Ready "ready"
+        Control frame Ready = 24;
 }
 
 impl Operation {
@@ -322,12 +324,13 @@ mod tests {
             (21, "duplicate"),
             (22, "inquiry"),
             (23, "revoke"),
+            (24, "ready"),
         ]
         .into();
         assert_eq!(codes.len(), known.len());
         assert_eq!(codes.into_iter().collect::<BTreeSet<_>>(), known);
         assert!(Kind::ALL.iter().all(|kind| Kind::from_code(*kind as u8) == Some(*kind)));
-        assert_eq!((Kind::from_code(0), Kind::from_code(24)), (None, None));
+        assert_eq!((Kind::from_code(0), Kind::from_code(25)), (None, None));
     }
 
     #[test]

@@ -125,6 +125,10 @@ impl Channel for Memory {
         false
     }
 
+    fn queued(&self) -> usize {
+        lock(&self.outgoing).bytes.saturating_sub(BYTES_MAX)
+    }
+
     fn is_mid_frame(&self) -> bool {
         false
     }

@@ -92,6 +92,9 @@ pub(crate) trait Channel: Send + fmt::Debug {
     /// Whether anything waits to be sent that no operation sends.
     fn has_queued(&self) -> bool;
 
+    /// Bytes that wait to be sent and that no operation sends.
+    fn queued(&self) -> usize;
+
     /// Whether an operation's frame is partly sent.
     fn is_mid_frame(&self) -> bool;
 

@@ -307,6 +307,10 @@ impl Channel for Link {
         self.outbox_sent < self.outbox.len() || self.unflushed || self.is_to_switch()
     }
 
+    fn queued(&self) -> usize {
+        self.outbox.len() - self.outbox_sent
+    }
+
     fn is_mid_frame(&self) -> bool {
         self.mid_frame
     }

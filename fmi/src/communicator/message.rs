@@ -4,10 +4,11 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use crate::channel::{Head, Mode, Outgoing};
+use crate::channel::Mode;
 use crate::communicator::Communicator;
 use crate::datatype::{Element, code_of};
 use crate::engine::Call;
+use crate::engine::parcel::Parcel;
 use crate::error::{Error, Operation, Result};
 use crate::proto::frame::{Envelope, Kind};
 use crate::proto::group::What;
@@ -102,6 +103,7 @@ impl Communicator {
                 root_or_tag: tag,
                 sequence: engine.group.number_message(self.id, peer),
                 length: data.len() as u64,
+                elements: data.len() as u64,
                 ..Envelope::new(Kind::Message)
             };
             if peer == engine.me {
@@ -113,18 +115,23 @@ impl Communicator {
                 Ok(call) => call,
                 Err(error) => return SendState::Over(Some(Err(error))),
             };
-            let (head, mut sent) = (envelope.emit(), 0);
+            let mut parcel = Parcel::default();
+            engine.announce(&call, &envelope);
             // Nobody waits yet: whoever polls it says so.
             let mode = Mode::Park(std::task::Waker::noop());
-            match engine.poll_send_message(mode, &mut call, peer, (&head, data), &mut sent) {
-                Poll::Ready(result) => {
-                    if result.is_err() {
-                        engine.take_over(peer, call.id, Outgoing { head: &head, payload: data, whole: true }, sent);
-                    }
+            match engine.poll_send_message(mode, &mut call, peer, (&envelope, data), &mut parcel) {
+                Poll::Ready(Ok(())) => {
                     engine.end(&call);
-                    SendState::Over(Some(result))
+                    SendState::Over(Some(Ok(())))
                 }
-                Poll::Pending => SendState::Running { call, peer, head, sent },
+                Poll::Ready(Err(error)) => {
+                    engine.give_up_send(&call, peer, &envelope, data, parcel);
+                    SendState::Over(Some(Err(error)))
+                }
+                Poll::Pending => {
+                    engine.copy_send(&call, peer, (&envelope, data), &mut parcel);
+                    SendState::Running { call, peer, envelope, parcel }
+                }
             }
         })
     }
@@ -153,8 +160,7 @@ impl Communicator {
         Receiving { matching, buffer, reading: None, datatype: code_of::<T>(), element_bytes: size_of::<T>() }
     }
 
-    /// Receives the oldest message of `source` with `tag`, whatever its length (below the configured
-    /// `frame_bytes_max`), into new memory.
+    /// Receives the oldest message of `source` with `tag`, whatever its length, into new memory.
     ///
     /// # Errors
     /// As [`Communicator::recv`].
@@ -268,7 +274,7 @@ pub(super) struct Sending<'a> {
 }
 
 enum SendState {
-    Running { call: Call, peer: Slot, head: Head, sent: usize },
+    Running { call: Call, peer: Slot, envelope: Envelope, parcel: Parcel },
     Over(Option<Result<()>>),
 }
 
@@ -277,13 +283,13 @@ impl Future for Sending<'_> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
         let Self { comm, data, state } = &mut *self;
-        let (call, peer, head, sent) = match state {
-            SendState::Running { call, peer, head, sent } => (call, *peer, head, sent),
+        let (call, peer, envelope, parcel) = match state {
+            SendState::Running { call, peer, envelope, parcel } => (call, *peer, envelope, parcel),
             SendState::Over(result) => return Poll::Ready(result.take().expect("polled once after its end")),
         };
         let poll = comm
             .shared
-            .drive(cx, call, |engine, call, mode| engine.poll_send_message(mode, call, peer, (head, data), sent));
+            .drive(cx, call, |engine, call, mode| engine.poll_send_message(mode, call, peer, (envelope, data), parcel));
         if poll.is_ready() {
             self.end();
         }
@@ -293,12 +299,8 @@ impl Future for Sending<'_> {
 
 impl Sending<'_> {
     fn end(&mut self) {
-        if let SendState::Running { call, peer, head, sent } = &mut self.state {
-            let frame = Outgoing { head, payload: self.data, whole: true };
-            self.comm.shared.with(|engine| {
-                engine.take_over(*peer, call.id, frame, *sent);
-                engine.end(call);
-            });
+        if let SendState::Running { call, peer, envelope, parcel } = &self.state {
+            self.comm.shared.with(|engine| engine.give_up_send(call, *peer, envelope, self.data, *parcel));
             self.state = SendState::Over(None);
         }
     }
@@ -345,7 +347,7 @@ impl<'a> Future for Matching<'a> {
             Poll::Ready(Ok(matched)) => {
                 let (peer, envelope) = (matched.peer, matched.envelope);
                 let source = this.comm.members.rank_of(peer).expect("only members' messages match").get();
-                let count = usize::try_from(envelope.length).unwrap_or(usize::MAX);
+                let count = usize::try_from(envelope.elements).unwrap_or(usize::MAX);
                 let status = Status { source, tag: envelope.root_or_tag, count };
                 Poll::Ready(Ok(Message { comm: this.comm, call: Some(call), status }))
             }

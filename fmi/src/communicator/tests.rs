@@ -13,6 +13,8 @@ use crate::net::framed::Framed;
 use crate::op::Sum;
 use crate::proto::rendezvous::{SERVER_MESSAGE_BYTES_MAX, ServerMessage};
 
+mod long;
+
 const WIRES: [Wire; 3] = [Wire::Pipe(64), Wire::Pipe(1 << 16), Wire::Memory];
 
 fn first(_: usize) -> usize {
@@ -435,8 +437,8 @@ fn call<'a>(executor: &mut Executor<'a>, bench: &'a Bench, number: usize, deed: 
 }
 
 /// Calls all operations in order on each rank, and polls their tasks in a drawn order.
-fn play(deeds: &[Deed], wire: Wire, draws: &[usize]) {
-    let bench = Bench::new(3, wire);
+fn play(deeds: &[Deed], (wire, eager): (Wire, u64), draws: &[usize]) {
+    let bench = Bench::configured(3, wire, |config| config.eager_bytes_max = eager, |_| None);
     let mut executor = Executor::default();
     for (number, deed) in deeds.iter().enumerate() {
         call(&mut executor, &bench, number, deed);
@@ -458,9 +460,10 @@ proptest! {
     fn whatever_is_called_polled_and_dropped_everything_ends_with_what_was_sent(
         deeds in proptest::collection::vec(deed(), 1..14),
         width in prop_oneof![Just(Wire::Pipe(1)), Just(Wire::Pipe(64)), Just(Wire::Pipe(5000)), Just(Wire::Memory)],
+        eager in prop_oneof![Just(1u64), Just(20), Just(300), Just(1 << 18)],
         draws in proptest::collection::vec(0usize..64, 1..40),
     ) {
-        play(&deeds, width, &draws);
+        play(&deeds, (width, eager), &draws);
     }
 }
 

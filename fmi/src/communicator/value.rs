@@ -180,12 +180,12 @@ impl Communicator {
         ends.map(|(ends, rank)| self.read(operation, rank, &all[ends[0]..ends[1]])).collect()
     }
 
-    /// A length that a peer has announced, if it is allowed.
+    /// A length that a peer has announced, if there is memory for it.
     fn length(&self, operation: Operation, from: u32, bytes: u64) -> Result<usize> {
-        let bytes_max = self.shared.with(|engine| engine.group.limits().frame_bytes_max);
-        match usize::try_from(bytes) {
-            Ok(length) if bytes <= bytes_max => Ok(length),
-            _ => Err(self.error(operation, ErrorKind::FrameTooLarge { bytes, bytes_max }).with_peer(from)),
-        }
+        let length = usize::try_from(bytes).ok().filter(|length| Vec::<u8>::new().try_reserve_exact(*length).is_ok());
+        length.ok_or_else(|| {
+            let what = format!("there is no memory for a value of {bytes} bytes");
+            self.error(operation, ErrorKind::Local(what)).with_peer(from)
+        })
     }
 }

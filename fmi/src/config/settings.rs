@@ -173,8 +173,8 @@ settings! {
     "operation_deadline" "FMI_DEADLINE" "time", |c| shown(c.operation_deadline),
         |c, given| given.time().map(|it| c.operation_deadline = it);
     "cause_wait" "FMI_CAUSE_WAIT" "time", |c| shown(c.cause_wait), |c, given| given.time().map(|it| c.cause_wait = it);
-    "frame_bytes_max" "FMI_FRAME_BYTES" "length", |c| units::length(c.frame_bytes_max),
-        |c, given| given.length().map(|it| c.frame_bytes_max = it);
+    "eager_bytes_max" "FMI_EAGER_BYTES" "length", |c| units::length(c.eager_bytes_max),
+        |c, given| given.length().map(|it| c.eager_bytes_max = it);
     "mailbox_bytes_max" "FMI_MAILBOX_BYTES" "length", |c| units::length(c.mailbox_bytes_max),
         |c, given| given.length().map(|it| c.mailbox_bytes_max = it);
     "spin" "FMI_SPIN" "time with its unit", |c| shown(c.spin), |c, given| given.short_time().map(|it| c.spin = it);

@@ -47,7 +47,7 @@ fn the_environment_is_read_and_each_mistake_named() {
         ("FMI_DEADLINE", b"soon", "FMI_DEADLINE: \"soon\""),
         ("FMI_DEADLINE", b"0s", "operation_deadline must be greater than zero"),
         ("FMI_MAILBOX_BYTES", b"64 parsecs", "FMI_MAILBOX_BYTES: unknown unit"),
-        ("FMI_FRAME_BYTES", b"0", "frame_bytes_max must be greater than zero"),
+        ("FMI_EAGER_BYTES", b"0", "eager_bytes_max must be greater than zero"),
         ("FMI_RELAY", b"maybe", "FMI_RELAY: \"maybe\""),
         ("FMI_BIND", b"localhost", "FMI_BIND: \"localhost\" is not an IP address"),
         ("FMI_PEERS", b"some", "FMI_PEERS: unknown peers \"some\""),
@@ -239,12 +239,12 @@ fn a_file_is_read_and_unknown_fields_refused() {
     };
     let config = read(
         "join_deadline = 1.5\noperation_deadline = \"2m\"\nmailbox_bytes_max = \"1MiB\"\nrelay = false\n\
-                       frame_bytes_max = 4096\nspin = 0.0001\ncause_wait = 2\nbind = \"::1\"\npeers = \"collectives\"\n",
+                       eager_bytes_max = 4096\nspin = 0.0001\ncause_wait = 2\nbind = \"::1\"\npeers = \"collectives\"\n",
     );
     let config = config.expect("valid");
     assert_eq!(config.join_deadline, Duration::from_millis(1500));
     assert_eq!((config.operation_deadline, config.cause_wait), (Duration::from_secs(120), Duration::from_secs(2)));
-    assert_eq!((config.mailbox_bytes_max, config.frame_bytes_max), (1 << 20, 4096));
+    assert_eq!((config.mailbox_bytes_max, config.eager_bytes_max), (1 << 20, 4096));
     assert_eq!((config.relay, config.spin, config.peers), (false, Duration::from_micros(100), Peers::Collectives));
     assert!(config.bind.is_ipv6());
     for (more, expected) in [

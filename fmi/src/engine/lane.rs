@@ -6,6 +6,7 @@ use std::task::{Poll, Waker};
 use super::Turn;
 use super::wait::{Signal, Waiters};
 use crate::channel::{Channel, ChannelError, Mode};
+use crate::proto::frame::{ENVELOPE_BYTES, Envelope};
 use crate::proto::group::OpId;
 
 /// How much room is made at once for what comes.
@@ -16,6 +17,8 @@ pub(super) struct Lane {
     pub(super) channel: Box<dyn Channel>,
     /// Payload bytes of the frame at hand that were read by another than its owner.
     pub(super) parked: Vec<u8>,
+    /// Bytes that were ever queued for the channel to send.
+    pub(super) queued: u64,
     /// The operation whose frame is partly sent.
     pub(super) writer: Option<OpId>,
     /// Operations that have a frame for this peer while another one is partly sent.
@@ -34,7 +37,13 @@ impl Lane {
         let (readers, writers) = (Waiters::new(signal), Waiters::new(signal));
         let (read_waker, write_waker) = (readers.clone().into(), writers.clone().into());
         let (parked, behind_writer) = (Vec::new(), Turn::new());
-        Self { channel, parked, writer: None, behind_writer, readers, read_waker, writers, write_waker }
+        Self { channel, parked, queued: 0, writer: None, behind_writer, readers, read_waker, writers, write_waker }
+    }
+
+    /// Adds a frame that goes whatever is polled.
+    pub(super) fn queue(&mut self, envelope: &Envelope, payload: &[u8]) {
+        self.queued += (ENVELOPE_BYTES + payload.len()) as u64;
+        self.channel.queue(envelope, payload);
     }
 
     /// Payload bytes of the frame at hand that its owner has not taken.

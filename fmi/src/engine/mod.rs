@@ -23,13 +23,14 @@ use crate::connect::{Control, Lifeline, Upgrade};
 use crate::error::{Error, ErrorKind, Operation, Path, Result};
 use crate::model::Fabric;
 use crate::net::{Clock, Timer};
-use crate::proto::frame::Kind;
+use crate::proto::frame::{Envelope, Kind};
 use crate::proto::group::{Failure, Group, Input, Limits, OpId, Output, WaitsFor, What};
 use crate::proto::rank::Slot;
 use crate::proto::rendezvous::{ClientMessage, ServerMessage, SessionId};
 use crate::time::Instant;
 
 mod lane;
+pub(crate) mod parcel;
 pub(crate) mod plan;
 pub(crate) mod run;
 mod spin;
@@ -40,6 +41,8 @@ mod wait;
 const PLANS_MAX: usize = 64;
 /// Workspaces that are kept.
 const WORKSPACES_MAX: usize = 8;
+/// How many operations are woken when the one ends that heard all peers: some may be held and never be polled.
+const LISTENERS_WOKEN: usize = 4;
 /// After so many operations in a row that never waited, the executor gets a turn.
 const TURNS_MAX: u32 = 256;
 
@@ -80,11 +83,15 @@ pub(crate) struct Engine {
     /// The time at the last look at the clock.
     now: Instant,
     timer: Timer,
+    /// Messages whose sends were given up when they were begun.
+    owed: BTreeMap<OpId, Owed>,
     /// Operations that wait, for what concerns all of them: time, and word of the rendezvous.
     common: Arc<Waiters>,
     common_waker: Waker,
     /// Whether a source has an event that nobody has looked at.
     signal: Signal,
+    /// The operation that hears what peers have to say for which no other operation waits.
+    listener: Option<OpId>,
     wakers: BTreeMap<OpId, Waker>,
     to_wake: Vec<Waker>,
     /// Whether control frames are queued that have not been sent.
@@ -101,6 +108,14 @@ pub(crate) struct Engine {
     turns: u32,
     /// Bytes moved; a wait goes on while it grows.
     pub(crate) moved: u64,
+}
+
+/// The rest of a message whose send was given up.
+#[derive(Debug)]
+struct Owed {
+    peer: Slot,
+    envelope: Envelope,
+    payload: Vec<u8>,
 }
 
 /// An engine that several communicators and operations use.
@@ -227,7 +242,7 @@ impl Shared {
 impl Engine {
     pub(crate) fn new(config: &crate::Config, clock: Arc<dyn Clock>, parts: Parts) -> Self {
         let limits =
-            Limits::new(config.operation_deadline, config.cause_wait, config.frame_bytes_max, config.mailbox_bytes_max);
+            Limits::new(config.operation_deadline, config.cause_wait, config.eager_bytes_max, config.mailbox_bytes_max);
         let me = Slot::checked(config.rank, config.size).expect("a checked configuration has a rank below its size");
         let signal = Signal::default();
         let lane = |channel| Lane::new(channel, &signal);
@@ -238,6 +253,7 @@ impl Engine {
             group: Group::new(me, config.size, limits, |slot| lanes[slot.index()].is_some()),
             paths: lanes.iter().map(|lane| lane.as_ref().map(|lane| lane.channel.info().path)).collect(),
             lanes,
+            owed: BTreeMap::new(),
             control: parts.control,
             upgrade: parts.upgrade,
             lifeline: parts.lifeline,
@@ -249,6 +265,7 @@ impl Engine {
             common_waker: common.clone().into(),
             common,
             signal,
+            listener: None,
             wakers: BTreeMap::new(),
             to_wake: Vec::new(),
             notices_due: false,
@@ -306,6 +323,12 @@ impl Engine {
         if call.is_listed {
             self.wakers.remove(&call.id);
             self.common.remove(call.id);
+            if self.listener == Some(call.id) {
+                self.listener = None;
+                if self.group.outstanding() > 0 {
+                    self.to_wake.extend(self.common.latest(LISTENERS_WOKEN));
+                }
+            }
             for lane in self.lanes.iter_mut().flatten() {
                 lane.forget(call.id);
             }
@@ -387,7 +410,7 @@ impl Engine {
         self.group.park(call.id, call.waits_for);
         loop {
             self.drain();
-            if self.group.listens(call.id) {
+            if self.group.listens(call.id) || self.is_listener(call.id) {
                 self.listen(Mode::Park(waker), call.id);
             }
             self.check(call)?;
@@ -407,6 +430,18 @@ impl Engine {
         Poll::Pending
     }
 
+    /// Whether an operation that waits hears all peers: one does where there are others, which nobody may be polling.
+    fn is_listener(&mut self, id: OpId) -> bool {
+        if self.group.outstanding() < 2 && self.owed.is_empty() {
+            return false;
+        }
+        // Whoever is polled at an event takes it over: the other one may be held and not be polled.
+        if self.listener.is_none() || self.signal.load(Ordering::Acquire) {
+            self.listener = Some(id);
+        }
+        self.listener == Some(id)
+    }
+
     /// Carries out what the group's machine wants, and sends what is to be told.
     fn settle_outputs(&mut self) {
         self.drain();
@@ -419,13 +454,18 @@ impl Engine {
     fn drain(&mut self) {
         while let Some(output) = self.group.poll_output() {
             match output {
-                Output::Wake(id) => self.to_wake.extend(self.wakers.get(&id).cloned()),
+                Output::Wake(id) => {
+                    self.to_wake.extend(self.wakers.get(&id).cloned());
+                    if !self.owed.is_empty() {
+                        self.pay(id);
+                    }
+                }
                 Output::Tell { peer, envelope, payload } => {
                     let lane = self.lanes[peer.index()].as_mut();
                     // A question that could not be sent needs no second one behind it.
                     let repeats = |lane: &&mut Lane| envelope.kind == Kind::Inquiry && lane.channel.has_queued();
                     if let Some(lane) = lane.filter(|lane| !repeats(lane)) {
-                        lane.channel.queue(&envelope, &payload);
+                        lane.queue(&envelope, &payload);
                         self.notices_due |= envelope.kind == Kind::Revoke;
                         // What does not go at once goes with the next operation.
                         let _ = lane.channel.poll_flush(Mode::Park(&lane.write_waker));
@@ -595,7 +635,18 @@ impl Engine {
         {
             return Poll::Pending;
         }
-        for (lane, open) in self.lanes.iter_mut().zip(&mut *open).filter(|(_, open)| **open) {
+        if !self.owed.is_empty() {
+            // What is still to be sent waits for word of its receivers.
+            self.listen(Mode::Park(cx.waker()), OpId::FIRST);
+            self.drain();
+        }
+        let owed = |slot: usize| self.owed.values().any(|owed| owed.peer.index() == slot);
+        let is_owed: Vec<bool> = (0..self.lanes.len()).map(owed).collect();
+        let lanes = self.lanes.iter_mut().zip(&mut *open).zip(is_owed);
+        for ((lane, open), is_owed) in lanes.filter(|((_, open), _)| **open) {
+            if is_owed {
+                continue;
+            }
             *open = lane.as_mut().is_some_and(|lane| {
                 if is_last {
                     lane.channel.poll_close(cx.waker()).is_pending()

@@ -48,6 +48,8 @@ pub(crate) struct Plan {
     pub(super) work: usize,
     pub(super) scratch: usize,
     pub(super) widest: usize,
+    /// Elements of the longest transfer.
+    pub(super) longest: usize,
 }
 
 impl Plan {
@@ -61,7 +63,14 @@ impl Plan {
             widest = widest.max(planned.sends.len()).max(planned.receives.len());
             rounds.push(planned);
         }
-        Self { rounds, choice, work: schedule.work, scratch, widest }
+        let sent = rounds.iter().flat_map(|round| &round.sends).map(|send| send.data.len());
+        let received = rounds.iter().flat_map(|round| &round.receives).map(|receive| receive.into.len());
+        let longest = sent.chain(received).max().unwrap_or(0);
+        Self { rounds, choice, work: schedule.work, scratch, widest, longest }
+    }
+
+    pub(super) fn receives(&self) -> impl Iterator<Item = &PlannedReceive> {
+        self.rounds.iter().flat_map(|round| &round.receives)
     }
 
     pub(crate) fn algorithm(&self) -> Algorithm {

@@ -7,6 +7,7 @@ use std::task::Poll;
 use super::plan::{Plan, PlannedReceive, PlannedRound, PlannedSend};
 use super::{Call, Engine};
 use crate::channel::{ChannelError, Mode, Outgoing};
+use crate::engine::parcel::Parcel;
 use crate::engine::transfer::Read;
 use crate::error::{ErrorKind, Result};
 use crate::proto::frame::Envelope;
@@ -22,7 +23,9 @@ const KEPT_BYTES_MAX: usize = 64 << 20;
 /// How far a transfer is.
 #[derive(Debug, Default)]
 struct Progress {
-    /// Bytes of the frame sent, or of the payload received.
+    /// Of a send: how much of it is sent.
+    parcel: Parcel,
+    /// Of a receive: payload bytes received.
     moved: usize,
     done: bool,
     /// The beginning of an element whose end has not come yet.
@@ -171,6 +174,9 @@ impl Run {
         engine.check(call)?;
         while let Some(round) = job.plan.rounds.get(self.round) {
             if !self.entered {
+                if self.round == 0 {
+                    engine.begin_long(call, job.plan, job.element_bytes);
+                }
                 self.enter(round, job);
             }
             loop {
@@ -202,7 +208,7 @@ impl Run {
         let sends = self.workspace.sends.iter_mut().take(round.sends.len());
         let receives = self.workspace.receives.iter_mut().take(round.receives.len());
         for progress in sends.chain(receives) {
-            (progress.moved, progress.done) = (0, false);
+            (progress.parcel, progress.moved, progress.done) = (Parcel::default(), 0, false);
             progress.rest.clear();
         }
         self.entered = true;
@@ -260,11 +266,22 @@ impl Run {
             Memory::Receive => &job.receive[memories.bytes(&send.data)],
             Memory::Send | Memory::Work => memories.read(&send.data),
         };
-        let head = Envelope { step: send.number, length: data.len() as u64, ..*job.signature }.emit();
+        let whole = Envelope { step: send.number, ..*job.signature };
         let progress = &mut self.workspace.sends[index];
-        let frame = Outgoing { head: &head, payload: data, whole: false };
-        progress.done = engine.poll_send_frame(mode, call, send.peer, frame, &mut progress.moved)?;
-        Ok(progress.done)
+        while !progress.done {
+            let parcel = &mut progress.parcel;
+            if parcel.done > 0 && !engine.is_ready(mode, call, send.peer) {
+                return Ok(false);
+            }
+            let (head, part) = parcel.frame(&whole, data.len(), engine.eager_bytes_max());
+            let frame = Outgoing { head: &head, payload: &data[part.clone()], whole: false };
+            if !engine.poll_send_frame(mode, call, send.peer, frame, &mut parcel.sent)? {
+                return Ok(false);
+            }
+            parcel.complete_frame(part.end);
+            progress.done = part.end == data.len();
+        }
+        Ok(true)
     }
 
     fn receive(
@@ -293,20 +310,25 @@ impl Run {
             receive,
             combine,
         };
-        if let Some(stored) = engine.group.take_collective(receive.peer, &expected) {
-            accept(engine, call, receive.peer, &expected, &stored.envelope)?;
-            sink.feed(progress, &stored.payload, length);
-            progress.done = true;
-            return Ok(true);
+        while !progress.done {
+            if let Some(stored) = engine.group.take_collective(receive.peer, &expected) {
+                let end = progress.moved + stored.payload.len();
+                accept(engine, call, receive.peer, (&expected, end), &stored.envelope)?;
+                sink.feed(progress, &stored.payload, length);
+                progress.done = !stored.envelope.more;
+                continue;
+            }
+            let Poll::Ready(()) = engine.poll_bring(mode, call, receive.peer)? else { return Ok(false) };
+            let theirs = *engine.group.at_hand(receive.peer).expect("it has a frame");
+            let end = engine.end_of_frame(receive.peer, progress.moved);
+            accept(engine, call, receive.peer, (&expected, end), &theirs)?;
+            let mut moved = progress.moved;
+            let fill = |read: &mut Read<'_>, _| sink.fill(progress, length, read);
+            let Poll::Ready(()) = engine.poll_payload(mode, call.id, receive.peer, &mut moved, fill)? else {
+                return Ok(false);
+            };
+            progress.done = !theirs.more;
         }
-        let Poll::Ready(()) = engine.poll_bring(mode, call, receive.peer)? else { return Ok(false) };
-        let theirs = *engine.group.at_hand(receive.peer).expect("it has a frame");
-        accept(engine, call, receive.peer, &expected, &theirs)?;
-        let mut moved = progress.moved;
-        let read = engine
-            .poll_payload(mode, call.id, receive.peer, length, &mut moved, |read, _| sink.fill(progress, length, read));
-        let Poll::Ready(()) = read? else { return Ok(false) };
-        progress.done = true;
         Ok(true)
     }
 
@@ -348,7 +370,7 @@ impl Run {
         let Some(round) = job.plan.rounds.get(self.round).filter(|_| self.entered) else { return };
         let work: &[u8] = bytemuck::cast_slice(&self.workspace.work);
         for (send, progress) in round.sends.iter().zip(&self.workspace.sends) {
-            if progress.done || progress.moved == 0 {
+            if progress.done || progress.parcel.sent == 0 {
                 continue;
             }
             let bytes = send.data.start * job.element_bytes..send.data.end * job.element_bytes;
@@ -357,9 +379,10 @@ impl Run {
                 Memory::Receive => &job.receive[bytes],
                 Memory::Work => &work[bytes],
             };
-            let head = Envelope { step: send.number, length: data.len() as u64, ..*job.signature }.emit();
-            let frame = Outgoing { head: &head, payload: data, whole: true };
-            engine.take_over(send.peer, call.id, frame, progress.moved);
+            let whole = Envelope { step: send.number, ..*job.signature };
+            let (head, part) = progress.parcel.frame(&whole, data.len(), engine.eager_bytes_max());
+            let frame = Outgoing { head: &head, payload: &data[part], whole: true };
+            engine.take_over(send.peer, call.id, frame, progress.parcel.sent);
         }
     }
 }
@@ -425,9 +448,17 @@ impl Sink<'_, '_, '_> {
     }
 }
 
-/// Checks a frame against what is wanted.
-fn accept(engine: &mut Engine, call: &Call, peer: Slot, wanted: &Envelope, theirs: &Envelope) -> Result<()> {
-    if wanted == theirs {
+/// Checks a frame, which ends at `end` in its step, against what is wanted.
+fn accept(
+    engine: &mut Engine,
+    call: &Call,
+    peer: Slot,
+    (wanted, end): (&Envelope, usize),
+    theirs: &Envelope,
+) -> Result<()> {
+    let length = wanted.length;
+    let fits = if theirs.more { (end as u64) < length && theirs.length > 0 } else { end as u64 == length };
+    if fits && (Envelope { length, more: false, ..*theirs }) == *wanted {
         return Ok(());
     }
     engine.group.disagree(peer, *wanted, *theirs);

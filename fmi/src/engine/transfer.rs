@@ -3,13 +3,19 @@
 use std::io;
 use std::task::Poll;
 
-use super::{Call, Engine};
-use crate::channel::{ChannelError, Head, Mode, Outgoing};
+use super::plan::Plan;
+use super::{Call, Engine, Owed};
+use crate::channel::{Channel, ChannelError, Mode, Outgoing};
 use crate::engine::lane::Lane;
+use crate::engine::parcel::{Parcel, Room};
 use crate::error::{ErrorKind, Result};
+use crate::proto::frame::Envelope;
 use crate::proto::group::{Input, Matched, OpId, Route, WaitsFor};
 use crate::proto::mailbox::Pattern;
 use crate::proto::rank::Slot;
+
+/// The part of the memory for unasked frames that copies of frames to be sent may take: one in so many.
+const COPIES_PART: u64 = 4;
 
 /// What was done about the front of a peer's stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,11 +197,49 @@ impl Engine {
     /// Completes a frame of an operation that ends before it is sent.
     pub(crate) fn take_over(&mut self, peer: Slot, id: OpId, frame: Outgoing<'_>, sent: usize) {
         if let Some(lane) = self.lanes[peer.index()].as_mut().filter(|lane| lane.writer == Some(id)) {
+            lane.queued += (frame.head.len() + frame.payload.len() - sent) as u64;
             lane.channel.take_over(frame, sent);
             // A broken channel shows at its next use.
             let _ = lane.channel.poll_flush(Mode::Park(&lane.write_waker));
             self.end_writing(peer);
         }
+    }
+
+    /// Ends a send that is not done. What is begun is sent whole: its payload is copied, and goes when its receiver has a
+    /// place for it.
+    pub(crate) fn give_up_send(&mut self, call: &Call, peer: Slot, whole: &Envelope, payload: &[u8], parcel: Parcel) {
+        let mut parcel = parcel;
+        if parcel.sent > 0 {
+            let (head, part) = parcel.frame(whole, payload.len(), self.eager_bytes_max());
+            let frame = Outgoing { head: &head, payload: &payload[part.clone()], whole: true };
+            self.take_over(peer, call.id, frame, parcel.sent);
+            parcel.complete_frame(part.end);
+        }
+        let rest = &payload[parcel.done..];
+        if parcel.done == 0 || rest.is_empty() || !self.group.is_up(peer) {
+            return self.end(call);
+        }
+        let envelope = Envelope { length: rest.len() as u64, more: false, ..*whole };
+        self.forget_call(call);
+        self.owed.insert(call.id, Owed { peer, envelope, payload: rest.to_vec() });
+        self.group.owe(call.id);
+        self.pay(call.id);
+    }
+
+    /// Sends the rest of a message whose send was given up, if its receiver has a place for it.
+    pub(super) fn pay(&mut self, id: OpId) {
+        let Some(owed) = self.owed.get(&id) else { return };
+        let has_failed = self.group.check(id).is_err() || !self.group.is_up(owed.peer);
+        if !has_failed && !self.group.is_ready(id) {
+            return;
+        }
+        let Some(Owed { peer, envelope, payload }) = self.owed.remove(&id) else { return };
+        if let Some(lane) = self.lanes[peer.index()].as_mut().filter(|_| !has_failed) {
+            lane.queue(&envelope, &payload);
+            // A broken channel shows at its next use.
+            let _ = lane.channel.poll_flush(Mode::Park(&lane.write_waker));
+        }
+        self.group.end(id);
     }
 
     /// Sends a message, as far as that can be done.
@@ -204,27 +248,144 @@ impl Engine {
         mode: Mode<'_>,
         call: &mut Call,
         peer: Slot,
-        (head, payload): (&Head, &[u8]),
-        sent: &mut usize,
+        (whole, payload): (&Envelope, &[u8]),
+        parcel: &mut Parcel,
     ) -> Poll<Result<()>> {
-        self.check(call)?;
-        call.waits_for = WaitsFor::default();
-        call.waits_for.add(peer);
-        if !self.group.is_up(peer) {
-            // Those behind it need not wait for the first one to fail.
-            self.reach(call, peer)?;
-            return Poll::Pending;
+        loop {
+            self.check(call)?;
+            call.waits_for = WaitsFor::default();
+            call.waits_for.add(peer);
+            if !self.group.is_up(peer) {
+                // Those behind it need not wait for the first one to fail.
+                self.reach(call, peer)?;
+                return Poll::Pending;
+            }
+            // Messages to one rank are sent in the order of the calls.
+            if self.group.is_suspicious(call.id) || !self.group.may_begin(call.id) {
+                return Poll::Pending;
+            }
+            if let Some(mark) = parcel.copied {
+                return self.poll_copied(mode, call, peer, mark);
+            }
+            if parcel.done > 0 && !self.group.is_ready(call.id) {
+                self.hear(mode, call.id, peer);
+                if !self.group.is_ready(call.id) {
+                    return Poll::Pending;
+                }
+            }
+            let (head, part) = parcel.frame(whole, payload.len(), self.eager_bytes_max());
+            let frame = Outgoing { head: &head, payload: &payload[part.clone()], whole: true };
+            let done = self.poll_send_frame(mode, call, peer, frame, &mut parcel.sent)?;
+            if parcel.is_begun() {
+                self.group.begun(call.id);
+            }
+            if !done {
+                if let Mode::Park(_) = mode {
+                    // The peer may be sending as well, and read nothing before it is heard.
+                    self.hear(mode, call.id, peer);
+                }
+                return Poll::Pending;
+            }
+            parcel.complete_frame(part.end);
+            if part.end == payload.len() {
+                return Poll::Ready(Ok(()));
+            }
         }
-        // Messages to one rank are sent in the order of the calls.
-        if self.group.is_suspicious(call.id) || !self.group.may_begin(call.id) {
-            return Poll::Pending;
+    }
+
+    /// Copies the frame of a message that cannot go at once, or its rest, so that it goes whatever is polled: as long as
+    /// there is room for copies.
+    pub(crate) fn copy_send(
+        &mut self,
+        call: &Call,
+        peer: Slot,
+        (whole, payload): (&Envelope, &[u8]),
+        parcel: &mut Parcel,
+    ) {
+        let queued: usize = self.channels().map(Channel::queued).sum();
+        let room = usize::try_from(self.group.limits().mailbox_bytes_max / COPIES_PART).unwrap_or(usize::MAX);
+        let is_first = parcel.done == 0 && !self.group.is_suspicious(call.id) && self.group.may_begin(call.id);
+        let (head, part) = parcel.frame(whole, payload.len(), self.eager_bytes_max());
+        if !is_first || queued.saturating_add(part.len()) > room {
+            return;
         }
-        let frame = Outgoing { head, payload, whole: true };
-        let done = self.poll_send_frame(mode, call, peer, frame, sent)?;
-        if *sent > 0 {
-            self.group.begun(call.id);
+        let frame = Outgoing { head: &head, payload: &payload[part.clone()], whole: true };
+        if parcel.sent > 0 {
+            self.take_over(peer, call.id, frame, parcel.sent);
+        } else if let Some(lane) = &mut self.lanes[peer.index()] {
+            let envelope = Envelope { length: part.len() as u64, more: part.end < payload.len(), ..*whole };
+            lane.queue(&envelope, frame.payload);
+        } else {
+            return;
         }
-        if done { Poll::Ready(Ok(())) } else { Poll::Pending }
+        self.group.begun(call.id);
+        parcel.complete_frame(part.end);
+        if part.end == payload.len() {
+            parcel.copied = Some(self.lanes[peer.index()].as_ref().map_or(0, |lane| lane.queued));
+        }
+    }
+
+    /// Waits until the copy of a message is handed to the network.
+    fn poll_copied(&mut self, mode: Mode<'_>, call: &Call, peer: Slot, mark: u64) -> Poll<Result<()>> {
+        let Some(lane) = self.lanes[peer.index()].as_mut() else { return Poll::Pending };
+        lane.writers.enlist(call.id, mode);
+        // A broken channel shows at its next use.
+        let _ = lane.channel.poll_flush(Lane::of(&lane.write_waker, mode));
+        let left = lane.channel.queued();
+        if left == 0 || lane.queued.saturating_sub(left as u64) >= mark {
+            return Poll::Ready(Ok(()));
+        }
+        if let Mode::Park(_) = mode {
+            lane.writers.looked();
+            self.hear(mode, call.id, peer);
+        }
+        Poll::Pending
+    }
+
+    /// Notes that a message is longer than what is sent unasked, if it is.
+    pub(crate) fn announce(&mut self, call: &Call, whole: &Envelope) {
+        if whole.length > self.group.limits().eager_bytes_max {
+            self.group.await_ready(call.id, whole);
+        }
+    }
+
+    /// How much of a message, or of a step of a collective, is sent unasked.
+    pub(super) fn eager_bytes_max(&self) -> usize {
+        usize::try_from(self.group.limits().eager_bytes_max).unwrap_or(usize::MAX)
+    }
+
+    /// Tells those that have long frames for a collective that this rank takes part, as far as they do not see it.
+    pub(super) fn begin_long(&mut self, call: &Call, plan: &Plan, element_bytes: usize) {
+        let is_long = |elements: usize| elements.saturating_mul(element_bytes) > self.eager_bytes_max();
+        if !is_long(plan.longest) {
+            return;
+        }
+        let first = plan.rounds.first().map_or(&[][..], |round| &round.sends);
+        let mut senders: Vec<Slot> = plan.receives().filter(|it| is_long(it.into.len())).map(|it| it.peer).collect();
+        senders.sort_unstable();
+        senders.dedup();
+        senders.retain(|peer| first.iter().all(|send| send.peer != *peer));
+        self.group.await_ready_ranks(call.id);
+        senders.into_iter().for_each(|peer| self.group.tell_ready_rank(call.id, peer));
+    }
+
+    /// Whether `peer` is known to take part in a collective.
+    pub(super) fn is_ready(&mut self, mode: Mode<'_>, call: &Call, peer: Slot) -> bool {
+        if !self.group.is_rank_ready(call.id, peer) {
+            self.hear(mode, call.id, peer);
+        }
+        self.group.is_rank_ready(call.id, peer)
+    }
+
+    /// The end of the frame at hand in its step, of which `moved` bytes have been taken.
+    pub(super) fn end_of_frame(&self, peer: Slot, moved: usize) -> usize {
+        let left = self.lanes[peer.index()].as_ref().map_or(0, Lane::left);
+        usize::try_from(left).map_or(usize::MAX, |left| moved.saturating_add(left))
+    }
+
+    /// Hears what a peer has to say, for operation `id`, which does not wait for a frame of its own.
+    pub(super) fn hear(&mut self, mode: Mode<'_>, id: OpId, peer: Slot) {
+        while self.lanes[peer.index()].is_some() && self.pass(mode, id, None, peer) == Passed::Other {}
     }
 
     /// Waits until a receive has its message.
@@ -279,52 +440,72 @@ impl Engine {
         Poll::Pending
     }
 
-    /// Reads the message of a receive.
-    pub(crate) fn poll_message(
+    /// Reads the message of a receive; `moved` counts its bytes.
+    pub(crate) fn poll_message<R: Room + ?Sized>(
         &mut self,
         mode: Mode<'_>,
         call: &Call,
         datatype: u32,
-        buffer: &mut [u8],
+        buffer: &mut R,
         moved: &mut usize,
     ) -> Poll<Result<()>> {
-        self.check(call)?;
-        let Matched { peer, envelope, place } =
-            self.group.matched(call.id).expect("a message is read once it is there");
-        if envelope.datatype != datatype {
-            let mine = crate::proto::frame::Envelope { datatype, ..envelope };
-            self.group.disagree(peer, mine, envelope);
+        loop {
             self.check(call)?;
-        }
-        let length = match usize::try_from(envelope.length) {
-            Ok(length) if length <= buffer.len() => length,
-            _ => {
-                let kind = ErrorKind::Truncated { message_bytes: envelope.length, buffer_bytes: buffer.len() as u64 };
-                let failure = self.group.failure_of(call.id, peer, kind);
-                return Poll::Ready(Err(self.error_of(call, failure)));
+            let Matched { peer, envelope, place } =
+                self.group.matched(call.id).expect("a message is read once it is there");
+            if envelope.datatype != datatype {
+                let mine = Envelope { datatype, ..envelope };
+                self.group.disagree(peer, mine, envelope);
+                self.check(call)?;
             }
-        };
-        if place.is_some() {
-            let stored = self.group.take_stored(call.id).expect("the message of a receive is stored until it is taken");
-            buffer[stored.taken..length].copy_from_slice(&stored.payload);
-            return Poll::Ready(Ok(()));
+            let length = match usize::try_from(envelope.elements) {
+                Ok(length) if length <= buffer.bytes_max() => length,
+                _ => {
+                    let buffer_bytes = buffer.bytes_max() as u64;
+                    let kind = ErrorKind::Truncated { message_bytes: envelope.elements, buffer_bytes };
+                    let failure = self.group.failure_of(call.id, peer, kind);
+                    return Poll::Ready(Err(self.error_of(call, failure)));
+                }
+            };
+            let is_whole = if place.is_some() {
+                self.take_stored(call, buffer, moved, length);
+                !self.group.has_rest(call.id)
+            } else if self.group.is_suspicious(call.id) {
+                return Poll::Pending;
+            } else {
+                self.group.want(call.id);
+                std::task::ready!(self.poll_bring(mode, call, peer))?;
+                let more = self.group.at_hand(peer).is_some_and(|frame| frame.more);
+                let fill = |read: &mut Read<'_>, moved: usize| read(buffer.from(moved, length));
+                std::task::ready!(self.poll_payload(mode, call.id, peer, moved, fill))?;
+                !more
+            };
+            if is_whole {
+                return Poll::Ready(Ok(()));
+            }
         }
-        if self.group.is_suspicious(call.id) {
-            return Poll::Pending;
-        }
-        std::task::ready!(self.poll_bring(mode, call, peer))?;
-        let target = &mut buffer[..length];
-        self.poll_payload(mode, call.id, peer, length, moved, |read, moved| read(&mut target[moved..]))
     }
 
-    /// Reads the frame at hand of `peer`, which belongs to operation `id`, to its end: `length` bytes, of which
-    /// `moved` have been read before. `fill` reads some to where they belong.
+    /// Takes what is stored of a message.
+    fn take_stored<R: Room + ?Sized>(&mut self, call: &Call, buffer: &mut R, moved: &mut usize, length: usize) {
+        let stored = self.group.take_stored(call.id).expect("the message of a receive is stored until it is taken");
+        assert_eq!(stored.taken, *moved, "a message is read without gaps");
+        let mut rest = &stored.payload[..];
+        while !rest.is_empty() {
+            let target = buffer.from(*moved, length);
+            let count = target.len().min(rest.len());
+            target[..count].copy_from_slice(&rest[..count]);
+            (rest, *moved) = (&rest[count..], *moved + count);
+        }
+    }
+
+    /// Reads the frame at hand of `peer`, which belongs to operation `id`, to its end. `moved` counts the bytes of its
+    /// message or step; `fill` reads some to where they belong.
     pub(crate) fn poll_payload(
         &mut self,
         mode: Mode<'_>,
         id: OpId,
         peer: Slot,
-        length: usize,
         moved: &mut usize,
         mut fill: impl FnMut(&mut Read<'_>, usize) -> Poll<Result<usize, ChannelError>>,
     ) -> Poll<Result<()>> {
@@ -333,6 +514,7 @@ impl Engine {
         let Some(lane) = self.lanes[peer.index()].as_mut() else { return Poll::Pending };
         lane.readers.enlist(id, mode);
         self.group.reclaim(peer);
+        let end = usize::try_from(lane.left()).map_or(usize::MAX, |left| before.saturating_add(left));
         if !lane.parked.is_empty() {
             let parked = std::mem::take(&mut lane.parked);
             let mut rest = &parked[..];
@@ -350,8 +532,8 @@ impl Engine {
             }
         }
         let mode = Lane::of(&lane.read_waker, mode);
-        let end = loop {
-            if *moved == length {
+        let read = loop {
+            if *moved == end {
                 break Poll::Ready(Ok(()));
             }
             match fill(&mut |target| lane.channel.poll_body(mode, target), *moved) {
@@ -361,7 +543,7 @@ impl Engine {
             }
         };
         self.moved += (*moved - before) as u64;
-        match end {
+        match read {
             Poll::Ready(Ok(())) => {
                 self.moved += 1;
                 self.group.handle_input(now, Input::Consumed(peer));

@@ -135,6 +135,11 @@ impl Waiters {
         self.polled(id);
     }
 
+    /// Those that were polled last.
+    pub(super) fn latest(&self, count: usize) -> Vec<Waker> {
+        self.list().order.values().rev().take(count).map(|(_, waker)| waker.clone()).collect()
+    }
+
     /// Wakes all, at an event after which there is no other.
     pub(super) fn wake_all(&self) {
         let list = std::mem::take(&mut *self.list());

@@ -9,6 +9,9 @@ use crate::rank::{Members, Rank, Slot};
 /// Signatures of past collectives that a communicator remembers, to answer those who ask about them.
 const HISTORY_MAX: usize = 64;
 
+/// Word of peers ahead of this rank that is kept; only who makes it up sends more.
+const READY_MAX: usize = 1 << 16;
+
 /// What a communicator keeps.
 #[derive(Debug)]
 pub(super) struct Context {
@@ -23,6 +26,8 @@ pub(super) struct Context {
     expected: BTreeMap<Slot, Envelope>,
     /// Messages sent so far to each member.
     sent: BTreeMap<Slot, u64>,
+    /// Peers that take part in collectives which have not begun here.
+    ready: BTreeSet<(u64, Slot)>,
     pub(super) revoked: Option<Revoked>,
 }
 
@@ -47,6 +52,7 @@ impl Context {
             history: VecDeque::with_capacity(HISTORY_MAX),
             expected: BTreeMap::new(),
             sent: BTreeMap::new(),
+            ready: BTreeSet::new(),
             revoked: None,
         }
     }
@@ -88,6 +94,23 @@ impl Context {
     /// What was called here under the number of `theirs`, if that is known.
     pub(super) fn called(&self, theirs: &Envelope) -> Option<Envelope> {
         self.history.iter().find(|known| known.sequence == theirs.sequence).copied()
+    }
+
+    /// Remembers that a peer takes part in a collective that has not begun here.
+    pub(super) fn is_ready_early(&mut self, sequence: u64, peer: Slot) {
+        if !self.has_begun(sequence) && self.ready.len() < READY_MAX {
+            self.ready.insert((sequence, peer));
+        }
+    }
+
+    /// Those that take part in a collective that begins.
+    pub(super) fn take_ready(&mut self, sequence: u64) -> Option<BTreeSet<Slot>> {
+        let of = self.ready.range((sequence, Slot::FIRST)..).take_while(|(of, _)| *of == sequence);
+        let ready: BTreeSet<Slot> = of.map(|(_, peer)| *peer).collect();
+        for peer in &ready {
+            self.ready.remove(&(sequence, *peer));
+        }
+        (!ready.is_empty()).then_some(ready)
     }
 
     /// Remembers what a peer waits in that has not begun here.

@@ -96,6 +96,7 @@ impl Group {
         }
         // What was on its way will not come.
         peer.at_hand = None;
+        self.drop_rests_of(slot);
         let concerned = self.operations.iter().filter(|op| op.concerns(slot)).map(|op| Output::Wake(op.id));
         self.outputs.extend(concerned);
         self.wake_behind(slot);
@@ -111,7 +112,8 @@ impl Group {
         for id in ids {
             let Some(op) = self.operations.get(id) else { continue };
             let is_member = self.rank_of(op.communicator, slot).is_some();
-            if is_member && (op.concerns(slot) || op.suspicion.is_some()) {
+            let waits_for_rest = self.rest_of(id).is_some_and(|key| key.0 == slot);
+            if is_member && (op.concerns(slot) || waits_for_rest || op.suspicion.is_some()) {
                 let failure = self.failure_of(id, slot, ErrorKind::PeerLost(LOST.into()));
                 self.fail(id, failure);
             }
@@ -205,6 +207,7 @@ impl Group {
             self.outputs.push_back(Output::Wake(op.id));
         }
         // What has come for it would only be in the way of others.
+        self.drop_rests_in(communicator);
         self.mailbox.forget(communicator);
         self.discard_unclaimed(communicator);
         self.room_was_made();
@@ -267,7 +270,10 @@ impl Group {
         let Some(AtHand { envelope, owner: Owner::Control, .. }) = self.peers[slot.index()].at_hand.take() else {
             return;
         };
-        let heard = if envelope.kind == Kind::Revoke {
+        let heard = if envelope.kind == Kind::Ready {
+            self.ready(slot, &envelope);
+            Ok(())
+        } else if envelope.kind == Kind::Revoke {
             Notice::parse(payload).map(|notice| self.revoked_by(slot, envelope.communicator, &notice))
         } else {
             let signature = payload.try_into().map_err(|_| WireError::Short).and_then(Envelope::parse);

@@ -1,16 +1,26 @@
 //! Whose a frame is: matching of messages and receives, owners of what is at hand, and what is put aside.
 
+use super::long::key_of;
 use super::operation::Op;
 use super::{AtHand, Group, Link, Matched, OpId, Output, Owner, Peer, Route, SHORT_BYTES, What};
 use crate::error::ErrorKind;
 use crate::frame::{Envelope, Kind};
 use crate::mailbox::{FRAME_OVERHEAD_BYTES, Pattern, Stored};
 use crate::notice::NOTICE_BYTES_MAX;
+use crate::operation::Class;
 use crate::rank::Slot;
 
 /// What a peer has done that sent a frame of a communicator of others.
 pub(super) fn stranger(communicator: u64) -> ErrorKind {
-    ErrorKind::Malformed(format!("a frame of communicator {communicator:016x}, of which it is no member"))
+    malformed(format!("a frame of communicator {communicator:016x}, of which it is no member"))
+}
+
+fn is_control(envelope: &Envelope) -> bool {
+    envelope.kind.operation().class() == Class::Control
+}
+
+pub(super) fn malformed(what: String) -> ErrorKind {
+    ErrorKind::Malformed(what)
 }
 
 impl Group {
@@ -21,17 +31,22 @@ impl Group {
             self.refuse(peer, kind);
             return;
         }
-        let owner = self.owner_of(peer, &envelope);
+        let continued = self.continued(peer, &envelope);
+        let is_first = continued.is_none();
+        let owner = continued.unwrap_or_else(|| self.owner_of(peer, &envelope));
         let turn = self.next_turn();
-        self.peers[peer.index()].at_hand = Some(AtHand { envelope, owner, reserved: None, turn });
+        let end = self.announce(peer, &envelope, owner);
+        self.peers[peer.index()].at_hand = Some(AtHand { envelope, owner, reserved: None, turn, is_first, end });
         match owner {
             Owner::Operation(id) => {
-                if envelope.kind == Kind::Message {
+                if envelope.kind != Kind::Message {
+                    self.note_rank_ready(id, peer);
+                } else if is_first {
                     self.assign(id, Matched { peer, envelope, place: None });
                 }
                 self.wake_other(id);
             }
-            Owner::Nobody if envelope.kind == Kind::Message => drop(self.unclaimed.insert(peer)),
+            Owner::Nobody if envelope.kind == Kind::Message && is_first => drop(self.unclaimed.insert(peer)),
             Owner::Nobody | Owner::Control | Owner::Discarded => {}
         }
     }
@@ -45,10 +60,12 @@ impl Group {
 
     /// Why a frame cannot be accepted.
     fn refusal(&self, peer: Slot, envelope: &Envelope) -> Option<ErrorKind> {
-        let is_control = matches!(envelope.kind, Kind::Inquiry | Kind::Revoke);
-        let bytes_max = if is_control { NOTICE_BYTES_MAX as u64 } else { self.limits.frame_bytes_max };
-        if envelope.length > bytes_max {
-            return Some(ErrorKind::FrameTooLarge { bytes: envelope.length, bytes_max });
+        let bytes_max = NOTICE_BYTES_MAX as u64;
+        if is_control(envelope) && envelope.length > bytes_max {
+            return Some(malformed(format!("a {} of {} bytes", envelope, envelope.length)));
+        }
+        if let Some(kind) = self.misfit(peer, envelope) {
+            return Some(kind);
         }
         let context = self.contexts.get(&envelope.communicator)?;
         if context.members.rank_of(peer).is_none() {
@@ -58,7 +75,7 @@ impl Group {
     }
 
     fn owner_of(&mut self, peer: Slot, envelope: &Envelope) -> Owner {
-        if matches!(envelope.kind, Kind::Inquiry | Kind::Revoke) {
+        if is_control(envelope) {
             return Owner::Control;
         }
         let Some(context) = self.contexts.get(&envelope.communicator) else {
@@ -125,7 +142,7 @@ impl Group {
         let peer = &mut self.peers[slot.index()];
         let Some(frame) = &mut peer.at_hand else { return };
         frame.owner = owner;
-        if owner == Owner::Nobody && frame.envelope.kind == Kind::Message {
+        if owner == Owner::Nobody && frame.envelope.kind == Kind::Message && frame.is_first {
             self.unclaimed.insert(slot);
         } else {
             self.unclaimed.remove(&slot);
@@ -167,20 +184,27 @@ impl Group {
         }
         peer.behind.extend(id);
         if frame.reserved.is_none() {
-            if !self.mailbox.reserve(left) {
+            let envelope = frame.envelope;
+            if !self.use_reserved(slot, &envelope, left) && !self.mailbox.reserve(left) {
                 self.cramped.extend(id);
                 return Route::Full;
             }
-            frame.reserved = Some(left);
+            if let Some(frame) = &mut self.peers[slot.index()].at_hand {
+                frame.reserved = Some(left);
+            }
         }
         Route::Store
     }
 
     /// Takes back the room that was set aside for the frame at hand: its owner has come for it.
     pub fn reclaim(&mut self, slot: Slot) {
-        let frame = self.peers[slot.index()].at_hand.as_mut();
-        if let Some(reserved) = frame.and_then(|frame| frame.reserved.take()) {
+        let Some(frame) = &mut self.peers[slot.index()].at_hand else { return };
+        let key = key_of(slot, &frame.envelope);
+        let reserved = frame.reserved.take();
+        if let Some(reserved) = reserved {
             self.mailbox.unreserve(reserved);
+        }
+        if reserved.is_some() | (!self.rests.is_empty() && self.unreserve_rest(key)) {
             self.room_was_made();
         }
     }
@@ -201,27 +225,34 @@ impl Group {
     pub(super) fn consumed(&mut self, slot: Slot) {
         self.reclaim(slot);
         self.unclaimed.remove(&slot);
-        let peer = &mut self.peers[slot.index()];
-        peer.at_hand = None;
+        let taken = self.peers[slot.index()].at_hand.take();
+        if let Some(AtHand { envelope, .. }) = taken
+            && envelope.kind == Kind::Message
+            && !envelope.more
+            && !self.rests.is_empty()
+        {
+            self.forget_rest(key_of(slot, &envelope));
+        }
         self.wake_behind(slot);
     }
 
     pub(super) fn stored(&mut self, slot: Slot, payload: Vec<u8>) {
         self.unclaimed.remove(&slot);
         let peer = &mut self.peers[slot.index()];
-        let Some(AtHand { envelope, owner, reserved, .. }) = peer.at_hand.take() else { return };
+        let Some(frame) = peer.at_hand.take() else { return };
+        let AtHand { envelope, owner, reserved, end, .. } = frame;
         assert_eq!(reserved, Some(payload.len() as u64), "a frame is stored in the room reserved for it");
-        let length = usize::try_from(envelope.length).expect("its payload is in memory");
-        let stored = Stored { peer: slot, envelope, taken: length - payload.len(), payload };
-        let is_owned = matches!(owner, Owner::Operation(_));
-        let place = self.mailbox.store(stored, is_owned);
-        if let Owner::Operation(id) = owner {
-            if envelope.kind == Kind::Message
-                && let Some(op) = self.operations.get_mut(id)
-            {
-                op.matched = Some(Matched { peer: slot, envelope, place: Some(place) });
+        let taken = usize::try_from(end).expect("its payload is in memory") - payload.len();
+        let stored = Stored { peer: slot, envelope, taken, payload };
+        if envelope.kind == Kind::Message {
+            let owner = self.store_part(&frame, stored);
+            self.outputs.extend(owner.map(Output::Wake));
+        } else {
+            let is_owned = matches!(owner, Owner::Operation(_));
+            self.mailbox.store(stored, is_owned);
+            if let Owner::Operation(id) = owner {
+                self.outputs.push_back(Output::Wake(id));
             }
-            self.outputs.push_back(Output::Wake(id));
         }
         self.wake_behind(slot);
     }
@@ -233,6 +264,9 @@ impl Group {
     }
 
     pub(super) fn room_was_made(&mut self) {
+        if !self.uninvited.is_empty() {
+            self.invite_more();
+        }
         self.outputs.extend(std::mem::take(&mut self.cramped).into_iter().map(Output::Wake));
     }
 
@@ -247,8 +281,8 @@ impl Group {
     /// Panics unless the state is consistent.
     pub fn check_invariants(&self) {
         let reserved = |peer: &Peer| peer.at_hand.as_ref().and_then(|frame| frame.reserved);
-        let reserved = self.peers.iter().filter_map(reserved).map(|bytes| bytes + FRAME_OVERHEAD_BYTES).sum();
-        self.mailbox.check(reserved);
+        let reserved = self.peers.iter().filter_map(reserved).map(|bytes| bytes + FRAME_OVERHEAD_BYTES).sum::<u64>();
+        self.mailbox.check(reserved + self.check_rests());
         for op in self.operations.iter() {
             match op.what {
                 What::Receive(pattern) => {
@@ -258,7 +292,10 @@ impl Group {
                         assert!(pattern.fits(peer, &envelope), "a receive has a message that fits");
                         let is_there = match place {
                             Some(place) => self.mailbox.describe(place) == Some((peer, envelope)),
-                            None => self.owns(op.id, peer) || self.peers[peer.index()].link != Link::Up,
+                            None => {
+                                let is_up = self.peers[peer.index()].link == Link::Up;
+                                self.owns(op.id, peer) || self.has_rest(op.id) || !is_up
+                            }
                         };
                         assert!(is_there || op.failed.is_some(), "a matched message is where it is said to be");
                     }
@@ -274,10 +311,10 @@ impl Group {
             }
         }
         for (slot, peer) in self.slots().zip(&self.peers) {
-            let owner = peer.at_hand.as_ref().map(|frame| (frame.owner, frame.envelope.kind));
-            let is_free = owner == Some((Owner::Nobody, Kind::Message));
+            let owner = peer.at_hand.as_ref().map(|frame| (frame.owner, frame.envelope.kind, frame.is_first));
+            let is_free = owner == Some((Owner::Nobody, Kind::Message, true));
             assert_eq!(self.unclaimed.contains(&slot), is_free, "free messages at hand are known");
-            if let Some((Owner::Operation(id), _)) = owner {
+            if let Some((Owner::Operation(id), ..)) = owner {
                 assert!(self.operations.get(id).is_some(), "an owner exists");
             }
         }

@@ -1,5 +1,6 @@
 //! Operations that have been called and have not ended, in the order of their calls.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::error::ErrorKind;
@@ -104,6 +105,12 @@ pub(super) struct Op {
     pub(super) timer_at: Option<Instant>,
     /// The last turn of another operation at its frame for which it has waited.
     pub(super) waited: u64,
+    /// Of a send whose rest waits for its receiver.
+    pub(super) promise: Option<super::long::Key>,
+    /// Of such a send: whether the rest may go.
+    pub(super) is_ready: bool,
+    /// Of a collective with long steps: ranks that are known to take part.
+    pub(super) ready_peers: Option<BTreeSet<Slot>>,
 }
 
 impl Op {

@@ -1,5 +1,6 @@
 //! Plays scripts of bytes on the machine as a driver would, for property tests and fuzzing.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Group, Input, Limits, OpId, Route, WaitsFor, What};
@@ -41,8 +42,8 @@ struct Driver {
     lanes: [Lane; SIZE as usize],
     /// Operations with what they do and when they were called.
     operations: Vec<(OpId, What, Instant)>,
-    /// Messages sent so far by each peer on each communicator.
-    sequence: u64,
+    /// Payload bytes that receives have read.
+    read: BTreeMap<OpId, usize>,
 }
 
 /// Plays a script. Panics if the machine breaks a rule: state that is not consistent, an operation that outlives its
@@ -55,7 +56,7 @@ pub fn play(bytes: &[u8]) {
     group.open(1, Members::whole(0, SIZE));
     group.open(2, Members::part(me, part).expect("the first slot is a member"));
     let lanes = [Lane { is_up: true, left: 0 }; SIZE as usize];
-    let mut driver = Driver { group, now: Instant::ZERO, lanes, operations: Vec::new(), sequence: 0 };
+    let mut driver = Driver { group, now: Instant::ZERO, lanes, operations: Vec::new(), read: BTreeMap::new() };
     let mut bytes = Bytes(bytes);
     while let Some(deed) = bytes.next() {
         driver.step(deed, &mut bytes);
@@ -131,12 +132,27 @@ impl Driver {
     /// An envelope that a peer may send, or any other.
     fn envelope(&mut self, bytes: &mut Bytes<'_>) -> Envelope {
         let communicator = [0, 1, 2, 77][usize::from(bytes.below(4))];
-        let kind = [Kind::Message, Kind::Message, Kind::Barrier, Kind::Allreduce, Kind::Inquiry, Kind::Revoke]
-            [usize::from(bytes.below(6))];
+        const KINDS: [Kind; 7] = [
+            Kind::Message,
+            Kind::Message,
+            Kind::Barrier,
+            Kind::Allreduce,
+            Kind::Inquiry,
+            Kind::Revoke,
+            Kind::Ready,
+        ];
+        let kind = KINDS[usize::from(bytes.below(7))];
         let length = [0, 10, 5000, 20_000, 1 << 40][usize::from(bytes.below(5))];
-        self.sequence += 1;
         let sequence = u64::from(bytes.below(4));
-        Envelope { communicator, sequence, root_or_tag: u32::from(bytes.below(3)), length, ..Envelope::new(kind) }
+        // Of a message often the whole length, or that of more to come; or what fits nothing.
+        let (more, elements) = match bytes.below(5) {
+            0 | 1 => (false, length),
+            2 => (true, length + 5000),
+            3 => (false, length + 5000),
+            _ => (true, 10),
+        };
+        let (step, root_or_tag) = (u32::from(bytes.below(2)), u32::from(bytes.below(3)));
+        Envelope { communicator, sequence, step, root_or_tag, length, more, elements, ..Envelope::new(kind) }
     }
 
     /// Does what the machine says about the front of a peer's stream, for an operation or for nobody.
@@ -158,15 +174,23 @@ impl Driver {
                 self.lanes[peer.index()].left = envelope.length;
                 self.group.handle_input(now, Input::Head { peer, envelope });
             }
+            // What is longer than memory is left where it is.
+            Route::Mine if left > 1 << 20 => {}
             Route::Mine => {
+                if let Some((id, ..)) = chosen {
+                    self.group.want(id);
+                }
                 self.group.reclaim(peer);
                 let read = left / (1 + u64::from(bytes.below(3)));
                 self.lanes[peer.index()].left = left - read;
+                if let Some((id, ..)) = chosen {
+                    *self.read.entry(id).or_default() += usize::try_from(read).expect("short");
+                }
                 let input = if read == left { Input::Consumed(peer) } else { Input::Progressed(peer) };
                 if let (Some((id, ..)), Input::Consumed(_)) = (chosen, &input) {
                     let is_message = self.group.matched(id).is_some();
                     self.group.handle_input(now, input);
-                    if is_message {
+                    if is_message && !self.group.has_rest(id) {
                         self.group.end(id);
                         self.operations.retain(|(known, ..)| *known != id);
                     }
@@ -198,19 +222,37 @@ impl Driver {
         if index >= self.operations.len() {
             return;
         }
-        let (id, what, _) = self.operations.remove(index);
+        let (id, what, called) = self.operations.remove(index);
         match what {
             What::Receive(_) => {
                 let stored = self.group.matched(id).and_then(|matched| matched.place);
                 // What a failed operation was matched with may be gone with its communicator.
                 if stored.is_some() && self.group.check(id).is_ok() && bytes.below(2) == 0 {
-                    self.group.take_stored(id).expect("a matched message is there");
+                    let stored = self.group.take_stored(id).expect("a matched message is there");
+                    assert_eq!(stored.taken, self.read.get(&id).copied().unwrap_or_default(), "no gaps");
+                    *self.read.entry(id).or_default() += stored.payload.len();
+                    if bytes.below(2) == 0 {
+                        self.group.want(id);
+                        if self.group.has_rest(id) {
+                            self.operations.push((id, what, called));
+                            return;
+                        }
+                    }
                     self.group.end(id);
                 } else {
-                    self.group.release(id, &[]);
+                    let front = vec![0; self.read.remove(&id).unwrap_or_default()];
+                    self.lanes_take_back(id, front.len());
+                    self.group.release(id, &front);
                 }
             }
-            What::Send(_) => {
+            What::Send(to) => {
+                if bytes.below(2) == 0 {
+                    let sequence = self.group.number_message(0, to);
+                    self.group.await_ready(id, &Envelope { sequence, ..Envelope::new(Kind::Message) });
+                    self.group.begun(id);
+                    self.operations.push((id, what, called));
+                    return;
+                }
                 if self.group.may_begin(id) && bytes.below(2) == 0 {
                     self.group.begun(id);
                 }
@@ -220,6 +262,16 @@ impl Driver {
                 while self.group.take_collective(self.peer(bytes), &signature).is_some() {}
                 self.group.end(id);
             }
+        }
+    }
+
+    /// What a receive has read of the frame at hand is before its rest again.
+    fn lanes_take_back(&mut self, id: OpId, front: usize) {
+        if let Some(matched) = self.group.matched(id)
+            && matched.place.is_none()
+            && self.group.owns(id, matched.peer)
+        {
+            self.lanes[matched.peer.index()].left += front as u64;
         }
     }
 

@@ -1,0 +1,174 @@
+//! Goal: messages and collectives of any length end whatever is awaited first, within the memory that is set aside for
+//! what nobody polls. Method: limits so small that everything is long.
+
+use super::*;
+
+/// Limits under which a message of some kilobytes is long: 1 KiB goes unasked, 64 KiB are kept for others.
+fn small(config: &mut Config) {
+    (config.eager_bytes_max, config.mailbox_bytes_max) = (1 << 10, 64 << 10);
+}
+
+fn bench(size: u32, wire: Wire) -> Bench {
+    Bench::configured(size, wire, small, |_| None)
+}
+
+fn numbers(count: usize, from: u32) -> Vec<u32> {
+    (0..).map(|index: u32| index.wrapping_mul(7) + from).take(count).collect()
+}
+
+#[test]
+fn a_send_ends_beside_a_receive_that_nobody_polls() {
+    for wire in WIRES {
+        let bench = bench(2, wire);
+        let mut executor = Executor::default();
+        for comm in &bench.comms {
+            executor.must(async move {
+                let (peer, mut got) = (1 - comm.rank(), vec![0; 8000]);
+                let data = numbers(8000, comm.rank());
+                let receive = comm.recv(peer, 1, &mut got);
+                comm.send(peer, 1, &data).await?;
+                receive.await?;
+                assert!(got == numbers(8000, peer), "the message came out changed");
+                Ok(())
+            });
+        }
+        assert!(executor.run(first), "{wire:?}: somebody was not woken");
+    }
+}
+
+#[test]
+fn sends_in_a_ring_end_beside_receives_that_nobody_polls() {
+    for wire in WIRES {
+        let bench = bench(3, wire);
+        let mut executor = Executor::default();
+        for comm in &bench.comms {
+            executor.must(async move {
+                let (right, left) = ((comm.rank() + 1) % 3, (comm.rank() + 2) % 3);
+                let (data, mut got) = (numbers(8000, comm.rank()), vec![0; 8000]);
+                let receive = comm.recv(left, 1, &mut got);
+                comm.send(right, 1, &data).await?;
+                receive.await?;
+                assert!(got == numbers(8000, left), "the message came out changed");
+                Ok(())
+            });
+        }
+        assert!(executor.run(last), "{wire:?}: somebody was not woken");
+    }
+}
+
+#[test]
+fn what_follows_a_message_that_fits_no_mailbox_passes_it() {
+    for wire in WIRES {
+        let bench = bench(2, wire);
+        let [zero, one] = &bench.comms[..] else { panic!("two ranks") };
+        let (data, mut got) = (numbers(100_000, 3), vec![0; 100_000]);
+        let mut executor = Executor::default();
+        executor.must(async {
+            let send = zero.send(1, 1, &data);
+            zero.barrier().await?;
+            send.await
+        });
+        executor.must(async {
+            one.barrier().await?;
+            one.recv(0, 1, &mut got).await.map(|status| assert_eq!(status.count, 100_000))
+        });
+        assert!(executor.run(first), "{wire:?}: somebody was not woken");
+        drop(executor);
+        assert!(got == data, "the message came out changed");
+    }
+}
+
+#[test]
+fn what_follows_a_long_collective_that_has_not_begun_elsewhere_passes_it() {
+    for wire in WIRES {
+        let bench = bench(3, wire);
+        let data = numbers(100_000, 1);
+        let mut executor = Executor::default();
+        for comm in &bench.comms {
+            let data = &data;
+            executor.must(async move {
+                let (mut all, mut small) = (vec![0; data.len()], [0u8]);
+                if comm.rank() == 0 {
+                    let sends = join(comm.send(1, 5, &[9u8]), comm.send(2, 5, &[9u8]));
+                    let (sum, (one, other)) = join(comm.allreduce(data, &mut all, Sum), sends).await;
+                    one.and(other).and(sum)?;
+                } else {
+                    comm.recv(0, 5, &mut small).await?;
+                    comm.allreduce(data, &mut all, Sum).await?;
+                }
+                assert!(all.iter().zip(data).all(|(sum, one)| *sum == one.wrapping_mul(3)), "a wrong sum");
+                Ok(())
+            });
+        }
+        assert!(executor.run(first), "{wire:?}: somebody was not woken");
+    }
+}
+
+#[test]
+fn a_send_that_is_given_up_when_it_was_announced_arrives_whole() {
+    for wire in WIRES {
+        let bench = bench(2, wire);
+        let [zero, one] = &bench.comms[..] else { panic!("two ranks") };
+        let (data, mut got, mut last) = (numbers(100_000, 5), vec![0; 100_000], [0u8]);
+        let mut executor = Executor::default();
+        let send = executor.must(zero.send(1, 1, &data));
+        executor.poll(send);
+        executor.cancel(send);
+        executor.must(async {
+            one.recv(0, 1, &mut got).await?;
+            one.recv(0, 2, &mut last).await
+        });
+        executor.must(async {
+            zero.recv(1, 7, &mut [0u8]).await?;
+            zero.send(1, 2, &[1u8]).await
+        });
+        executor.must(one.send(0, 7, &[1u8]));
+        assert!(executor.run(first), "{wire:?}: somebody was not woken");
+        drop(executor);
+        assert!(got == data, "the message came out changed");
+    }
+}
+
+#[test]
+fn a_long_message_whose_receive_is_dropped_half_way_is_received_again() {
+    for polls in [1, 3, 8, 30] {
+        let bench = bench(2, Wire::Pipe(256));
+        let [zero, one] = &bench.comms[..] else { panic!("two ranks") };
+        let (data, mut dropped, mut got) = (numbers(6000, 5), vec![0; 6000], vec![0; 6000]);
+        let mut executor = Executor::default();
+        let send = executor.must(zero.send(1, 1, &data));
+        let receive = executor.must(one.recv(0, 1, &mut dropped));
+        for _ in 0..polls {
+            executor.poll(send);
+            executor.poll(receive);
+        }
+        executor.cancel(receive);
+        executor.must(one.recv(0, 1, &mut got));
+        assert!(executor.run(first), "after {polls} polls: somebody was not woken");
+        drop(executor);
+        assert!(got == data, "the message came out changed");
+    }
+}
+
+#[test]
+fn a_short_send_is_on_its_way_whatever_is_awaited() {
+    // The pipe takes a few bytes; the rest of each message is copied at its call.
+    let bench = bench(2, Wire::Pipe(64));
+    let [zero, one] = &bench.comms[..] else { panic!("two ranks") };
+    let (data, mut got) = (numbers(250, 5), [vec![0; 250], vec![0; 250]]);
+    let mut executor = Executor::default();
+    executor.must(async {
+        let sends = [zero.send(1, 1, &data), zero.send(1, 2, &data)];
+        zero.recv(1, 3, &mut [0u8]).await?;
+        try_join_all(sends).await
+    });
+    executor.must(async {
+        let [early, late] = &mut got;
+        one.recv(0, 2, late).await?;
+        one.recv(0, 1, early).await?;
+        one.send(0, 3, &[1u8]).await
+    });
+    assert!(executor.run(first), "somebody was not woken");
+    drop(executor);
+    assert!(got.iter().all(|got| *got == data), "a message came out changed");
+}
