@@ -406,7 +406,6 @@ impl Engine {
         let mut cx = Context::from_waker(&common);
         self.poll_notices(&mut cx);
         self.poll_upgrade(&mut cx);
-        let _ = self.poll_flush_lanes(Some((call.id, waker)));
         self.group.park(call.id, call.waits_for);
         loop {
             self.drain();
@@ -426,6 +425,8 @@ impl Engine {
                 lane.writers.nudge();
             }
         }
+        // After all that adds something to be sent.
+        let _ = self.poll_flush_lanes(Some((call.id, waker)));
         self.common.looked();
         Poll::Pending
     }
@@ -602,6 +603,7 @@ impl Engine {
         for lane in self.lanes.iter_mut().flatten().filter(|lane| lane.channel.has_queued()) {
             if lane.channel.is_mid_frame() {
                 // It goes when the operation's frame is sent whose turn it is.
+                lane.behind_writer.extend(call.map(|(id, _)| id));
                 left = true;
                 continue;
             }

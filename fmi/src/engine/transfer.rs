@@ -36,7 +36,7 @@ impl Engine {
             if self.lanes[peer.index()].is_none() && !self.reach(call, peer)? {
                 return Poll::Pending;
             }
-            match self.pass(mode, call.id, Some(call.id), peer) {
+            match self.pass(mode, call.id, peer) {
                 Passed::Mine => return Poll::Ready(Ok(())),
                 Passed::Other => self.check(call)?,
                 Passed::Blocked => {
@@ -53,13 +53,12 @@ impl Engine {
         reached.map_err(|failure| self.error_of(call, failure))
     }
 
-    /// Does what is to be done about the front of the stream of `peer`, for operation `id` or (`whose` is none) for
-    /// nobody in particular.
-    fn pass(&mut self, mode: Mode<'_>, id: OpId, whose: Option<OpId>, slot: Slot) -> Passed {
+    /// Does what is to be done about the front of the stream of `peer`, for operation `id`.
+    fn pass(&mut self, mode: Mode<'_>, id: OpId, slot: Slot) -> Passed {
         let Some(lane) = self.lanes[slot.index()].as_mut() else { return Passed::Other };
         let now = self.now;
         let left = lane.left();
-        let route = self.group.route(whose, slot, left);
+        let route = self.group.route(id, slot, left);
         lane.readers.enlist(id, mode);
         let done = match route {
             Route::Mine => return Passed::Mine,
@@ -70,9 +69,7 @@ impl Engine {
             }
             Route::Offered => {
                 self.looked(slot, mode);
-                if whose.is_some()
-                    && let Mode::Park(waker) = mode
-                {
+                if let Mode::Park(waker) = mode {
                     // Its owner goes first; then this one looks again.
                     waker.wake_by_ref();
                 }
@@ -131,7 +128,7 @@ impl Engine {
     /// Hears what any peer has to say that belongs to no operation.
     pub(super) fn listen(&mut self, mode: Mode<'_>, id: OpId) {
         for slot in self.group.rounds() {
-            while self.lanes[slot.index()].is_some() && self.pass(mode, id, None, slot) == Passed::Other {}
+            self.hear(mode, id, slot);
         }
     }
 
@@ -385,7 +382,7 @@ impl Engine {
 
     /// Hears what a peer has to say, for operation `id`, which does not wait for a frame of its own.
     pub(super) fn hear(&mut self, mode: Mode<'_>, id: OpId, peer: Slot) {
-        while self.lanes[peer.index()].is_some() && self.pass(mode, id, None, peer) == Passed::Other {}
+        while self.lanes[peer.index()].is_some() && self.pass(mode, id, peer) == Passed::Other {}
     }
 
     /// Waits until a receive has its message.
@@ -423,7 +420,7 @@ impl Engine {
             someone = Some(peer);
             // A peer that leaves meanwhile sends nothing; the others may.
             while self.lanes[peer.index()].is_some() {
-                match self.pass(mode, call.id, Some(call.id), peer) {
+                match self.pass(mode, call.id, peer) {
                     Passed::Mine => {
                         let matched = self.group.matched(call.id).expect("its frame is at hand");
                         return Poll::Ready(Ok(matched));

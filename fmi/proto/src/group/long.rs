@@ -67,10 +67,11 @@ impl Group {
         if envelope.more && self.rests.len() >= RESTS_MAX {
             return Some(malformed(format!("more than {RESTS_MAX} messages that are not whole")));
         }
-        let before = self.rests.get(&key_of(peer, envelope)).map_or(0, |rest| rest.announced);
-        let end = before.checked_add(envelope.length)?;
-        let fits = if envelope.more { end < envelope.elements && envelope.length > 0 } else { end == envelope.elements };
-        (!fits).then(|| malformed(format!("a frame of {} bytes in a message of {}", envelope.length, envelope.elements)))
+        let rest = self.rests.get(&key_of(peer, envelope));
+        let (before, total) = rest.map_or((0, envelope.elements), |rest| (rest.announced, rest.total));
+        let end = before.saturating_add(envelope.length);
+        let fits = if envelope.more { end < total && envelope.length > 0 } else { end == total };
+        (!fits || envelope.elements != total).then(|| malformed(format!("a frame of {} bytes in a message of {}", envelope.length, envelope.elements)))
     }
 
     /// Whether a frame of a message continues one that has begun; its owner then.
@@ -187,6 +188,21 @@ impl Group {
             && rest.holder != Holder::Dropped
         {
             rest.holder = holder;
+            self.own_rest(key_of(peer, envelope), holder);
+        }
+    }
+
+    /// A frame at hand that continues a message belongs to whoever holds its beginning.
+    fn own_rest(&mut self, key: Key, holder: Holder) {
+        let frame = self.peers[key.0.index()].at_hand.as_ref();
+        let Some(frame) = frame.filter(|frame| !frame.is_first && key_of(key.0, &frame.envelope) == key) else { return };
+        let owner = match holder {
+            Holder::AtHand | Holder::Stored(_) => Owner::Nobody,
+            Holder::Operation(id) => Owner::Operation(id),
+            Holder::Dropped => Owner::Discarded,
+        };
+        if frame.envelope.kind == Kind::Message && frame.owner != owner {
+            self.own(key.0, owner);
         }
     }
 
@@ -291,6 +307,7 @@ impl Group {
     pub(super) fn hold_dropped(&mut self, key: Key) {
         if let Some(rest) = self.rests.get_mut(&key) {
             rest.holder = Holder::Dropped;
+            self.own_rest(key, Holder::Dropped);
         }
     }
 
@@ -311,7 +328,8 @@ impl Group {
     pub fn await_ready(&mut self, id: OpId, envelope: &Envelope) {
         let Some(Op { what: What::Send(to), promise, .. }) = self.operations.get_mut(id) else { return };
         let key = key_of(*to, envelope);
-        *promise = Some(key);
+        let before = promise.replace(key);
+        before.and_then(|before| self.promises.remove(&before));
         self.promises.insert(key, id);
     }
 

@@ -160,18 +160,17 @@ impl Group {
         }
     }
 
-    /// What is at the front of the stream of `peer`, for an operation (or for nobody in particular) that wants
-    /// what is behind it; `left` is how much of the frame at hand no operation has taken.
-    pub fn route(&mut self, id: Option<OpId>, slot: Slot, left: u64) -> Route {
-        self.asking = id;
+    /// What is at the front of the stream of `peer`, for an operation that wants what is behind it, or only hears what
+    /// comes; `left` is how much of the frame at hand no operation has taken.
+    pub fn route(&mut self, id: OpId, slot: Slot, left: u64) -> Route {
+        self.asking = Some(id);
         let peer = &mut self.peers[slot.index()];
         let Some(frame) = &mut peer.at_hand else { return Route::Head };
-        match (frame.owner, id) {
-            (Owner::Operation(owner), Some(id)) if owner == id => return Route::Mine,
-            (Owner::Control, _) => return Route::Control,
-            (Owner::Discarded, _) => return Route::Discard,
-            (Owner::Operation(_), None) => return Route::Offered,
-            (Owner::Operation(owner), Some(id)) if frame.reserved.is_none() && left > SHORT_BYTES => {
+        match frame.owner {
+            Owner::Operation(owner) if owner == id => return Route::Mine,
+            Owner::Control => return Route::Control,
+            Owner::Discarded => return Route::Discard,
+            Owner::Operation(owner) if frame.reserved.is_none() && left > SHORT_BYTES => {
                 if let Some(op) = self.operations.get_mut(id)
                     && op.waited != frame.turn
                 {
@@ -180,13 +179,14 @@ impl Group {
                     return Route::Offered;
                 }
             }
-            (Owner::Operation(_) | Owner::Nobody, _) => {}
+            Owner::Operation(_) | Owner::Nobody => {}
         }
-        peer.behind.extend(id);
+        peer.behind.insert(id);
         if frame.reserved.is_none() {
-            let envelope = frame.envelope;
-            if !self.use_reserved(slot, &envelope, left) && !self.mailbox.reserve(left) {
-                self.cramped.extend(id);
+            // Room was set aside for what follows the first frame.
+            let (envelope, is_rest) = (frame.envelope, !frame.is_first);
+            if !(is_rest && self.use_reserved(slot, &envelope, left)) && !self.mailbox.reserve(left) {
+                self.cramped.insert(id);
                 return Route::Full;
             }
             if let Some(frame) = &mut self.peers[slot.index()].at_hand {

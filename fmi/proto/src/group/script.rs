@@ -168,7 +168,8 @@ impl Driver {
         if !is_up {
             return;
         }
-        match self.group.route(chosen.map(|(id, ..)| id), peer, left) {
+        // Without an operation, as whoever hears what comes and wants nothing.
+        match self.group.route(chosen.map_or(OpId::FIRST, |(id, ..)| id), peer, left) {
             Route::Head => {
                 let envelope = self.envelope(bytes);
                 self.lanes[peer.index()].left = envelope.length;

@@ -30,8 +30,8 @@ fn receive(group: &mut Group, source: Option<u32>, tag: Option<u32>) -> OpId {
 }
 
 fn arrive(group: &mut Group, peer: u32, tag: u32, length: u64) {
-    let envelope = Envelope { root_or_tag: tag, length, ..Envelope::new(super::super::frame::Kind::Message) };
-    assert_eq!(group.route(None, slot(peer), 0), Route::Head);
+    let envelope = Envelope { root_or_tag: tag, length, elements: length, ..Envelope::new(super::super::frame::Kind::Message) };
+    assert_eq!(group.route(OpId::FIRST, slot(peer), 0), Route::Head);
     group.handle_input(Instant::ZERO, Input::Head { peer: slot(peer), envelope });
 }
 
@@ -66,12 +66,12 @@ fn a_long_frame_is_put_aside_only_after_its_owner_had_its_turn() {
     let mut group = group();
     let (owner, other) = (receive(&mut group, Some(1), Some(1)), receive(&mut group, Some(1), Some(2)));
     arrive(&mut group, 1, 1, 10_000);
-    assert_eq!(group.route(Some(other), slot(1), 10_000), Route::Offered);
+    assert_eq!(group.route(other, slot(1), 10_000), Route::Offered);
     assert!(woken(&mut group).contains(&owner));
-    assert_eq!(group.route(Some(owner), slot(1), 10_000), Route::Mine);
+    assert_eq!(group.route(owner, slot(1), 10_000), Route::Mine);
     group.handle_input(Instant::ZERO, Input::Progressed(slot(1)));
-    assert_eq!(group.route(Some(other), slot(1), 9000), Route::Offered, "it attends to it: another turn");
-    assert_eq!(group.route(Some(other), slot(1), 9000), Route::Store);
+    assert_eq!(group.route(other, slot(1), 9000), Route::Offered, "it attends to it: another turn");
+    assert_eq!(group.route(other, slot(1), 9000), Route::Store);
     group.handle_input(Instant::ZERO, Input::Stored { peer: slot(1), payload: vec![0; 9000] });
     assert!(woken(&mut group).contains(&owner));
     let stored = group.take_stored(owner).expect("the rest of it");
@@ -87,14 +87,14 @@ fn room_in_the_mailbox_is_reserved_and_given_back() {
     arrive(&mut group, 1, 1, 600);
     arrive(&mut group, 2, 1, 600);
     let waits = receive(&mut group, Some(1), Some(2));
-    assert_eq!(group.route(Some(waits), slot(1), 600), Route::Store);
+    assert_eq!(group.route(waits, slot(1), 600), Route::Store);
     // The other one's room is taken, though nothing is stored yet.
-    assert_eq!(group.route(Some(waits), slot(2), 600), Route::Full);
+    assert_eq!(group.route(waits, slot(2), 600), Route::Full);
     let owner = receive(&mut group, Some(1), Some(1));
-    assert_eq!(group.route(Some(owner), slot(1), 600), Route::Mine);
+    assert_eq!(group.route(owner, slot(1), 600), Route::Mine);
     group.reclaim(slot(1));
     assert!(woken(&mut group).contains(&waits), "there is room again");
-    assert_eq!(group.route(Some(waits), slot(2), 600), Route::Store);
+    assert_eq!(group.route(waits, slot(2), 600), Route::Store);
     group.check_invariants();
 }
 
@@ -104,11 +104,11 @@ fn a_frame_that_came_before_its_communicator_is_refused_from_a_stranger() {
         let mut group = group();
         let kind = super::super::frame::Kind::Message;
         for peer in [1, 2] {
-            let envelope = Envelope { communicator: 9, length: 1, ..Envelope::new(kind) };
-            assert_eq!(group.route(None, slot(peer), 0), Route::Head);
+            let envelope = Envelope { communicator: 9, length: 1, elements: 1, ..Envelope::new(kind) };
+            assert_eq!(group.route(OpId::FIRST, slot(peer), 0), Route::Head);
             group.handle_input(Instant::ZERO, Input::Head { peer: slot(peer), envelope });
             if is_stored {
-                assert_eq!(group.route(None, slot(peer), 1), Route::Store);
+                assert_eq!(group.route(OpId::FIRST, slot(peer), 1), Route::Store);
                 group.handle_input(Instant::ZERO, Input::Stored { peer: slot(peer), payload: vec![0] });
             }
         }
