@@ -59,12 +59,13 @@ pub mod net;
 pub mod op;
 pub mod operation;
 pub mod proto;
+pub mod request;
 pub mod schedule;
 pub mod time;
 
 pub use bytemuck;
 pub use channel::LinkInfo;
-pub use communicator::{Communicator, Group, Message, Persistent, Source, Status, Tag};
+pub use communicator::{Communicator, Group, Message, Persistent, PersistentRecv, PersistentSend, Source, Status, Tag};
 pub use config::{Config, Peers};
 pub use datatype::{Bool, Element};
 pub use error::{Error, ErrorKind, Operation, Path, Result};
@@ -73,6 +74,7 @@ pub use key::Secret;
 pub use net::real::RealNet;
 pub use proto::candidate::Technique;
 pub use proto::card::Security;
+pub use request::Request;
 
 /// Time from the silent death of a rank (no FIN, no RST) until the rendezvous knows, at most: its
 /// probes go out every second, and five of them without an answer end a connection.

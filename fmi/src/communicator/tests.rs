@@ -605,7 +605,7 @@ fn an_operator_that_panics_or_or_calls_its_communicator_fails_the_operation_on_a
             executor.spawn(async move {
                 let bad = |left: u64, _: u64| {
                     if calls {
-                        comm.set_deadline(Duration::from_secs(1));
+                        comm.fabric();
                     } else {
                         assert!(left == 0, "no such number");
                     }
