@@ -210,7 +210,7 @@ impl Communicator {
         })
     }
 
-    fn derived(&self, engine: &mut Engine, id: u64, members: Members, connections: Connections) -> Self {
+    pub(super) fn derived(&self, engine: &mut Engine, id: u64, members: Members, connections: Connections) -> Self {
         engine.open(id, members.clone());
         let (rank, size) = (members.me().get(), members.size());
         let (shared, reproducible) = (self.shared.derived(id, members), self.reproducible);

@@ -77,30 +77,31 @@ fn requests_are_values_that_can_be_kept() {
         executor.must(async move {
             let peer = 1 - comm.rank();
             let (mut places, mut sum, mut most) = ([[0u32]; 2], [0], [0]);
-            let mut work = Work { receives: Vec::new(), others: Vec::new(), owned: Vec::new(), comm: comm.clone() };
-            for (place, tag) in places.iter_mut().zip(0..) {
-                work.receives.push(work.comm.recv(peer, tag, place));
-                work.owned.push(work.comm.send_owned(peer, tag, vec![10 * comm.rank() + tag]));
-            }
-            work.others.push(work.comm.allreduce(&[1], &mut sum, Sum).into());
-            work.others.push(work.comm.allreduce(&[2], &mut most, Max).into());
-            work.others.push(work.comm.barrier().into());
-            is_value(&work.receives[0]);
-            is_value(&work.others[0]);
-            is_value(&work.owned[0]);
-            is_value(&work.comm.barrier_init().start(&[], &mut []));
-            for result in wait_all(work.others).await.into_iter().chain(wait_all(work.owned).await) {
-                result?;
-            }
-            for (status, tag) in wait_all(work.receives).await.into_iter().zip(0..) {
-                assert_eq!(status?, Status { source: peer, tag, count: 1 });
+            {
+                let mut work = Work { receives: vec![], others: vec![], owned: vec![], comm: comm.clone() };
+                for (place, tag) in places.iter_mut().zip(0..) {
+                    work.receives.push(work.comm.recv(peer, tag, place));
+                    work.owned.push(work.comm.send_owned(peer, tag, vec![10 * comm.rank() + tag]));
+                }
+                work.others.push(work.comm.allreduce(&[1], &mut sum, Sum).into());
+                work.others.push(work.comm.allreduce(&[2], &mut most, Max).into());
+                work.others.push(work.comm.barrier().into());
+                is_value(&work.receives[0]);
+                is_value(&work.others[0]);
+                is_value(&work.owned[0]);
+                is_value(&work.comm.barrier_init());
+                for result in wait_all(work.others).await.into_iter().chain(wait_all(work.owned).await) {
+                    result?;
+                }
+                for (status, tag) in wait_all(work.receives).await.into_iter().zip(0..) {
+                    assert_eq!(status?, Status { source: peer, tag, count: 1 });
+                }
             }
             assert_eq!((places, sum, most), ([[10 * peer], [10 * peer + 1]], [2], [2]));
             Ok(())
         });
     }
-    // The dropped barrier runs of both ranks end the communicators only after all else.
-    executor.run(first);
+    assert!(executor.run(first), "somebody was not woken");
 }
 
 #[test]
@@ -146,13 +147,14 @@ fn persistent_collectives_match_in_any_order_of_starts() {
                 let all = comm.allgather_init(1);
                 for turn in 0..8 {
                     let (own, mut total, mut largest, mut gathered) = ([me, turn], [0; 2], [me * turn], [0; 3]);
+                    let mut places = (Some(&mut total), Some(&mut largest), Some(&mut gathered));
                     let (mut first, mut second, mut third, mut barrier) = (None, None, None, None);
                     // Each rank starts them in another order, which changes, and has one more among them.
                     for step in 0..4 {
                         match (step + me + turn) % 4 {
-                            0 => first = Some(sum.start(&own, &mut total)),
-                            1 => second = Some(most.start_in_place(&mut largest)),
-                            2 => third = Some(all.start(&own[..1], &mut gathered)),
+                            0 => first = Some(sum.start(&own, places.0.take().expect("once"))),
+                            1 => second = Some(most.start_in_place(places.1.take().expect("once"))),
+                            2 => third = Some(all.start(&own[..1], places.2.take().expect("once"))),
                             _ => barrier = Some(comm.barrier()),
                         }
                     }
