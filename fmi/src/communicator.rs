@@ -15,6 +15,9 @@
 //! # }
 //! ```
 //!
+//! The futures are [requests](crate::request): each has a name, borrows its buffers alone, and may be kept in a struct or
+//! a list, be moved to another task, or be tested.
+//!
 //! Futures of one communicator may be awaited in any order and by different tasks. What arrives for an
 //! operation that nobody polls is put into the mailbox, which is bounded. A frame that was begun must be
 //! sent whole, so a future that was polled and is neither polled again nor dropped holds up others that send to
@@ -27,9 +30,10 @@ use std::time::Duration;
 
 use crate::channel::stream::Link;
 use crate::channel::{Channel, LinkInfo, memory};
+use crate::communicator::base::Base;
 use crate::config::Config;
 use crate::connect::{Joined, Joiner, Prepared};
-use crate::engine::{Engine, Shared};
+use crate::engine::{Engine, Shared, Until};
 use crate::error::{Error, ErrorKind, Operation, Path, Result};
 use crate::model::Fabric;
 use crate::net::{BoxFuture, Clock, Net};
@@ -38,18 +42,26 @@ use crate::proto::rank::{Members, Rank, Slot};
 use crate::schedule::Connections;
 use crate::time::Instant;
 
+mod base;
 mod collective;
 mod group;
 #[cfg(test)]
 mod harness;
 mod message;
+mod payload;
 mod persistent;
 #[cfg(feature = "values")]
 mod value;
+mod waiting;
 
+pub use collective::{CollectiveRequest, Nothing};
 pub use group::Group;
-pub use message::{Message, Source, Status, Tag};
-pub use persistent::Persistent;
+pub use message::{
+    MatchRequest, Message, ProbeRequest, ReadRequest, RecvRequest, SendRecvRequest, SendRequest, Source, Status, Tag,
+};
+pub use payload::{Payload, RecvVecRequest};
+pub use persistent::{Persistent, PersistentRecv, PersistentSend};
+pub use waiting::{Request, Requests, Test, TryMatchRequest, TryProbeRequest, test, wait_all, wait_any};
 
 /// Connected ranks. MPI 3.1 §6.
 ///
@@ -60,17 +72,20 @@ pub use persistent::Persistent;
 /// once. An error of a point-to-point operation concerns that operation alone, but for a mismatch. Form a new
 /// group to go on.
 ///
-/// Communicators made of this one share its connections and limits.
+/// Communicators made of this one share its connections and limits. A clone is the same communicator, for another
+/// struct, task or thread: what is called on it has its place among what is called on the others. The communicator
+/// ends with its last clone and its last request.
+#[derive(Clone)]
 pub struct Communicator {
-    shared: Arc<Shared>,
-    /// Its identity on the wire, 0 for the whole group.
+    shared: Arc<Base>,
     id: u64,
     rank: u32,
     size: u32,
-    members: Members,
     /// Which of its ranks are connected.
     connections: Connections,
     reproducible: bool,
+    /// The time for each operation that is called on this clone, if it has one of its own.
+    within: Option<Duration>,
 }
 
 impl fmt::Debug for Communicator {
@@ -171,13 +186,13 @@ impl Communicator {
         let members = Members::whole(config.rank, config.size);
         let connections = config.peers.connections(config.size);
         Self {
-            shared,
+            shared: Base::new(shared, 0, members),
             id: 0,
             rank: config.rank,
             size: config.size,
-            members,
             connections,
             reproducible: config.reproducible,
+            within: None,
         }
     }
 
@@ -196,9 +211,34 @@ impl Communicator {
         self.shared.clock.now()
     }
 
-    /// Sets the time for each operation that is called from now on, of all communicators of the group.
+    /// Sets the time for each operation that is called from now on, on this communicator and its clones, but for those
+    /// with [a time of their own](Communicator::with_deadline). Communicators that are made of it later begin with it;
+    /// others of the group keep theirs, which at first is
+    /// [`Config::operation_deadline`](crate::Config::operation_deadline).
     pub fn set_deadline(&self, deadline: Duration) {
-        self.shared.with(|engine| engine.group.set_deadline(deadline));
+        self.shared.set_deadline(deadline);
+    }
+
+    /// A clone whose operations have this time, whatever [`Communicator::set_deadline`] says: for single calls. It costs
+    /// no more than a reference.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(comm: &fmi::Communicator) -> fmi::Result<()> {
+    /// let mut hint = [0];
+    /// let quickly = comm.with_deadline(std::time::Duration::from_millis(200));
+    /// match quickly.recv(1, 7, &mut hint).await {
+    ///     Err(error) if matches!(error.kind(), fmi::ErrorKind::Deadline(_)) => {} // Go on without it.
+    ///     result => drop(result?),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// A collective that meets its deadline revokes the communicator, with all of its clones.
+    #[must_use]
+    pub fn with_deadline(&self, deadline: Duration) -> Self {
+        Self { within: Some(deadline), ..self.clone() }
     }
 
     /// How each peer is reached, in rank order.
@@ -206,7 +246,7 @@ impl Communicator {
         let infos: Vec<LinkInfo> = self.shared.with(|engine| {
             let here = |info: LinkInfo| {
                 let slot = Slot::checked(info.peer, u32::try_from(engine.channels_max()).ok()?)?;
-                Some(LinkInfo { peer: self.members.rank_of(slot)?.get(), ..info })
+                Some(LinkInfo { peer: self.shared.members.rank_of(slot)?.get(), ..info })
             };
             engine.channels().map(Channel::info).filter_map(here).collect()
         });
@@ -221,6 +261,9 @@ impl Communicator {
     /// Leaves the group gracefully: what was sent arrives, as long as the peers read it. It waits for the peers to
     /// leave too, but not longer than [`Config::cause_wait`]. Dropping does not wait.
     ///
+    /// A group is left once, by the last in this process that holds it. While other clones, communicators made of it, or
+    /// requests are there, they go on, and this only sends what is queued. So drop those first.
+    ///
     /// # Cancel safety
     /// Dropping the future is like dropping the communicator.
     ///
@@ -228,7 +271,7 @@ impl Communicator {
     pub async fn leave(self) {
         let cause_wait = self.shared.with(|engine| engine.group.limits().cause_wait);
         let sleep = self.shared.clock.sleep_until(self.shared.clock.now() + cause_wait);
-        let is_last = Arc::strong_count(&self.shared) == 1;
+        let is_last = self.shared.is_last();
         if is_last {
             self.shared.with(Engine::say_goodbye);
         }
@@ -269,21 +312,20 @@ impl Communicator {
     }
 
     fn error(&self, operation: Operation, kind: ErrorKind) -> Error {
-        Error::new(operation, kind).on(self.rank)
+        self.shared.error(operation, kind)
+    }
+
+    /// When an operation that is called now fails.
+    fn until(&self) -> Until {
+        self.shared.until(self.within)
     }
 
     /// The rank of that number. Refuses a call with a wrong one, which leaves the communicator as it is.
     fn checked_rank(&self, operation: Operation, name: &str, rank: u32) -> Result<Rank> {
-        self.members.rank(rank).ok_or_else(|| {
+        self.shared.members.rank(rank).ok_or_else(|| {
             let what = format!("{name} is {rank}, the group has {} ranks", self.size);
             self.error(operation, ErrorKind::InvalidArgument(what))
         })
-    }
-}
-
-impl Drop for Communicator {
-    fn drop(&mut self) {
-        self.shared.with(|engine| engine.forget(self.id));
     }
 }
 
@@ -329,6 +371,8 @@ fn meet<N: Net>(pair: Prepared<N>) -> BoxFuture<Result<Link>> {
     Box::pin(async move { Ok(pair.join().await?.into_link()) })
 }
 
+#[cfg(test)]
+mod request_tests;
 #[cfg(test)]
 mod tests;
 

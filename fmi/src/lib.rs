@@ -54,12 +54,13 @@ pub mod config;
 pub mod connect;
 mod engine;
 pub mod net;
+pub mod request;
 
 pub(crate) use fmi_proto as proto;
 pub(crate) use fmi_proto::{datatype, key, model, schedule};
 
 pub use channel::LinkInfo;
-pub use communicator::{Communicator, Group, Message, Persistent, Source, Status, Tag};
+pub use communicator::{Communicator, Group, Message, Persistent, PersistentRecv, PersistentSend, Source, Status, Tag};
 pub use config::{Config, Peers};
 pub use datatype::{Bool, Element};
 pub use error::{Error, ErrorKind, Operation, Path, Result};
@@ -70,6 +71,7 @@ pub use key::Secret;
 pub use net::real::RealNet;
 pub use proto::candidate::Technique;
 pub use proto::card::Security;
+pub use request::Request;
 
 /// Time from the silent death of a rank (no FIN, no RST) until the rendezvous knows, at most: its
 /// probes go out every second, and five of them without an answer end a connection.

@@ -137,7 +137,10 @@ impl fmt::Display for Envelope {
         if operation.class() == Class::Control {
             return write!(f, "control frame {operation}");
         }
-        write!(f, "{operation} number {}", self.sequence)?;
+        match super::group::persistent_run(self.sequence) {
+            None => write!(f, "{operation} number {}", self.sequence)?,
+            Some((init, run)) => write!(f, "run {run} of persistent collective {init}, {operation}")?,
+        }
         if self.communicator != 0 {
             write!(f, " of communicator {:016x}", self.communicator)?;
         }

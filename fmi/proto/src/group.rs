@@ -38,6 +38,7 @@ pub mod script;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use context::persistent_run;
 pub use operation::{Failure, Matched, OpId, WaitsFor, What};
 
 /// After this long without an end, a collective asks those that it waits for what they do. Longer than an
@@ -371,6 +372,22 @@ impl Group {
     /// Takes a number for a collective that begins later.
     pub fn reserve(&mut self, communicator: u64) -> u64 {
         self.context(communicator).reserve()
+    }
+
+    /// Makes a persistent collective, whose runs are matched whatever the order in which ranks start several. `None` if
+    /// there have been too many.
+    pub fn init(&mut self, communicator: u64) -> Option<u64> {
+        self.context(communicator).init()
+    }
+
+    /// Takes a number for a run of a persistent collective.
+    pub fn number_run(&mut self, communicator: u64, init: u64) -> u64 {
+        self.context(communicator).number_run(init)
+    }
+
+    /// Ends a persistent collective: what comes for later runs is dropped.
+    pub fn end_persistent(&mut self, communicator: u64, init: u64) {
+        self.context(communicator).end_persistent(init);
     }
 
     /// Takes a number for a message.

@@ -18,19 +18,28 @@ pub trait Op<T: Element>: Send + Sync {
 }
 
 /// An operator that is not consumed.
-impl<T: Element, O: Op<T>> Op<T> for &O {
-    fn code(&self) -> u32 {
-        (**self).code()
-    }
+/// Operators that are not consumed.
+macro_rules! pass_on {
+    ($($pointer:ty),+) => {
+        $(
+            impl<T: Element, O: Op<T>> Op<T> for $pointer {
+                fn code(&self) -> u32 {
+                    (**self).code()
+                }
 
-    fn is_commutative(&self) -> bool {
-        (**self).is_commutative()
-    }
+                fn is_commutative(&self) -> bool {
+                    (**self).is_commutative()
+                }
 
-    fn combine(&self, left: T, right: T) -> T {
-        (**self).combine(left, right)
-    }
+                fn combine(&self, left: T, right: T) -> T {
+                    (**self).combine(left, right)
+                }
+            }
+        )+
+    };
 }
+
+pass_on!(&O, std::sync::Arc<O>);
 
 /// First code of user operators.
 pub const USER_CODE_MIN: u32 = 1024;

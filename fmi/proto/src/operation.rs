@@ -238,6 +238,8 @@ operations! {
         frame Duplicate = 21 mpi "MPI_Comm_dup" "7.4.2";
     "Making a communicator of a group, which sends nothing." CreateGroup "create_group" All
         mpi "MPI_Comm_create_group" "7.4.2";
+    "Planning a persistent collective, which sends nothing." Init "init" All
+        frame Init = 32 mpi "MPI_Allreduce_init" "6.13";
     "The sender's next frame comes on another stream." Switch "switch" Control frame Switch = 7;
     "The sender waits in the collective whose envelope is the payload." Inquiry "inquiry" Control
         frame Inquiry = 22;
@@ -325,6 +327,7 @@ mod tests {
             (22, "inquiry"),
             (23, "revoke"),
             (24, "ready"),
+            (32, "init"),
         ]
         .into();
         assert_eq!(codes.len(), known.len());

@@ -1,6 +1,7 @@
 //! Collectives.
 
 use std::any::Any;
+use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -9,10 +10,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use crate::communicator::Communicator;
+use crate::communicator::base::Base;
 use crate::datatype::{Element, code_of};
 use crate::engine::plan::{Plan, PlanKey};
 use crate::engine::run::{Combine, Job, Run};
-use crate::engine::{Call, Engine};
+use crate::engine::{Call, Engine, Until};
 use crate::error::{Error, ErrorKind, Operation, Result};
 use crate::model::Fabric;
 use crate::op::{Max, Op};
@@ -39,8 +41,10 @@ pub(super) struct Spec {
     pub(super) send: usize,
     /// Elements that the receive buffer must have; not looked at if `None`.
     pub(super) receive: Option<usize>,
-    /// When it must be done; by the limit of the group if `None`.
+    /// When it must be done; as any operation of the communicator if `None`.
     pub(super) deadline: Option<Instant>,
+    /// The persistent operation of which it is a run.
+    pub(super) persistent: Option<u64>,
 }
 
 /// Where the schedule comes from.
@@ -66,13 +70,15 @@ impl Spec {
             send: 0,
             receive: Some(0),
             deadline: None,
+            persistent: None,
         }
     }
 }
 
-/// No operator: of collectives that combine nothing.
+/// In place of an operator, of collectives that combine nothing.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Nothing;
+#[non_exhaustive]
+pub struct Nothing;
 
 impl<T: Element> Op<T> for Nothing {
     fn code(&self) -> u32 {
@@ -88,7 +94,7 @@ impl<T: Element> Op<T> for Nothing {
     }
 }
 
-fn combine_bytes<T: Element>(op: &impl Op<T>, into: &mut [u8], own: Option<&[u8]>, other: &[u8], side: Side) {
+fn combine_bytes<T: Element, O: Op<T>>(op: &O, into: &mut [u8], own: Option<&[u8]>, other: &[u8], side: Side) {
     let into = bytemuck::cast_slice_mut::<u8, T>(into);
     let other = bytemuck::cast_slice::<u8, T>(other);
     match (own.map(bytemuck::cast_slice::<u8, T>), side) {
@@ -110,13 +116,60 @@ fn told_by(panic: &(dyn Any + Send)) -> String {
     format!("the operator panicked: {}", text.unwrap_or("without a message"))
 }
 
-/// A collective under way.
-pub(super) struct Operating<'a, T, O> {
-    comm: &'a Communicator,
+/// Combines elements, given as bytes, by an operator.
+type CombineBytes<O> = fn(&O, &mut [u8], Option<&[u8]>, &[u8], Side);
+
+/// A collective under way. MPI 3.1 §5.12, the request of MPI_Iallreduce and its like.
+///
+/// It has the type of its operator, if it has one, since calling it costs no allocation. Where requests of several
+/// operators are kept together, they become [`Request`](crate::request::Request)s.
+#[must_use = "a request makes progress when it is polled, and dropping it revokes the communicator"]
+pub struct CollectiveRequest<'a, O = Nothing> {
+    way: Way<'a, O>,
+}
+
+#[expect(clippy::large_enum_variant, reason = "a box would be an allocation for each call")]
+enum Way<'a, O> {
+    AtOnce(Operating<'a, O>),
+    /// After an exchange of lengths.
+    Later(Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>),
+}
+
+impl<O> Unpin for CollectiveRequest<'_, O> {}
+
+impl<O> fmt::Debug for CollectiveRequest<'_, O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CollectiveRequest").finish_non_exhaustive()
+    }
+}
+
+impl<O: Sync> Future for CollectiveRequest<'_, O> {
+    type Output = Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        match &mut self.way {
+            Way::AtOnce(operating) => operating.poll(cx),
+            Way::Later(future) => future.as_mut().poll(cx),
+        }
+    }
+}
+
+impl<'a> CollectiveRequest<'a> {
+    /// A collective whose schedule is known after an exchange.
+    fn later(future: impl Future<Output = Result<()>> + Send + 'a) -> Self {
+        Self { way: Way::Later(Box::pin(future)) }
+    }
+}
+
+/// A collective that runs. Dropped before its end, it ends the communicator.
+struct Operating<'a, O> {
+    base: Arc<Base>,
     state: State,
-    send: &'a [T],
-    receive: &'a mut [T],
+    element_bytes: usize,
+    send: &'a [u8],
+    receive: &'a mut [u8],
     op: O,
+    combine: CombineBytes<O>,
 }
 
 #[expect(clippy::large_enum_variant, reason = "a box would be an allocation for each call")]
@@ -125,41 +178,28 @@ enum State {
     Running { call: Call, run: Option<Run>, plan: Arc<Plan>, signature: Envelope },
 }
 
-impl<T, O> Unpin for Operating<'_, T, O> {}
-
-impl<T: Element, O: Op<T>> Future for Operating<'_, T, O> {
-    type Output = Result<()>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        let Self { comm, state, send, receive, op } = &mut *self;
+impl<O: Sync> Operating<'_, O> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        let Self { base, state, element_bytes, send, receive, op, combine } = self;
         let (call, run, plan, signature) = match state {
             State::Running { call, run: Some(run), plan, signature } => (call, run, plan, signature),
             State::Running { run: None, .. } | State::Over(None) => panic!("polled after its end"),
             State::Over(error) => return Poll::Ready(Err(error.take().expect("just seen"))),
         };
         let has_failed = AtomicBool::new(false);
-        let mut job = Job {
-            plan,
-            signature,
-            element_bytes: size_of::<T>(),
-            send: bytemuck::cast_slice(send),
-            receive: bytemuck::cast_slice_mut(receive),
-            has_failed: &has_failed,
-        };
+        let mut job = Job { plan, signature, element_bytes: *element_bytes, send, receive, has_failed: &has_failed };
         let mut panicked = None;
         let mut combine = |into: &mut [u8], own: Option<&[u8]>, other: &[u8], side| {
             if panicked.is_none() {
                 // Nothing is half done by it but the buffers, which an error leaves without a meaning.
-                let combine = AssertUnwindSafe(|| combine_bytes::<T>(op, into, own, other, side));
-                panicked = catch_unwind(combine).err();
+                panicked = catch_unwind(AssertUnwindSafe(|| combine(op, into, own, other, side))).err();
                 has_failed.store(panicked.is_some(), Ordering::Relaxed);
             }
         };
         let mut combine: Combine<'_> = &mut combine;
-        let poll =
-            comm.shared.drive(cx, call, |engine, call, mode| run.advance(engine, mode, call, &mut job, &mut combine));
+        let poll = base.drive(cx, call, |engine, call, mode| run.advance(engine, mode, call, &mut job, &mut combine));
         let result = match panicked {
-            Some(panic) => Err(comm.error(call.operation, ErrorKind::InvalidArgument(told_by(&*panic)))),
+            Some(panic) => Err(base.error(call.operation, ErrorKind::InvalidArgument(told_by(&*panic)))),
             None => ready!(poll),
         };
         self.end(result.as_ref().err());
@@ -167,26 +207,23 @@ impl<T: Element, O: Op<T>> Future for Operating<'_, T, O> {
     }
 }
 
-impl<T, O> Operating<'_, T, O> {
+impl<O> Operating<'_, O> {
     /// Ends it; after an error, the communicator with it.
-    fn end(&mut self, error: Option<&Error>)
-    where
-        T: Element,
-    {
+    fn end(&mut self, error: Option<&Error>) {
         let State::Running { call, run, plan, signature } = &mut self.state else { return };
         let Some(run) = run.take() else { return };
-        self.comm.shared.with(|engine| {
+        self.base.with(|engine| {
             if let Some(error) = error {
                 let job = Job {
                     plan,
                     signature,
-                    element_bytes: size_of::<T>(),
-                    send: bytemuck::cast_slice(self.send),
-                    receive: bytemuck::cast_slice_mut(self.receive),
+                    element_bytes: self.element_bytes,
+                    send: self.send,
+                    receive: self.receive,
                     has_failed: &AtomicBool::new(true),
                 };
                 run.abandon(engine, call, &job);
-                engine.abort(self.comm.id, error);
+                engine.abort(self.base.id, error);
             }
             engine.end(call);
             engine.give_back(run.into_workspace());
@@ -195,22 +232,11 @@ impl<T, O> Operating<'_, T, O> {
     }
 }
 
-/// Ends what was not awaited to its end.
-pub(super) struct Cancelled<'a, T: Element, O>(Operating<'a, T, O>);
-
-impl<T: Element, O: Op<T>> Future for Cancelled<'_, T, O> {
-    type Output = Result<()>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        Pin::new(&mut self.0).poll(cx)
-    }
-}
-
-impl<T: Element, O> Drop for Cancelled<'_, T, O> {
+impl<O> Drop for Operating<'_, O> {
     fn drop(&mut self) {
-        if let State::Running { call, .. } = &self.0.state {
-            let error = cancelled(call.operation, self.0.comm.rank);
-            self.0.end(Some(&error));
+        if let State::Running { call, .. } = &self.state {
+            let error = cancelled(call.operation, self.base.rank());
+            self.end(Some(&error));
         }
     }
 }
@@ -220,7 +246,7 @@ fn cancelled(operation: Operation, rank: u32) -> Error {
     Error::new(operation, ErrorKind::Revoked(what)).on(rank)
 }
 
-impl Reserved<'_> {
+impl Reserved {
     /// The number.
     pub(super) fn number(&self) -> u64 {
         self.sequence.expect("it is given up with the call")
@@ -228,17 +254,17 @@ impl Reserved<'_> {
 }
 
 /// A number in the order of collectives, for one that begins later.
-pub(super) struct Reserved<'a> {
-    comm: &'a Communicator,
+pub(super) struct Reserved {
+    base: Arc<Base>,
     operation: Operation,
     sequence: Option<u64>,
 }
 
-impl Drop for Reserved<'_> {
+impl Drop for Reserved {
     fn drop(&mut self) {
         if self.sequence.is_some() {
-            let error = cancelled(self.operation, self.comm.rank);
-            self.comm.shared.with(|engine| engine.abort(self.comm.id, &error));
+            let error = cancelled(self.operation, self.base.rank());
+            self.base.with(|engine| engine.abort(self.base.id, &error));
         }
     }
 }
@@ -253,7 +279,7 @@ impl Communicator {
     /// Dropping the future revokes the communicator.
     ///
     /// MPI 3.1 §5.3, MPI_Barrier.
-    pub fn barrier(&self) -> impl Future<Output = Result<()>> + Send + Unpin + use<'_> {
+    pub fn barrier(&self) -> CollectiveRequest<'static> {
         self.launch::<u8, _>(Ok(self.barrier_spec()), &[], &mut [], Nothing)
     }
 
@@ -303,29 +329,29 @@ impl Communicator {
     }
 
     /// Takes the place of a collective that begins later.
-    pub(super) fn reserve(&self, operation: Operation) -> Reserved<'_> {
+    pub(super) fn reserve(&self, operation: Operation) -> Reserved {
         let sequence = self.shared.with(|engine| engine.group.reserve(self.id));
-        Reserved { comm: self, operation, sequence: Some(sequence) }
+        Reserved { base: self.shared.clone(), operation, sequence: Some(sequence) }
     }
 
     pub(super) fn launch<'a, T: Element, O: Op<T>>(
-        &'a self,
+        &self,
         spec: Result<Spec>,
         send: &'a [T],
         receive: &'a mut [T],
         op: O,
-    ) -> Cancelled<'a, T, O> {
+    ) -> CollectiveRequest<'a, O> {
         self.launch_at(None, spec, send, receive, op)
     }
 
     pub(super) fn launch_at<'a, T: Element, O: Op<T>>(
-        &'a self,
-        reserved: Option<Reserved<'_>>,
+        &self,
+        reserved: Option<Reserved>,
         spec: Result<Spec>,
         send: &'a [T],
         receive: &'a mut [T],
         op: O,
-    ) -> Cancelled<'a, T, O> {
+    ) -> CollectiveRequest<'a, O> {
         let state = match spec.and_then(|spec| self.checked(spec, send.len(), receive.len())) {
             Ok(spec) => self.shared.with(|engine| {
                 let sequence = reserved.and_then(|mut reserved| reserved.sequence.take());
@@ -333,7 +359,16 @@ impl Communicator {
             }),
             Err(error) => State::Over(Some(error)),
         };
-        Cancelled(Operating { comm: self, state, send, receive, op })
+        let operating = Operating {
+            base: self.shared.clone(),
+            state,
+            element_bytes: size_of::<T>(),
+            send: bytemuck::cast_slice(send),
+            receive: bytemuck::cast_slice_mut(receive),
+            op,
+            combine: combine_bytes::<T, O>,
+        };
+        CollectiveRequest { way: Way::AtOnce(operating) }
     }
 
     fn checked(&self, spec: Spec, send: usize, receive: usize) -> Result<Spec> {
@@ -355,7 +390,11 @@ impl Communicator {
             return State::Over(Some(error));
         }
         let plan = self.planned(engine, spec);
-        let sequence = reserved.unwrap_or_else(|| engine.group.number(self.id));
+        let sequence = match (reserved, spec.persistent) {
+            (Some(reserved), _) => reserved,
+            (None, Some(init)) => engine.group.number_run(self.id, init),
+            (None, None) => engine.group.number(self.id),
+        };
         let signature = Envelope {
             commutative: spec.commutative,
             datatype: if spec.kind == Kind::Barrier { 0 } else { datatype },
@@ -367,7 +406,8 @@ impl Communicator {
             elements: spec.elements as u64,
             ..Envelope::new(spec.kind)
         };
-        let call = match engine.post(self.id, operation, What::Collective(signature), spec.deadline) {
+        let until = spec.deadline.map_or_else(|| self.until(), Until::At);
+        let call = match engine.post(self.id, operation, What::Collective(signature), until) {
             Ok(call) => call,
             Err(error) => return State::Over(Some(error)),
         };
@@ -377,7 +417,9 @@ impl Communicator {
     }
 
     pub(super) fn planned(&self, engine: &mut Engine, spec: &Spec) -> Arc<Plan> {
-        let slot = |rank: u32| self.members.slot(self.members.rank(rank).expect("schedules name ranks of the group"));
+        let slot = |rank: u32| {
+            self.shared.members.slot(self.shared.members.rank(rank).expect("schedules name ranks of the group"))
+        };
         match &spec.recipe {
             Recipe::Planned(plan) => plan.clone(),
             Recipe::Made(schedule, algorithm) => {
@@ -413,11 +455,7 @@ impl Communicator {
     /// Dropping the future revokes the communicator.
     ///
     /// MPI 3.1 §5.4, MPI_Bcast.
-    pub fn broadcast<'a, T: Element>(
-        &'a self,
-        buffer: &'a mut [T],
-        root: u32,
-    ) -> impl Future<Output = Result<()>> + Send + Unpin + use<'a, T> {
+    pub fn broadcast<'a, T: Element>(&self, buffer: &'a mut [T], root: u32) -> CollectiveRequest<'a> {
         self.launch(self.broadcast_spec::<T>(buffer.len(), root), &[], buffer, Nothing)
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::communicator::Communicator;
 use crate::communicator::collective::{Nothing, Recipe, Spec};
+use crate::communicator::waiting::Request;
 use crate::engine::Engine;
 use crate::error::{ErrorKind, Operation, Result};
 use crate::proto::frame::{Envelope, Kind};
@@ -81,7 +82,7 @@ fn identity(parent: u64, what: &str, number: u64, more: &[u8]) -> u64 {
 impl Communicator {
     /// Its processes, in rank order. MPI 3.1 §6.3.2, MPI_Comm_group.
     pub fn group(&self) -> Group {
-        Group(self.members.slots().collect())
+        Group(self.shared.members.slots().collect())
     }
 
     /// A communicator of the same ranks, whose operations never meet those of this one. All ranks call it; nothing
@@ -100,7 +101,7 @@ impl Communicator {
             let signature = Envelope { communicator: self.id, sequence, ..Envelope::new(Kind::Duplicate) };
             engine.group.note(&signature);
             let id = identity(self.id, "duplicate", sequence, &[]);
-            Ok(self.derived(engine, id, self.members.clone(), self.connections.clone()))
+            Ok(self.derived(engine, id, self.shared.members.clone(), self.connections.clone()))
         })
     }
 
@@ -115,21 +116,21 @@ impl Communicator {
     /// Dropping the future revokes the communicator.
     ///
     /// MPI 3.1 §6.4.2, MPI_Comm_split.
-    pub fn split(&self, color: Option<u32>, key: i64) -> impl Future<Output = Result<Option<Self>>> + Send + use<'_> {
-        let reserved = self.reserve(Operation::Split);
-        async move {
+    pub fn split(&self, color: Option<u32>, key: i64) -> Request<'static, Option<Self>> {
+        let (comm, reserved) = (self.clone(), self.reserve(Operation::Split));
+        Request::new(async move {
             let number = reserved.number();
             // Color plus one, so that 0 means none; the key in the order of unsigned numbers.
             let own = [color.map_or(0, |color| u64::from(color) + 1), key.cast_unsigned() ^ (1 << 63)];
-            let mut all = vec![[0u64; 2]; self.size as usize];
-            let problem = self.problem(Collective::Allgather, 0, 1, size_of::<[u64; 2]>());
+            let mut all = vec![[0u64; 2]; comm.size as usize];
+            let problem = comm.problem(Collective::Allgather, 0, 1, size_of::<[u64; 2]>());
             let spec = Spec {
                 elements: 1,
                 send: 1,
                 receive: Some(all.len()),
                 ..Spec::new(Kind::Split, Recipe::Chosen(problem))
             };
-            self.launch_at(Some(reserved), Ok(spec), &[own], &mut all, Nothing).await?;
+            comm.launch_at(Some(reserved), Ok(spec), &[own], &mut all, Nothing).await?;
             if own[0] == 0 {
                 return Ok(None);
             }
@@ -140,12 +141,12 @@ impl Communicator {
                 .map(|(theirs, rank)| (theirs[1], rank))
                 .collect();
             same.sort_unstable();
-            let members =
-                same.iter().filter_map(|(_, rank)| self.members.rank(*rank)).map(|rank| self.members.slot(rank));
-            let members = members.collect();
-            let id = identity(self.id, "split", number, &own[0].to_be_bytes());
-            self.made_of(Operation::Split, id, members).map(Some)
-        }
+            let members = &comm.shared.members;
+            let slots = same.iter().filter_map(|(_, rank)| members.rank(*rank)).map(|rank| members.slot(rank));
+            let slots = slots.collect();
+            let id = identity(comm.id, "split", number, &own[0].to_be_bytes());
+            comm.made_of(Operation::Split, id, slots).map(Some)
+        })
     }
 
     /// Makes a communicator of `group`. The members call it, with the same `tag`; nothing is sent. A rank outside
@@ -161,11 +162,11 @@ impl Communicator {
             let what = "the group has no members".to_owned();
             return Err(self.error(Operation::CreateGroup, ErrorKind::InvalidArgument(what)));
         }
-        if let Some(stranger) = group.0.iter().find(|slot| self.members.rank_of(**slot).is_none()) {
+        if let Some(stranger) = group.0.iter().find(|slot| self.shared.members.rank_of(**slot).is_none()) {
             let what = format!("process {stranger} of the group is not in this communicator");
             return Err(self.error(Operation::CreateGroup, ErrorKind::InvalidArgument(what)));
         }
-        let me = self.members.slot(self.members.me());
+        let me = self.shared.members.slot(self.shared.members.me());
         if !group.0.contains(&me) {
             return Ok(None);
         }
@@ -189,7 +190,7 @@ impl Communicator {
     }
 
     fn joining(&self, id: u64, slots: Vec<Slot>, connections: Connections) -> Self {
-        let me = self.members.slot(self.members.me());
+        let me = self.shared.members.slot(self.shared.members.me());
         let members = Members::part(me, slots).expect("this rank is a member, and each is one once");
         self.shared.with(|engine| self.derived(engine, id, members, connections))
     }
@@ -209,11 +210,11 @@ impl Communicator {
         })
     }
 
-    fn derived(&self, engine: &mut Engine, id: u64, members: Members, connections: Connections) -> Self {
+    pub(super) fn derived(&self, engine: &mut Engine, id: u64, members: Members, connections: Connections) -> Self {
         engine.open(id, members.clone());
         let (rank, size) = (members.me().get(), members.size());
-        let (shared, reproducible) = (self.shared.clone(), self.reproducible);
-        Self { shared, id, rank, size, members, connections, reproducible }
+        let (shared, reproducible) = (self.shared.derived(id, members), self.reproducible);
+        Self { shared, id, rank, size, connections, reproducible, within: self.within }
     }
 }
 

@@ -1,11 +1,15 @@
 //! Point-to-point messages.
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use crate::channel::Mode;
 use crate::communicator::Communicator;
+use crate::communicator::base::Base;
+use crate::communicator::payload::{Data, Payload};
 use crate::datatype::{Element, code_of};
 use crate::engine::Call;
 use crate::engine::parcel::Parcel;
@@ -72,26 +76,53 @@ impl Communicator {
     /// If the future is dropped, the message is either sent whole, perhaps by later operations, or not at all.
     ///
     /// MPI 3.1 §3.2.1, MPI_Send; §3.7.2, MPI_Isend.
-    pub fn send<'a, T: Element>(
-        &'a self,
-        to: u32,
-        tag: u32,
-        data: &'a [T],
-    ) -> impl Future<Output = Result<()>> + Send + Unpin + use<'a, T> {
-        self.send_as(to, tag, code_of::<T>(), bytemuck::cast_slice(data))
+    pub fn send<'a, T: Element>(&self, to: u32, tag: u32, data: &'a [T]) -> SendRequest<'a> {
+        self.send_as(to, tag, code_of::<T>(), Data::Lent(bytemuck::cast_slice(data)))
     }
 
-    pub(super) fn send_as<'a>(&'a self, to: u32, tag: u32, datatype: u32, data: &'a [u8]) -> Sending<'a> {
-        let refused = |error| Sending { comm: self, data, state: SendState::Over(Some(Err(error))) };
-        let to = match self.checked_rank(Operation::Send, "the receiver", to) {
-            Ok(rank) => rank,
-            Err(error) => return refused(error),
+    /// As [`Communicator::send`] of data that the request owns: a `Vec`, an `Arc` or a `Box` of elements, or
+    /// [`Bytes`](bytes::Bytes), none of which is copied. So the request can be kept and moved with no lifetime, and
+    /// forgetting it leaks the data and no more.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fmi::Result<()> {
+    /// use fmi::request::SendRequest;
+    ///
+    /// struct Outbox(Vec<SendRequest<'static>>);
+    ///
+    /// let comm = fmi::Communicator::local(fmi::RealNet::new(), 1).remove(0);
+    /// let mut outbox = Outbox(Vec::new());
+    /// outbox.0.push(comm.send_owned(0, 1, vec![0.5, 1.5]));
+    /// let (got, _) = comm.recv_vec::<f64>(0, 1).await?;
+    /// assert_eq!(got, [0.5, 1.5]);
+    /// fmi::request::wait_all(outbox.0).await.into_iter().collect()
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Communicator::send`].
+    ///
+    /// # Cancel safety
+    /// As [`Communicator::send`].
+    ///
+    /// MPI 3.1 §3.7.2, MPI_Isend.
+    pub fn send_owned(&self, to: u32, tag: u32, data: impl Into<Payload>) -> SendRequest<'static> {
+        let Payload { bytes, datatype } = data.into();
+        self.send_as(to, tag, datatype, Data::Owned(bytes))
+    }
+
+    pub(super) fn send_as<'a>(&self, to: u32, tag: u32, datatype: u32, data: Data<'a>) -> SendRequest<'a> {
+        let state = match self.checked_rank(Operation::Send, "the receiver", to) {
+            Ok(rank) => self.begin_send(rank, tag, datatype, &data),
+            Err(error) => SendState::Over(Some(Err(error))),
         };
-        Sending { comm: self, data, state: self.begin_send(to, tag, datatype, data) }
+        SendRequest { base: self.shared.clone(), data, state }
     }
 
     fn begin_send(&self, to: Rank, tag: u32, datatype: u32, data: &[u8]) -> SendState {
-        let peer = self.members.slot(to);
+        let peer = self.shared.members.slot(to);
         self.shared.with(|engine| {
             if let Some(error) = engine.revocation(self.id, Operation::Send) {
                 return SendState::Over(Some(Err(error)));
@@ -111,7 +142,7 @@ impl Communicator {
                 let sent = sent.map_err(|failure| engine.error(self.id, Operation::Send, failure));
                 return SendState::Over(Some(sent));
             }
-            let mut call = match engine.post(self.id, Operation::Send, What::Send(peer), None) {
+            let mut call = match engine.post(self.id, Operation::Send, What::Send(peer), self.until()) {
                 Ok(call) => call,
                 Err(error) => return SendState::Over(Some(Err(error))),
             };
@@ -149,33 +180,15 @@ impl Communicator {
     /// If the future is dropped, no message is lost: the next receive that fits gets it.
     ///
     /// MPI 3.1 §3.2.4, MPI_Recv; §3.7.2, MPI_Irecv.
-    pub fn recv<'a, T: Element, S: Into<Source>, G: Into<Tag>>(
-        &'a self,
-        source: S,
-        tag: G,
-        buffer: &'a mut [T],
-    ) -> impl Future<Output = Result<Status>> + Send + Unpin + use<'a, T, S, G> {
-        let matching = self.matching(Operation::Receive, source.into(), tag.into());
-        let (matching, buffer) = (Some(matching), Some(bytemuck::cast_slice_mut(buffer)));
-        Receiving { matching, buffer, reading: None, datatype: code_of::<T>(), element_bytes: size_of::<T>() }
-    }
-
-    /// Receives the oldest message of `source` with `tag`, whatever its length, into new memory.
-    ///
-    /// # Errors
-    /// As [`Communicator::recv`].
-    ///
-    /// # Cancel safety
-    /// As [`Communicator::recv`].
-    pub async fn recv_vec<T: Element>(
+    pub fn recv<'a, T: Element>(
         &self,
         source: impl Into<Source>,
         tag: impl Into<Tag>,
-    ) -> Result<(Vec<T>, Status)> {
-        let message = self.matching(Operation::Receive, source.into(), tag.into()).await?;
-        let mut buffer = vec![T::zeroed(); message.status.count.div_ceil(size_of::<T>())];
-        let status = message.recv(&mut buffer).await?;
-        Ok((buffer, status))
+        buffer: &'a mut [T],
+    ) -> RecvRequest<'a> {
+        let matching = self.matching(Operation::Receive, source.into(), tag.into());
+        let (matching, buffer) = (Some(matching), Some(bytemuck::cast_slice_mut(buffer)));
+        RecvRequest { matching, buffer, reading: None, datatype: code_of::<T>(), element_bytes: size_of::<T>() }
     }
 
     /// Sends `data` to `to` and receives from `source`, both at once, so that rings and exchanges do
@@ -188,17 +201,14 @@ impl Communicator {
     /// As both.
     ///
     /// MPI 3.1 §3.10, MPI_Sendrecv.
-    pub fn sendrecv<'a, T: Element, S: Into<Source>>(
-        &'a self,
+    pub fn sendrecv<'a, T: Element>(
+        &self,
         (to, data): (u32, &'a [T]),
-        (source, buffer): (S, &'a mut [T]),
+        (source, buffer): (impl Into<Source>, &'a mut [T]),
         tag: u32,
-    ) -> impl Future<Output = Result<Status>> + Send + Unpin + use<'a, T, S> {
-        let send = self.send(to, tag, data);
-        let receive = self.recv(source, tag, buffer);
-        let both = futures_util::future::try_join(send, receive);
-        let as_one = |error: Error| error.of(Operation::SendReceive);
-        futures_util::FutureExt::map(both, move |result| result.map(|((), status)| status).map_err(as_one))
+    ) -> SendRecvRequest<'a> {
+        let (send, receive) = (self.send(to, tag, data), self.recv(source, tag, buffer));
+        SendRecvRequest { parts: Some((send, receive)), is_sent: false, status: None }
     }
 
     /// Waits for a message that a receive with the same arguments would get, and leaves it where it is. `count`
@@ -211,9 +221,8 @@ impl Communicator {
     /// Dropping the future changes nothing.
     ///
     /// MPI 3.1 §3.8.1, MPI_Probe.
-    pub async fn probe(&self, source: impl Into<Source>, tag: impl Into<Tag>) -> Result<Status> {
-        // Dropped unread, the message is free again, in its old place.
-        Ok(self.matching(Operation::Probe, source.into(), tag.into()).await?.status)
+    pub fn probe(&self, source: impl Into<Source>, tag: impl Into<Tag>) -> ProbeRequest {
+        ProbeRequest(self.matching(Operation::Probe, source.into(), tag.into()))
     }
 
     /// As [`Communicator::probe`], but takes the message, so that no other receive gets it.
@@ -237,21 +246,18 @@ impl Communicator {
     /// As [`Communicator::probe`].
     ///
     /// MPI 3.1 §3.8.2, MPI_Mprobe.
-    pub fn matched_probe<'a, S: Into<Source>, G: Into<Tag>>(
-        &'a self,
-        source: S,
-        tag: G,
-    ) -> impl Future<Output = Result<Message<'a>>> + Send + Unpin + use<'a, S, G> {
+    pub fn matched_probe(&self, source: impl Into<Source>, tag: impl Into<Tag>) -> MatchRequest {
         self.matching(Operation::Probe, source.into(), tag.into())
     }
 
-    fn matching(&self, operation: Operation, source: Source, tag: Tag) -> Matching<'_> {
-        let refused = |error| Matching { comm: self, pattern: None, state: Match::Refused(Some(error)) };
+    pub(super) fn matching(&self, operation: Operation, source: Source, tag: Tag) -> MatchRequest {
+        let base = self.shared.clone();
+        let refused = |base, error| MatchRequest { base, pattern: None, state: Match::Refused(Some(error)) };
         let source = match source {
             Source::Any => None,
             Source::Rank(rank) => match self.checked_rank(operation, "the sender", rank) {
-                Ok(rank) => Some(self.members.slot(rank)),
-                Err(error) => return refused(error),
+                Ok(rank) => Some(self.shared.members.slot(rank)),
+                Err(error) => return refused(base, error),
             },
         };
         let tag = match tag {
@@ -259,17 +265,19 @@ impl Communicator {
             Tag::Is(tag) => Some(tag),
         };
         let pattern = Pattern { communicator: self.id, source, tag };
-        match self.shared.with(|engine| engine.post(self.id, operation, What::Receive(pattern), None)) {
-            Ok(call) => Matching { comm: self, pattern: Some(pattern), state: Match::Waiting(call) },
-            Err(error) => refused(error),
+        let until = self.until();
+        match self.shared.with(|engine| engine.post(self.id, operation, What::Receive(pattern), until)) {
+            Ok(call) => MatchRequest { base, pattern: Some(pattern), state: Match::Waiting(call) },
+            Err(error) => refused(base, error),
         }
     }
 }
 
-/// A message on its way out.
-pub(super) struct Sending<'a> {
-    comm: &'a Communicator,
-    data: &'a [u8],
+/// A message on its way out. MPI 3.1 §3.7.2, the request of MPI_Isend.
+#[must_use = "a request makes progress when it is polled, and what is dropped may not be sent"]
+pub struct SendRequest<'a> {
+    base: Arc<Base>,
+    data: Data<'a>,
     state: SendState,
 }
 
@@ -278,17 +286,16 @@ enum SendState {
     Over(Option<Result<()>>),
 }
 
-impl Future for Sending<'_> {
+impl Future for SendRequest<'_> {
     type Output = Result<()>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        let Self { comm, data, state } = &mut *self;
+        let Self { base, data, state } = &mut *self;
         let (call, peer, envelope, parcel) = match state {
             SendState::Running { call, peer, envelope, parcel } => (call, *peer, envelope, parcel),
             SendState::Over(result) => return Poll::Ready(result.take().expect("polled once after its end")),
         };
-        let poll = comm
-            .shared
+        let poll = base
             .drive(cx, call, |engine, call, mode| engine.poll_send_message(mode, call, peer, (envelope, data), parcel));
         if poll.is_ready() {
             self.end();
@@ -297,24 +304,31 @@ impl Future for Sending<'_> {
     }
 }
 
-impl Sending<'_> {
+impl SendRequest<'_> {
+    /// A send that cannot be.
+    #[cfg(feature = "values")]
+    pub(super) fn refused(comm: &Communicator, error: Error) -> Self {
+        Self { base: comm.shared.clone(), data: Data::Lent(&[]), state: SendState::Over(Some(Err(error))) }
+    }
+
     fn end(&mut self) {
         if let SendState::Running { call, peer, envelope, parcel } = &self.state {
-            self.comm.shared.with(|engine| engine.give_up_send(call, *peer, envelope, self.data, *parcel));
+            self.base.with(|engine| engine.give_up_send(call, *peer, envelope, &self.data, *parcel));
             self.state = SendState::Over(None);
         }
     }
 }
 
-impl Drop for Sending<'_> {
+impl Drop for SendRequest<'_> {
     fn drop(&mut self) {
         self.end();
     }
 }
 
-/// A receive that waits for its message.
-struct Matching<'a> {
-    comm: &'a Communicator,
+/// A wait for a message, which whoever waits gets. The request of [`Communicator::matched_probe`].
+#[must_use = "a request makes progress when it is polled"]
+pub struct MatchRequest {
+    base: Arc<Base>,
     pattern: Option<Pattern>,
     state: Match,
 }
@@ -325,10 +339,10 @@ enum Match {
     Over,
 }
 
-impl<'a> Future for Matching<'a> {
-    type Output = Result<Message<'a>>;
+impl Future for MatchRequest {
+    type Output = Result<Message>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Message<'a>>> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Message>> {
         let this = &mut *self;
         let call = match &mut this.state {
             Match::Waiting(call) => call,
@@ -336,7 +350,7 @@ impl<'a> Future for Matching<'a> {
             Match::Over => panic!("polled after its end"),
         };
         let pattern = this.pattern.expect("it is not refused");
-        let poll = this.comm.shared.drive(cx, call, |engine, call, mode| engine.poll_match(mode, call, &pattern));
+        let poll = this.base.drive(cx, call, |engine, call, mode| engine.poll_match(mode, call, &pattern));
         if poll.is_pending() {
             return Poll::Pending;
         }
@@ -346,13 +360,13 @@ impl<'a> Future for Matching<'a> {
         match poll {
             Poll::Ready(Ok(matched)) => {
                 let (peer, envelope) = (matched.peer, matched.envelope);
-                let source = this.comm.members.rank_of(peer).expect("only members' messages match").get();
+                let source = this.base.members.rank_of(peer).expect("only members' messages match").get();
                 let count = usize::try_from(envelope.elements).unwrap_or(usize::MAX);
                 let status = Status { source, tag: envelope.root_or_tag, count };
-                Poll::Ready(Ok(Message { comm: this.comm, call: Some(call), status }))
+                Poll::Ready(Ok(Message { base: this.base.clone(), call: Some(call), status }))
             }
             Poll::Ready(Err(error)) => {
-                this.comm.shared.with(|engine| engine.release(&call, &[]));
+                this.base.with(|engine| engine.release(&call, &[]));
                 Poll::Ready(Err(error))
             }
             Poll::Pending => Poll::Pending,
@@ -360,29 +374,29 @@ impl<'a> Future for Matching<'a> {
     }
 }
 
-impl Drop for Matching<'_> {
+impl Drop for MatchRequest {
     fn drop(&mut self) {
         if let Match::Waiting(call) = &self.state {
-            self.comm.shared.with(|engine| engine.release(call, &[]));
+            self.base.with(|engine| engine.release(call, &[]));
         }
     }
 }
 
 /// A message that is there, or on its way, and belongs to whoever holds this. Dropped unread, it is free again.
 /// MPI 3.1 §3.8.2, MPI_Message.
-pub struct Message<'a> {
-    comm: &'a Communicator,
+pub struct Message {
+    base: Arc<Base>,
     call: Option<Call>,
     status: Status,
 }
 
-impl std::fmt::Debug for Message<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Message").field("status", &self.status).finish_non_exhaustive()
     }
 }
 
-impl<'a> Message<'a> {
+impl Message {
     /// Its sender, its tag and its length in bytes.
     pub fn status(&self) -> Status {
         self.status
@@ -397,20 +411,17 @@ impl<'a> Message<'a> {
     /// As [`Communicator::recv`].
     ///
     /// MPI 3.1 §3.8.3, MPI_Mrecv.
-    pub fn recv<'b, T: Element>(
-        self,
-        buffer: &'b mut [T],
-    ) -> impl Future<Output = Result<Status>> + Send + Unpin + use<'a, 'b, T> {
+    pub fn recv<T: Element>(self, buffer: &mut [T]) -> ReadRequest<'_> {
         let (datatype, element_bytes) = (code_of::<T>(), size_of::<T>());
-        Reading { message: self, datatype, element_bytes, buffer: bytemuck::cast_slice_mut(buffer), moved: 0 }
+        ReadRequest { message: self, datatype, element_bytes, buffer: bytemuck::cast_slice_mut(buffer), moved: 0 }
     }
 
     #[cfg(feature = "values")]
-    pub(super) fn recv_as(self, datatype: u32, buffer: &mut [u8]) -> impl Future<Output = Result<Status>> {
-        Reading { message: self, datatype, element_bytes: 1, buffer, moved: 0 }
+    pub(super) fn recv_as(self, datatype: u32, buffer: &mut [u8]) -> ReadRequest<'_> {
+        ReadRequest { message: self, datatype, element_bytes: 1, buffer, moved: 0 }
     }
 
-    fn poll_read(
+    pub(super) fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
         datatype: u32,
@@ -420,14 +431,12 @@ impl<'a> Message<'a> {
     ) -> Poll<Result<Status>> {
         let Some(call) = &mut self.call else { panic!("polled after its end") };
         call.operation = Operation::Receive;
-        let poll = self
-            .comm
-            .shared
-            .drive(cx, call, |engine, call, mode| engine.poll_message(mode, call, datatype, buffer, moved));
+        let poll =
+            self.base.drive(cx, call, |engine, call, mode| engine.poll_message(mode, call, datatype, buffer, moved));
         match std::task::ready!(poll) {
             Ok(()) => {
                 if let Some(call) = self.call.take() {
-                    self.comm.shared.with(|engine| engine.end(&call));
+                    self.base.with(|engine| engine.end(&call));
                 }
                 Poll::Ready(Ok(Status { count: self.status.count / element_bytes.max(1), ..self.status }))
             }
@@ -436,29 +445,30 @@ impl<'a> Message<'a> {
     }
 
     /// Ends it; what has been read of it goes back.
-    fn release(&mut self, front: &[u8]) {
+    pub(super) fn release(&mut self, front: &[u8]) {
         if let Some(call) = self.call.take() {
-            self.comm.shared.with(|engine| engine.release(&call, front));
+            self.base.with(|engine| engine.release(&call, front));
         }
     }
 }
 
-impl Drop for Message<'_> {
+impl Drop for Message {
     fn drop(&mut self) {
         self.release(&[]);
     }
 }
 
-/// A matched message on its way into a buffer.
-struct Reading<'a, 'b> {
-    message: Message<'a>,
+/// A message that was found, on its way into a buffer. The request of [`Message::recv`].
+#[must_use = "a request makes progress when it is polled"]
+pub struct ReadRequest<'a> {
+    message: Message,
     datatype: u32,
     element_bytes: usize,
-    buffer: &'b mut [u8],
+    buffer: &'a mut [u8],
     moved: usize,
 }
 
-impl Future for Reading<'_, '_> {
+impl Future for ReadRequest<'_> {
     type Output = Result<Status>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Status>> {
@@ -467,22 +477,23 @@ impl Future for Reading<'_, '_> {
     }
 }
 
-impl Drop for Reading<'_, '_> {
+impl Drop for ReadRequest<'_> {
     fn drop(&mut self) {
         self.message.release(&self.buffer[..self.moved]);
     }
 }
 
-/// A receive: a match, then its reading.
-struct Receiving<'a> {
-    matching: Option<Matching<'a>>,
+/// A receive. MPI 3.1 §3.7.2, the request of MPI_Irecv.
+#[must_use = "a request makes progress when it is polled"]
+pub struct RecvRequest<'a> {
+    matching: Option<MatchRequest>,
     buffer: Option<&'a mut [u8]>,
-    reading: Option<Reading<'a, 'a>>,
+    reading: Option<ReadRequest<'a>>,
     datatype: u32,
     element_bytes: usize,
 }
 
-impl Future for Receiving<'_> {
+impl Future for RecvRequest<'_> {
     type Output = Result<Status>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Status>> {
@@ -492,8 +503,73 @@ impl Future for Receiving<'_> {
             this.matching = None;
             let buffer = this.buffer.take().expect("given with the call");
             let (datatype, element_bytes) = (this.datatype, this.element_bytes);
-            this.reading = Some(Reading { message, datatype, element_bytes, buffer, moved: 0 });
+            this.reading = Some(ReadRequest { message, datatype, element_bytes, buffer, moved: 0 });
         }
         Pin::new(this.reading.as_mut().expect("there is a message")).poll(cx)
     }
 }
+
+/// A send and a receive at once. MPI 3.1 §3.10, MPI_Sendrecv; MPI 4.1 §3.10, MPI_Isendrecv.
+#[must_use = "a request makes progress when it is polled"]
+pub struct SendRecvRequest<'a> {
+    parts: Option<(SendRequest<'a>, RecvRequest<'a>)>,
+    is_sent: bool,
+    status: Option<Status>,
+}
+
+impl SendRecvRequest<'_> {
+    fn poll_parts(&mut self, cx: &mut Context<'_>) -> Poll<Result<Status>> {
+        let (send, receive) = self.parts.as_mut().expect("polled once after its end");
+        if !self.is_sent {
+            self.is_sent = Pin::new(send).poll(cx)?.is_ready();
+        }
+        if self.status.is_none()
+            && let Poll::Ready(status) = Pin::new(receive).poll(cx)?
+        {
+            self.status = Some(status);
+        }
+        match self.status {
+            Some(status) if self.is_sent => Poll::Ready(Ok(status)),
+            _ => Poll::Pending,
+        }
+    }
+}
+
+impl Future for SendRecvRequest<'_> {
+    type Output = Result<Status>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Status>> {
+        let result = std::task::ready!(self.poll_parts(cx));
+        // What one of them leaves after an error of the other is given up.
+        self.parts = None;
+        Poll::Ready(result.map_err(|error| error.of(Operation::SendReceive)))
+    }
+}
+
+/// A wait for a message, which stays where it is. The request of [`Communicator::probe`].
+#[must_use = "a request makes progress when it is polled"]
+pub struct ProbeRequest(MatchRequest);
+
+impl Future for ProbeRequest {
+    type Output = Result<Status>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Status>> {
+        // Dropped unread, the message is free again, in its old place.
+        Pin::new(&mut self.0).poll(cx).map_ok(|message| message.status)
+    }
+}
+
+/// Requests say what they are, and nothing of the data.
+macro_rules! debug_by_name {
+    ($($type:ident $(<$lifetime:lifetime>)?),+) => {
+        $(
+            impl fmt::Debug for $type $(<$lifetime>)? {
+                fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.debug_struct(stringify!($type)).finish_non_exhaustive()
+                }
+            }
+        )+
+    };
+}
+
+debug_by_name!(SendRequest<'_>, MatchRequest, ReadRequest<'_>, RecvRequest<'_>, SendRecvRequest<'_>, ProbeRequest);

@@ -287,17 +287,8 @@ fn a_frame_of_a_stranger_to_its_communicator_ends_that_connection_alone() {
     );
     bench.comms[0].shared.with(|engine| engine.open(77, part.expect("a member")));
     // Rank 1 believes that it is a member of that part.
-    let all = Members::whole(1, 3);
-    bench.comms[1].shared.with(|engine| engine.open(77, all));
-    let stranger = Communicator {
-        shared: bench.comms[1].shared.clone(),
-        id: 77,
-        rank: 1,
-        size: 3,
-        members: Members::whole(1, 3),
-        connections: Connections::complete(),
-        reproducible: false,
-    };
+    let (whole, all) = (&bench.comms[1], Members::whole(1, 3));
+    let stranger = whole.shared.with(|engine| whole.derived(engine, 77, all, Connections::complete()));
     let (mut got, mut never) = ([0u8], [0u8]);
     let mut executor = Executor::default();
     executor.must(stranger.send(0, 0, &[1u8]));
@@ -608,7 +599,7 @@ fn an_operator_that_panics_or_or_calls_its_communicator_fails_the_operation_on_a
             executor.spawn(async move {
                 let bad = |left: u64, _: u64| {
                     if calls {
-                        comm.set_deadline(Duration::from_secs(1));
+                        comm.fabric();
                     } else {
                         assert!(left == 0, "no such number");
                     }

@@ -1,13 +1,13 @@
 //! Values of any type that serde can write, in the encoding of postcard. For convenience: elements are faster.
 
-use std::future::Future;
-
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::communicator::Communicator;
 use crate::communicator::collective::{Nothing, Reserved};
-use crate::communicator::message::{Source, Status, Tag};
+use crate::communicator::message::{SendRequest, Source, Status, Tag};
+use crate::communicator::payload::Data;
+use crate::communicator::waiting::Request;
 use crate::datatype::VALUE_DATATYPE;
 use crate::error::{ErrorKind, Operation, Result};
 
@@ -19,9 +19,11 @@ impl Communicator {
     ///
     /// # Cancel safety
     /// As [`Communicator::send`].
-    pub async fn send_value<V: Serialize>(&self, to: u32, tag: u32, value: &V) -> Result<()> {
-        let bytes = self.written(Operation::Send, value)?;
-        self.send_as(to, tag, VALUE_DATATYPE, &bytes).await
+    pub fn send_value<V: Serialize>(&self, to: u32, tag: u32, value: &V) -> SendRequest<'static> {
+        match self.written(Operation::Send, value) {
+            Ok(bytes) => self.send_as(to, tag, VALUE_DATATYPE, Data::Owned(bytes.into())),
+            Err(error) => SendRequest::refused(self, error),
+        }
     }
 
     /// Receives a value.
@@ -32,15 +34,19 @@ impl Communicator {
     ///
     /// # Cancel safety
     /// As [`Communicator::recv`].
-    pub async fn recv_value<V: DeserializeOwned>(
+    pub fn recv_value<'a, V: DeserializeOwned + 'a>(
         &self,
         source: impl Into<Source>,
         tag: impl Into<Tag>,
-    ) -> Result<(V, Status)> {
-        let message = self.matched_probe(source, tag).await?;
-        let mut bytes = vec![0; message.status().count];
-        let status = message.recv_as(VALUE_DATATYPE, &mut bytes).await?;
-        Ok((self.read(Operation::Receive, status.source, &bytes)?, status))
+    ) -> Request<'a, (V, Status)> {
+        let comm = self.clone();
+        let matching = self.matching(Operation::Receive, source.into(), tag.into());
+        Request::new(async move {
+            let message = matching.await?;
+            let mut bytes = vec![0; message.status().count];
+            let status = message.recv_as(VALUE_DATATYPE, &mut bytes).await?;
+            Ok((comm.read(Operation::Receive, status.source, &bytes)?, status))
+        })
     }
 
     /// Sends a value of `root` to all ranks, and returns it. `value` of the others is not looked at.
@@ -51,22 +57,23 @@ impl Communicator {
     ///
     /// # Cancel safety
     /// Dropping the future revokes the communicator.
-    pub fn broadcast_value<'a, V: Serialize + DeserializeOwned + Send + Sync>(
-        &'a self,
-        value: Option<&'a V>,
+    pub fn broadcast_value<'a, V: Serialize + DeserializeOwned + 'a>(
+        &self,
+        value: Option<&V>,
         root: u32,
-    ) -> impl Future<Output = Result<V>> + Send + use<'a, V> {
+    ) -> Request<'a, V> {
         // Wrong arguments take no place, so that they change nothing.
         let begun = self.root_bytes(value, root).map(|bytes| (bytes, self.reserve_two(Operation::Broadcast)));
-        async move {
+        let comm = self.clone();
+        Request::new(async move {
             let (mut bytes, [first, second]) = begun?;
             let mut length = [bytes.len() as u64];
-            self.launch_at(Some(first), self.broadcast_spec::<u64>(1, root), &[], &mut length, Nothing).await?;
-            bytes.resize(self.length(Operation::Broadcast, root, length[0])?, 0);
-            let spec = self.broadcast_spec::<u8>(bytes.len(), root);
-            self.launch_at(Some(second), spec, &[], &mut bytes, Nothing).await?;
-            self.read(Operation::Broadcast, root, &bytes)
-        }
+            comm.launch_at(Some(first), comm.broadcast_spec::<u64>(1, root), &[], &mut length, Nothing).await?;
+            bytes.resize(comm.length(Operation::Broadcast, root, length[0])?, 0);
+            let spec = comm.broadcast_spec::<u8>(bytes.len(), root);
+            comm.launch_at(Some(second), spec, &[], &mut bytes, Nothing).await?;
+            comm.read(Operation::Broadcast, root, &bytes)
+        })
     }
 
     /// Gathers a value of each rank to all, in rank order.
@@ -76,26 +83,24 @@ impl Communicator {
     ///
     /// # Cancel safety
     /// Dropping the future revokes the communicator.
-    pub fn allgather_value<'a, V: Serialize + DeserializeOwned + Send + Sync>(
-        &'a self,
-        value: &'a V,
-    ) -> impl Future<Output = Result<Vec<V>>> + Send + use<'a, V> {
+    pub fn allgather_value<'a, V: Serialize + DeserializeOwned + 'a>(&self, value: &V) -> Request<'a, Vec<V>> {
         let own = self.written(Operation::Allgatherv, value);
         let begun = own.map(|own| (own, self.reserve_two(Operation::Allgatherv)));
-        async move {
+        let comm = self.clone();
+        Request::new(async move {
             let (own, [first, second]) = begun?;
-            let mut lengths = vec![0u64; self.size as usize];
-            let spec = self.allgather_spec::<u64>(1, false);
-            self.launch_at(Some(first), Ok(spec), &[own.len() as u64], &mut lengths, Nothing).await?;
+            let mut lengths = vec![0u64; comm.size as usize];
+            let spec = comm.allgather_spec::<u64>(1, false);
+            comm.launch_at(Some(first), Ok(spec), &[own.len() as u64], &mut lengths, Nothing).await?;
             let mut counts = Vec::with_capacity(lengths.len());
             for (length, rank) in lengths.iter().zip(0..) {
-                counts.push(self.length(Operation::Allgatherv, rank, *length)?);
+                counts.push(comm.length(Operation::Allgatherv, rank, *length)?);
             }
             let mut all = vec![0u8; counts.iter().sum()];
-            let spec = self.allgatherv_spec::<u8>(own.len(), &counts);
-            self.launch_at(Some(second), spec, &own, &mut all, Nothing).await?;
-            self.read_all(Operation::Allgatherv, &counts, &all)
-        }
+            let spec = comm.allgatherv_spec::<u8>(own.len(), &counts);
+            comm.launch_at(Some(second), spec, &own, &mut all, Nothing).await?;
+            comm.read_all(Operation::Allgatherv, &counts, &all)
+        })
     }
 
     /// Gathers a value of each rank at `root`, in rank order; the others get none.
@@ -105,41 +110,38 @@ impl Communicator {
     ///
     /// # Cancel safety
     /// Dropping the future revokes the communicator.
-    pub fn gather_value<'a, V: Serialize + DeserializeOwned + Send + Sync>(
-        &'a self,
-        value: &'a V,
-        root: u32,
-    ) -> impl Future<Output = Result<Vec<V>>> + Send + use<'a, V> {
+    pub fn gather_value<'a, V: Serialize + DeserializeOwned + 'a>(&self, value: &V, root: u32) -> Request<'a, Vec<V>> {
         let root_is_there = self.checked_rank(Operation::Gatherv, "the root", root);
         let own = root_is_there.and_then(|_| self.written(Operation::Gatherv, value));
         let begun = own.map(|own| (own, self.reserve_two(Operation::Gatherv)));
-        async move {
+        let comm = self.clone();
+        Request::new(async move {
             let (own, [first, second]) = begun?;
-            let is_root = self.rank == root;
+            let is_root = comm.rank == root;
             // Where some ranks are not connected, whoever hands on a value must know its length.
-            let is_complete = self.connections.is_complete();
-            let mut lengths = vec![0u64; if is_root || !is_complete { self.size as usize } else { 0 }];
+            let is_complete = comm.connections.is_complete();
+            let mut lengths = vec![0u64; if is_root || !is_complete { comm.size as usize } else { 0 }];
             let spec = if is_complete {
-                self.rooted_spec::<u64>(crate::schedule::Collective::Gather, 1, root, false)
+                comm.rooted_spec::<u64>(crate::schedule::Collective::Gather, 1, root, false)
             } else {
-                self.checked_rank(Operation::Gatherv, "the root", root).map(|_| self.allgather_spec::<u64>(1, false))
+                comm.checked_rank(Operation::Gatherv, "the root", root).map(|_| comm.allgather_spec::<u64>(1, false))
             };
-            self.launch_at(Some(first), spec, &[own.len() as u64], &mut lengths, Nothing).await?;
+            comm.launch_at(Some(first), spec, &[own.len() as u64], &mut lengths, Nothing).await?;
             let mut counts = Vec::with_capacity(lengths.len());
             for (length, rank) in lengths.iter().zip(0..) {
-                counts.push(self.length(Operation::Gatherv, rank, *length)?);
+                counts.push(comm.length(Operation::Gatherv, rank, *length)?);
             }
-            let mut spec = self.gatherv_spec(own.len(), &counts, root);
+            let mut spec = comm.gatherv_spec(own.len(), &counts, root);
             if !is_complete {
-                spec = spec.map(|spec| self.routed(spec, &counts));
+                spec = spec.map(|spec| comm.routed(spec, &counts));
             }
             if !is_root {
                 counts.clear();
             }
             let mut all = vec![0u8; counts.iter().sum()];
-            self.launch_at(Some(second), spec, &own, &mut all, Nothing).await?;
-            self.read_all(Operation::Gatherv, &counts, &all)
-        }
+            comm.launch_at(Some(second), spec, &own, &mut all, Nothing).await?;
+            comm.read_all(Operation::Gatherv, &counts, &all)
+        })
     }
 
     /// What the root sends; nothing on the others.
@@ -156,7 +158,7 @@ impl Communicator {
     }
 
     /// The places of an exchange of lengths and of what has them.
-    fn reserve_two(&self, operation: Operation) -> [Reserved<'_>; 2] {
+    fn reserve_two(&self, operation: Operation) -> [Reserved; 2] {
         [self.reserve(operation), self.reserve(operation)]
     }
 

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use self::lane::Lane;
 use self::plan::{Plan, PlanKey};
@@ -53,6 +54,17 @@ pub(crate) struct Parts {
     pub(crate) session: SessionId,
     pub(crate) upgrade: Option<Box<dyn Upgrade>>,
     pub(crate) lifeline: Option<Box<dyn Lifeline>>,
+}
+
+/// When an operation fails that has not ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Until {
+    /// After the time that the group's limits give it.
+    Limit,
+    /// After this time.
+    Within(Duration),
+    /// Then.
+    At(Instant),
 }
 
 /// An operation under way, as its future holds it.
@@ -287,14 +299,13 @@ impl Engine {
     // Operations.
 
     /// Registers an operation.
-    pub(crate) fn post(
-        &mut self,
-        communicator: u64,
-        operation: Operation,
-        what: What,
-        deadline: Option<Instant>,
-    ) -> Result<Call> {
+    pub(crate) fn post(&mut self, communicator: u64, operation: Operation, what: What, until: Until) -> Result<Call> {
         self.now = self.clock.now();
+        let deadline = match until {
+            Until::Limit => None,
+            Until::Within(time) => Some(self.now + time),
+            Until::At(at) => Some(at),
+        };
         match self.group.post(self.now, communicator, what, deadline) {
             Ok(id) => Ok(Call { id, operation, communicator, waits_for: WaitsFor::default(), is_listed: false }),
             Err(failure) => Err(self.error(communicator, operation, failure)),

@@ -6,6 +6,20 @@ use crate::error::ErrorKind;
 use crate::frame::Envelope;
 use crate::rank::{Members, Rank, Slot};
 
+/// Marks the number of a run of a persistent collective: then comes the number of the collective that is persistent, then
+/// that of the run. So runs of several are told apart whatever the order in which ranks start them.
+const PERSISTENT: u64 = 1 << 63;
+/// Bits of a run's number.
+const RUN_BITS: u32 = 40;
+/// Persistent collectives that a communicator can ever make.
+const PERSISTENT_MAX: u64 = PERSISTENT >> RUN_BITS;
+
+/// Which persistent collective, and which run of it, has this number; `None` of any other collective.
+pub(crate) fn persistent_run(sequence: u64) -> Option<(u64, u64)> {
+    let (init, run) = ((sequence & !PERSISTENT) >> RUN_BITS, sequence & ((1 << RUN_BITS) - 1));
+    (sequence & PERSISTENT != 0).then_some((init, run))
+}
+
 /// Signatures of past collectives that a communicator remembers, to answer those who ask about them.
 const HISTORY_MAX: usize = 64;
 
@@ -21,6 +35,10 @@ pub(super) struct Context {
     collectives: u64,
     /// Numbers of those that have a place and have not begun.
     reserved: BTreeSet<u64>,
+    /// Persistent collectives made so far.
+    persistent: u64,
+    /// Runs of those that have not been dropped.
+    runs: BTreeMap<u64, u64>,
     history: VecDeque<Envelope>,
     /// What peers said they wait in, beyond what has been called here.
     expected: BTreeMap<Slot, Envelope>,
@@ -49,6 +67,8 @@ impl Context {
             epoch: 0,
             collectives: 0,
             reserved: BTreeSet::new(),
+            persistent: 0,
+            runs: BTreeMap::new(),
             history: VecDeque::with_capacity(HISTORY_MAX),
             expected: BTreeMap::new(),
             sent: BTreeMap::new(),
@@ -59,7 +79,37 @@ impl Context {
 
     /// Whether the collective with this number has begun here.
     pub(super) fn has_begun(&self, sequence: u64) -> bool {
-        sequence < self.collectives && !self.reserved.contains(&sequence)
+        let Some((init, run)) = persistent_run(sequence) else {
+            return sequence < self.collectives && !self.reserved.contains(&sequence);
+        };
+        match self.runs.get(&init) {
+            Some(runs) => run < *runs,
+            // It has been dropped, or is still to be made.
+            None => init < self.persistent,
+        }
+    }
+
+    /// Makes a persistent collective; `None` if there have been too many.
+    pub(super) fn init(&mut self) -> Option<u64> {
+        let init = self.persistent;
+        if init == PERSISTENT_MAX {
+            return None;
+        }
+        self.persistent += 1;
+        self.runs.insert(init, 0);
+        Some(init)
+    }
+
+    /// Takes the number of a run of a persistent collective.
+    pub(super) fn number_run(&mut self, init: u64) -> u64 {
+        let runs = self.runs.entry(init).or_default();
+        *runs += 1;
+        PERSISTENT | init << RUN_BITS | ((*runs - 1) & ((1 << RUN_BITS) - 1))
+    }
+
+    /// Ends a persistent collective.
+    pub(super) fn end_persistent(&mut self, init: u64) {
+        self.runs.remove(&init);
     }
 
     /// Takes the number of a collective.
@@ -125,8 +175,43 @@ impl Context {
         if self.expected.is_empty() {
             return None;
         }
-        self.expected.retain(|_, theirs| theirs.sequence >= mine.sequence);
+        let mut expected = std::mem::take(&mut self.expected);
+        expected.retain(|_, theirs| theirs.sequence == mine.sequence || !self.has_begun(theirs.sequence));
+        self.expected = expected;
         let differs = |theirs: &&Envelope| theirs.sequence == mine.sequence && theirs.signature() != mine.signature();
         self.expected.iter().find(|(_, theirs)| differs(theirs)).map(|(peer, theirs)| (*peer, *theirs))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::frame::Kind;
+
+    #[test]
+    fn runs_of_persistent_collectives_are_numbered_apart() {
+        let mut context = Context::new(Members::whole(0, 2));
+        let (one, two) = (context.init().expect("the first"), context.init().expect("the second"));
+        let numbers = [context.number_run(one), context.number_run(two), context.number_run(one), context.number()];
+        assert_eq!(numbers.iter().collect::<BTreeSet<_>>().len(), numbers.len());
+        assert!(numbers.iter().all(|number| context.has_begun(*number)));
+        let next = context.number_run(two) + 1;
+        assert!(!context.has_begun(next), "the third run of the second one has not begun");
+        context.end_persistent(two);
+        assert!(context.has_begun(next), "and never will");
+        let unknown = numbers[1] + (1 << RUN_BITS);
+        assert!(!context.has_begun(unknown), "a third one may be made");
+    }
+
+    #[test]
+    fn what_a_peer_expects_is_kept_until_it_has_begun_here() {
+        let mut context = Context::new(Members::whole(0, 3));
+        let of = |kind, sequence| Envelope { sequence, ..Envelope::new(kind) };
+        let init = context.init().expect("the first");
+        context.expect(Slot::FIRST, of(Kind::Barrier, 0));
+        let run = of(Kind::Scan, context.number_run(init));
+        assert_eq!(context.expectation(&run), None, "it says nothing of a persistent one");
+        let mine = of(Kind::Scan, context.number());
+        assert_eq!(context.expectation(&mine), Some((Slot::FIRST, of(Kind::Barrier, 0))));
     }
 }

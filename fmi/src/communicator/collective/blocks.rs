@@ -16,12 +16,7 @@ impl Communicator {
     /// Dropping the future revokes the communicator.
     ///
     /// MPI 3.1 §5.5, MPI_Gather.
-    pub fn gather<'a, T: Element>(
-        &'a self,
-        send: &'a [T],
-        receive: &'a mut [T],
-        root: u32,
-    ) -> impl Future<Output = Result<()>> + Send + Unpin + use<'a, T> {
+    pub fn gather<'a, T: Element>(&self, send: &'a [T], receive: &'a mut [T], root: u32) -> CollectiveRequest<'a> {
         self.launch(self.rooted_spec::<T>(Collective::Gather, send.len(), root, false), send, receive, Nothing)
     }
 
@@ -35,11 +30,7 @@ impl Communicator {
     /// Dropping the future revokes the communicator.
     ///
     /// MPI 3.1 §5.5, MPI_Gather with MPI_IN_PLACE at the root.
-    pub fn gather_in_place<'a, T: Element>(
-        &'a self,
-        buffer: &'a mut [T],
-        root: u32,
-    ) -> impl Future<Output = Result<()>> + Send + Unpin + use<'a, T> {
+    pub fn gather_in_place<'a, T: Element>(&self, buffer: &'a mut [T], root: u32) -> CollectiveRequest<'a> {
         if self.rank != root {
             return self.launch(
                 self.rooted_spec::<T>(Collective::Gather, buffer.len(), root, false),
@@ -63,12 +54,7 @@ impl Communicator {
     /// Dropping the future revokes the communicator.
     ///
     /// MPI 3.1 §5.6, MPI_Scatter.
-    pub fn scatter<'a, T: Element>(
-        &'a self,
-        send: &'a [T],
-        receive: &'a mut [T],
-        root: u32,
-    ) -> impl Future<Output = Result<()>> + Send + Unpin + use<'a, T> {
+    pub fn scatter<'a, T: Element>(&self, send: &'a [T], receive: &'a mut [T], root: u32) -> CollectiveRequest<'a> {
         self.launch(self.rooted_spec::<T>(Collective::Scatter, receive.len(), root, false), send, receive, Nothing)
     }
 
@@ -82,11 +68,7 @@ impl Communicator {
     /// Dropping the future revokes the communicator.
     ///
     /// MPI 3.1 §5.6, MPI_Scatter with MPI_IN_PLACE at the root.
-    pub fn scatter_in_place<'a, T: Element>(
-        &'a self,
-        buffer: &'a mut [T],
-        root: u32,
-    ) -> impl Future<Output = Result<()>> + Send + Unpin + use<'a, T> {
+    pub fn scatter_in_place<'a, T: Element>(&self, buffer: &'a mut [T], root: u32) -> CollectiveRequest<'a> {
         if self.rank != root {
             return self.launch(
                 self.rooted_spec::<T>(Collective::Scatter, buffer.len(), root, false),
@@ -138,12 +120,12 @@ impl Communicator {
     ///
     /// MPI 3.1 §5.5, MPI_Gatherv.
     pub fn gatherv<'a, T: Element>(
-        &'a self,
+        &self,
         send: &'a [T],
         receive: &'a mut [T],
         counts: &[usize],
         root: u32,
-    ) -> impl Future<Output = Result<()>> + Send + Unpin + use<'a, T> {
+    ) -> CollectiveRequest<'a> {
         self.launch_rooted(self.gatherv_spec(send.len(), counts, root), counts, send, receive)
     }
 
@@ -174,12 +156,12 @@ impl Communicator {
     ///
     /// MPI 3.1 §5.6, MPI_Scatterv.
     pub fn scatterv<'a, T: Element>(
-        &'a self,
+        &self,
         send: &'a [T],
         counts: &[usize],
         receive: &'a mut [T],
         root: u32,
-    ) -> impl Future<Output = Result<()>> + Send + Unpin + use<'a, T> {
+    ) -> CollectiveRequest<'a> {
         self.launch_rooted(self.scatterv_spec(counts, receive.len(), root), counts, send, receive)
     }
 
@@ -208,11 +190,7 @@ impl Communicator {
     /// Dropping the future revokes the communicator.
     ///
     /// MPI 3.1 §5.7, MPI_Allgather.
-    pub fn allgather<'a, T: Element>(
-        &'a self,
-        send: &'a [T],
-        receive: &'a mut [T],
-    ) -> impl Future<Output = Result<()>> + Send + Unpin + use<'a, T> {
+    pub fn allgather<'a, T: Element>(&self, send: &'a [T], receive: &'a mut [T]) -> CollectiveRequest<'a> {
         self.launch(Ok(self.allgather_spec::<T>(send.len(), false)), send, receive, Nothing)
     }
 
@@ -226,10 +204,7 @@ impl Communicator {
     /// Dropping the future revokes the communicator.
     ///
     /// MPI 3.1 §5.7, MPI_Allgather with MPI_IN_PLACE.
-    pub fn allgather_in_place<'a, T: Element>(
-        &'a self,
-        buffer: &'a mut [T],
-    ) -> impl Future<Output = Result<()>> + Send + Unpin + use<'a, T> {
+    pub fn allgather_in_place<'a, T: Element>(&self, buffer: &'a mut [T]) -> CollectiveRequest<'a> {
         let count = self.block(Operation::Allgather, buffer.len());
         self.launch(count.map(|count| self.allgather_spec::<T>(count, true)), &[], buffer, Nothing)
     }
@@ -252,11 +227,11 @@ impl Communicator {
     ///
     /// MPI 3.1 §5.7, MPI_Allgatherv.
     pub fn allgatherv<'a, T: Element>(
-        &'a self,
+        &self,
         send: &'a [T],
         receive: &'a mut [T],
         counts: &[usize],
-    ) -> impl Future<Output = Result<()>> + Send + Unpin + use<'a, T> {
+    ) -> CollectiveRequest<'a> {
         self.launch(self.allgatherv_spec::<T>(send.len(), counts), send, receive, Nothing)
     }
 
@@ -287,11 +262,7 @@ impl Communicator {
     /// Dropping the future revokes the communicator.
     ///
     /// MPI 3.1 §5.8, MPI_Alltoall.
-    pub fn alltoall<'a, T: Element>(
-        &'a self,
-        send: &'a [T],
-        receive: &'a mut [T],
-    ) -> impl Future<Output = Result<()>> + Send + Unpin + use<'a, T> {
+    pub fn alltoall<'a, T: Element>(&self, send: &'a [T], receive: &'a mut [T]) -> CollectiveRequest<'a> {
         let count = self.block(Operation::Alltoall, send.len());
         self.launch(count.map(|count| self.alltoall_spec::<T>(count, false)), send, receive, Nothing)
     }
@@ -305,10 +276,7 @@ impl Communicator {
     /// Dropping the future revokes the communicator.
     ///
     /// MPI 3.1 §5.8, MPI_Alltoall with MPI_IN_PLACE.
-    pub fn alltoall_in_place<'a, T: Element>(
-        &'a self,
-        buffer: &'a mut [T],
-    ) -> impl Future<Output = Result<()>> + Send + Unpin + use<'a, T> {
+    pub fn alltoall_in_place<'a, T: Element>(&self, buffer: &'a mut [T]) -> CollectiveRequest<'a> {
         let count = self.block(Operation::Alltoall, buffer.len());
         self.launch(count.map(|count| self.alltoall_spec::<T>(count, true)), &[], buffer, Nothing)
     }
@@ -335,12 +303,12 @@ impl Communicator {
     ///
     /// MPI 3.1 §5.8, MPI_Alltoallv.
     pub fn alltoallv<'a, T: Element>(
-        &'a self,
+        &self,
         send: &'a [T],
         send_counts: &[usize],
         receive: &'a mut [T],
         receive_counts: &[usize],
-    ) -> impl Future<Output = Result<()>> + Send + Unpin + use<'a, T> {
+    ) -> CollectiveRequest<'a> {
         let spec = self.alltoallv_spec(send_counts, receive_counts);
         self.launch_alltoallv(spec, (send_counts, receive_counts), send, receive)
     }

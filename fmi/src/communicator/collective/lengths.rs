@@ -3,90 +3,86 @@
 //! There a rank hands on blocks of others, whose lengths it must know. So they are exchanged first, in a collective of
 //! their own.
 
-use futures_util::future::Either;
-
 use super::*;
 use crate::schedule::offsets;
-
-/// A collective that runs at once, or after an exchange of lengths.
-pub(super) type Exchanged<'a, T> =
-    Either<Cancelled<'a, T, Nothing>, Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>>;
 
 impl Communicator {
     /// Runs `spec`, of a gather or a scatter whose `counts` the root knows.
     pub(super) fn launch_rooted<'a, T: Element>(
-        &'a self,
+        &self,
         spec: Result<Spec>,
         counts: &[usize],
         send: &'a [T],
         receive: &'a mut [T],
-    ) -> Exchanged<'a, T> {
+    ) -> CollectiveRequest<'a> {
         let spec = match spec.and_then(|spec| self.checked(spec, send.len(), receive.len())) {
             Ok(spec) if !self.connections.is_complete() => spec,
-            spec => return Either::Left(self.launch(spec, send, receive, Nothing)),
+            spec => return self.launch(spec, send, receive, Nothing),
         };
         let (kind, root, size) = (spec.kind, spec.root, self.size as usize);
         let places = [self.reserve(kind.operation()), self.reserve(kind.operation())];
         let is_root = self.rank == root;
         let mut lengths: Vec<u64> =
             if is_root { counts.iter().map(|count| *count as u64).collect() } else { vec![0; size] };
-        Either::Right(Box::pin(async move {
+        let comm = self.clone();
+        CollectiveRequest::later(async move {
             let [first, second] = places;
-            let problem = self.problem(Collective::Broadcast, root, size, size_of::<u64>());
+            let problem = comm.problem(Collective::Broadcast, root, size, size_of::<u64>());
             let exchange = Spec::new(kind, Recipe::Chosen(problem));
             let exchange = Spec { root, elements: size, receive: Some(size), ..exchange };
-            self.launch_at(Some(first), Ok(exchange), &[], &mut lengths, Nothing).await?;
-            let counts = self.read_lengths::<T>(kind.operation(), &lengths)?;
+            comm.launch_at(Some(first), Ok(exchange), &[], &mut lengths, Nothing).await?;
+            let counts = comm.read_lengths::<T>(kind.operation(), &lengths)?;
             let own = if kind == Kind::Gatherv { spec.send } else { spec.receive.unwrap_or_default() };
             if !is_root {
-                self.check_told(kind.operation(), root, own, counts[self.rank as usize])?;
+                comm.check_told(kind.operation(), root, own, counts[comm.rank as usize])?;
             }
-            let spec = self.routed(spec, &counts);
-            self.launch_at(Some(second), Ok(spec), send, receive, Nothing).await
-        }))
+            let spec = comm.routed(spec, &counts);
+            comm.launch_at(Some(second), Ok(spec), send, receive, Nothing).await
+        })
     }
 
     /// Runs `spec`, of an all-to-all in which each rank knows the lengths of its own blocks.
     pub(super) fn launch_alltoallv<'a, T: Element>(
-        &'a self,
+        &self,
         spec: Result<Spec>,
         (send_counts, receive_counts): (&[usize], &[usize]),
         send: &'a [T],
         receive: &'a mut [T],
-    ) -> Exchanged<'a, T> {
+    ) -> CollectiveRequest<'a> {
         let spec = match spec.and_then(|spec| self.checked(spec, send.len(), receive.len())) {
             Ok(spec) if !self.connections.is_complete() => spec,
-            spec => return Either::Left(self.launch(spec, send, receive, Nothing)),
+            spec => return self.launch(spec, send, receive, Nothing),
         };
         let (operation, size) = (Operation::Alltoallv, self.size as usize);
         let places = [self.reserve(operation), self.reserve(operation)];
         let own: Vec<u64> = send_counts.iter().map(|count| *count as u64).collect();
         let expected = receive_counts.to_vec();
-        Either::Right(Box::pin(async move {
+        let comm = self.clone();
+        CollectiveRequest::later(async move {
             let [first, second] = places;
             let mut lengths = vec![0u64; size * size];
-            let problem = self.problem(Collective::Allgather, 0, size, size_of::<u64>());
+            let problem = comm.problem(Collective::Allgather, 0, size, size_of::<u64>());
             let exchange = Spec::new(Kind::Alltoallv, Recipe::Chosen(problem));
             let exchange = Spec { elements: size, send: size, receive: Some(size * size), ..exchange };
-            self.launch_at(Some(first), Ok(exchange), &own, &mut lengths, Nothing).await?;
-            let lengths = self.read_lengths::<T>(operation, &lengths)?;
+            comm.launch_at(Some(first), Ok(exchange), &own, &mut lengths, Nothing).await?;
+            let lengths = comm.read_lengths::<T>(operation, &lengths)?;
             // Row by row what each rank sends, column by column what each receives.
             let of = |from: usize, to: usize| lengths[from * size + to];
             for (from, expected) in (0..).zip(&expected) {
-                self.check_told(operation, from, *expected, of(from as usize, self.rank as usize))?;
+                comm.check_told(operation, from, *expected, of(from as usize, comm.rank as usize))?;
             }
-            let schedule = self.connections.route(self.rank, self.size, |rank| {
+            let schedule = comm.connections.route(comm.rank, comm.size, |rank| {
                 let rank_index = rank as usize;
                 let sends = offsets(&lengths[rank_index * size..(rank_index + 1) * size]);
                 let receives = offsets(&(0..size).map(|from| of(from, rank_index)).collect::<Vec<_>>());
                 let range = |offsets: &[usize], rank: u32| offsets[rank as usize]..offsets[rank as usize + 1];
                 let blocks =
                     Blocks { send: |rank| range(&sends, rank), receive: |rank| range(&receives, rank), in_place: None };
-                schedule::alltoall_linear(rank, self.size, &blocks)
+                schedule::alltoall_linear(rank, comm.size, &blocks)
             });
             let spec = Spec { recipe: Recipe::Made(schedule, Algorithm::Linear), ..spec };
-            self.launch_at(Some(second), Ok(spec), send, receive, Nothing).await
-        }))
+            comm.launch_at(Some(second), Ok(spec), send, receive, Nothing).await
+        })
     }
 
     /// `spec` of a gather or scatter of blocks whose lengths all ranks know.

@@ -16,12 +16,12 @@ impl Communicator {
     ///
     /// MPI 3.1 §5.9.1, MPI_Reduce.
     pub fn reduce<'a, T: Element, O: Op<T>>(
-        &'a self,
+        &self,
         send: &'a [T],
         receive: &'a mut [T],
         op: O,
         root: u32,
-    ) -> impl Future<Output = Result<()>> + Send + Unpin + use<'a, T, O> {
+    ) -> CollectiveRequest<'a, O> {
         self.launch(self.reduce_spec(send.len(), &op, root, false), send, receive, op)
     }
 
@@ -35,11 +35,11 @@ impl Communicator {
     ///
     /// MPI 3.1 §5.9.1, MPI_Reduce with MPI_IN_PLACE at the root.
     pub fn reduce_in_place<'a, T: Element, O: Op<T>>(
-        &'a self,
+        &self,
         buffer: &'a mut [T],
         op: O,
         root: u32,
-    ) -> impl Future<Output = Result<()>> + Send + Unpin + use<'a, T, O> {
+    ) -> CollectiveRequest<'a, O> {
         let in_place = self.rank == root;
         let spec = self.reduce_spec(buffer.len(), &op, root, in_place);
         let (send, receive): (&'a [T], &'a mut [T]) = if in_place { (&[], buffer) } else { (buffer, &mut []) };
@@ -80,11 +80,11 @@ impl Communicator {
     ///
     /// MPI 3.1 §5.9.6, MPI_Allreduce.
     pub fn allreduce<'a, T: Element, O: Op<T>>(
-        &'a self,
+        &self,
         send: &'a [T],
         receive: &'a mut [T],
         op: O,
-    ) -> impl Future<Output = Result<()>> + Send + Unpin + use<'a, T, O> {
+    ) -> CollectiveRequest<'a, O> {
         self.launch(Ok(self.allreduce_spec(send.len(), &op, false)), send, receive, op)
     }
 
@@ -97,11 +97,7 @@ impl Communicator {
     /// Dropping the future revokes the communicator.
     ///
     /// MPI 3.1 §5.9.6, MPI_Allreduce with MPI_IN_PLACE.
-    pub fn allreduce_in_place<'a, T: Element, O: Op<T>>(
-        &'a self,
-        buffer: &'a mut [T],
-        op: O,
-    ) -> impl Future<Output = Result<()>> + Send + Unpin + use<'a, T, O> {
+    pub fn allreduce_in_place<'a, T: Element, O: Op<T>>(&self, buffer: &'a mut [T], op: O) -> CollectiveRequest<'a, O> {
         self.launch(Ok(self.allreduce_spec(buffer.len(), &op, true)), &[], buffer, op)
     }
 
@@ -123,11 +119,11 @@ impl Communicator {
     ///
     /// MPI 3.1 §5.10.1, MPI_Reduce_scatter_block.
     pub fn reduce_scatter_block<'a, T: Element, O: Op<T>>(
-        &'a self,
+        &self,
         send: &'a [T],
         receive: &'a mut [T],
         op: O,
-    ) -> impl Future<Output = Result<()>> + Send + Unpin + use<'a, T, O> {
+    ) -> CollectiveRequest<'a, O> {
         self.launch(Ok(self.reduce_scatter_block_spec(receive.len(), &op, false)), send, receive, op)
     }
 
@@ -142,10 +138,10 @@ impl Communicator {
     ///
     /// MPI 3.1 §5.10.1, MPI_Reduce_scatter_block with MPI_IN_PLACE.
     pub fn reduce_scatter_block_in_place<'a, T: Element, O: Op<T>>(
-        &'a self,
+        &self,
         buffer: &'a mut [T],
         op: O,
-    ) -> impl Future<Output = Result<()>> + Send + Unpin + use<'a, T, O> {
+    ) -> CollectiveRequest<'a, O> {
         let count = self.block(Operation::ReduceScatterBlock, buffer.len());
         self.launch(count.map(|count| self.reduce_scatter_block_spec(count, &op, true)), &[], buffer, op)
     }
@@ -175,12 +171,12 @@ impl Communicator {
     ///
     /// MPI 3.1 §5.10.2, MPI_Reduce_scatter.
     pub fn reduce_scatter<'a, T: Element, O: Op<T>>(
-        &'a self,
+        &self,
         send: &'a [T],
         receive: &'a mut [T],
         counts: &[usize],
         op: O,
-    ) -> impl Future<Output = Result<()>> + Send + Unpin + use<'a, T, O> {
+    ) -> CollectiveRequest<'a, O> {
         self.launch(self.reduce_scatter_spec(counts, &op), send, receive, op)
     }
 
@@ -214,11 +210,11 @@ impl Communicator {
     ///
     /// MPI 3.1 §5.11.1, MPI_Scan.
     pub fn scan<'a, T: Element, O: Op<T>>(
-        &'a self,
+        &self,
         send: &'a [T],
         receive: &'a mut [T],
         op: O,
-    ) -> impl Future<Output = Result<()>> + Send + Unpin + use<'a, T, O> {
+    ) -> CollectiveRequest<'a, O> {
         self.launch(Ok(self.scan_spec(send.len(), &op, false, false)), send, receive, op)
     }
 
@@ -231,11 +227,7 @@ impl Communicator {
     /// Dropping the future revokes the communicator.
     ///
     /// MPI 3.1 §5.11.1, MPI_Scan with MPI_IN_PLACE.
-    pub fn scan_in_place<'a, T: Element, O: Op<T>>(
-        &'a self,
-        buffer: &'a mut [T],
-        op: O,
-    ) -> impl Future<Output = Result<()>> + Send + Unpin + use<'a, T, O> {
+    pub fn scan_in_place<'a, T: Element, O: Op<T>>(&self, buffer: &'a mut [T], op: O) -> CollectiveRequest<'a, O> {
         self.launch(Ok(self.scan_spec(buffer.len(), &op, true, false)), &[], buffer, op)
     }
 
@@ -249,11 +241,11 @@ impl Communicator {
     ///
     /// MPI 3.1 §5.11.2, MPI_Exscan.
     pub fn exscan<'a, T: Element, O: Op<T>>(
-        &'a self,
+        &self,
         send: &'a [T],
         receive: &'a mut [T],
         op: O,
-    ) -> impl Future<Output = Result<()>> + Send + Unpin + use<'a, T, O> {
+    ) -> CollectiveRequest<'a, O> {
         self.launch(Ok(self.scan_spec(send.len(), &op, false, true)), send, receive, op)
     }
 
@@ -266,11 +258,7 @@ impl Communicator {
     /// Dropping the future revokes the communicator.
     ///
     /// MPI 3.1 §5.11.2, MPI_Exscan with MPI_IN_PLACE.
-    pub fn exscan_in_place<'a, T: Element, O: Op<T>>(
-        &'a self,
-        buffer: &'a mut [T],
-        op: O,
-    ) -> impl Future<Output = Result<()>> + Send + Unpin + use<'a, T, O> {
+    pub fn exscan_in_place<'a, T: Element, O: Op<T>>(&self, buffer: &'a mut [T], op: O) -> CollectiveRequest<'a, O> {
         self.launch(Ok(self.scan_spec(buffer.len(), &op, true, true)), &[], buffer, op)
     }
 

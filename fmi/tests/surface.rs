@@ -1,0 +1,111 @@
+//! Goal: what can be done with `async` can be done without, and the reverse; every operation returns a request that has a
+//! name. Method: read the sources, and compare the methods of both surfaces.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What one surface has and the other needs not: how a program without a runtime gets a communicator and waits.
+const BLOCKING_ALONE: [&str; 8] = ["from_env", "inner", "wait", "wait_all", "wait_any", "wait_some", "test", "scope"];
+
+fn source(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(path)
+}
+
+fn files(path: PathBuf, found: &mut Vec<PathBuf>) {
+    if path.is_dir() {
+        for entry in fs::read_dir(path).expect("a folder") {
+            files(entry.expect("an entry").path(), found);
+        }
+    } else if path.extension().is_some_and(|extension| extension == "rs") {
+        found.push(path);
+    }
+}
+
+fn read(paths: &[&str]) -> String {
+    let mut found = Vec::new();
+    paths.iter().for_each(|path| files(source(path), &mut found));
+    assert!(!found.is_empty(), "{paths:?} are gone");
+    found.iter().map(|file| fs::read_to_string(file).expect("readable")).collect()
+}
+
+/// The bodies of the `impl` blocks that begin with one of `heads`.
+fn bodies<'a>(text: &'a str, heads: &'a [&str]) -> impl Iterator<Item = &'a str> {
+    heads.iter().flat_map(move |head| text.split(head).skip(1)).map(|rest| {
+        let end = rest.find("\n}\n").expect("a block ends");
+        &rest[..end]
+    })
+}
+
+/// The name at the front of `text`.
+fn name(text: &str) -> &str {
+    let end = text.find(|letter: char| !letter.is_alphanumeric() && letter != '_');
+    &text[..end.unwrap_or(text.len())]
+}
+
+/// The public methods in a block, and what the macros `waits!` and `plans!` in it make.
+fn methods(body: &str) -> impl Iterator<Item = &str> {
+    let mut in_macro = false;
+    body.lines().filter_map(move |line| {
+        let code = line.trim_start();
+        if code.starts_with("waits! {") || code.starts_with("plans! {") {
+            in_macro = true;
+        } else if line == "    }" {
+            in_macro = false;
+        } else if let Some(rest) = ["pub fn ", "pub async fn "].iter().find_map(|start| code.strip_prefix(start)) {
+            return Some(name(rest));
+        } else if in_macro && code.starts_with(|letter: char| letter.is_lowercase()) && code.contains('(') {
+            return Some(name(code));
+        }
+        None
+    })
+}
+
+fn methods_of<'a>(text: &'a str, heads: &'a [&str]) -> BTreeSet<&'a str> {
+    bodies(text, heads).flat_map(methods).collect()
+}
+
+#[test]
+fn the_blocking_communicator_has_the_methods_of_the_other_one() {
+    let (own, blocking) = (read(&["communicator.rs", "communicator"]), read(&["blocking.rs", "blocking"]));
+    let own = methods_of(&own, &["\nimpl Communicator {"]);
+    let blocking = methods_of(&blocking, &["\nimpl Communicator {"]);
+    assert!(own.len() > 60 && own.contains("allreduce") && own.contains("recv_value"), "{own:?}");
+    let missing: Vec<_> = own.difference(&blocking).collect();
+    assert!(missing.is_empty(), "without `async` there is no {missing:?}");
+    let more: Vec<_> = blocking.difference(&own).filter(|name| !BLOCKING_ALONE.contains(name)).collect();
+    assert!(more.is_empty(), "with `async` there is no {more:?}");
+    for alone in BLOCKING_ALONE {
+        assert!(blocking.contains(alone), "{alone} is gone; this list is out of date");
+    }
+}
+
+#[test]
+fn blocking_operations_and_messages_have_the_methods_of_the_others() {
+    let (own, blocking) = (read(&["communicator"]), read(&["blocking"]));
+    let heads: [&[&str]; 4] = [
+        &["\nimpl<T: Element, O: Op<T>> Persistent<T, O> {"],
+        &["\nimpl<T: Element> PersistentSend<T> {"],
+        &["\nimpl<T: Element> PersistentRecv<T> {"],
+        &["\nimpl Message {"],
+    ];
+    for heads in heads {
+        let (own, blocking) = (methods_of(&own, heads), methods_of(&blocking, heads));
+        assert!(!own.is_empty(), "{heads:?} is gone");
+        assert_eq!(own, blocking, "{heads:?}");
+    }
+}
+
+#[test]
+fn operations_return_requests_with_a_name() {
+    let text = read(&["communicator.rs", "communicator"]);
+    for body in bodies(&text, &["\nimpl Communicator {", "\nimpl Message {"]) {
+        for function in body.split("\n    pub fn ").skip(1) {
+            let head = &function[..function.find("{\n").unwrap_or(function.len())];
+            assert!(!head.contains("impl Future"), "`{}` returns a future that has no name", name(function));
+        }
+        for function in body.split("\n    pub async fn ").skip(1).map(name) {
+            assert!(["connect", "leave", "progress_until"].contains(&function), "`{function}` returns no request");
+        }
+    }
+}
