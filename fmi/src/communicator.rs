@@ -22,7 +22,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::channel::stream::Link;
@@ -34,6 +34,7 @@ use crate::error::{Error, ErrorKind, Operation, Path, Result};
 use crate::model::Fabric;
 use crate::net::{BoxFuture, Clock, Net};
 use crate::proto::candidate::Technique;
+use crate::proto::group::OpId;
 use crate::proto::rank::{Members, Rank, Slot};
 use crate::schedule::Connections;
 use crate::time::Instant;
@@ -196,8 +197,10 @@ impl Communicator {
         self.shared.clock.now()
     }
 
-    /// Sets the time for each operation that is called from now on, of all communicators of the group.
-    pub fn set_deadline(&self, deadline: Duration) {
+    /// Sets the time for each operation that is called from now on, of all communicators of the group; `None` for as
+    /// long as peers show signs of life ([`Config::operation_deadline`]).
+    pub fn set_deadline(&self, deadline: impl Into<Option<Duration>>) {
+        let deadline = deadline.into();
         self.shared.with(|engine| engine.group.set_deadline(deadline));
     }
 
@@ -230,10 +233,16 @@ impl Communicator {
         let sleep = self.shared.clock.sleep_until(self.shared.clock.now() + cause_wait);
         let is_last = Arc::strong_count(&self.shared) == 1;
         if is_last {
-            self.shared.with(Engine::say_goodbye);
+            self.shared.with(|engine| {
+                engine.group.say_goodbye(self.id);
+                engine.say_goodbye();
+            });
         }
         let mut open = Vec::new();
-        let flush = std::future::poll_fn(|cx| self.shared.with(|engine| engine.poll_leave(cx, is_last, &mut open)));
+        let visit = Visit::new(&self.shared);
+        let leave =
+            |cx: &mut Context<'_>| self.shared.with(|engine| engine.poll_leave(cx, visit.id, is_last, &mut open));
+        let flush = std::future::poll_fn(leave);
         // Within a bound: nobody waits for a peer that stays, or a rendezvous that does not read.
         futures_util::future::select(std::pin::pin!(flush), sleep).await;
     }
@@ -249,8 +258,9 @@ impl Communicator {
     /// Dropping the future loses nothing.
     pub async fn progress_until(&self, at: Instant) {
         let mut timer = crate::net::Timer::new(self.shared.clock.clone());
+        let visit = Visit::new(&self.shared);
         std::future::poll_fn(|cx| {
-            self.shared.with(|engine| engine.poll_progress(cx));
+            self.shared.with(|engine| engine.poll_progress(cx, visit.id));
             if timer.poll_until(cx, at) { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
@@ -278,6 +288,24 @@ impl Communicator {
             let what = format!("{name} is {rank}, the group has {} ranks", self.size);
             self.error(operation, ErrorKind::InvalidArgument(what))
         })
+    }
+}
+
+/// Something that waits for the engine's sources and is no operation.
+struct Visit<'a> {
+    shared: &'a Shared,
+    id: OpId,
+}
+
+impl<'a> Visit<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        Self { shared, id: shared.with(Engine::visitor) }
+    }
+}
+
+impl Drop for Visit<'_> {
+    fn drop(&mut self) {
+        self.shared.with(|engine| engine.retire(self.id));
     }
 }
 

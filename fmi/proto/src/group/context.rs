@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::error::ErrorKind;
 use crate::frame::Envelope;
+use crate::notice::Notice;
 use crate::rank::{Members, Rank, Slot};
 
 /// Signatures of past collectives that a communicator remembers, to answer those who ask about them.
@@ -29,6 +30,10 @@ pub(super) struct Context {
     /// Peers that take part in collectives which have not begun here.
     ready: BTreeSet<(u64, Slot)>,
     pub(super) revoked: Option<Revoked>,
+    /// Members that have left it, and what they said.
+    pub(super) left: BTreeMap<Slot, String>,
+    /// Whether the others know that this rank leaves.
+    pub(super) said_goodbye: bool,
 }
 
 /// Why a communicator is of no more use.
@@ -40,6 +45,8 @@ pub(super) struct Revoked {
     pub(super) text: String,
     /// Whether an operation has reported the cause.
     pub(super) told: bool,
+    /// What ranks are told that ask.
+    pub(super) notice: Notice,
 }
 
 impl Context {
@@ -54,6 +61,8 @@ impl Context {
             sent: BTreeMap::new(),
             ready: BTreeSet::new(),
             revoked: None,
+            left: BTreeMap::new(),
+            said_goodbye: false,
         }
     }
 
