@@ -358,6 +358,8 @@ fn meet<N: Net>(pair: Prepared<N>) -> BoxFuture<Result<Link>> {
 }
 
 #[cfg(test)]
+mod failures;
+#[cfg(test)]
 mod tests;
 
 #[cfg(all(test, feature = "real"))]

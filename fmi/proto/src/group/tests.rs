@@ -30,7 +30,7 @@ fn receive(group: &mut Group, source: Option<u32>, tag: Option<u32>) -> OpId {
 }
 
 fn arrive(group: &mut Group, peer: u32, tag: u32, length: u64) {
-    let envelope = Envelope { root_or_tag: tag, length, elements: length, ..Envelope::new(super::super::frame::Kind::Message) };
+    let envelope = Envelope { root_or_tag: tag, length, elements: length, ..Envelope::new(Kind::Message) };
     assert_eq!(group.route(OpId::FIRST, slot(peer), 0), Route::Head);
     group.handle_input(Instant::ZERO, Input::Head { peer: slot(peer), envelope });
 }
@@ -102,7 +102,7 @@ fn room_in_the_mailbox_is_reserved_and_given_back() {
 fn a_frame_that_came_before_its_communicator_is_refused_from_a_stranger() {
     for is_stored in [false, true] {
         let mut group = group();
-        let kind = super::super::frame::Kind::Message;
+        let kind = Kind::Message;
         for peer in [1, 2] {
             let envelope = Envelope { communicator: 9, length: 1, elements: 1, ..Envelope::new(kind) };
             assert_eq!(group.route(OpId::FIRST, slot(peer), 0), Route::Head);
@@ -183,14 +183,14 @@ fn lose(group: &mut Group, peer: u32, now: Instant) {
 
 fn tell(group: &mut Group, now: Instant, peer: u32, envelope: Envelope, payload: &[u8]) {
     let envelope = Envelope { length: payload.len() as u64, ..envelope };
-    assert_eq!(group.route(None, slot(peer), 0), Route::Head);
+    assert_eq!(group.route(OpId::FIRST, slot(peer), 0), Route::Head);
     group.handle_input(now, Input::Head { peer: slot(peer), envelope });
-    assert_eq!(group.route(None, slot(peer), payload.len() as u64), Route::Control);
+    assert_eq!(group.route(OpId::FIRST, slot(peer), payload.len() as u64), Route::Control);
     group.handle_input(now, Input::Control { peer: slot(peer), payload: payload.to_vec() });
 }
 
 fn leave(group: &mut Group, peer: u32, communicator: u64) {
-    let notice = super::super::notice::Notice::Left { rank: 0, how: String::new() };
+    let notice = crate::notice::Notice::Left { rank: 0, how: String::new() };
     tell(group, at(0), peer, Envelope { communicator, ..Envelope::new(Kind::Leave) }, &notice.emit());
 }
 
@@ -327,13 +327,13 @@ fn whoever_asks_about_a_failed_communicator_or_is_taken_for_lost_is_told() {
         let told = told(&mut group);
         let [(to, envelope, payload)] = &told[..] else { panic!("{told:?}") };
         assert_eq!((*to, envelope.kind, envelope.communicator), (peer, Kind::Revoke, communicator));
-        let notice = super::super::notice::Notice::parse(payload).expect("a notice");
-        assert!(matches!(notice, super::super::notice::Notice::Lost { rank: 2, .. }), "{notice}");
+        let notice = crate::notice::Notice::parse(payload).expect("a notice");
+        assert!(matches!(notice, crate::notice::Notice::Lost { rank: 2, .. }), "{notice}");
     }
     // What it then makes of it.
     let mut other = self::group();
     let id = receive(&mut other, Some(1), None);
-    let notice = super::super::notice::Notice::Lost { rank: 0, how: "silent".into() };
+    let notice = crate::notice::Notice::Lost { rank: 0, how: "silent".into() };
     tell(&mut other, at(2), 1, Envelope::new(Kind::Revoke), &notice.emit());
     let failure = other.check(id).expect_err("the others go on without it");
     assert!(matches!(failure.kind, ErrorKind::Excluded(_)), "{failure:?}");
@@ -351,6 +351,7 @@ fn a_rank_that_leaves_ends_what_waits_for_more_of_it_and_nothing_else() {
     group.handle_input(at(0), Input::Consumed(slot(3)));
     leave(&mut group, 3, 0);
     assert_eq!(group.check(first), Ok(()), "what was sent before is delivered");
+    group.end(first);
     for id in [second, send] {
         let failure = group.check(id).expect_err("it has left");
         assert_eq!((failure.kind, failure.peer.map(Rank::get)), (ErrorKind::PeerLeft(String::new()), Some(3)));
@@ -400,7 +401,7 @@ fn a_rank_that_leaves_after_a_failure_says_so() {
     group.close(0);
     let goodbyes = told(&mut group);
     assert_eq!(goodbyes.len(), 3, "once to each");
-    let notice = super::super::notice::Notice::parse(&goodbyes[0].2).expect("a notice").to_string();
+    let notice = crate::notice::Notice::parse(&goodbyes[0].2).expect("a notice").to_string();
     assert!(notice.starts_with("rank 0 left the group: its recv failed: timed out after 1.000 s"), "{notice}");
 }
 

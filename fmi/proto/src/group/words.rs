@@ -21,9 +21,7 @@ use crate::rank::Slot;
 use fmi_net::time::Instant;
 
 /// Longest time between two questions of one operation.
-const ASKS_EVERY_MAX: Duration = Duration::from_secs(16);
-/// Word of a circle must be younger than this: the longest time between two questions and a little more.
-const WORD_AGE_MAX: Duration = Duration::from_secs(20);
+const ASKS_EVERY_MAX: Duration = Duration::from_secs(5);
 /// For so long no process of a circle has moved a byte.
 const IDLE_MIN: Duration = Duration::from_secs(10);
 
@@ -225,6 +223,8 @@ impl Group {
             chain.is_circle = self.operations.len() == 1;
             return chain;
         }
+        // Whoever waited for this process before it was idle may have gone on since.
+        let idle = self.seen - self.moved_at.max(op.posted_at);
         let mut is_evident = self.operations.len() == 1;
         let mut is_one = true;
         let (mut asked, mut next, mut seen) = (number_of(op), first, vec![self.me]);
@@ -235,7 +235,7 @@ impl Group {
             seen.push(wait.slot);
             describe(&mut chain.text, asked.0, &wait, names);
             let Some(doing) = wait.doing else { return chain };
-            is_evident &= wait.age <= WORD_AGE_MAX && doing.idle >= IDLE_MIN;
+            is_evident &= wait.age <= idle && doing.idle >= IDLE_MIN;
             is_evident &= doing.is_only || wait.called == Called::Running;
             let number = (doing.operation, doing.communicator, doing.sequence);
             is_one &= number == asked && is_collective_operation(number.0);
