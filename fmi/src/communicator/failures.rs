@@ -59,7 +59,7 @@ fn a_communicator_that_one_rank_drops_ends_for_those_that_wait_in_it() {
         let [zero, one] = &bench.comms[..] else { panic!("two ranks") };
         let mut executor = Executor::default();
         executor.must(async {
-            let part = zero.duplicate().await?;
+            let part = zero.duplicate()?;
             if early {
                 drop(part);
                 return zero.send(1, 9, &[1u8]).await;
@@ -72,7 +72,7 @@ fn a_communicator_that_one_rank_drops_ends_for_those_that_wait_in_it() {
             if early {
                 one.recv(0, 9, &mut [0u8]).await?;
             }
-            let part = one.duplicate().await?;
+            let part = one.duplicate()?;
             let mut never = [0u8];
             let waits = part.recv(0, 0, &mut never);
             if !early {
@@ -107,8 +107,8 @@ fn ranks_wait_for_one_that_computes_and_say_so_and_a_circle_ends() {
     drop(executor);
     assert_eq!(sums, [[7]; 3]);
 
-    let mut executor = Executor::default();
     let (mut here, mut there) = ([0u8], [0u8]);
+    let mut executor = Executor::default();
     executor.spawn(async {
         let error = zero.recv(1, 0, &mut here).await.expect_err("rank 1 waits as well");
         let ErrorKind::Deadlock(waits) = error.kind() else { panic!("{error}") };
@@ -135,13 +135,13 @@ fn one_that_leaves_takes_no_wake_up_from_operations_of_others() {
     let send = executor.must(zero.send(1, 1, &long));
     executor.poll(send);
     let leaving = executor.must(async {
-        let part = zero.duplicate().await?;
+        let part = zero.duplicate()?;
         part.leave().await;
         Ok(())
     });
     executor.poll(leaving);
     executor.must(one.recv(0, 1, &mut got));
-    executor.must(async { one.duplicate().await.map(drop) });
+    executor.must(async { one.duplicate().map(drop) });
     executor.run(first);
     drop(executor);
     assert!(got == long, "the send was not woken");
