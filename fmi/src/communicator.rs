@@ -25,7 +25,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::channel::stream::Link;
@@ -38,6 +38,7 @@ use crate::error::{Error, ErrorKind, Operation, Path, Result};
 use crate::model::Fabric;
 use crate::net::{BoxFuture, Clock, Net};
 use crate::proto::candidate::Technique;
+use crate::proto::group::OpId;
 use crate::proto::rank::{Members, Rank, Slot};
 use crate::schedule::Connections;
 use crate::time::Instant;
@@ -212,11 +213,12 @@ impl Communicator {
     }
 
     /// Sets the time for each operation that is called from now on, on this communicator and its clones, but for those
-    /// with [a time of their own](Communicator::with_deadline). Communicators that are made of it later begin with it;
+    /// with [a time of their own](Communicator::with_deadline); with `None`, operations wait as long as peers show signs
+    /// of life ([`Config::operation_deadline`](crate::Config::operation_deadline)). Communicators that are made of it later begin with it;
     /// others of the group keep theirs, which at first is
     /// [`Config::operation_deadline`](crate::Config::operation_deadline).
-    pub fn set_deadline(&self, deadline: Duration) {
-        self.shared.set_deadline(deadline);
+    pub fn set_deadline(&self, deadline: impl Into<Option<Duration>>) {
+        self.shared.set_deadline(deadline.into().unwrap_or(Duration::MAX));
     }
 
     /// A clone whose operations have this time, whatever [`Communicator::set_deadline`] says: for single calls. It costs
@@ -228,7 +230,7 @@ impl Communicator {
     /// let mut hint = [0];
     /// let quickly = comm.with_deadline(std::time::Duration::from_millis(200));
     /// match quickly.recv(1, 7, &mut hint).await {
-    ///     Err(error) if matches!(error.kind(), fmi::ErrorKind::Deadline(_)) => {} // Go on without it.
+    ///     Err(error) if matches!(error.kind(), fmi::ErrorKind::Deadline { .. }) => {} // Go on without it.
     ///     result => drop(result?),
     /// }
     /// # Ok(())
@@ -273,10 +275,16 @@ impl Communicator {
         let sleep = self.shared.clock.sleep_until(self.shared.clock.now() + cause_wait);
         let is_last = self.shared.is_last();
         if is_last {
-            self.shared.with(Engine::say_goodbye);
+            self.shared.with(|engine| {
+                engine.group.say_goodbye(self.id);
+                engine.say_goodbye();
+            });
         }
         let mut open = Vec::new();
-        let flush = std::future::poll_fn(|cx| self.shared.with(|engine| engine.poll_leave(cx, is_last, &mut open)));
+        let visit = Visit::new(&self.shared);
+        let leave =
+            |cx: &mut Context<'_>| self.shared.with(|engine| engine.poll_leave(cx, visit.id, is_last, &mut open));
+        let flush = std::future::poll_fn(leave);
         // Within a bound: nobody waits for a peer that stays, or a rendezvous that does not read.
         futures_util::future::select(std::pin::pin!(flush), sleep).await;
     }
@@ -292,8 +300,9 @@ impl Communicator {
     /// Dropping the future loses nothing.
     pub async fn progress_until(&self, at: Instant) {
         let mut timer = crate::net::Timer::new(self.shared.clock.clone());
+        let visit = Visit::new(&self.shared);
         std::future::poll_fn(|cx| {
-            self.shared.with(|engine| engine.poll_progress(cx));
+            self.shared.with(|engine| engine.poll_progress(cx, visit.id));
             if timer.poll_until(cx, at) { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
@@ -326,6 +335,24 @@ impl Communicator {
             let what = format!("{name} is {rank}, the group has {} ranks", self.size);
             self.error(operation, ErrorKind::InvalidArgument(what))
         })
+    }
+}
+
+/// Something that waits for the engine's sources and is no operation.
+struct Visit<'a> {
+    shared: &'a Shared,
+    id: OpId,
+}
+
+impl<'a> Visit<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        Self { shared, id: shared.with(Engine::visitor) }
+    }
+}
+
+impl Drop for Visit<'_> {
+    fn drop(&mut self) {
+        self.shared.with(|engine| engine.retire(self.id));
     }
 }
 
@@ -371,6 +398,8 @@ fn meet<N: Net>(pair: Prepared<N>) -> BoxFuture<Result<Link>> {
     Box::pin(async move { Ok(pair.join().await?.into_link()) })
 }
 
+#[cfg(test)]
+mod failures;
 #[cfg(test)]
 mod request_tests;
 #[cfg(test)]

@@ -99,8 +99,10 @@ pub struct Config {
     /// fresh ports; the first try has 2 s and each further one twice as long. Default 10 s; shorter
     /// than a few SYN retransmissions (3 s) it gives up lossy links. `FMI_PUNCH_DEADLINE`.
     pub punch_deadline: Duration,
-    /// Time for one operation. Default 30 s; it must exceed the longest wait for a slow rank. `FMI_DEADLINE`.
-    pub operation_deadline: Duration,
+    /// Time for one operation, or `None` (the default): an operation then waits as long as the ranks that it waits for
+    /// show signs of life, and logs a warning after 30 s. With one, it must exceed the longest wait for a slow rank.
+    /// `FMI_DEADLINE`.
+    pub operation_deadline: Option<Duration>,
     /// After the connection to a peer broke, how long to wait for word of the first cause before
     /// that peer itself is named. Default 1 s; shorter than a round trip to the rendezvous, errors
     /// may name a rank that only fell over another. `FMI_CAUSE_WAIT`.
@@ -155,7 +157,7 @@ impl Config {
             bind: Ipv4Addr::UNSPECIFIED.into(),
             join_deadline: Duration::from_secs(30),
             punch_deadline: Duration::from_secs(10),
-            operation_deadline: Duration::from_secs(30),
+            operation_deadline: None,
             cause_wait: Duration::from_secs(1),
             eager_bytes_max: 256 << 10,
             mailbox_bytes_max: 64 << 20,
@@ -325,7 +327,7 @@ impl Config {
         for (name, is_zero) in [
             ("join_deadline", self.join_deadline.is_zero()),
             ("punch_deadline", self.punch_deadline.is_zero()),
-            ("operation_deadline", self.operation_deadline.is_zero()),
+            ("operation_deadline", self.operation_deadline.is_some_and(|limit| limit.is_zero())),
             ("eager_bytes_max", self.eager_bytes_max == 0),
             ("peers_at_once_max", self.peers_at_once_max == 0),
         ] {

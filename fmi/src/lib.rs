@@ -33,11 +33,18 @@
 //!
 //! # Failure
 //!
-//! Every operation has a deadline. The rendezvous watches each rank with TCP keep-alive, which the
-//! rank's kernel answers even while the program computes. However long a rank computes, and however much waits
-//! for it, its connections stay ([`fmi_net::liveness`]). A rank that dies is named in an error on
-//! every survivor within [`FAILURE_BOUND`] and a round trip, as long as the rendezvous lives; without
-//! it the deadline of the operation is the bound. After an error the communicator is revoked.
+//! The rendezvous watches each rank with TCP keep-alive, which the rank's kernel answers even while the program
+//! computes. However long a rank computes, and however much waits for it, its connections stay ([`fmi_net::liveness`]), and
+//! operations wait for it: they have no deadline unless one is set ([`Config::operation_deadline`]). One that has waited
+//! for 30 s logs a warning that says who waits for whom.
+//!
+//! A rank that dies is named in an error on every survivor within [`FAILURE_BOUND`] and a round trip, as long as the
+//! rendezvous lives; without it, whoever waits for that rank finds out by its own connection, within a minute. A rank
+//! that leaves, or fails and is dropped, tells the others, and whatever still waits for it ends at once
+//! ([`ErrorKind::PeerLeft`]). A connection that breaks while nobody is known to be lost is called that
+//! ([`ErrorKind::ConnectionLost`]), and a rank that the others went on without learns that as soon as any of them can tell it
+//! ([`ErrorKind::Excluded`]). Ranks that evidently wait for each other fail after 30 s ([`ErrorKind::Deadlock`]). After an error
+//! of a collective the communicator is revoked.
 //!
 //! # Features
 //!
@@ -73,8 +80,11 @@ pub use proto::candidate::Technique;
 pub use proto::card::Security;
 pub use request::Request;
 
-/// Time from the silent death of a rank (no FIN, no RST) until the rendezvous knows, at most: its
-/// probes go out every second, and five of them without an answer end a connection.
+/// Time from the silent death of a rank (no FIN, no RST) until its peers believe it, at most: the rendezvous
+/// probes every second, five seconds without an answer end a connection, and whoever is told tries its own connection to
+/// the rank for one more ([`proto::group::TRIED_FOR`]).
 pub const FAILURE_BOUND: std::time::Duration = std::time::Duration::from_secs(
-    net::rendezvous::KEEPALIVE_INTERVAL.as_secs() + net::rendezvous::SILENCE_MAX.as_secs(),
+    net::rendezvous::KEEPALIVE_INTERVAL.as_secs()
+        + net::rendezvous::SILENCE_MAX.as_secs()
+        + proto::group::TRIED_FOR.as_secs(),
 );

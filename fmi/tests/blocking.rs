@@ -150,7 +150,7 @@ fn a_scope_tells_the_error_of_what_was_not_waited_for() {
             drop(scope.start(quickly.inner().recv(0, 0, &mut place)));
             Ok(())
         });
-        assert!(matches!(error.expect_err("nothing was sent").kind(), ErrorKind::Deadline(_)));
+        assert!(matches!(error.expect_err("nothing was sent").kind(), ErrorKind::Deadline { .. }));
         let mut place = [0u8];
         let error = comm.scope(|scope| {
             let held = scope.start(quickly.inner().recv(0, 0, &mut place));
@@ -158,7 +158,7 @@ fn a_scope_tells_the_error_of_what_was_not_waited_for() {
             drop(held);
             Ok(())
         });
-        assert!(matches!(error.expect_err("nothing was sent").kind(), ErrorKind::Deadline(_)));
+        assert!(matches!(error.expect_err("nothing was sent").kind(), ErrorKind::Deadline { .. }));
         // What is forgotten ends all the same, before its buffer is free.
         let mut place = [0u8];
         comm.scope(|scope| {

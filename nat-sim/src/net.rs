@@ -310,6 +310,10 @@ impl ByteStream for SimStream {
             Ok(())
         })
     }
+
+    fn heard_at(&self) -> Option<Instant> {
+        self.net.act(|host, _, _| host.connection(self.id)?.heard_at())
+    }
 }
 
 impl AsyncRead for SimStream {

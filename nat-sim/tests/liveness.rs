@@ -55,8 +55,7 @@ fn computes_while_bytes_wait(nat: NatConfig, path: Path) {
     let mut world = patient(topology, 1, millis(10));
     serve(&mut world, rendezvous);
     let board = ranks(&mut world, &hosts, move |net, rank| async move {
-        let mut config = config(rank, 2);
-        config.operation_deadline = 4 * BUSY;
+        let config = config(rank, 2);
         let comm = Communicator::connect(net.clone(), &config).await.expect("joined");
         assert!(comm.links().all(|link| link.path == path));
         let mut bytes = vec![u8::try_from(rank).expect("small"); BYTES];

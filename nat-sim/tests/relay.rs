@@ -35,7 +35,7 @@ fn transfer(size: u32, server: ServerConfig) -> Vec<(u32, Duration)> {
     let (mut world, hosts) = world(size as usize, server);
     let board = ranks(&mut world, &hosts, move |net, rank| async move {
         let mut config = config(rank, size);
-        config.operation_deadline = Duration::from_secs(60);
+        config.operation_deadline = Some(Duration::from_secs(60));
         let comm = Communicator::connect(net.clone(), &config).await.expect("joined");
         assert!(comm.links().all(|link| link.path == Path::Relay));
         comm.barrier().await.expect("all here");

@@ -142,7 +142,7 @@ impl Program {
     /// A configuration to change, with 30 s for the join and for each operation.
     pub fn config() -> Config {
         let mut config = Config::new(0, 1, "", "");
-        (config.join_deadline, config.operation_deadline) = (Duration::from_secs(30), Duration::from_secs(30));
+        (config.join_deadline, config.operation_deadline) = (Duration::from_secs(30), Some(Duration::from_secs(30)));
         config
     }
 

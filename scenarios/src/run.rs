@@ -77,7 +77,8 @@ pub fn run(scenario: &Scenario, seed: u64, options: Options) -> Outcome {
         pcap: watches.then(|| Box::new(sniffer) as Box<dyn Write + Send>),
         log: options.log.map(|log| Box::new(log) as Box<dyn Write + Send>),
     });
-    world.limits(Limits { time_max: scenario.deadline, ..Limits::default() });
+    let (time_max, no_progress_max) = (scenario.deadline, scenario.no_progress_max);
+    world.limits(Limits { time_max, no_progress_max, ..Limits::default() });
     for host in &layout.rendezvous {
         world.service(*host, serve);
     }

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use nat_sim::Fault;
 use nat_sim::nat::preset::Preset;
 use nat_sim::topology::{SiteId, TcpConfig};
+use nat_sim::{Fault, Limits};
 
 use crate::attack::Attack;
 use crate::check::{Check, Expected};
@@ -134,6 +134,8 @@ pub struct Scenario {
     pub faults: Vec<(Duration, Fault<Target>)>,
     /// Simulated time by which everything must have ended.
     pub deadline: Duration,
+    /// A run in which no byte is read for so long is stuck.
+    pub no_progress_max: Duration,
     /// What must come out, beside what always must.
     pub checks: Vec<Check>,
 }
@@ -148,6 +150,7 @@ impl Scenario {
             program,
             faults: Vec::new(),
             deadline: Duration::from_secs(120),
+            no_progress_max: Limits::default().no_progress_max,
             checks: vec![Check::Succeeds],
         }
     }

@@ -96,7 +96,7 @@ pub fn draw(number: u64) -> Scenario {
     if draw.one_in(2) && !exchanges {
         config.peers = fmi::Peers::Collectives;
     }
-    (config.join_deadline, config.operation_deadline) = (Duration::from_secs(90), Duration::from_secs(130));
+    (config.join_deadline, config.operation_deadline) = (Duration::from_secs(90), Some(Duration::from_secs(130)));
     let mut faults = Vec::new();
     if draw.one_in(3) {
         // A relayed pair lives and dies with its relay.

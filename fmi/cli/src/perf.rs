@@ -99,7 +99,7 @@ pub(crate) async fn run(arguments: Arguments) -> ExitCode {
 async fn perf(arguments: Arguments) -> Result<()> {
     let mut config = Config::from_env()?;
     config.join_deadline = config.join_deadline.max(Duration::from_secs(60));
-    config.operation_deadline = config.operation_deadline.max(Duration::from_secs(300));
+    config.operation_deadline = config.operation_deadline.map(|limit| limit.max(Duration::from_secs(300)));
     let started = started_at()?;
     let net = RealNet::new();
     let comm = Communicator::connect(net, &config).await?;

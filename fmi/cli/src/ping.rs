@@ -90,7 +90,7 @@ fn config(arguments: &Arguments) -> Result<Config> {
     }
     let mut config = Config::from_variables(&variables)?;
     if let Some(deadline) = arguments.deadline {
-        (config.join_deadline, config.operation_deadline) = (deadline, deadline);
+        (config.join_deadline, config.operation_deadline) = (deadline, Some(deadline));
     }
     Ok(config)
 }

@@ -255,6 +255,10 @@ impl ByteStream for RealStream {
         Ok(())
     }
 
+    fn heard_at(&self) -> Option<Instant> {
+        sample(&self.stream).map(|sample| self.net.now() - sample.heard_ago)
+    }
+
     fn try_read(&mut self, bufs: &mut [io::IoSliceMut<'_>]) -> io::Result<usize> {
         let socket = SockRef::from(&self.stream);
         match bufs {

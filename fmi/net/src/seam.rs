@@ -106,6 +106,11 @@ pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
     /// As the system says.
     fn set_keepalive(&self, interval: Duration, silence_max: Duration) -> io::Result<()>;
 
+    /// When the other end's kernel last answered anything, if this one tells.
+    fn heard_at(&self) -> Option<Instant> {
+        None
+    }
+
     /// Reads what is there into `bufs`, one after the other, without waiting and without a change to who is
     /// woken. Only used where [`Net::yield_now`] returns true.
     ///
@@ -169,6 +174,10 @@ impl ByteStream for Box<dyn ByteStream> {
 
     fn set_keepalive(&self, interval: Duration, silence_max: Duration) -> io::Result<()> {
         (**self).set_keepalive(interval, silence_max)
+    }
+
+    fn heard_at(&self) -> Option<Instant> {
+        (**self).heard_at()
     }
 }
 

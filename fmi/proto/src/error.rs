@@ -72,10 +72,23 @@ pub enum ErrorKind {
         /// What the last attempt met.
         last: String,
     },
-    /// The peer vanished: its connection broke, or the rendezvous lost it.
+    /// The peer vanished: it answers neither the rendezvous nor its peers.
     PeerLost(String),
+    /// The peer left while the operation still needed it. Empty if it gave no reason.
+    PeerLeft(String),
+    /// The connection to the peer broke. Whether the peer lives is not known.
+    ConnectionLost(String),
+    /// The other ranks went on without this one: they took it for lost.
+    Excluded(String),
     /// The deadline of the operation passed.
-    Deadline(Duration),
+    Deadline {
+        /// Time that the operation had.
+        after: Duration,
+        /// Which rank waits for which, as far as peers answered.
+        waits: String,
+    },
+    /// Ranks wait for each other, and none of them has moved a byte for long. It says which.
+    Deadlock(String),
     /// Two ranks called different things.
     Mismatch {
         /// What this rank called.
@@ -126,7 +139,11 @@ impl ErrorKind {
                 "the NATs of both sides may not allow a direct connection: `lab matrix` shows which pairs do"
             }
             Self::PeerLost(_) => "look at the log of that rank; form a new group to go on",
-            Self::Deadline(_) => "check that all ranks call the same operations, or raise FMI_DEADLINE",
+            Self::PeerLeft(_) => "look at the log of that rank, or wait for all ranks before one leaves",
+            Self::ConnectionLost(_) => "look at the network between the two ranks; form a new group to go on",
+            Self::Excluded(_) => "form a new group; this rank could not be reached for a while",
+            Self::Deadline { .. } => "check that all ranks call the same operations, or raise FMI_DEADLINE",
+            Self::Deadlock(_) => "check the order of operations on the ranks that wait for each other",
             Self::Mismatch { .. } => "all ranks must call the same operations in the same order",
             Self::Truncated { .. } => "give a buffer that is as long as the message",
             Self::Malformed(_) => "check that all ranks run the same version of fmi",
@@ -152,7 +169,15 @@ impl fmt::Display for ErrorKind {
                 write!(f, "not connected after {attempts} attempts ({last}); peers that are unreachable: {missing}")
             }
             Self::PeerLost(how) => write!(f, "lost: {how}"),
-            Self::Deadline(after) => write!(f, "timed out after {:.3} s", after.as_secs_f64()),
+            Self::PeerLeft(how) if how.is_empty() => f.write_str("left the group"),
+            Self::PeerLeft(how) => write!(f, "left the group: {how}"),
+            Self::ConnectionLost(how) => write!(f, "the connection broke: {how}"),
+            Self::Excluded(how) => write!(f, "this rank was excluded: {how}"),
+            Self::Deadline { after, waits } if waits.is_empty() => {
+                write!(f, "timed out after {:.3} s", after.as_secs_f64())
+            }
+            Self::Deadline { after, waits } => write!(f, "timed out after {:.3} s: {waits}", after.as_secs_f64()),
+            Self::Deadlock(waits) => write!(f, "ranks wait for each other: {waits}"),
             Self::Mismatch { mine, theirs } => write!(f, "this rank calls {mine}, the peer calls {theirs}"),
             Self::Truncated { message_bytes, buffer_bytes } => {
                 write!(f, "a message of {message_bytes} bytes does not fit a buffer of {buffer_bytes} bytes")
@@ -257,12 +282,16 @@ impl Error {
             | ErrorKind::GroupIncomplete { .. }
             | ErrorKind::Unconnected { .. }
             | ErrorKind::PeerLost(_)
-            | ErrorKind::Deadline(_)
+            | ErrorKind::PeerLeft(_)
+            | ErrorKind::ConnectionLost(_)
+            | ErrorKind::Excluded(_)
+            | ErrorKind::Deadline { .. }
             | ErrorKind::Revoked(_) => true,
             ErrorKind::Refused(refusal) => refusal.is_retryable(),
             ErrorKind::InvalidConfig(_)
             | ErrorKind::InvalidArgument(_)
             | ErrorKind::Mismatch { .. }
+            | ErrorKind::Deadlock(_)
             | ErrorKind::Truncated { .. }
             | ErrorKind::Malformed(_)
             | ErrorKind::MailboxFull { .. }

@@ -14,6 +14,13 @@
 //! - **Frames that belong to nobody yet** wait in the mailbox, or where they are if it is full.
 //! - **A failure is told once.** Every operation of a communicator that fails reports the cause; calls after that
 //!   report that it was revoked.
+//! - **A failed operation has no place.** A message that comes after it failed goes to the next one that fits.
+//! - **Who leaves says so**, behind everything it has sent: what waits for it ends then.
+//! - **A busy rank is not a dead rank.** An operation without a deadline waits as long as its peers show signs of life;
+//!   after a while it says who waits for whom. It ends when a connection that it needs breaks, or when ranks evidently
+//!   wait for each other ([`words`]).
+//! - **A working connection is evidence of life.** Bad news of a peer is not believed before its connection has been
+//!   tried ([`loss`]).
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
@@ -21,9 +28,11 @@ use std::time::Duration;
 
 use self::context::Context;
 use self::long::Holder;
+use self::loss::Doubt;
 use self::operation::{Op, Operations};
 use super::frame::Envelope;
 use super::mailbox::{Mailbox, Pattern, Place, Stored};
+use crate::answer::Wait;
 use super::rank::{Members, Rank, Slot};
 use crate::error::ErrorKind;
 use fmi_net::time::Instant;
@@ -31,19 +40,24 @@ use fmi_net::time::Instant;
 mod context;
 mod failure;
 mod long;
+mod loss;
 mod matching;
 mod operation;
 #[doc(hidden)]
 pub mod script;
 #[cfg(test)]
 mod tests;
+mod words;
 
 pub(crate) use context::persistent_run;
+pub use loss::TRIED_FOR;
 pub use operation::{Failure, Matched, OpId, WaitsFor, What};
 
-/// After this long without an end, a collective asks those that it waits for what they do. Longer than an
+/// After this long without an end, an operation asks those that it waits for what they do. Longer than an
 /// ordinary difference between ranks, so that groups which work well never ask.
 const ASKS_AFTER: Duration = Duration::from_secs(1);
+/// After this long without an end, an operation says who waits for whom, and again when it has waited twice as long.
+const WARNS_AFTER: Duration = Duration::from_secs(30);
 /// Frames up to this long are put aside at once: copying them costs less than asking their owner.
 const SHORT_BYTES: u64 = 4 << 10;
 /// Identities of ended communicators that are remembered, so that frames which are late for them are dropped.
@@ -53,8 +67,8 @@ const ENDED_MAX: usize = 4096;
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Time for each operation.
-    pub deadline: Duration,
+    /// Time for each operation; as long as it takes if `None`.
+    pub deadline: Option<Duration>,
     /// How long the first cause of a broken connection is waited for.
     pub cause_wait: Duration,
     /// Length up to which a message, or a step of a collective, is sent unasked; of a longer one this much is.
@@ -65,7 +79,7 @@ pub struct Limits {
 
 impl Limits {
     /// These limits.
-    pub fn new(deadline: Duration, cause_wait: Duration, eager_bytes_max: u64, mailbox_bytes_max: u64) -> Self {
+    pub fn new(deadline: Option<Duration>, cause_wait: Duration, eager_bytes_max: u64, mailbox_bytes_max: u64) -> Self {
         Self { deadline, cause_wait, eager_bytes_max, mailbox_bytes_max }
     }
 }
@@ -106,8 +120,21 @@ pub enum Input {
         /// What was seen of it.
         kind: ErrorKind,
     },
-    /// The rendezvous says that a process is gone.
+    /// The rendezvous says that a process is gone. If it names this one, it has told the others that.
     Lost(Slot),
+    /// The rendezvous says that a process left after an error.
+    Failed(Slot),
+    /// A peer says, by the rendezvous, that its connection to this process broke.
+    Severed(Slot),
+    /// The rendezvous was out of reach for a while: connections may have broken as well.
+    Returned,
+    /// When the kernel of a peer last answered anything, if that is known: what [`Output::Examine`] asks for.
+    Heard {
+        /// The peer.
+        peer: Slot,
+        /// When.
+        at: Option<Instant>,
+    },
     /// The rendezvous ended the session before the group had formed.
     Dissolved,
     /// Whether word of the first cause of a failure can come: there is a rendezvous, and the group has formed.
@@ -130,6 +157,17 @@ pub enum Output {
     },
     /// Nothing more can be understood of this peer: its connection is to be closed.
     Close(Slot),
+    /// To be answered by [`Input::Heard`].
+    Examine(Slot),
+    /// An operation has waited for long.
+    Warn {
+        /// The operation.
+        id: OpId,
+        /// Who waits for whom.
+        waits: String,
+    },
+    /// The rendezvous is to be told that the connection to this peer broke, as the peer may not know.
+    Report(Slot),
 }
 
 /// What is at the front of a peer's stream, for an operation that wants a frame of its own.
@@ -191,6 +229,13 @@ struct Peer {
     behind: BTreeSet<OpId>,
     /// Sends that have not begun, in the order of the calls; some may have ended.
     sends: VecDeque<OpId>,
+    /// When its connection was last tried.
+    tried_at: Instant,
+    /// Whether it has left any communicator.
+    has_left: bool,
+    /// When it was last asked, and what it last said.
+    asked_at: Option<Instant>,
+    word: Option<(Instant, Vec<Wait>)>,
 }
 
 /// All operations of one process in its group.
@@ -220,7 +265,19 @@ pub struct Group {
     cramped: BTreeSet<OpId>,
     /// The peer that a receive from any source looks at first.
     turn: u32,
-    lost: BTreeSet<Slot>,
+    lost: BTreeMap<Slot, Instant>,
+    /// Who left communicators that are not open here yet.
+    early_left: BTreeMap<u64, BTreeMap<Slot, String>>,
+    /// Peers whose connections are being tried, and why.
+    doubts: BTreeMap<Slot, Doubt>,
+    /// The latest time that was told.
+    seen: Instant,
+    /// When the rendezvous was last out of reach.
+    returned_at: Instant,
+    /// When a byte of an operation last moved.
+    moved_at: Instant,
+    /// The last failure that an operation of this process reported.
+    last_failure: Option<String>,
     dissolved: bool,
     hears: bool,
     timers: BinaryHeap<Reverse<(Instant, OpId)>>,
@@ -238,6 +295,10 @@ impl Group {
             at_hand: None,
             behind: BTreeSet::new(),
             sends: VecDeque::new(),
+            tried_at: Instant::ZERO,
+            has_left: false,
+            asked_at: None,
+            word: None,
         };
         Self {
             me,
@@ -256,7 +317,13 @@ impl Group {
             promises: BTreeMap::new(),
             cramped: BTreeSet::new(),
             turn: 0,
-            lost: BTreeSet::new(),
+            lost: BTreeMap::new(),
+            early_left: BTreeMap::new(),
+            doubts: BTreeMap::new(),
+            seen: Instant::ZERO,
+            returned_at: Instant::ZERO,
+            moved_at: Instant::ZERO,
+            last_failure: None,
             dissolved: false,
             hears: false,
             timers: BinaryHeap::new(),
@@ -277,8 +344,13 @@ impl Group {
     }
 
     /// Sets the time for operations that are called from now on.
-    pub fn set_deadline(&mut self, deadline: Duration) {
+    pub fn set_deadline(&mut self, deadline: Option<Duration>) {
         self.limits.deadline = deadline;
+    }
+
+    /// An identity that is no operation's.
+    pub fn visitor(&mut self) -> OpId {
+        self.operations.visitor()
     }
 
     /// Operations that have been called and have not ended.
@@ -286,8 +358,9 @@ impl Group {
         self.operations.len()
     }
 
-    /// Takes what happened. What is to be done later counts from when an operation meets it, so the time is not used.
-    pub fn handle_input(&mut self, _now: Instant, input: Input) {
+    /// Takes what happened.
+    pub fn handle_input(&mut self, now: Instant, input: Input) {
+        self.seen = self.seen.max(now);
         match input {
             Input::Head { peer, envelope } => self.head(peer, envelope),
             Input::Progressed(peer) => self.progressed(peer),
@@ -295,7 +368,11 @@ impl Group {
             Input::Stored { peer, payload } => self.stored(peer, payload),
             Input::Control { peer, payload } => self.control(peer, &payload),
             Input::Broken { peer, kind } => self.broken(peer, kind),
-            Input::Lost(slot) => self.lose(slot),
+            Input::Lost(slot) => self.told_lost(slot),
+            Input::Failed(slot) => self.told_failed(slot),
+            Input::Severed(slot) => self.severed(slot),
+            Input::Returned => self.returned(),
+            Input::Heard { peer, at } => self.examined(peer, at),
             Input::Dissolved => self.dissolve(),
             Input::Hears(hears) => self.hears = hears,
         }
@@ -314,7 +391,9 @@ impl Group {
         let at_hand = |slot: &Slot| self.at_hand(*slot).is_some_and(|frame| frame.communicator == communicator);
         let mut strangers: Vec<Slot> = self.slots().filter(is_stranger).filter(at_hand).collect();
         strangers.extend(self.mailbox.drop_from(communicator, is_stranger));
-        self.contexts.insert(communicator, Context::new(members));
+        let mut context = Context::new(members);
+        context.left = self.early_left.remove(&communicator).unwrap_or_default();
+        self.contexts.insert(communicator, context);
         self.room_was_made();
         for slot in strangers {
             self.drop_rests_of(slot);
@@ -322,8 +401,9 @@ impl Group {
         }
     }
 
-    /// Ends a communicator: what is left of it is dropped, and what still comes for it.
+    /// Ends a communicator: what is left of it is dropped, and what still comes for it. Its other ranks are told.
     pub fn close(&mut self, communicator: u64) {
+        self.say_goodbye(communicator);
         self.contexts.remove(&communicator);
         self.drop_rests_in(communicator);
         self.mailbox.forget(communicator);
@@ -421,10 +501,11 @@ impl Group {
         what: What,
         deadline: Option<Instant>,
     ) -> Result<OpId, Failure> {
+        self.seen = self.seen.max(now);
         if let Some(failure) = self.revocation(communicator) {
             return Err(failure);
         }
-        let limit = deadline.map_or(self.limits.deadline, |at| at.saturating_since(now));
+        let limit = deadline.map(|at| at.saturating_since(now)).or(self.limits.deadline).unwrap_or(Duration::MAX);
         let id = self.operations.insert(|id| Op {
             id,
             communicator,
@@ -434,9 +515,11 @@ impl Group {
             failed: None,
             suspicion: None,
             waits_for: WaitsFor::default(),
+            posted_at: now,
             deadline: deadline.unwrap_or(now + limit),
             limit,
             asks_at: now + ASKS_AFTER,
+            warns_at: now + WARNS_AFTER,
             has_asked: false,
             timer_at: None,
             waited: 0,
@@ -449,7 +532,7 @@ impl Group {
             What::Receive(pattern) => self.match_receive(id, &pattern),
             What::Collective(signature) => self.begin(id, &signature),
         }
-        self.fail_if_lost(id);
+        self.fail_if_gone(id);
         Ok(id)
     }
 
@@ -557,7 +640,7 @@ impl Group {
         if *begun {
             return true;
         }
-        let waiting = |operations: &Operations, id: OpId| operations.get(id).is_some_and(|op| !op.begun);
+        let waiting = |operations: &Operations, id: OpId| operations.get(id).is_some_and(Op::waits_to_begin);
         let sends = &mut self.peers[to.index()].sends;
         while sends.front().is_some_and(|first| !waiting(&self.operations, *first)) {
             sends.pop_front();
@@ -664,7 +747,7 @@ impl Group {
         let sends = &mut self.peers[to.index()].sends;
         while let Some(first) = sends.front() {
             match self.operations.get(*first) {
-                Some(op) if !op.begun => {
+                Some(op) if op.waits_to_begin() => {
                     self.outputs.push_back(Output::Wake(*first));
                     return;
                 }

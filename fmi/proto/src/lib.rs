@@ -7,6 +7,7 @@
 //! between a machine and its sockets and takes no decision of its own.
 #![warn(missing_docs)]
 
+pub mod answer;
 pub mod backoff;
 pub mod bucket;
 pub mod candidate;

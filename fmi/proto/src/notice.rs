@@ -31,6 +31,13 @@ pub enum Notice {
         /// What was seen of it.
         how: String,
     },
+    /// A rank has left the communicator.
+    Left {
+        /// Which.
+        rank: u32,
+        /// Why, as far as it said; empty if it had no reason but its end.
+        how: String,
+    },
     /// A rank failed.
     Failed {
         /// Which.
@@ -59,6 +66,7 @@ impl Notice {
         match self {
             Self::Lost { rank, how } => text(1, *rank, how),
             Self::Failed { rank, text: what } => text(2, *rank, what),
+            Self::Left { rank, how } => text(4, *rank, how),
             Self::Mismatch { rank, called, other, other_called } => {
                 out.put(&[3]).put(&rank.to_be_bytes()).put(&called.emit());
                 out.put(&other.to_be_bytes()).put(&other_called.emit());
@@ -89,6 +97,7 @@ impl Notice {
                 reader.finish()?;
                 Ok(Self::Mismatch { rank, called, other, other_called })
             }
+            4 => Ok(Self::Left { rank, how: text() }),
             other => Err(WireError::Value { field: "notice", value: u64::from(other) }),
         }
     }
@@ -101,6 +110,8 @@ impl fmt::Display for Notice {
                 write!(f, "rank {rank} calls {called}, rank {other} calls {other_called}")
             }
             Self::Lost { rank, how } => write!(f, "rank {rank} is lost: {how}"),
+            Self::Left { rank, how } if how.is_empty() => write!(f, "rank {rank} left the group"),
+            Self::Left { rank, how } => write!(f, "rank {rank} left the group: {how}"),
             Self::Failed { rank, text } => write!(f, "rank {rank} failed: {text}"),
         }
     }
@@ -121,6 +132,7 @@ mod tests {
             for notice in [
                 Notice::Mismatch { rank, called, other, other_called },
                 Notice::Lost { rank, how: text.clone() },
+                Notice::Left { rank, how: text.clone() },
                 Notice::Failed { rank, text },
             ] {
                 let bytes = notice.emit();

@@ -241,11 +241,13 @@ operations! {
     "Planning a persistent collective, which sends nothing." Init "init" All
         frame Init = 32 mpi "MPI_Allreduce_init" "6.13";
     "The sender's next frame comes on another stream." Switch "switch" Control frame Switch = 7;
-    "The sender waits in the collective whose envelope is the payload." Inquiry "inquiry" Control
+    "The sender waits in the operation whose envelope is the payload." Inquiry "inquiry" Control
         frame Inquiry = 22;
     "The communicator has failed; the payload says why." Revoke "revoke" Control frame Revoke = 23;
     "The sender has a place for the rest of a message (step 0), or takes part in a collective (step 1)." Ready "ready"
         Control frame Ready = 24;
+    "What the sender does, for a peer that has asked." Answer "answer" Control frame Answer = 25;
+    "The sender has left the communicator; the payload says why." Leave "leave" Control frame Leave = 26;
 }
 
 impl Operation {
@@ -328,12 +330,14 @@ mod tests {
             (23, "revoke"),
             (24, "ready"),
             (32, "init"),
+            (25, "answer"),
+            (26, "leave"),
         ]
         .into();
         assert_eq!(codes.len(), known.len());
         assert_eq!(codes.into_iter().collect::<BTreeSet<_>>(), known);
         assert!(Kind::ALL.iter().all(|kind| Kind::from_code(*kind as u8) == Some(*kind)));
-        assert_eq!((Kind::from_code(0), Kind::from_code(25)), (None, None));
+        assert_eq!((Kind::from_code(0), Kind::from_code(27)), (None, None));
     }
 
     #[test]

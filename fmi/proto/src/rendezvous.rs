@@ -144,6 +144,15 @@ pub enum ClientMessage {
     Relay(RelayRequest),
     /// Goes on with a session that stands, on a new connection: the server may have restarted.
     Resume(Resumption),
+    /// The connection to a member broke, which that one may not know.
+    Severed {
+        /// Session of both.
+        session: SessionId,
+        /// The other one.
+        rank: u32,
+    },
+    /// Leaves the group after an error. Others may still wait for this rank.
+    Fail(SessionId),
 }
 
 /// A member of a session that comes back.
@@ -210,6 +219,20 @@ pub enum ServerMessage {
     },
     /// The peer is there: every byte after this one is its.
     Relayed,
+    /// A member of the session says that its connection to this one broke.
+    Severed {
+        /// Session of both.
+        session: SessionId,
+        /// The other one.
+        rank: u32,
+    },
+    /// A rank of the session left after an error.
+    Failed {
+        /// Session of the rank.
+        session: SessionId,
+        /// The rank.
+        rank: u32,
+    },
 }
 
 /// State of a group that waits for ranks.
@@ -366,6 +389,12 @@ impl ClientMessage {
             Self::Resume(Resumption { session, group, rank, size, nonce }) => frame(10, |out| {
                 out.put(session).put(group).put(&rank.to_be_bytes()).put(&size.to_be_bytes()).put(nonce);
             }),
+            Self::Severed { session, rank } => frame(11, |out| {
+                out.put(session).put(&rank.to_be_bytes());
+            }),
+            Self::Fail(session) => frame(12, |out| {
+                out.put(session);
+            }),
         }
     }
 
@@ -410,6 +439,8 @@ impl ClientMessage {
                 size: reader.u32()?,
                 nonce: reader.array()?,
             }),
+            11 => Self::Severed { session: reader.array()?, rank: reader.u32()? },
+            12 => Self::Fail(reader.array()?),
             other => return Err(WireError::Value { field: "client message type", value: u64::from(other) }),
         };
         reader.finish()?;
@@ -466,6 +497,12 @@ impl ServerMessage {
                 out.put(&[*vantage, outcome.code()]);
             }),
             Self::Relayed => frame(9, |_| ()),
+            Self::Severed { session, rank } => frame(10, |out| {
+                out.put(session).put(&rank.to_be_bytes());
+            }),
+            Self::Failed { session, rank } => frame(11, |out| {
+                out.put(session).put(&rank.to_be_bytes());
+            }),
         }
     }
 
@@ -511,6 +548,8 @@ impl ServerMessage {
                 Self::CalledBack { vantage, outcome }
             }
             9 => Self::Relayed,
+            10 => Self::Severed { session: reader.array()?, rank: reader.u32()? },
+            11 => Self::Failed { session: reader.array()?, rank: reader.u32()? },
             other => return Err(WireError::Value { field: "server message type", value: u64::from(other) }),
         };
         reader.finish()?;
@@ -582,6 +621,8 @@ mod tests {
             any::<u8>().prop_map(ClientMessage::CallBack),
             any::<[u8; 16]>().prop_map(ClientMessage::Vouch),
             Just(ClientMessage::Unvouched),
+            any::<([u8; 16], u32)>().prop_map(|(session, rank)| ClientMessage::Severed { session, rank }),
+            any::<[u8; 16]>().prop_map(ClientMessage::Fail),
             any::<([u8; 16], u32, u32, [u8; 16])>().prop_map(|(session, from, to, nonce)| {
                 ClientMessage::Relay(RelayRequest { session, from, to, nonce })
             }),
@@ -620,6 +661,8 @@ mod tests {
             any::<[u8; 16]>().prop_map(ServerMessage::Dissolved),
             Just(ServerMessage::Probe),
             Just(ServerMessage::Relayed),
+            any::<([u8; 16], u32)>().prop_map(|(session, rank)| ServerMessage::Severed { session, rank }),
+            any::<([u8; 16], u32)>().prop_map(|(session, rank)| ServerMessage::Failed { session, rank }),
             (address(), addresses()).prop_map(|(observed, vantages)| ServerMessage::Observed { observed, vantages }),
             (any::<u8>(), 1u8..=4).prop_map(|(vantage, code)| {
                 ServerMessage::CalledBack { vantage, outcome: Outcome::from_code(code).expect("a code") }

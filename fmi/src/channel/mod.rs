@@ -112,6 +112,11 @@ pub(crate) trait Channel: Send + fmt::Debug {
         (None, None)
     }
 
+    /// When the kernel of the peer last answered anything, if that is known.
+    fn heard_at(&self) -> Option<Instant> {
+        None
+    }
+
     /// Probes an idle connection as a formed group does.
     fn settle(&self) {}
 

@@ -14,9 +14,11 @@ use std::time::Duration;
 use tokio::io::AsyncWrite;
 
 use super::{Channel, ChannelError, LinkInfo, Mode, Outgoing};
+use crate::error::Path;
 use crate::net::ByteStream;
 use crate::proto::frame::{ENVELOPE_BYTES, Envelope, Kind};
 use crate::proto::wire::WireError;
+use crate::time::Instant;
 
 /// Idle connections of a group are probed this often, below the shortest idle time-out of a cloud's
 /// NAT (Azure, 240 s). Losses are the rendezvous' to notice; these probes keep mappings alive.
@@ -357,6 +359,11 @@ impl Channel for Link {
         (self.stream.local_addr().ok(), self.stream.peer_addr().ok())
     }
 
+    fn heard_at(&self) -> Option<Instant> {
+        // On a relayed connection it is the rendezvous' kernel that answers.
+        if self.info.path == Path::Relay { None } else { self.stream.heard_at() }
+    }
+
     fn settle(&self) {
         // A stream that refuses the option is broken, which its next use tells.
         let _ = self.stream.set_keepalive(KEEPALIVE, SILENCE_MAX);
@@ -455,9 +462,7 @@ mod tests {
 
     use super::testing::Pipe;
     use super::*;
-    use crate::error::Path;
     use crate::proto::candidate::Technique;
-    use crate::time::Instant;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
     fn link(path: Path) -> (Link, DuplexStream) {

@@ -91,6 +91,14 @@ impl<'a> Given<'a> {
         }
     }
 
+    /// A time, or the word `none`.
+    fn time_or_none(&self) -> std::result::Result<Option<Duration>, String> {
+        match self.value {
+            Value::Bytes(bytes) if bytes.trim_ascii() == b"none" => Ok(None),
+            Value::Bytes(_) | Value::Whole(_) | Value::Number(_) | Value::Switch(_) => self.time().map(Some),
+        }
+    }
+
     /// A time that nobody means in seconds.
     fn short_time(&self) -> std::result::Result<Duration, String> {
         let needs_unit =
@@ -170,8 +178,8 @@ settings! {
         |c, given| given.time().map(|it| c.join_deadline = it);
     "punch_deadline" "FMI_PUNCH_DEADLINE" "time", |c| shown(c.punch_deadline),
         |c, given| given.time().map(|it| c.punch_deadline = it);
-    "operation_deadline" "FMI_DEADLINE" "time", |c| shown(c.operation_deadline),
-        |c, given| given.time().map(|it| c.operation_deadline = it);
+    "operation_deadline" "FMI_DEADLINE" "time, or `none`", |c| c.operation_deadline.map_or("none".into(), shown),
+        |c, given| given.time_or_none().map(|it| c.operation_deadline = it);
     "cause_wait" "FMI_CAUSE_WAIT" "time", |c| shown(c.cause_wait), |c, given| given.time().map(|it| c.cause_wait = it);
     "eager_bytes_max" "FMI_EAGER_BYTES" "length", |c| units::length(c.eager_bytes_max),
         |c, given| given.length().map(|it| c.eager_bytes_max = it);

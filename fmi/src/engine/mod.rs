@@ -120,6 +120,8 @@ pub(crate) struct Engine {
     turns: u32,
     /// Bytes moved; a wait goes on while it grows.
     pub(crate) moved: u64,
+    /// How many of them the group's machine knows of.
+    moved_told: u64,
 }
 
 /// The rest of a message whose send was given up.
@@ -291,6 +293,7 @@ impl Engine {
             spin: Spin::new(config.spin),
             turns: 0,
             moved: 0,
+            moved_told: 0,
         };
         engine.say_whether_it_hears();
         engine
@@ -407,6 +410,14 @@ impl Engine {
         over
     }
 
+    /// Tells the group's machine whether any byte has moved since it was last told.
+    fn tell_moved(&mut self) {
+        if self.moved != self.moved_told {
+            self.moved_told = self.moved;
+            self.group.moved(self.now);
+        }
+    }
+
     /// Lets an operation wait: for its peers, for time, and for word of the rendezvous.
     fn park<T>(&mut self, call: &mut Call, waker: &Waker) -> Poll<Result<T>> {
         self.common.add(call.id, waker);
@@ -415,6 +426,7 @@ impl Engine {
         }
         let common = self.common_waker.clone();
         let mut cx = Context::from_waker(&common);
+        self.tell_moved();
         self.poll_notices(&mut cx);
         self.poll_upgrade(&mut cx);
         self.group.park(call.id, call.waits_for);
@@ -475,15 +487,23 @@ impl Engine {
                 Output::Tell { peer, envelope, payload } => {
                     let lane = self.lanes[peer.index()].as_mut();
                     // A question that could not be sent needs no second one behind it.
-                    let repeats = |lane: &&mut Lane| envelope.kind == Kind::Inquiry && lane.channel.has_queued();
+                    let repeats = |lane: &&mut Lane| is_repeated(envelope.kind) && lane.channel.has_queued();
                     if let Some(lane) = lane.filter(|lane| !repeats(lane)) {
                         lane.queue(&envelope, &payload);
                         self.notices_due |= envelope.kind == Kind::Revoke;
-                        // What does not go at once goes with the next operation.
-                        let _ = lane.channel.poll_flush(Mode::Park(&lane.write_waker));
+                        if lane.channel.poll_flush(Mode::Park(&lane.write_waker)).is_pending() {
+                            // It goes when there is room: somebody must wait for that.
+                            self.to_wake.extend(self.common.newest());
+                        }
                     }
                 }
                 Output::Close(peer) => self.close_lane(peer),
+                Output::Examine(peer) => {
+                    let at = self.lanes[peer.index()].as_ref().and_then(|lane| lane.channel.heard_at());
+                    self.group.handle_input(self.now, Input::Heard { peer, at });
+                }
+                Output::Warn { waits, .. } => tracing::warn!(rank = %self.me, "an operation has not ended: {waits}"),
+                Output::Report(peer) => self.report(peer),
             }
         }
     }
@@ -503,11 +523,19 @@ impl Engine {
             if lane.channel.is_mid_frame() {
                 self.notices_due = true;
             } else if is_only {
-                let kind = ErrorKind::PeerLost("it could not be told of a failure here".into());
+                let kind = ErrorKind::ConnectionLost("the peer could not be told of a failure here".into());
                 self.group.handle_input(self.now, Input::Broken { peer: slot, kind });
                 self.close_lane(slot);
                 self.drain();
             }
+        }
+    }
+
+    /// Tells the rendezvous that the connection to `peer` broke, which it passes on.
+    pub(super) fn report(&mut self, peer: Slot) {
+        if let Some(control) = self.control.as_mut().filter(|_| self.formed) {
+            control.queue(&ClientMessage::Severed { session: self.session, rank: peer.get() }.emit());
+            self.flush_control();
         }
     }
 
@@ -583,7 +611,9 @@ impl Engine {
         if let Some(control) = &mut self.control
             && self.formed
         {
-            control.queue(&ClientMessage::Leave(self.session).emit());
+            let goodbye =
+                if self.group.has_failed() { ClientMessage::Fail(self.session) } else { ClientMessage::Leave(self.session) };
+            control.queue(&goodbye.emit());
             self.formed = false;
         }
     }
@@ -629,22 +659,38 @@ impl Engine {
     }
 
     /// Makes progress without an operation.
-    pub(crate) fn poll_progress(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn poll_progress(&mut self, cx: &mut Context<'_>, id: OpId) {
+        self.now = self.clock.now();
         // What it waits for, operations wait for as well.
-        self.common.add(OpId::FIRST, cx.waker());
+        self.common.add(id, cx.waker());
         let common = self.common_waker.clone();
         let mut shared = Context::from_waker(&common);
         self.poll_notices(&mut shared);
         self.poll_upgrade(&mut shared);
         self.common.looked();
-        let _ = self.poll_flush_lanes(Some((OpId::FIRST, cx.waker())));
+        let _ = self.poll_flush_lanes(Some((id, cx.waker())));
+    }
+
+    /// An identity for what waits and is no operation. It ends by [`Engine::retire`].
+    pub(crate) fn visitor(&mut self) -> OpId {
+        self.group.visitor()
+    }
+
+    pub(crate) fn retire(&mut self, id: OpId) {
+        self.common.remove(id);
+        for lane in self.lanes.iter_mut().flatten() {
+            lane.forget(id);
+        }
     }
 
     /// Leaves: says so to the rendezvous and, if it `is_last`, to all peers, and reads on until they leave as well.
-    pub(crate) fn poll_leave(&mut self, cx: &mut Context<'_>, is_last: bool, open: &mut Vec<bool>) -> Poll<()> {
+    /// Operations of other communicators may wait for the same channels, so that these wake all who wait.
+    pub(crate) fn poll_leave(&mut self, cx: &mut Context<'_>, id: OpId, is_last: bool, open: &mut Vec<bool>) -> Poll<()> {
         open.resize(self.lanes.len(), true);
+        self.common.add(id, cx.waker());
+        let common = self.common_waker.clone();
         if let Some(control) = &mut self.control
-            && control.poll_flush(cx).is_pending()
+            && control.poll_flush(&mut Context::from_waker(&common)).is_pending()
         {
             return Poll::Pending;
         }
@@ -662,10 +708,10 @@ impl Engine {
             }
             *open = lane.as_mut().is_some_and(|lane| {
                 if is_last {
-                    lane.channel.poll_close(cx.waker()).is_pending()
-                } else {
-                    lane.channel.has_queued() && lane.channel.poll_flush(Mode::Park(cx.waker())).is_pending()
+                    return lane.channel.poll_close(cx.waker()).is_pending();
                 }
+                lane.writers.add(id, cx.waker());
+                lane.channel.has_queued() && lane.channel.poll_flush(Mode::Park(&lane.write_waker)).is_pending()
             });
         }
         if open.contains(&true) { Poll::Pending } else { Poll::Ready(()) }
@@ -680,17 +726,20 @@ impl Engine {
         {
             self.control = Some(control);
             self.say_whether_it_hears();
+            self.group.handle_input(self.now, Input::Returned);
         }
         while let Some(control) = &mut self.control {
             let flushed = control.poll_flush(cx);
             let now = self.now;
             match control.poll_receive(cx, ServerMessage::parse) {
                 Poll::Ready(Ok(ServerMessage::Lost { session, rank })) if session == self.session => {
-                    let size = u32::try_from(self.lanes.len()).expect("a group has at most SIZE_MAX members");
-                    // A rank beyond the group is nobody.
-                    if let Some(slot) = Slot::checked(rank, size) {
-                        self.group.handle_input(now, Input::Lost(slot));
-                    }
+                    self.hear_of(now, rank, Input::Lost);
+                }
+                Poll::Ready(Ok(ServerMessage::Failed { session, rank })) if session == self.session => {
+                    self.hear_of(now, rank, Input::Failed);
+                }
+                Poll::Ready(Ok(ServerMessage::Severed { session, rank })) if session == self.session => {
+                    self.hear_of(now, rank, Input::Severed);
                 }
                 Poll::Ready(Ok(ServerMessage::Dissolved(session))) if session == self.session => {
                     if !self.formed {
@@ -711,6 +760,14 @@ impl Engine {
         }
         if self.control.is_none() {
             self.say_whether_it_hears();
+        }
+    }
+
+    /// Takes word of a rank; one beyond the group is nobody.
+    fn hear_of(&mut self, now: Instant, rank: u32, word: impl FnOnce(Slot) -> Input) {
+        let size = u32::try_from(self.lanes.len()).expect("a group has at most SIZE_MAX members");
+        if let Some(slot) = Slot::checked(rank, size) {
+            self.group.handle_input(now, word(slot));
         }
     }
 
@@ -736,6 +793,11 @@ impl Drop for Engine {
         self.say_goodbye();
         self.flush_control();
     }
+}
+
+/// Whether a second one is of no use behind a first one that could not be sent.
+fn is_repeated(kind: Kind) -> bool {
+    matches!(kind, Kind::Inquiry | Kind::Answer)
 }
 
 /// Operations in a set, for the channel that they wait for.

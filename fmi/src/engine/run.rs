@@ -231,7 +231,11 @@ impl Run {
                 continue;
             }
             let blocked = send.after.is_some_and(|earlier| !self.workspace.sends[earlier].done);
-            done &= !blocked && self.send(engine, mode, call, send, index, job)?;
+            let sent = !blocked && self.send(engine, mode, call, send, index, job)?;
+            if !sent && !blocked {
+                call.waits_for.add(send.peer);
+            }
+            done &= sent;
         }
         for (index, receive) in round.receives.iter().enumerate() {
             if self.workspace.receives[index].done {

@@ -33,7 +33,7 @@ impl Engine {
     /// their owners, or go to the mailbox. Pending if it is not there yet, or the connection broke.
     pub(crate) fn poll_bring(&mut self, mode: Mode<'_>, call: &Call, peer: Slot) -> Poll<Result<()>> {
         loop {
-            if self.lanes[peer.index()].is_none() && !self.reach(call, peer)? {
+            if !self.reach(call, peer)? {
                 return Poll::Pending;
             }
             match self.pass(mode, call.id, peer) {
@@ -90,6 +90,7 @@ impl Engine {
         };
         match done {
             Poll::Ready(Ok(input)) => {
+                self.tell_moved();
                 self.group.handle_input(now, input);
                 self.drain();
                 Passed::Other
@@ -117,9 +118,15 @@ impl Engine {
         let kind = match error {
             ChannelError::Wire(wire) => ErrorKind::Malformed(wire.to_string()),
             ChannelError::Io(io) if io.kind() == io::ErrorKind::UnexpectedEof => {
-                ErrorKind::PeerLost("it closed the connection".into())
+                ErrorKind::ConnectionLost("the peer closed it".into())
             }
-            ChannelError::Io(io) => ErrorKind::PeerLost(io.to_string()),
+            ChannelError::Io(io) => {
+                if io.kind() == io::ErrorKind::TimedOut {
+                    // The peer may see nothing of it.
+                    self.report(peer);
+                }
+                ErrorKind::ConnectionLost(io.to_string())
+            }
         };
         self.group.handle_input(self.now, Input::Broken { peer, kind });
         self.close_lane(peer);
@@ -164,7 +171,7 @@ impl Engine {
             }
             Poll::Ready(Err(ChannelError::Io(error))) => {
                 // What the peer has sent is still read: it may say why.
-                let kind = ErrorKind::PeerLost(error.to_string());
+                let kind = ErrorKind::ConnectionLost(error.to_string());
                 self.group.suspect(self.now, call.id, peer, kind);
                 self.check(call)?;
                 Ok(false)
@@ -429,7 +436,7 @@ impl Engine {
                     Passed::Blocked => break,
                 }
             }
-            is_anyone_up |= self.group.is_up(peer);
+            is_anyone_up |= self.group.may_send(call.communicator, peer);
         }
         if let Some(gone) = someone.filter(|_| !is_anyone_up) {
             self.reach(call, gone)?;

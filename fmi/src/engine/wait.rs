@@ -125,6 +125,11 @@ impl Waiters {
         has_event
     }
 
+    /// The operation that was polled last, for what somebody has to do.
+    pub(super) fn newest(&self) -> Option<Waker> {
+        self.list().order.last_key_value().map(|(_, (_, waker))| waker.clone())
+    }
+
     /// Removes an operation that has ended.
     pub(super) fn remove(&self, id: OpId) {
         let mut list = self.list();

@@ -233,6 +233,10 @@ impl<S: ByteStream> ByteStream for Secure<S> {
         self.stream.set_keepalive(interval, silence_max)
     }
 
+    fn heard_at(&self) -> Option<crate::time::Instant> {
+        self.stream.heard_at()
+    }
+
     fn try_read(&mut self, bufs: &mut [io::IoSliceMut<'_>]) -> io::Result<usize> {
         untried(self.receive(bufs, |stream, bytes| tried(stream.try_read(&mut [io::IoSliceMut::new(bytes)]))))
     }

@@ -574,6 +574,11 @@ impl Connection {
         }
     }
 
+    /// When the other end was last heard, once keep-alive is set.
+    pub(crate) fn heard_at(&self) -> Option<Instant> {
+        self.keepalive.as_ref().map(|keepalive| keepalive.heard_at)
+    }
+
     pub(crate) fn set_keepalive(&mut self, now: Instant, interval: Duration, silence_max: Duration) {
         let probes = Probes::new(interval, silence_max);
         let heard_at = self.keepalive.as_ref().map_or(now, |keepalive| keepalive.heard_at);

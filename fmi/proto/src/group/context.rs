@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::error::ErrorKind;
 use crate::frame::Envelope;
+use crate::notice::Notice;
 use crate::rank::{Members, Rank, Slot};
 
 /// Marks the number of a run of a persistent collective: then comes the number of the collective that is persistent, then
@@ -47,6 +48,10 @@ pub(super) struct Context {
     /// Peers that take part in collectives which have not begun here.
     ready: BTreeSet<(u64, Slot)>,
     pub(super) revoked: Option<Revoked>,
+    /// Members that have left it, and what they said.
+    pub(super) left: BTreeMap<Slot, String>,
+    /// Whether the others know that this rank leaves.
+    pub(super) said_goodbye: bool,
 }
 
 /// Why a communicator is of no more use.
@@ -58,6 +63,8 @@ pub(super) struct Revoked {
     pub(super) text: String,
     /// Whether an operation has reported the cause.
     pub(super) told: bool,
+    /// What ranks are told that ask.
+    pub(super) notice: Notice,
 }
 
 impl Context {
@@ -74,6 +81,8 @@ impl Context {
             sent: BTreeMap::new(),
             ready: BTreeSet::new(),
             revoked: None,
+            left: BTreeMap::new(),
+            said_goodbye: false,
         }
     }
 
@@ -186,7 +195,7 @@ impl Context {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::frame::Kind;
+    use crate::frame::Kind;
 
     #[test]
     fn runs_of_persistent_collectives_are_numbered_apart() {

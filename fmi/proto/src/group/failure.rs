@@ -4,16 +4,14 @@ use std::cmp::Reverse;
 
 use super::context::Revoked;
 use super::operation::{Op, Suspicion};
-use super::{ASKS_AFTER, AtHand, Failure, Group, Link, OpId, Output, Owner, WaitsFor, What};
+use super::{AtHand, Failure, Group, Link, OpId, Output, Owner, WaitsFor, What};
 use crate::error::ErrorKind;
-use crate::frame::{ENVELOPE_BYTES, Envelope, Kind};
+use crate::answer;
+use crate::frame::{Envelope, Kind};
 use crate::notice::Notice;
 use crate::rank::{Rank, Slot};
 use crate::wire::WireError;
 use fmi_net::time::Instant;
-
-/// What is said of a process that the rendezvous has lost.
-const LOST: &str = "the rendezvous lost its connection";
 
 impl Group {
     // Connections.
@@ -22,8 +20,13 @@ impl Group {
     /// word of a first cause has had time to come.
     ///
     /// # Errors
-    /// If there never was a connection, or waiting for a cause is of no use.
+    /// If there never was a connection, the peer has left, or waiting for a cause is of no use.
     pub fn reach(&mut self, now: Instant, id: OpId, peer: Slot) -> Result<bool, Failure> {
+        if self.peers[peer.index()].has_left
+            && let Some(failure) = self.departure(id, peer)
+        {
+            return Err(failure);
+        }
         match &self.peers[peer.index()].link {
             Link::Up => Ok(true),
             Link::Broken(kind) => {
@@ -52,14 +55,14 @@ impl Group {
     /// Notes for an operation that it cannot be done without `peer`, to which something happened.
     pub fn suspect(&mut self, now: Instant, id: OpId, peer: Slot, kind: ErrorKind) {
         let failure = self.failure_of(id, peer, kind);
-        let waits = self.hears && matches!(failure.kind, ErrorKind::PeerLost(_));
+        let waits = self.hears && matches!(failure.kind, ErrorKind::ConnectionLost(_));
         let cause = self.lost_member_of(id);
         let until = now + self.limits.cause_wait;
         let Some(op) = self.operations.get_mut(id) else { return };
         match cause {
             _ if op.suspicion.is_some() => {}
             Some(cause) => self.fail(id, cause),
-            // Bytes that are wrong have no other cause, and without a rendezvous no word of one can come.
+            // Nothing but a broken connection has another cause, and without a rendezvous no word of one can come.
             None if !waits => self.fail(id, failure),
             None => op.suspicion = Some(Suspicion { failure, until }),
         }
@@ -100,42 +103,7 @@ impl Group {
         let concerned = self.operations.iter().filter(|op| op.concerns(slot)).map(|op| Output::Wake(op.id));
         self.outputs.extend(concerned);
         self.wake_behind(slot);
-    }
-
-    // Processes.
-
-    pub(super) fn lose(&mut self, slot: Slot) {
-        if !self.lost.insert(slot) {
-            return;
-        }
-        let ids: Vec<OpId> = self.operations.iter().map(|op| op.id).collect();
-        for id in ids {
-            let Some(op) = self.operations.get(id) else { continue };
-            let is_member = self.rank_of(op.communicator, slot).is_some();
-            let waits_for_rest = self.rest_of(id).is_some_and(|key| key.0 == slot);
-            if is_member && (op.concerns(slot) || waits_for_rest || op.suspicion.is_some()) {
-                let failure = self.failure_of(id, slot, ErrorKind::PeerLost(LOST.into()));
-                self.fail(id, failure);
-            }
-        }
-    }
-
-    pub(super) fn fail_if_lost(&mut self, id: OpId) {
-        let Some(op) = self.operations.get(id).filter(|op| op.matched.is_none()) else { return };
-        let lost = self.lost.iter().find(|lost| op.concerns(**lost) && self.rank_of(op.communicator, **lost).is_some());
-        if let Some(lost) = lost.copied() {
-            let failure = self.failure_of(id, lost, ErrorKind::PeerLost(LOST.into()));
-            self.fail(id, failure);
-        }
-        if self.dissolved {
-            self.fail(id, Failure::new(dissolved()));
-        }
-    }
-
-    fn lost_member_of(&self, id: OpId) -> Option<Failure> {
-        let communicator = self.operations.get(id)?.communicator;
-        let lost = self.lost.iter().find(|lost| self.rank_of(communicator, **lost).is_some())?;
-        Some(self.failure_of(id, *lost, ErrorKind::PeerLost(LOST.into())))
+        self.settle_doubt(slot, false);
     }
 
     pub(super) fn dissolve(&mut self) {
@@ -158,7 +126,14 @@ impl Group {
             && op.failed.is_none()
         {
             op.failed = Some(failure);
+            let (what, is_matched) = (op.what, op.matched.is_some());
             self.outputs.push_back(Output::Wake(id));
+            // What comes later belongs to others, whenever the future of this one is dropped.
+            match what {
+                What::Receive(pattern) if !is_matched => drop(self.receives.remove(&(pattern, id))),
+                What::Send(to) => self.wake_next_send(to),
+                What::Receive(_) | What::Collective(_) => {}
+            }
         }
     }
 
@@ -172,8 +147,8 @@ impl Group {
         let rank = context.members.me();
         let notice = Notice::Mismatch { rank: rank.get(), called: mine, other: other.get(), other_called: theirs };
         let kind = ErrorKind::Mismatch { mine: mine.to_string(), theirs: theirs.to_string() };
-        if self.revoke(communicator, kind, Some(other), notice.to_string()) {
-            self.tell(communicator, &notice);
+        if self.revoke(communicator, kind, Some(other), &notice, notice.to_string()) {
+            self.tell(communicator, Kind::Revoke, &notice);
         }
     }
 
@@ -184,10 +159,11 @@ impl Group {
         let me = context.members.me();
         let notice = match (&failure.kind, failure.peer) {
             (ErrorKind::PeerLost(how), Some(rank)) => Notice::Lost { rank: rank.get(), how: how.clone() },
+            (ErrorKind::PeerLeft(how), Some(rank)) => Notice::Left { rank: rank.get(), how: how.clone() },
             _ => Notice::Failed { rank: me.get(), text: text.to_owned() },
         };
-        if self.revoke(communicator, failure.kind.clone(), failure.peer, text.to_owned()) {
-            self.tell(communicator, &notice);
+        if self.revoke(communicator, failure.kind.clone(), failure.peer, &notice, text.to_owned()) {
+            self.tell(communicator, Kind::Revoke, &notice);
         }
         if let Some(revoked) = self.contexts.get_mut(&communicator).and_then(|context| context.revoked.as_mut()) {
             revoked.told = true;
@@ -195,16 +171,21 @@ impl Group {
     }
 
     /// Ends a communicator here. False if it had ended before.
-    fn revoke(&mut self, communicator: u64, kind: ErrorKind, peer: Option<Rank>, text: String) -> bool {
+    fn revoke(
+        &mut self,
+        communicator: u64,
+        kind: ErrorKind,
+        peer: Option<Rank>,
+        notice: &Notice,
+        text: String,
+    ) -> bool {
         let Some(context) = self.contexts.get_mut(&communicator) else { return false };
         if context.revoked.is_some() {
             return false;
         }
-        context.revoked = Some(Revoked { kind: kind.clone(), peer, text, told: false });
-        let of = |op: &&mut Op| op.communicator == communicator && op.failed.is_none();
-        for op in self.operations.iter_mut().filter(of) {
-            op.failed = Some(Failure { kind: kind.clone(), peer });
-            self.outputs.push_back(Output::Wake(op.id));
+        context.revoked = Some(Revoked { kind: kind.clone(), peer, text, told: false, notice: notice.clone() });
+        for id in self.ids_of(communicator) {
+            self.fail(id, Failure { kind: kind.clone(), peer });
         }
         // What has come for it would only be in the way of others.
         self.drop_rests_in(communicator);
@@ -212,6 +193,11 @@ impl Group {
         self.discard_unclaimed(communicator);
         self.room_was_made();
         true
+    }
+
+    /// The operations of a communicator.
+    pub(super) fn ids_of(&self, communicator: u64) -> Vec<OpId> {
+        self.operations.iter().filter(|op| op.communicator == communicator).map(|op| op.id).collect()
     }
 
     /// Takes word of another rank that a communicator has failed.
@@ -224,12 +210,16 @@ impl Group {
                 ErrorKind::Mismatch { mine: other_called.to_string(), theirs: called.to_string() },
                 members.rank(*rank),
             ),
-            Notice::Lost { rank, how } if *rank != me.get() => (ErrorKind::PeerLost(how.clone()), members.rank(*rank)),
-            Notice::Lost { .. } | Notice::Mismatch { .. } | Notice::Failed { .. } => {
+            Notice::Lost { rank, how } if *rank == me.get() => {
+                (ErrorKind::Excluded(format!("the others took it for lost: {how}")), members.rank_of(peer))
+            }
+            Notice::Lost { rank, how } => (ErrorKind::PeerLost(how.clone()), members.rank(*rank)),
+            Notice::Left { rank, how } if *rank != me.get() => (ErrorKind::PeerLeft(how.clone()), members.rank(*rank)),
+            Notice::Left { .. } | Notice::Mismatch { .. } | Notice::Failed { .. } => {
                 (ErrorKind::Revoked(notice.to_string()), members.rank_of(peer))
             }
         };
-        self.revoke(communicator, kind, concerned, notice.to_string());
+        self.revoke(communicator, kind, concerned, notice, notice.to_string());
     }
 
     /// Why a communicator is of no more use: the cause for the first call that asks, that it was revoked for
@@ -247,6 +237,9 @@ impl Group {
 
     /// Marks that the cause of a communicator's failure has been reported, if it is that of the operation.
     pub(super) fn reported(&mut self, op: &Op) {
+        if let Some(failure) = &op.failed {
+            self.last_failure = Some(format!("its {} failed: {}", op.operation(), failure.kind));
+        }
         let context = self.contexts.get_mut(&op.communicator);
         if let Some(revoked) = context.and_then(|context| context.revoked.as_mut())
             && op.failed.as_ref().is_some_and(|failure| failure.kind == revoked.kind)
@@ -255,14 +248,20 @@ impl Group {
         }
     }
 
-    /// Tells the other ranks of a communicator why it has failed.
-    fn tell(&mut self, communicator: u64, notice: &Notice) {
+    /// Tells the other ranks of a communicator what has become of it.
+    pub(super) fn tell(&mut self, communicator: u64, kind: Kind, notice: &Notice) {
         let Some(context) = self.contexts.get(&communicator) else { return };
+        let others: Vec<Slot> = context.members.slots().filter(|slot| *slot != self.me && self.is_up(*slot)).collect();
+        for peer in others {
+            self.tell_one(peer, communicator, kind, notice);
+        }
+    }
+
+    /// Tells one of them.
+    pub(super) fn tell_one(&mut self, peer: Slot, communicator: u64, kind: Kind, notice: &Notice) {
         let payload = notice.emit();
-        let envelope = Envelope { communicator, length: payload.len() as u64, ..Envelope::new(Kind::Revoke) };
-        let others = context.members.slots().filter(|slot| *slot != self.me && self.is_up(*slot));
-        let tell = |peer| Output::Tell { peer, envelope, payload: payload.clone() };
-        self.outputs.extend(others.map(tell).collect::<Vec<_>>());
+        let envelope = Envelope { communicator, length: payload.len() as u64, ..Envelope::new(kind) };
+        self.outputs.push_back(Output::Tell { peer, envelope, payload });
     }
 
     /// Takes a control frame.
@@ -270,32 +269,27 @@ impl Group {
         let Some(AtHand { envelope, owner: Owner::Control, .. }) = self.peers[slot.index()].at_hand.take() else {
             return;
         };
-        let heard = if envelope.kind == Kind::Ready {
-            self.ready(slot, &envelope);
-            Ok(())
-        } else if envelope.kind == Kind::Revoke {
-            Notice::parse(payload).map(|notice| self.revoked_by(slot, envelope.communicator, &notice))
-        } else {
-            let signature = payload.try_into().map_err(|_| WireError::Short).and_then(Envelope::parse);
-            signature.map(|theirs| self.inquired(slot, theirs))
+        let communicator = envelope.communicator;
+        let heard = match envelope.kind {
+            Kind::Ready => {
+                self.ready(slot, &envelope);
+                Ok(())
+            }
+            Kind::Revoke => Notice::parse(payload).map(|notice| self.revoked_by(slot, communicator, &notice)),
+            Kind::Leave => Notice::parse(payload).map(|notice| self.left_by(slot, communicator, notice)),
+            Kind::Answer => {
+                let size = u32::try_from(self.peers.len()).expect("a group has at most SIZE_MAX members");
+                answer::parse(payload, size).map(|chain| self.answered(slot, &envelope, chain))
+            }
+            _ => {
+                let signature = payload.try_into().map_err(|_| WireError::Short).and_then(Envelope::parse);
+                signature.map(|theirs| self.inquired(slot, theirs))
+            }
         };
         if let Err(error) = heard {
             self.refuse(slot, ErrorKind::Malformed(error.to_string()));
         }
         self.wake_behind(slot);
-    }
-
-    /// Takes what a peer says it waits in. An error if this rank calls something else under that number.
-    fn inquired(&mut self, peer: Slot, theirs: Envelope) {
-        let Some(context) = self.contexts.get_mut(&theirs.communicator) else { return };
-        if context.members.rank_of(peer).is_none() {
-            return;
-        }
-        match context.called(&theirs) {
-            Some(mine) if mine.signature() != theirs.signature() => self.disagree(peer, mine, theirs),
-            Some(_) => {}
-            None => context.expect(peer, theirs),
-        }
     }
 
     // Timers.
@@ -313,19 +307,23 @@ impl Group {
 
     /// When [`Group::handle_timeout`] is to be called, and why.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        let Reverse((at, id)) = self.timers.peek()?;
+        let doubt = self.doubts.values().map(|doubt| (doubt.until, "a connection that is tried has had its time")).min();
+        let Some(Reverse((at, id))) = self.timers.peek() else { return doubt };
         let op = self.operations.get(*id);
         let reason = match op {
             Some(op) if op.suspicion.is_some() => "the cause of a broken connection is waited for",
             Some(op) if op.deadline <= *at => "deadline of an operation",
-            Some(_) => "a collective asks its peers",
+            Some(op) if op.warns_at <= *at => "an operation has waited for long",
+            Some(_) => "an operation asks its peers",
             None => "an operation that has ended",
         };
-        Some((*at, reason))
+        doubt.into_iter().chain([(*at, reason)]).min()
     }
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.seen = self.seen.max(now);
+        self.examine_doubts(now);
         while let Some(Reverse((at, id))) = self.timers.peek().copied()
             && at <= now
         {
@@ -340,7 +338,7 @@ impl Group {
     }
 
     fn due(&mut self, now: Instant, id: OpId) {
-        let Some(op) = self.operations.get_mut(id).filter(|op| op.failed.is_none()) else { return };
+        let Some(op) = self.operations.get(id).filter(|op| op.failed.is_none()) else { return };
         if let Some(suspicion) = &op.suspicion
             && now >= suspicion.until
         {
@@ -348,38 +346,29 @@ impl Group {
             return self.fail(id, failure);
         }
         if now >= op.deadline {
-            // What it waits for may be behind a frame for which there was no room.
-            let bytes_max = self.mailbox.bytes_max();
-            let is_cramped = self.cramped.contains(&id);
-            let kind = if is_cramped { ErrorKind::MailboxFull { bytes_max } } else { ErrorKind::Deadline(op.limit) };
-            let first = op.waits_for.iter().next();
-            let failure = match first {
-                Some(peer) => self.failure_of(id, peer, kind),
-                None => Failure::new(kind),
-            };
+            let failure = self.overdue(id, op);
             return self.fail(id, failure);
         }
         let waits_for = op.waits_for;
-        if now >= op.asks_at {
-            (op.asks_at, op.has_asked) = (now + ASKS_AFTER, true);
-            self.ask(id);
-            // Its driver listens to everybody from now on.
-            self.outputs.push_back(Output::Wake(id));
+        if let Some(failure) = self.deadlock(now, id) {
+            return self.fail(id, failure);
         }
+        self.inquire(now, id);
         self.park(id, waits_for);
     }
 
-    /// Asks those that a collective waits for what they do.
-    fn ask(&mut self, id: OpId) {
-        let Some(op) = self.operations.get(id) else { return };
-        let What::Collective(signature) = op.what else { return };
-        let envelope = Envelope {
-            communicator: signature.communicator,
-            length: ENVELOPE_BYTES as u64,
-            ..Envelope::new(Kind::Inquiry)
+    /// The failure of an operation whose deadline has passed.
+    fn overdue(&self, id: OpId, op: &Op) -> Failure {
+        // What it waits for may be behind a frame for which there was no room.
+        let bytes_max = self.mailbox.bytes_max();
+        let kind = if self.cramped.contains(&id) {
+            ErrorKind::MailboxFull { bytes_max }
+        } else {
+            ErrorKind::Deadline { after: op.limit, waits: self.chain(id).text }
         };
-        for peer in op.waits_for.iter().filter(|peer| self.peers[peer.index()].link == Link::Up) {
-            self.outputs.push_back(Output::Tell { peer, envelope, payload: signature.emit().to_vec() });
+        match op.waits_for.iter().next() {
+            Some(peer) => self.failure_of(id, peer, kind),
+            None => Failure::new(kind),
         }
     }
 
@@ -397,6 +386,6 @@ impl Group {
     }
 }
 
-fn dissolved() -> ErrorKind {
+pub(super) fn dissolved() -> ErrorKind {
     ErrorKind::Revoked("the rendezvous dissolved the session".into())
 }

@@ -282,6 +282,20 @@ impl Group {
     /// Nothing more comes from a peer: what is there of its messages is of no use.
     pub(super) fn drop_rests_of(&mut self, peer: Slot) {
         let keys: Vec<Key> = self.rests.range((peer, 0, 0)..).take_while(|(key, _)| key.0 == peer).map(|it| *it.0).collect();
+        self.drop_rests(keys);
+    }
+
+    /// The same in one communicator. Returns the receives that wait for more of them.
+    pub(super) fn drop_rests_from(&mut self, peer: Slot, communicator: u64) -> Vec<OpId> {
+        let of = |key: &&Key| key.0 == peer && key.1 == communicator;
+        let keys: Vec<Key> = self.rests.range((peer, 0, 0)..).map(|(key, _)| key).filter(of).copied().collect();
+        let holder = |key: &Key| if let Holder::Operation(id) = self.rests[key].holder { Some(id) } else { None };
+        let holders = keys.iter().filter_map(holder).collect();
+        self.drop_rests(keys);
+        holders
+    }
+
+    fn drop_rests(&mut self, keys: Vec<Key>) {
         for key in keys {
             let place = match self.rests[&key].holder {
                 Holder::Stored(place) => Some(place),

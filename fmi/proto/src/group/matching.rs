@@ -287,7 +287,8 @@ impl Group {
             match op.what {
                 What::Receive(pattern) => {
                     let waits = self.receives.contains(&(pattern, op.id));
-                    assert_eq!(waits, op.matched.is_none(), "a receive waits or has a message");
+                    let may_wait = op.matched.is_none() && op.failed.is_none();
+                    assert_eq!(waits, may_wait, "a receive waits, has a message, or has failed");
                     if let Some(Matched { peer, envelope, place }) = op.matched {
                         assert!(pattern.fits(peer, &envelope), "a receive has a message that fits");
                         let is_there = match place {
@@ -306,7 +307,7 @@ impl Group {
                 }
                 What::Send(to) => {
                     let waits = self.peers[to.index()].sends.contains(&op.id);
-                    assert!(op.begun || waits, "a send has its place until it begins");
+                    assert!(op.begun || waits || op.failed.is_some(), "a send has its place until it begins or fails");
                 }
             }
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::error::ErrorKind;
+use crate::error::{ErrorKind, Operation};
 use crate::frame::Envelope;
 use crate::mailbox::{Pattern, Place};
 use crate::rank::{Rank, Slot};
@@ -62,20 +62,26 @@ pub struct Matched {
 /// Some of the peers that an operation waits for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WaitsFor {
-    peers: [Option<Slot>; 4],
+    peers: [Option<Slot>; Self::PEERS_MAX],
 }
 
 impl WaitsFor {
-    /// Adds a peer, as long as there is room.
+    /// How many peers are kept.
+    pub const PEERS_MAX: usize = 4;
+
+    /// Adds a peer that is not there yet, as long as there is room.
     pub fn add(&mut self, peer: Slot) {
+        if self.iter().any(|known| known == peer) {
+            return;
+        }
         if let Some(place) = self.peers.iter_mut().find(|place| place.is_none()) {
             *place = Some(peer);
         }
     }
 
     /// The peers.
-    pub fn iter(&self) -> impl Iterator<Item = Slot> + '_ {
-        self.peers.iter().flatten().copied()
+    pub fn iter(&self) -> impl Iterator<Item = Slot> + use<> {
+        self.peers.into_iter().flatten()
     }
 }
 
@@ -97,9 +103,12 @@ pub(super) struct Op {
     pub(super) failed: Option<Failure>,
     pub(super) suspicion: Option<Suspicion>,
     pub(super) waits_for: WaitsFor,
+    pub(super) posted_at: Instant,
+    /// When it fails, come what may, and how much time that is; far in the future if it has as long as it takes.
     pub(super) deadline: Instant,
     pub(super) limit: Duration,
     pub(super) asks_at: Instant,
+    pub(super) warns_at: Instant,
     pub(super) has_asked: bool,
     /// When its timer is set, if it is.
     pub(super) timer_at: Option<Instant>,
@@ -118,7 +127,21 @@ impl Op {
     pub(super) fn next_at(&self) -> Instant {
         match &self.suspicion {
             Some(suspicion) => suspicion.until.min(self.deadline),
-            None => self.deadline.min(self.asks_at),
+            None => self.deadline.min(self.asks_at).min(self.warns_at),
+        }
+    }
+
+    /// Of a send: whether those behind it wait for it.
+    pub(super) fn waits_to_begin(&self) -> bool {
+        !self.begun && self.failed.is_none()
+    }
+
+    /// What it is called.
+    pub(super) fn operation(&self) -> Operation {
+        match self.what {
+            What::Send(_) => Operation::Send,
+            What::Receive(_) => Operation::Receive,
+            What::Collective(signature) => signature.kind.operation(),
         }
     }
 
@@ -158,6 +181,12 @@ impl Operations {
         id
     }
 
+    /// An identity that no operation has or gets.
+    pub(super) fn visitor(&mut self) -> OpId {
+        self.serial += 1;
+        OpId { serial: self.serial, index: u32::MAX }
+    }
+
     pub(super) fn get(&self, id: OpId) -> Option<&Op> {
         self.entries.get(id.index as usize)?.as_ref().filter(|op| op.id == id)
     }
@@ -179,9 +208,5 @@ impl Operations {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Op> {
         self.entries.iter().flatten()
-    }
-
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Op> {
-        self.entries.iter_mut().flatten()
     }
 }

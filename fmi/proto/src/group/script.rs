@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Group, Input, Limits, OpId, Route, WaitsFor, What};
 use crate::error::ErrorKind;
-use crate::frame::{ENVELOPE_BYTES, Envelope, Kind};
+use crate::frame::{Envelope, Kind};
 use crate::mailbox::Pattern;
 use crate::rank::{Members, Slot};
 use fmi_net::time::Instant;
@@ -50,7 +50,7 @@ struct Driver {
 /// deadline, a failure without a cause.
 pub fn play(bytes: &[u8]) {
     let me = Slot::FIRST;
-    let limits = Limits::new(DEADLINE, Duration::from_secs(1), 1 << 16, 1 << 14);
+    let limits = Limits::new(Some(DEADLINE), Duration::from_secs(1), 1 << 16, 1 << 14);
     let mut group = Group::new(me, SIZE, limits, |_| true);
     let part: Vec<Slot> = Slot::all(2).collect();
     group.open(1, Members::whole(0, SIZE));
@@ -83,14 +83,20 @@ impl Driver {
             8 => {
                 let slot = Slot::all(SIZE).nth(usize::from(bytes.below(32))).filter(|slot| *slot != Slot::FIRST);
                 if let Some(slot) = slot {
-                    self.group.handle_input(self.now, Input::Lost(slot));
+                    let input = match bytes.below(5) {
+                        0 => Input::Failed(slot),
+                        1 => Input::Severed(slot),
+                        2 => Input::Returned,
+                        _ => Input::Lost(slot),
+                    };
+                    self.group.handle_input(self.now, input);
                 }
             }
             _ => {
                 let peer = self.peer(bytes);
                 if bytes.below(8) == 0 && self.lanes[peer.index()].is_up {
                     self.lanes[peer.index()] = Lane::default();
-                    let kind = ErrorKind::PeerLost("broken by the script".into());
+                    let kind = ErrorKind::ConnectionLost("broken by the script".into());
                     self.group.handle_input(self.now, Input::Broken { peer, kind });
                 }
             }
@@ -132,7 +138,7 @@ impl Driver {
     /// An envelope that a peer may send, or any other.
     fn envelope(&mut self, bytes: &mut Bytes<'_>) -> Envelope {
         let communicator = [0, 1, 2, 77][usize::from(bytes.below(4))];
-        const KINDS: [Kind; 7] = [
+        const KINDS: [Kind; 9] = [
             Kind::Message,
             Kind::Message,
             Kind::Barrier,
@@ -140,8 +146,10 @@ impl Driver {
             Kind::Inquiry,
             Kind::Revoke,
             Kind::Ready,
+            Kind::Answer,
+            Kind::Leave,
         ];
-        let kind = KINDS[usize::from(bytes.below(7))];
+        let kind = KINDS[usize::from(bytes.below(9))];
         let length = [0, 10, 5000, 20_000, 1 << 40][usize::from(bytes.below(5))];
         let sequence = u64::from(bytes.below(4));
         // Of a message often the whole length, or that of more to come; or what fits nothing.
@@ -297,10 +305,16 @@ impl Driver {
                 super::Output::Close(peer) => self.lanes[peer.index()] = Lane::default(),
                 super::Output::Tell { peer, envelope, payload } => {
                     assert!(envelope.length == payload.len() as u64, "an envelope tells the length");
-                    assert!(payload.len() <= crate::notice::NOTICE_BYTES_MAX.max(ENVELOPE_BYTES));
+                    assert!(payload.len() <= crate::notice::NOTICE_BYTES_MAX);
                     assert!(peer != Slot::FIRST, "nobody tells itself");
                 }
-                super::Output::Wake(_) => {}
+                super::Output::Examine(peer) => {
+                    // Peers with an odd number are heard.
+                    let at = (peer.get() % 2 == 1).then_some(self.now);
+                    self.group.handle_input(self.now, Input::Heard { peer, at });
+                }
+                super::Output::Warn { waits, .. } => assert!(!waits.is_empty(), "a warning says who waits"),
+                super::Output::Wake(_) | super::Output::Report(_) => {}
             }
         }
     }

@@ -274,7 +274,7 @@ impl Client {
                 }
             }
             // Losses matter to the communicator, which stands only once this machine is done.
-            ServerMessage::Lost { .. } => {}
+            ServerMessage::Lost { .. } | ServerMessage::Severed { .. } | ServerMessage::Failed { .. } => {}
         }
     }
 

@@ -22,6 +22,7 @@ use crate::bucket::Bucket;
 use crate::discovery::Outcome;
 use fmi_net::time::Instant;
 
+mod loss;
 mod relay;
 mod resume;
 mod vouch;
@@ -205,6 +206,10 @@ struct Session {
     /// Of all ranks.
     nonces: Vec<Nonce>,
     formed: bool,
+    /// Members that were called lost and have not come back.
+    lost: BTreeSet<u32>,
+    /// Members that said that they failed, as far as the others were told.
+    failures_told: u32,
 }
 
 /// The server's state.
@@ -420,6 +425,12 @@ impl Server {
                     session.formed = true;
                 }
             }
+            ClientMessage::Severed { session, rank } => self.severed(connection, session, rank),
+            ClientMessage::Fail(_) => {
+                self.tell_failure(connection);
+                self.outputs.push_back(Output::Close(connection));
+                self.forget(now, connection, false);
+            }
             ClientMessage::Leave(_) => {
                 self.outputs.push_back(Output::Close(connection));
                 self.forget(now, connection, false);
@@ -615,7 +626,8 @@ impl Server {
         let message = ServerMessage::Handout(Arc::new(Handout { session, members }));
         self.outputs.push_back(Output::SendAll(connections.values().copied().collect(), message));
         self.running.entry(group).or_default().insert(session);
-        self.sessions.insert(session, Session { group, members: connections, nonces, formed: false });
+        let session_of = Session::new(group, connections, nonces, false);
+        self.sessions.insert(session, session_of);
     }
 
     fn forget_held(&mut self, size: u32, rank: u32) {
@@ -753,6 +765,7 @@ impl Server {
             return self.dissolve(now, id);
         }
         if lost {
+            session.lost.insert(rank);
             let members = session.members.values().copied().collect();
             self.outputs.push_back(Output::SendAll(members, ServerMessage::Lost { session: id, rank }));
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::rendezvous::{Refusal, Resumption, SIZE_MAX};
+use crate::rendezvous::{Refusal, Resumption, SIZE_MAX, ServerMessage};
 use fmi_net::time::Instant;
 
 use super::{Connection, Output, Server, Session, State};
@@ -18,12 +18,8 @@ impl Server {
             return self.refuse(now, connection, Refusal::Malformed);
         }
         let nonces = |size: u32| vec![[0; 16]; size as usize];
-        let session = self.sessions.entry(id).or_insert_with(|| Session {
-            group,
-            members: BTreeMap::new(),
-            nonces: nonces(size),
-            formed: true,
-        });
+        let session =
+            self.sessions.entry(id).or_insert_with(|| Session::new(group, BTreeMap::new(), nonces(size), true));
         let fits = session.group == group && session.formed && session.nonces.len() == size as usize;
         let known = session.nonces.get(rank as usize).copied().unwrap_or_default();
         if !fits || (known != [0; 16] && known != nonce) {
@@ -31,6 +27,9 @@ impl Server {
         }
         session.nonces[rank as usize] = nonce;
         let older = session.members.insert(rank, connection);
+        // What it missed, and that the others were told that it is lost.
+        let missed: Vec<u32> = session.lost.iter().copied().collect();
+        session.lost.remove(&rank);
         self.running.entry(group).or_default().insert(id);
         self.set_state(connection, State::Member { session: id, rank });
         self.clear_deadline(connection);
@@ -38,6 +37,9 @@ impl Server {
             // It was cut off without a word; nobody is lost.
             self.outputs.push_back(Output::Close(older));
             self.drop_client(older);
+        }
+        for rank in missed {
+            self.send(connection, ServerMessage::Lost { session: id, rank });
         }
     }
 }

@@ -412,6 +412,58 @@ fn a_server_that_restarted_watches_the_members_that_come_back() {
     assert_eq!((bench.server.sessions(), bench.server.running.len(), bench.server.connections()), (0, 0, 0));
 }
 
+#[test]
+fn a_member_that_comes_back_learns_whom_the_server_called_lost() {
+    let resumption = |rank: u32| Resumption { session: [5; 16], group: [1; 32], rank, size: 3, nonce: [9; 16] };
+    let mut bench = Bench::new();
+    for rank in 0..3u32 {
+        let number = u64::from(rank) + 1;
+        bench.input(number, Input::Opened(from(1)));
+        bench.input(number, Input::Message(ClientMessage::Resume(resumption(rank))));
+    }
+    let lost = |rank| Some(ServerMessage::Lost { session: [5; 16], rank });
+    assert_eq!(bench.input(2, Input::Closed), [(1, lost(1)), (3, lost(1))]);
+    assert_eq!(bench.input(3, Input::Closed), [(1, lost(2))]);
+    bench.input(4, Input::Opened(from(4)));
+    let outputs = bench.input(4, Input::Message(ClientMessage::Resume(resumption(1))));
+    assert_eq!(outputs, [(4, lost(1)), (4, lost(2))], "itself, and who was lost meanwhile");
+    bench.input(5, Input::Opened(from(5)));
+    let outputs = bench.input(5, Input::Message(ClientMessage::Resume(resumption(2))));
+    assert_eq!(outputs, [(5, lost(2))], "rank 1 is back");
+}
+
+#[test]
+fn a_broken_connection_is_told_to_its_other_end_and_to_nobody_else() {
+    let mut bench = Bench::new();
+    let session = bench.form();
+    bench.input(1, Input::Message(ClientMessage::Formed(session)));
+    let severed = |session, rank| Input::Message(ClientMessage::Severed { session, rank });
+    assert_eq!(bench.input(2, severed(session, 0)), [(1, Some(ServerMessage::Severed { session, rank: 1 }))]);
+    assert_eq!(bench.input(2, severed(session, 1)), [], "it has none to itself");
+    assert_eq!(bench.input(2, severed(session, 7)), [], "no such rank");
+    assert_eq!(bench.input(2, severed([0; 16], 0)), [], "of another session");
+    bench.input(3, Input::Opened(from(3)));
+    assert_eq!(bench.input(3, severed(session, 0)), [], "a stranger");
+}
+
+#[test]
+fn a_failure_is_told_to_all_and_many_of_them_are_not() {
+    let resumption = |rank: u32| Resumption { session: [5; 16], group: [1; 32], rank, size: 9, nonce: [9; 16] };
+    let mut bench = Bench::new();
+    for rank in 0..9u32 {
+        bench.input(rank.into(), Input::Opened(from(1)));
+        bench.input(rank.into(), Input::Message(ClientMessage::Resume(resumption(rank))));
+    }
+    let mut told = Vec::new();
+    for rank in 0..8u32 {
+        let outputs = bench.input(rank.into(), Input::Message(ClientMessage::Fail([5; 16])));
+        let is_told = |it: &&(u64, Option<ServerMessage>)| it.1 == Some(ServerMessage::Failed { session: [5; 16], rank });
+        told.push(outputs.iter().filter(is_told).count());
+        assert!(!outputs.iter().any(|(_, it)| matches!(it, Some(ServerMessage::Lost { .. }))), "it is not lost");
+    }
+    assert_eq!(told, [8, 7, 6, 5, 0, 0, 0, 0]);
+}
+
 fn relay(bench: &mut Bench, connection: u64, request: RelayRequest) -> Vec<(u64, Option<ServerMessage>)> {
     let port = u16::try_from(connection).expect("small");
     bench.input(connection, Input::Opened(from(port)));
@@ -473,7 +525,7 @@ fn waiting_to_be_relayed_is_bounded_in_number_and_time() {
 proptest! {
     /// Whatever clients do, tables refer only to open connections and empty when all are gone.
     #[test]
-    fn tables_follow_connections(script in proptest::collection::vec((0u64..6, 0u8..10, 0u32..4, 1u32..4), 0..80)) {
+    fn tables_follow_connections(script in proptest::collection::vec((0u64..6, 0u8..13, 0u32..4, 1u32..4), 0..80)) {
         let mut bench = Bench::new();
         let mut sessions = vec![[0; 16]];
         let mut nonces = vec![[0; 16]];
@@ -503,7 +555,17 @@ proptest! {
                     let request = RelayRequest { session, from: rank, to: size - 1, nonce };
                     bench.input(connection, Input::Message(ClientMessage::Relay(request)))
                 }
-                _ => bench.input(connection, Input::Malformed),
+                9 => bench.input(connection, Input::Malformed),
+                10 => {
+                    let session = sessions[rank as usize % sessions.len()];
+                    bench.input(connection, Input::Message(ClientMessage::Severed { session, rank }))
+                }
+                11 => bench.input(connection, Input::Message(ClientMessage::Fail(sessions[0]))),
+                _ => {
+                    let session = sessions[sessions.len() - 1];
+                    let resumption = Resumption { session, group: [1; 32], rank, size, nonce: nonces[0] };
+                    bench.input(connection, Input::Message(ClientMessage::Resume(resumption)))
+                }
             };
             for (_, message) in outputs {
                 if let Some(ServerMessage::Handout(group)) = message {
@@ -523,6 +585,8 @@ proptest! {
             }
             for session in server.sessions.values() {
                 prop_assert!(session.members.values().all(|member| server.clients.contains_key(member)));
+                let is_of_it = |rank: &u32| (*rank as usize) < session.nonces.len();
+                prop_assert!(session.lost.iter().all(is_of_it), "what it remembers is bounded by its size");
             }
             let seats: usize = server.forming.values().map(|forming| forming.seats.len()).sum();
             prop_assert_eq!(server.waiting.len(), seats);

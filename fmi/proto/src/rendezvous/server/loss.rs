@@ -1,0 +1,60 @@
+//! What members of a session tell each other by the server, when their own connections do not.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Connection, Output, Server, Session, State};
+use crate::rendezvous::{GroupId, Nonce, ServerMessage, SessionId};
+
+/// Failures of one session that are passed on to all of its members: one is the cause of most others, so that a large
+/// group which fails costs messages in proportion to its size.
+const FAILURES_TOLD_MAX: u32 = 4;
+
+impl Session {
+    pub(super) fn new(
+        group: GroupId,
+        members: BTreeMap<u32, Connection>,
+        nonces: Vec<Nonce>,
+        formed: bool,
+    ) -> Self {
+        Self { group, members, nonces, formed, lost: BTreeSet::new(), failures_told: 0 }
+    }
+}
+
+impl Server {
+    /// The session and rank of a member of a session that has formed.
+    fn membership(&self, connection: Connection) -> Option<(SessionId, u32)> {
+        match self.clients.get(&connection)?.state {
+            State::Member { session, rank } => Some((session, rank)),
+            State::Unregistered
+            | State::Discovering { .. }
+            | State::Waiting { .. }
+            | State::Vouching(_)
+            | State::Relaying { .. }
+            | State::Relayed
+            | State::Contending { .. } => None,
+        }
+    }
+
+    /// Tells a member that another one has found their connection broken.
+    pub(super) fn severed(&mut self, connection: Connection, session: SessionId, other: u32) {
+        let Some((id, rank)) = self.membership(connection).filter(|(id, _)| *id == session) else { return };
+        let told = self.sessions.get(&id).filter(|_| rank != other).and_then(|session| session.members.get(&other));
+        if let Some(told) = told.copied() {
+            self.send(told, ServerMessage::Severed { session: id, rank });
+        }
+    }
+
+    /// Tells the other members that one failed.
+    pub(super) fn tell_failure(&mut self, connection: Connection) {
+        let Some((id, rank)) = self.membership(connection) else { return };
+        let Some(session) = self.sessions.get_mut(&id).filter(|session| session.formed) else { return };
+        if session.failures_told == FAILURES_TOLD_MAX {
+            return;
+        }
+        session.failures_told += 1;
+        let others: Vec<Connection> = session.members.values().copied().filter(|other| *other != connection).collect();
+        if !others.is_empty() {
+            self.outputs.push_back(Output::SendAll(others, ServerMessage::Failed { session: id, rank }));
+        }
+    }
+}
