@@ -233,15 +233,12 @@ impl Communicator {
         let sleep = self.shared.clock.sleep_until(self.shared.clock.now() + cause_wait);
         let is_last = Arc::strong_count(&self.shared) == 1;
         if is_last {
-            self.shared.with(|engine| {
-                engine.group.say_goodbye(self.id);
-                engine.say_goodbye();
-            });
+            self.shared.with(Engine::say_goodbye);
         }
-        let mut open = Vec::new();
+        let (mut open, left) = (Vec::new(), is_last.then_some(self.id));
         let visit = Visit::new(&self.shared);
         let leave =
-            |cx: &mut Context<'_>| self.shared.with(|engine| engine.poll_leave(cx, visit.id, is_last, &mut open));
+            |cx: &mut Context<'_>| self.shared.with(|engine| engine.poll_leave(cx, visit.id, left, &mut open));
         let flush = std::future::poll_fn(leave);
         // Within a bound: nobody waits for a peer that stays, or a rendezvous that does not read.
         futures_util::future::select(std::pin::pin!(flush), sleep).await;

@@ -199,16 +199,20 @@ impl Group {
 
     // Processes that leave.
 
-    /// Tells the other ranks of a communicator that this one leaves it.
-    pub fn say_goodbye(&mut self, communicator: u64) {
-        let Some(context) = self.contexts.get_mut(&communicator) else { return };
+    /// Tells the other ranks of a communicator that this one leaves it, each once, as far as it is `due` there.
+    pub fn say_goodbye(&mut self, communicator: u64, due: impl Fn(Slot) -> bool) {
         // Those of one that failed know that already.
-        if std::mem::replace(&mut context.said_goodbye, true) || context.revoked.is_some() {
-            return;
-        }
+        let Some(context) = self.contexts.get(&communicator).filter(|context| context.revoked.is_none()) else { return };
         let rank = context.members.me().get();
-        let how = self.last_failure.clone().unwrap_or_default();
-        self.tell(communicator, Kind::Leave, &Notice::Left { rank, how });
+        let is_due = |slot: &Slot| *slot != self.me && !context.greeted.contains(slot) && self.is_up(*slot) && due(*slot);
+        let slots: Vec<Slot> = context.members.slots().filter(is_due).collect();
+        let notice = Notice::Left { rank, how: self.last_failure.clone().unwrap_or_default() };
+        for slot in slots {
+            self.tell_one(slot, communicator, Kind::Leave, &notice);
+            if let Some(context) = self.contexts.get_mut(&communicator) {
+                context.greeted.insert(slot);
+            }
+        }
     }
 
     /// Whether an operation of this process failed, and it said or will say so as it leaves.

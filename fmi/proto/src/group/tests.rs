@@ -397,7 +397,7 @@ fn a_rank_that_leaves_after_a_failure_says_so() {
     group.handle_timeout(at(1));
     group.end(id);
     told(&mut group);
-    group.say_goodbye(0);
+    group.say_goodbye(0, |_| true);
     group.close(0);
     let goodbyes = told(&mut group);
     assert_eq!(goodbyes.len(), 3, "once to each");
