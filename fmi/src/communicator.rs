@@ -55,7 +55,8 @@ pub use persistent::Persistent;
 /// Connected ranks. MPI 3.1 §6.
 ///
 /// Collectives are called by all ranks, in the same order and with the same arguments; a disagreement is an
-/// error on both sides that shows both views. Every operation ends by its deadline.
+/// error on both sides that shows both views. An operation ends by its deadline, if it has
+/// one, and never waits for a rank that is gone.
 ///
 /// After an error of a collective the communicator is revoked, on all of its ranks: each further call fails at
 /// once. An error of a point-to-point operation concerns that operation alone, but for a mismatch. Form a new
