@@ -67,7 +67,8 @@ pub use waiting::{Request, Requests, Test, TryMatchRequest, TryProbeRequest, tes
 /// Connected ranks. MPI 3.1 §6.
 ///
 /// Collectives are called by all ranks, in the same order and with the same arguments; a disagreement is an
-/// error on both sides that shows both views. Every operation ends by its deadline.
+/// error on both sides that shows both views. An operation ends by its deadline, if it has
+/// one, and never waits for a rank that is gone.
 ///
 /// After an error of a collective the communicator is revoked, on all of its ranks: each further call fails at
 /// once. An error of a point-to-point operation concerns that operation alone, but for a mismatch. Form a new
@@ -275,15 +276,12 @@ impl Communicator {
         let sleep = self.shared.clock.sleep_until(self.shared.clock.now() + cause_wait);
         let is_last = self.shared.is_last();
         if is_last {
-            self.shared.with(|engine| {
-                engine.group.say_goodbye(self.id);
-                engine.say_goodbye();
-            });
+            self.shared.with(Engine::say_goodbye);
         }
-        let mut open = Vec::new();
+        let (mut open, left) = (Vec::new(), is_last.then_some(self.id));
         let visit = Visit::new(&self.shared);
         let leave =
-            |cx: &mut Context<'_>| self.shared.with(|engine| engine.poll_leave(cx, visit.id, is_last, &mut open));
+            |cx: &mut Context<'_>| self.shared.with(|engine| engine.poll_leave(cx, visit.id, left, &mut open));
         let flush = std::future::poll_fn(leave);
         // Within a bound: nobody waits for a peer that stays, or a rendezvous that does not read.
         futures_util::future::select(std::pin::pin!(flush), sleep).await;

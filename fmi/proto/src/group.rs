@@ -403,7 +403,7 @@ impl Group {
 
     /// Ends a communicator: what is left of it is dropped, and what still comes for it. Its other ranks are told.
     pub fn close(&mut self, communicator: u64) {
-        self.say_goodbye(communicator);
+        self.say_goodbye(communicator, |_| true);
         self.contexts.remove(&communicator);
         self.drop_rests_in(communicator);
         self.mailbox.forget(communicator);

@@ -683,9 +683,10 @@ impl Engine {
         }
     }
 
-    /// Leaves: says so to the rendezvous and, if it `is_last`, to all peers, and reads on until they leave as well.
-    /// Operations of other communicators may wait for the same channels, so that these wake all who wait.
-    pub(crate) fn poll_leave(&mut self, cx: &mut Context<'_>, id: OpId, is_last: bool, open: &mut Vec<bool>) -> Poll<()> {
+    /// Leaves: says so to the rendezvous and, if it is the last communicator that is `left`, to all peers, and reads on until
+    /// they leave as well. Operations of other communicators may wait for the same channels, so that these wake all who
+    /// wait.
+    pub(crate) fn poll_leave(&mut self, cx: &mut Context<'_>, id: OpId, left: Option<u64>, open: &mut Vec<bool>) -> Poll<()> {
         open.resize(self.lanes.len(), true);
         self.common.add(id, cx.waker());
         let common = self.common_waker.clone();
@@ -696,18 +697,23 @@ impl Engine {
         }
         if !self.owed.is_empty() {
             // What is still to be sent waits for word of its receivers.
-            self.listen(Mode::Park(cx.waker()), OpId::FIRST);
+            self.listen(Mode::Park(cx.waker()), id);
             self.drain();
         }
         let owed = |slot: usize| self.owed.values().any(|owed| owed.peer.index() == slot);
         let is_owed: Vec<bool> = (0..self.lanes.len()).map(owed).collect();
+        if let Some(communicator) = left {
+            // Behind all that goes to each of them.
+            self.group.say_goodbye(communicator, |peer| !is_owed[peer.index()]);
+            self.drain();
+        }
         let lanes = self.lanes.iter_mut().zip(&mut *open).zip(is_owed);
         for ((lane, open), is_owed) in lanes.filter(|((_, open), _)| **open) {
             if is_owed {
                 continue;
             }
             *open = lane.as_mut().is_some_and(|lane| {
-                if is_last {
+                if left.is_some() {
                     return lane.channel.poll_close(cx.waker()).is_pending();
                 }
                 lane.writers.add(id, cx.waker());

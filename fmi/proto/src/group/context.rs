@@ -50,8 +50,8 @@ pub(super) struct Context {
     pub(super) revoked: Option<Revoked>,
     /// Members that have left it, and what they said.
     pub(super) left: BTreeMap<Slot, String>,
-    /// Whether the others know that this rank leaves.
-    pub(super) said_goodbye: bool,
+    /// Members that were told that this rank leaves.
+    pub(super) greeted: BTreeSet<Slot>,
 }
 
 /// Why a communicator is of no more use.
@@ -82,7 +82,7 @@ impl Context {
             ready: BTreeSet::new(),
             revoked: None,
             left: BTreeMap::new(),
-            said_goodbye: false,
+            greeted: BTreeSet::new(),
         }
     }
 

@@ -25,6 +25,10 @@ const FAILED: &str = "it failed, as the rendezvous says";
 /// A peer whose connection is tried has this long to show a sign of life: longer than the first repetition of a packet.
 pub const TRIED_FOR: Duration = Duration::from_secs(1);
 
+/// A rank that failed has this long: longer than the pause between two questions of whatever waits for it. No question of
+/// its own goes there: a socket that is closed already would answer by a reset, and lose what it still had to send.
+const FAILED_FOR: Duration = Duration::from_secs(6);
+
 /// Why a connection is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Why {
@@ -94,11 +98,18 @@ impl Group {
             return self.conclude(slot, why);
         }
         let now = self.seen;
-        if let Some(doubt) = self.doubts.get_mut(&slot) {
-            doubt.why = doubt.why.max(why);
+        match self.doubts.get_mut(&slot) {
+            Some(doubt) if doubt.why != Why::Failed || why <= doubt.why => {
+                doubt.why = doubt.why.max(why);
+                return;
+            }
+            Some(_) | None => {}
+        }
+        let time = if why == Why::Failed { FAILED_FOR } else { TRIED_FOR };
+        self.doubts.insert(slot, Doubt { why, since: now, until: now + time });
+        if why == Why::Failed {
             return;
         }
-        self.doubts.insert(slot, Doubt { why, since: now, until: now + TRIED_FOR });
         self.peers[slot.index()].tried_at = now;
         let question = Envelope { sequence: nonce(now), ..Envelope::new(Kind::Inquiry) };
         let envelope = Envelope { length: ENVELOPE_BYTES as u64, ..Envelope::new(Kind::Inquiry) };
@@ -107,6 +118,12 @@ impl Group {
 
     pub(super) fn examine_doubts(&mut self, now: Instant) {
         for (slot, doubt) in self.doubts.iter_mut().filter(|(_, doubt)| doubt.until <= now) {
+            let was_asked = self.peers[slot.index()].asked_at.is_some_and(|at| at >= doubt.since);
+            if doubt.why == Why::Failed && !was_asked {
+                // Nothing waits for it, and what it sent before may still be read.
+                doubt.until = now + FAILED_FOR;
+                continue;
+            }
             // Once; the answer settles it.
             doubt.until = Instant::FAR_FUTURE;
             self.outputs.push_back(Output::Examine(*slot));
@@ -115,8 +132,10 @@ impl Group {
 
     /// Takes what the kernel knows of a peer.
     pub(super) fn examined(&mut self, slot: Slot, heard_at: Option<Instant>) {
-        let since = self.doubts.get(&slot).map(|doubt| doubt.since);
-        self.settle_doubt(slot, since.is_some_and(|since| heard_at.is_some_and(|at| at > since)));
+        let Some(Doubt { why, since, .. }) = self.doubts.get(&slot).copied() else { return };
+        // Where the kernel tells nothing, a peer that does not answer may be busy: that alone breaks no connection.
+        let unknown = matches!(why, Why::Path | Why::Excluded);
+        self.settle_doubt(slot, heard_at.map_or(unknown, |at| at > since));
     }
 
     /// Takes an answer to the question of that number.
@@ -199,16 +218,20 @@ impl Group {
 
     // Processes that leave.
 
-    /// Tells the other ranks of a communicator that this one leaves it.
-    pub fn say_goodbye(&mut self, communicator: u64) {
-        let Some(context) = self.contexts.get_mut(&communicator) else { return };
+    /// Tells the other ranks of a communicator that this one leaves it, each once, as far as it is `due` there.
+    pub fn say_goodbye(&mut self, communicator: u64, due: impl Fn(Slot) -> bool) {
         // Those of one that failed know that already.
-        if std::mem::replace(&mut context.said_goodbye, true) || context.revoked.is_some() {
-            return;
-        }
+        let Some(context) = self.contexts.get(&communicator).filter(|context| context.revoked.is_none()) else { return };
         let rank = context.members.me().get();
-        let how = self.last_failure.clone().unwrap_or_default();
-        self.tell(communicator, Kind::Leave, &Notice::Left { rank, how });
+        let is_due = |slot: &Slot| *slot != self.me && !context.greeted.contains(slot) && self.is_up(*slot) && due(*slot);
+        let slots: Vec<Slot> = context.members.slots().filter(is_due).collect();
+        let notice = Notice::Left { rank, how: self.last_failure.clone().unwrap_or_default() };
+        for slot in slots {
+            self.tell_one(slot, communicator, Kind::Leave, &notice);
+            if let Some(context) = self.contexts.get_mut(&communicator) {
+                context.greeted.insert(slot);
+            }
+        }
     }
 
     /// Whether an operation of this process failed, and it said or will say so as it leaves.

@@ -304,12 +304,13 @@ fn a_rank_that_was_called_lost_tries_its_connections_and_learns_that_it_is_exclu
     let (dead, alive) = (receive(&mut group, Some(1), None), receive(&mut group, Some(2), None));
     group.handle_input(at(2), Input::Lost(slot(0)));
     group.handle_timeout(at(3));
-    for (peer, heard_at) in [(1, None), (2, Some(at(3))), (3, Some(at(3)))] {
+    for (peer, heard_at) in [(1, Some(at(1))), (2, Some(at(3))), (3, None)] {
         group.handle_input(at(3), Input::Heard { peer: slot(peer), at: heard_at });
     }
     let failure = group.reach(at(3), dead, slot(1)).expect_err("nobody answers there");
     assert!(matches!(failure.kind, ErrorKind::Excluded(_)), "{failure:?}");
     assert_eq!(group.reach(at(3), alive, slot(2)), Ok(true));
+    assert!(group.is_up(slot(3)), "where nothing is known, nothing is broken");
     let outputs: Vec<Output> = std::iter::from_fn(|| group.poll_output()).collect();
     assert!(outputs.contains(&Output::Report(slot(1))) && !outputs.contains(&Output::Report(slot(2))), "{outputs:?}");
 }
@@ -373,6 +374,27 @@ fn a_rank_that_leaves_ends_what_waits_for_more_of_it_and_nothing_else() {
 }
 
 #[test]
+fn a_rank_that_failed_ends_what_waits_for_it_where_its_own_word_does_not_come() {
+    let mut group = group();
+    let id = receive(&mut group, Some(1), None);
+    group.handle_input(at(0), Input::Failed(slot(1)));
+    assert_eq!(told(&mut group), [], "a question might cost what it has sent");
+    group.handle_timeout(at(6));
+    assert_eq!(group.check(id), Ok(()), "nothing has asked it yet");
+    group.park(id, on(1));
+    group.handle_timeout(at(7));
+    group.handle_timeout(at(12));
+    group.handle_input(at(12), Input::Heard { peer: slot(1), at: None });
+    let failure = group.check(id).expect_err("it left");
+    assert!(matches!(failure.kind, ErrorKind::PeerLeft(_)), "{failure:?}");
+    // Without a connection there is nothing to wait for.
+    let id = receive(&mut group, Some(2), None);
+    group.handle_input(at(12), Input::Broken { peer: slot(2), kind: ErrorKind::ConnectionLost("closed".into()) });
+    group.handle_input(at(12), Input::Failed(slot(2)));
+    assert!(group.check(id).is_err());
+}
+
+#[test]
 fn a_rank_may_leave_a_communicator_before_it_is_made_here() {
     let mut group = group();
     leave(&mut group, 2, 7);
@@ -398,7 +420,7 @@ fn a_rank_that_leaves_after_a_failure_says_so() {
     group.handle_timeout(at(1));
     group.end(id);
     told(&mut group);
-    group.say_goodbye(0);
+    group.say_goodbye(0, |_| true);
     group.close(0);
     let goodbyes = told(&mut group);
     assert_eq!(goodbyes.len(), 3, "once to each");
