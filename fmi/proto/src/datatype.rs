@@ -29,6 +29,7 @@
 //! ```
 //!
 //! Values of variable length travel through serde: `Communicator::send_value`.
+#![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
 use std::fmt;
 
