@@ -75,6 +75,7 @@ pub struct Bool(u8);
 
 impl Bool {
     /// Whether it is true.
+    #[inline]
     pub fn get(self) -> bool {
         self.0 != 0
     }
