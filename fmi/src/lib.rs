@@ -51,7 +51,7 @@
 //! All are on by default, and none changes behaviour. `real`: real sockets. `half` and `complex`: elements of type
 //! `half::f16`, `half::bf16` and `num_complex::Complex`. `values`: values of any length, through serde. The program `fmi`
 //! is a package of its own, `faas-fmi-cli`.
-#![warn(missing_docs)]
+#![warn(missing_docs, clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
 #[cfg(feature = "real")]
 pub mod blocking;

@@ -82,7 +82,8 @@ fn script(bytes: &[u8], mut act: impl FnMut(Instant, u8, u8, &[u8])) {
 /// call anybody but themselves.
 pub fn rendezvous(bytes: &[u8]) {
     let vantages = vec![SocketAddr::from(([2, 2, 2, 2], 7)), SocketAddr::from(([2, 2, 2, 2], 8))];
-    let config = ServerConfig { connections_max: 8, vantages, calls_max: 2, relays_max: 2, ..ServerConfig::default() };
+    let mut config = ServerConfig::default();
+    (config.connections_max, config.vantages, config.calls_max, config.relays_max) = (8, vantages, 2, 2);
     let mut server = Server::new(config, [0; 32]);
     let mut next = 0;
     script(bytes, |now, action, argument, rest| {

@@ -285,8 +285,9 @@ fn t06_nobody_makes_others_knock_at_a_victim() {
     let allowed = [IpAddr::from([10, 0, 0, 9]), evil.members[0].observed.main.ip()];
     assert!(dialled.iter().all(|ip| allowed.contains(ip)), "{dialled:?}");
     // The rendezvous calls back only where it sees the client.
-    let mut bench =
-        Bench::new(ServerConfig { vantages: vec![at("1.1.1.1:7"), at("1.1.1.1:8")], ..ServerConfig::default() });
+    let mut config = ServerConfig::default();
+    config.vantages = vec![at("1.1.1.1:7"), at("1.1.1.1:8")];
+    let mut bench = Bench::new(config);
     let seen = at("203.0.113.9:4000");
     bench.input(1, Input::Opened(seen));
     let calls = bench.input(1, Input::Message(ClientMessage::CallBack(1)));
@@ -301,7 +302,9 @@ fn t07_slow_clients_hold_up_nobody() {
 #[test]
 fn t08_waiting_clients_are_bounded_and_expire() {
     survives("attack-flood");
-    let mut bench = Bench::new(ServerConfig { connections_max: 20, ..ServerConfig::default() });
+    let mut config = ServerConfig::default();
+    config.connections_max = 20;
+    let mut bench = Bench::new(config);
     for number in 0..200u8 {
         let group = [number; 32];
         bench.register(number.into(), Registration { group, ..registration(0, number) });
@@ -522,7 +525,8 @@ fn req_11_no_stream_is_kept_before_its_peer_is_proven() {
 fn req_12_tables_are_bounded_and_a_refusal_is_small() {
     t08_waiting_clients_are_bounded_and_expire();
     assert!(ServerMessage::Refused(Refusal::Busy).emit().len() <= 12);
-    let config = ServerConfig { connections_per_source_max: 1, ..ServerConfig::default() };
+    let mut config = ServerConfig::default();
+    config.connections_per_source_max = 1;
     let mut bench = Bench::new(config);
     bench.input(1, Input::Opened(at("203.0.113.1:1")));
     assert!(is_refused(&bench.input(2, Input::Opened(at("203.0.113.1:2"))), Refusal::Busy));
@@ -573,7 +577,8 @@ fn req_14_nobody_gets_more_than_he_sends_before_his_group_is_complete() {
 
 #[test]
 fn req_15_each_prefix_has_its_rate() {
-    let config = ServerConfig { connections_burst: 2, connections_per_second: 1, ..ServerConfig::default() };
+    let mut config = ServerConfig::default();
+    (config.connections_burst, config.connections_per_second) = (2, 1);
     let mut bench = Bench::new(config);
     for number in 0..2 {
         assert!(bench.input(number, Input::Opened(at("203.0.113.1:1"))).is_empty());

@@ -79,7 +79,7 @@ fn ports(ports: Option<Ports>) -> String {
         Some(Ports::Preserved) => "kept".into(),
         Some(Ports::Sequential(step)) => format!("each {step:+} from the last"),
         Some(Ports::Unpredictable) => "no rule".into(),
-        None => UNKNOWN.into(),
+        None | Some(_) => UNKNOWN.into(),
     }
 }
 
@@ -95,11 +95,10 @@ fn unsolicited(finding: &Finding) -> &'static str {
 
 /// Peers to give advice about: one behind a usual home router, one behind a cloud's NAT gateway.
 fn peers(finding: &Finding) -> [(&'static str, Finding); 3] {
-    let peer = |mapping, filtering, ports| Finding {
-        mapping: Some(mapping),
-        filtering: Some(filtering),
-        ports: Some(ports),
-        ..*finding
+    let peer = |mapping, filtering, ports| {
+        let mut peer = *finding;
+        (peer.mapping, peer.filtering, peer.ports) = (Some(mapping), Some(filtering), Some(ports));
+        peer
     };
     let strict = Filtering::AddressAndPortDependent;
     [
@@ -120,6 +119,7 @@ fn advice(technique: Advice) -> &'static str {
         Advice::Direct => "direct connections",
         Advice::Prediction => "direct if the next port can be predicted, otherwise relayed",
         Advice::Relay => "a relay, or a public address on one side",
+        _ => UNKNOWN,
     }
 }
 
@@ -155,6 +155,7 @@ fn as_json(finding: &Finding) -> serde_json::Value {
             Ports::Preserved => "preserved",
             Ports::Sequential(_) => "sequential",
             Ports::Unpredictable => "unpredictable",
+            _ => UNKNOWN,
         }),
         "step": step,
         "unsolicited": unsolicited(finding),

@@ -40,7 +40,8 @@ pub(crate) async fn run(arguments: Arguments) -> ExitCode {
 }
 
 fn bind(arguments: &Arguments) -> Result<(Rendezvous<RealNet>, Option<Tcpunch<RealNet>>)> {
-    let config = ServerConfig { relays_max: arguments.relays_max, ..ServerConfig::default() };
+    let mut config = ServerConfig::default();
+    config.relays_max = arguments.relays_max;
     let mut server = Rendezvous::bind(RealNet::new(), arguments.listen, config)?;
     if !arguments.vantage.is_empty() {
         server = server.with_vantages(&arguments.vantage)?;

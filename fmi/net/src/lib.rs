@@ -3,7 +3,7 @@
 //! Drivers are written against [`Net`], so the same code runs on the sockets of this machine ([`real::RealNet`], feature
 //! `real`) and in a simulation (the package `nat-sim`). Without the feature `io` there is only [`time`]: protocol
 //! machines need no more.
-#![warn(missing_docs)]
+#![warn(missing_docs, clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
 #[cfg(feature = "io")]
 pub mod liveness;

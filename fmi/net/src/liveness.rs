@@ -28,6 +28,7 @@ const LOOKS: u32 = 8;
 
 /// How an idle connection is probed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Probes {
     /// Idle time before the first probe.
     pub idle: Duration,
@@ -49,6 +50,7 @@ impl Probes {
 
 /// What a kernel knows of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a net makes it of what its kernel tells")]
 pub struct Sample {
     /// Whether bytes were written that the other kernel has not acknowledged.
     pub waits: bool,
@@ -62,6 +64,7 @@ pub struct Sample {
 
 /// What a look at a connection shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "a net acts on each")]
 pub enum Verdict {
     /// Nothing awaits an answer.
     Idle,

@@ -222,7 +222,7 @@ fn sleep_until(at: tokio::time::Instant) -> tokio::time::Sleep {
 #[cfg(target_os = "linux")]
 fn sample(stream: &TcpStream) -> Option<Sample> {
     let progress = fmi_sys::tcp_progress(std::os::fd::AsFd::as_fd(stream)).ok()?;
-    let fmi_sys::TcpProgress { waits, retransmissions, probes, heard_ago } = progress;
+    let fmi_sys::TcpProgress { waits, retransmissions, probes, heard_ago, .. } = progress;
     Some(Sample { waits, repetitions: retransmissions, window_probes: probes, heard_ago })
 }
 

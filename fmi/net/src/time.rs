@@ -17,26 +17,31 @@ impl Instant {
     pub const FAR_FUTURE: Self = Self(u64::MAX);
 
     /// Makes the instant `nanos` nanoseconds after the origin.
+    #[inline]
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
     }
 
     /// Nanoseconds since the origin.
+    #[inline]
     pub const fn as_nanos(self) -> u64 {
         self.0
     }
 
     /// Time since the origin.
+    #[inline]
     pub const fn since_origin(self) -> Duration {
         Duration::from_nanos(self.0)
     }
 
     /// Time from `earlier` to this instant, zero if `earlier` is later.
+    #[inline]
     pub const fn saturating_since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 }
 
+#[inline]
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
@@ -44,12 +49,14 @@ fn nanos(duration: Duration) -> u64 {
 impl Add<Duration> for Instant {
     type Output = Self;
 
+    #[inline]
     fn add(self, after: Duration) -> Self {
         Self(self.0.saturating_add(nanos(after)))
     }
 }
 
 impl AddAssign<Duration> for Instant {
+    #[inline]
     fn add_assign(&mut self, after: Duration) {
         *self = *self + after;
     }
@@ -58,6 +65,7 @@ impl AddAssign<Duration> for Instant {
 impl Sub<Duration> for Instant {
     type Output = Self;
 
+    #[inline]
     fn sub(self, before: Duration) -> Self {
         Self(self.0.saturating_sub(nanos(before)))
     }
@@ -66,6 +74,7 @@ impl Sub<Duration> for Instant {
 impl Sub for Instant {
     type Output = Duration;
 
+    #[inline]
     fn sub(self, earlier: Self) -> Duration {
         self.saturating_since(earlier)
     }

@@ -80,6 +80,7 @@ pub enum Class {
 
 /// How two ranks come together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Technique {
     /// By own addresses: one host, one network, one NAT.
     Local,

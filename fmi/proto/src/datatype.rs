@@ -29,6 +29,7 @@
 //! ```
 //!
 //! Values of variable length travel through serde: `Communicator::send_value`.
+#![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
 use std::fmt;
 
@@ -74,6 +75,7 @@ pub struct Bool(u8);
 
 impl Bool {
     /// Whether it is true.
+    #[inline]
     pub fn get(self) -> bool {
         self.0 != 0
     }

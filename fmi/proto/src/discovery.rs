@@ -9,6 +9,7 @@
 //!
 //! [`Discovery`] is the machine: it says what to try next, learns what came of it, and ends with a
 //! [`Finding`].
+#![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -18,6 +19,7 @@ pub const VANTAGES_MAX: usize = 8;
 
 /// How a NAT maps. RFC 4787 §4.1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(clippy::exhaustive_enums, reason = "RFC 4787 knows these, and none")]
 pub enum Mapping {
     /// There is none: the machine's own address is seen.
     None,
@@ -31,6 +33,7 @@ pub enum Mapping {
 
 /// Which hosts may send to an external endpoint. RFC 4787 §5.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(clippy::exhaustive_enums, reason = "RFC 4787 knows these")]
 pub enum Filtering {
     /// Everybody.
     EndpointIndependent,
@@ -42,6 +45,7 @@ pub enum Filtering {
 
 /// How external ports are chosen. RFC 4787 §4.2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Ports {
     /// The local port is kept.
     Preserved,
@@ -53,6 +57,7 @@ pub enum Ports {
 
 /// What comes of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Outcome {
     /// It stands.
     Connected,
@@ -81,6 +86,7 @@ impl Outcome {
 
 /// Local ports of a discovery; each is used for the first time by its first step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(clippy::exhaustive_enums, reason = "internal: the driver handles each")]
 pub enum Slot {
     /// For the mapping.
     Mapping,
@@ -92,6 +98,7 @@ pub enum Slot {
 
 /// What to try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "internal: the driver handles each")]
 pub enum Step {
     /// Connect from a local port to a vantage and ask where it sees one. The connection stays.
     Observe {
@@ -108,6 +115,7 @@ pub enum Step {
 
 /// What came of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "internal: the driver handles each")]
 pub enum Seen {
     /// Of [`Step::Observe`].
     Observed {
@@ -126,6 +134,7 @@ pub enum Seen {
 
 /// What a discovery finds. What could not be told is `None`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Finding {
     /// The local end of the first connection.
     pub local: SocketAddr,
@@ -145,6 +154,7 @@ pub struct Finding {
 
 /// Ways to a connection between two functions behind NATs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Advice {
     /// A plain connection or a hole that both punch.
     Direct,

@@ -1,11 +1,12 @@
 //! What can go wrong, told to a person: what was attempted, on which rank, with whom, and over which path
 //! ([`Display`](fmt::Display)), and what to do about it ([`Error::advice`]).
+#![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
 use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
-pub use crate::operation::Operation;
+pub use crate::operation::{Operation, UnknownName};
 pub use crate::rendezvous::Refusal;
 
 /// The result of every fallible call of this crate.

@@ -47,6 +47,7 @@ pub struct Envelope {
 
 impl Envelope {
     /// An envelope of `kind` with all else 0.
+    #[inline]
     pub const fn new(kind: Kind) -> Self {
         Self {
             kind,
@@ -65,6 +66,7 @@ impl Envelope {
     }
 
     /// The bytes of the envelope.
+    #[inline]
     pub fn emit(&self) -> [u8; ENVELOPE_BYTES] {
         let mut out = [0; ENVELOPE_BYTES];
         let flags = u8::from(self.commutative) | u8::from(self.more) << 1;
@@ -85,6 +87,7 @@ impl Envelope {
     ///
     /// # Errors
     /// Another version, or a value without a meaning.
+    #[inline]
     pub fn parse(bytes: &[u8; ENVELOPE_BYTES]) -> Result<Self, WireError> {
         let mut reader = Reader::new(bytes);
         let [version, kind, flags, reserved] = reader.array()?;
@@ -113,6 +116,7 @@ impl Envelope {
     }
 
     /// Whether both belong to one collective of one communicator, whatever they think of it.
+    #[inline]
     pub fn is_same_collective(&self, other: &Self) -> bool {
         let class = |envelope: &Self| {
             (envelope.communicator, envelope.epoch, envelope.sequence, envelope.kind == Kind::Message)
@@ -122,6 +126,7 @@ impl Envelope {
 
     /// The same operation without what differs from frame to frame.
     #[must_use]
+    #[inline]
     pub fn signature(&self) -> Self {
         Self { step: 0, length: 0, more: false, ..*self }
     }

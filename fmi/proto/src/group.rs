@@ -334,11 +334,13 @@ impl Group {
     }
 
     /// This process.
+    #[inline]
     pub fn me(&self) -> Slot {
         self.me
     }
 
     /// The limits.
+    #[inline]
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
@@ -354,11 +356,13 @@ impl Group {
     }
 
     /// Operations that have been called and have not ended.
+    #[inline]
     pub fn outstanding(&self) -> usize {
         self.operations.len()
     }
 
     /// Takes what happened.
+    #[inline]
     pub fn handle_input(&mut self, now: Instant, input: Input) {
         self.seen = self.seen.max(now);
         match input {
@@ -379,6 +383,7 @@ impl Group {
     }
 
     /// What to do next; drained after each call that changes anything.
+    #[inline]
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
@@ -435,11 +440,13 @@ impl Group {
     }
 
     /// The members of a communicator.
+    #[inline]
     pub fn members(&self, communicator: u64) -> Option<&Members> {
         self.contexts.get(&communicator).map(|context| &context.members)
     }
 
     /// The epoch of a communicator.
+    #[inline]
     pub fn epoch(&self, communicator: u64) -> u32 {
         self.contexts.get(&communicator).map_or(0, |context| context.epoch)
     }
@@ -586,6 +593,7 @@ impl Group {
     ///
     /// # Errors
     /// If it has failed.
+    #[inline]
     pub fn check(&self, id: OpId) -> Result<(), Failure> {
         match self.operations.get(id).and_then(|op| op.failed.as_ref()) {
             Some(failure) => Err(failure.clone()),
@@ -594,6 +602,7 @@ impl Group {
     }
 
     /// The message of a receive, once it has one.
+    #[inline]
     pub fn matched(&self, id: OpId) -> Option<Matched> {
         self.operations.get(id)?.matched
     }
@@ -635,6 +644,7 @@ impl Group {
     }
 
     /// Whether a send may begin: none that was called earlier and goes to the same rank is still to begin.
+    #[inline]
     pub fn may_begin(&mut self, id: OpId) -> bool {
         let Some(Op { what: What::Send(to), begun, .. }) = self.operations.get(id) else { return true };
         if *begun {
@@ -649,6 +659,7 @@ impl Group {
     }
 
     /// Notes that the frame of a send is partly sent: it will be sent whole, and the next one may follow.
+    #[inline]
     pub fn begun(&mut self, id: OpId) {
         if let Some(op) = self.operations.get_mut(id) {
             op.begun = true;
@@ -732,11 +743,13 @@ impl Group {
     }
 
     /// The envelope of the frame at hand of `peer`.
+    #[inline]
     pub fn at_hand(&self, peer: Slot) -> Option<&Envelope> {
         self.peers[peer.index()].at_hand.as_ref().map(|frame| &frame.envelope)
     }
 
     /// Whether the frame at hand of `peer` belongs to `id`.
+    #[inline]
     pub fn owns(&self, id: OpId, peer: Slot) -> bool {
         let frame = self.peers[peer.index()].at_hand.as_ref();
         frame.is_some_and(|frame| frame.owner == Owner::Operation(id))

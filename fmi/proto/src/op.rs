@@ -1,4 +1,6 @@
 //! Reduction operators. MPI 3.1 §5.9.2 and §5.9.5.
+#![expect(clippy::exhaustive_structs, reason = "an operator is written as a value")]
+#![warn(clippy::exhaustive_enums)]
 
 use crate::datatype::{Bool, Element};
 

@@ -1,5 +1,6 @@
 //! The one table of operations: from it come the names in errors, the kinds of frames and the collectives that
 //! [`crate::schedule`] plans.
+#![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
 use std::fmt;
 use std::str::FromStr;
@@ -156,6 +157,7 @@ macro_rules! operations {
         /// What a frame belongs to. The codes are those on the wire.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         #[repr(u8)]
+        #[expect(clippy::exhaustive_enums, reason = "internal: every frame is handled")]
         pub enum Kind {
             $($(#[doc = $doc] $kind = $code,)?)+
         }

@@ -17,6 +17,7 @@ pub struct Slot(u32);
 
 impl Rank {
     /// The number.
+    #[inline]
     pub fn get(self) -> u32 {
         self.0
     }
@@ -27,6 +28,7 @@ impl Slot {
     pub const FIRST: Self = Self(0);
 
     /// The number `number`, if a group of `size` has it.
+    #[inline]
     pub fn checked(number: u32, size: u32) -> Option<Self> {
         (number < size).then_some(Self(number))
     }
@@ -37,11 +39,13 @@ impl Slot {
     }
 
     /// The number.
+    #[inline]
     pub fn get(self) -> u32 {
         self.0
     }
 
     /// The number, to index what is kept for each slot.
+    #[inline]
     pub fn index(self) -> usize {
         self.0 as usize
     }
@@ -97,21 +101,25 @@ impl Members {
     }
 
     /// This process.
+    #[inline]
     pub fn me(&self) -> Rank {
         self.me
     }
 
     /// Number of processes.
+    #[inline]
     pub fn size(&self) -> u32 {
         self.size
     }
 
     /// The rank `number`, if there is one.
+    #[inline]
     pub fn rank(&self, number: u32) -> Option<Rank> {
         (number < self.size).then_some(Rank(number))
     }
 
     /// The slot of a rank of this communicator.
+    #[inline]
     pub fn slot(&self, rank: Rank) -> Slot {
         match &self.part {
             Some(part) => part.slots[rank.0 as usize],
@@ -120,6 +128,7 @@ impl Members {
     }
 
     /// The rank of a slot, if it is a member.
+    #[inline]
     pub fn rank_of(&self, slot: Slot) -> Option<Rank> {
         match &self.part {
             Some(part) => {

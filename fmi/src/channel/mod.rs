@@ -20,6 +20,7 @@ pub(crate) mod stream;
 
 /// How a peer is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LinkInfo {
     /// Rank of the peer.
     pub peer: u32,

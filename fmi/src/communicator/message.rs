@@ -21,6 +21,7 @@ use crate::proto::rank::{Rank, Slot};
 
 /// From whom a message may come. A rank is one too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Source {
     /// A rank of the communicator.
     Rank(u32),
@@ -36,6 +37,7 @@ impl From<u32> for Source {
 
 /// What tag a message may have. A number is one too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Tag {
     /// This one.
     Is(u32),
@@ -51,6 +53,7 @@ impl From<u32> for Tag {
 
 /// What is known of a message. MPI 3.1 §3.2.5, MPI_Status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Status {
     /// Its sender.
     pub source: u32,

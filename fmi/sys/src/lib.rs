@@ -1,11 +1,12 @@
 //! System calls that no maintained crate wraps, one safe function each.
 
-#![warn(missing_docs)]
+#![warn(missing_docs, clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
 use std::time::Duration;
 
 /// What the kernel knows of the other end of a TCP connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TcpProgress {
     /// Whether bytes were written that the other kernel has not acknowledged.
     pub waits: bool,

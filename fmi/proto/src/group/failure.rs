@@ -21,6 +21,7 @@ impl Group {
     ///
     /// # Errors
     /// If there never was a connection, the peer has left, or waiting for a cause is of no use.
+    #[inline]
     pub fn reach(&mut self, now: Instant, id: OpId, peer: Slot) -> Result<bool, Failure> {
         if self.peers[peer.index()].has_left
             && let Some(failure) = self.departure(id, peer)
@@ -43,11 +44,13 @@ impl Group {
     }
 
     /// Whether any connection is up.
+    #[inline]
     pub fn reaches_anyone(&self) -> bool {
         self.peers.iter().any(|peer| peer.link == Link::Up)
     }
 
     /// Whether the connection to `peer` is up.
+    #[inline]
     pub fn is_up(&self, peer: Slot) -> bool {
         self.peers[peer.index()].link == Link::Up
     }
@@ -76,11 +79,13 @@ impl Group {
     }
 
     /// Whether an operation waits for the cause of a broken connection.
+    #[inline]
     pub fn is_suspicious(&self, id: OpId) -> bool {
         self.operations.get(id).is_some_and(|op| op.suspicion.is_some())
     }
 
     /// Whether an operation wants to hear what any peer has to say.
+    #[inline]
     pub fn listens(&self, id: OpId) -> bool {
         self.operations.get(id).is_some_and(|op| op.suspicion.is_some() || op.has_asked)
     }

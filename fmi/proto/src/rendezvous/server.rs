@@ -37,7 +37,15 @@ const OBSERVATIONS_MAX: u8 = 8;
 const DISCOVERY_MAX: Duration = Duration::from_secs(60);
 
 /// Limits of a server.
+///
+/// # Examples
+/// ```
+/// # use fmi_proto::rendezvous::server::ServerConfig;
+/// let mut config = ServerConfig::default();
+/// config.relays_max = 0;
+/// ```
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct ServerConfig {
     /// Most connections at once; further ones are closed unread. Default 32,768.
     pub connections_max: usize,

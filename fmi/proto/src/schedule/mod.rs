@@ -119,6 +119,7 @@ pub enum Memory {
 
 impl Memory {
     /// A range of elements of it.
+    #[inline]
     pub fn at(self, range: Range<usize>) -> Span {
         Span { memory: self, start: range.start, end: range.end }
     }
@@ -137,21 +138,25 @@ pub struct Span {
 
 impl Span {
     /// Number of elements.
+    #[inline]
     pub fn len(&self) -> usize {
         self.end - self.start
     }
 
     /// Whether it has no elements.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.start == self.end
     }
 
     /// The indices.
+    #[inline]
     pub fn range(&self) -> Range<usize> {
         self.start..self.end
     }
 
     /// Whether both have an element in common.
+    #[inline]
     pub fn overlaps(&self, other: &Self) -> bool {
         self.memory == other.memory && self.start < other.end && other.start < self.end
     }
@@ -225,6 +230,7 @@ pub enum Step {
 
 impl Step {
     /// Where what it receives goes; `None` for what receives nothing.
+    #[inline]
     pub fn lands(&self) -> Option<(u32, Span)> {
         match self {
             Self::Receive { from, into } | Self::Reduce { from, into, .. } => Some((*from, *into)),
@@ -233,6 +239,7 @@ impl Step {
     }
 
     /// The other rank of a transfer.
+    #[inline]
     pub fn peer(&self) -> Option<u32> {
         match self {
             Self::Send { to: peer, .. } | Self::Receive { from: peer, .. } | Self::Reduce { from: peer, .. } => {
@@ -318,6 +325,7 @@ pub fn rounds_for(size: u32) -> u32 {
 }
 
 /// Part `index` of `count` elements that are split among `parts` as evenly as possible.
+#[inline]
 pub fn part(count: usize, parts: u32, index: u32) -> Range<usize> {
     let (parts, index) = (parts as usize, index as usize);
     let (each, surplus) = (count / parts, count % parts);
