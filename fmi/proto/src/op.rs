@@ -8,7 +8,7 @@ use crate::datatype::{Bool, Element};
 ///
 /// The left operand comes from lower ranks than the right one. An operator that does not commute
 /// is applied in rank order, whatever the root and the size.
-pub trait Op<T: Element>: Send + Sync {
+pub trait Op<T: Element>: Send + Sync + 'static {
     /// Code of the operator on the wire; user operators choose one from [`USER_CODE_MIN`] on.
     fn code(&self) -> u32;
 
@@ -41,7 +41,7 @@ macro_rules! pass_on {
     };
 }
 
-pass_on!(&O, std::sync::Arc<O>);
+pass_on!(&'static O, std::sync::Arc<O>);
 
 /// First code of user operators.
 pub const USER_CODE_MIN: u32 = 1024;
@@ -245,7 +245,7 @@ impl<F> Custom<F> {
     }
 }
 
-impl<T: Element, F: Fn(T, T) -> T + Send + Sync> Op<T> for Custom<F> {
+impl<T: Element, F: Fn(T, T) -> T + Send + Sync + 'static> Op<T> for Custom<F> {
     fn code(&self) -> u32 {
         self.code
     }

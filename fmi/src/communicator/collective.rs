@@ -1,6 +1,5 @@
 //! Collectives.
 
-use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,6 +13,7 @@ use crate::communicator::base::Base;
 use crate::datatype::{Element, code_of};
 use crate::engine::plan::{Plan, PlanKey};
 use crate::engine::run::{Combine, Job, Run};
+use crate::engine::task::{Started, told_by};
 use crate::engine::{Call, Engine, Until};
 use crate::error::{Error, ErrorKind, Operation, Result};
 use crate::model::Fabric;
@@ -110,12 +110,6 @@ fn combine_bytes<T: Element, O: Op<T>>(op: &O, into: &mut [u8], own: Option<&[u8
     }
 }
 
-/// What a panic of an operator says.
-fn told_by(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-    format!("the operator panicked: {}", text.unwrap_or("without a message"))
-}
-
 /// Combines elements, given as bytes, by an operator.
 type CombineBytes<O> = fn(&O, &mut [u8], Option<&[u8]>, &[u8], Side);
 
@@ -131,6 +125,8 @@ pub struct CollectiveRequest<'a, O = Nothing> {
 #[expect(clippy::large_enum_variant, reason = "a box would be an allocation for each call")]
 enum Way<'a, O> {
     AtOnce(Operating<'a, O>),
+    /// With its buffers copied.
+    Copied(Copied<'a>),
     /// After an exchange of lengths.
     Later(Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>),
 }
@@ -149,6 +145,7 @@ impl<O: Sync> Future for CollectiveRequest<'_, O> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
         match &mut self.way {
             Way::AtOnce(operating) => operating.poll(cx),
+            Way::Copied(copied) => copied.poll(cx),
             Way::Later(future) => future.as_mut().poll(cx),
         }
     }
@@ -158,6 +155,33 @@ impl<'a> CollectiveRequest<'a> {
     /// A collective whose schedule is known after an exchange.
     fn later(future: impl Future<Output = Result<()>> + Send + 'a) -> Self {
         Self { way: Way::Later(Box::pin(future)) }
+    }
+}
+
+/// A collective that moves whatever is polled. Dropped before its end, it ends the communicator.
+struct Copied<'a> {
+    base: Arc<Base>,
+    call: Option<Call>,
+    receive: &'a mut [u8],
+}
+
+impl Copied<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        let call = self.call.as_mut().expect("polled after its end");
+        let receive = &mut *self.receive;
+        let result = ready!(self.base.drive(cx, call, |engine, call, mode| engine.poll_task(mode, call, receive)));
+        let call = self.call.take().expect("just seen");
+        self.base.with(|engine| engine.forget_call(&call));
+        Poll::Ready(result)
+    }
+}
+
+impl Drop for Copied<'_> {
+    fn drop(&mut self) {
+        if let Some(call) = self.call.take() {
+            let error = cancelled(call.operation, self.base.rank());
+            self.base.with(|engine| engine.cancel_task(&call, &error));
+        }
     }
 }
 
@@ -352,23 +376,35 @@ impl Communicator {
         receive: &'a mut [T],
         op: O,
     ) -> CollectiveRequest<'a, O> {
-        let state = match spec.and_then(|spec| self.checked(spec, send.len(), receive.len())) {
-            Ok(spec) => self.shared.with(|engine| {
-                let sequence = reserved.and_then(|mut reserved| reserved.sequence.take());
-                self.begin(engine, &spec, code_of::<T>(), sequence)
-            }),
-            Err(error) => State::Over(Some(error)),
+        let spec = spec.and_then(|spec| self.checked(spec, send.len(), receive.len()));
+        let (send, receive) = (bytemuck::cast_slice(send), bytemuck::cast_slice_mut(receive));
+        let (element_bytes, combine) = (size_of::<T>(), combine_bytes::<T, O> as CombineBytes<O>);
+        let base = self.shared.clone();
+        let spec = match spec {
+            Ok(spec) => spec,
+            Err(error) => {
+                let state = State::Over(Some(error));
+                let operating = Operating { base, state, element_bytes, send, receive, op, combine };
+                return CollectiveRequest { way: Way::AtOnce(operating) };
+            }
         };
-        let operating = Operating {
-            base: self.shared.clone(),
-            state,
-            element_bytes: size_of::<T>(),
-            send: bytemuck::cast_slice(send),
-            receive: bytemuck::cast_slice_mut(receive),
-            op,
-            combine: combine_bytes::<T, O>,
-        };
-        CollectiveRequest { way: Way::AtOnce(operating) }
+        let way = self.shared.with(|engine| {
+            let sequence = reserved.and_then(|mut reserved| reserved.sequence.take());
+            match self.begin(engine, &spec, code_of::<T>(), sequence) {
+                State::Running { call, run: Some(run), plan, signature }
+                    if engine.copies(send.len() + receive.len(), size_of::<O>() == 0) =>
+                {
+                    let started = Started { call: &call, run, plan, signature, element_bytes, send, receive };
+                    let operator = move |into: &mut [u8], own: Option<&[u8]>, other: &[u8], side: Side| {
+                        combine(&op, into, own, other, side);
+                    };
+                    engine.start_task(started, Box::new(operator));
+                    Way::Copied(Copied { base, call: Some(call), receive })
+                }
+                state => Way::AtOnce(Operating { base, state, element_bytes, send, receive, op, combine }),
+            }
+        });
+        CollectiveRequest { way }
     }
 
     fn checked(&self, spec: Spec, send: usize, receive: usize) -> Result<Spec> {

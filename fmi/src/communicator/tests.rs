@@ -573,7 +573,7 @@ fn an_operator_that_panics_on_one_rank_gives_no_rank_a_wrong_result() {
     for comm in &bench.comms {
         executor.spawn(async move {
             let me = comm.rank();
-            let sum = |left: u64, right: u64| {
+            let sum = move |left: u64, right: u64| {
                 assert!(me != 2, "no such number");
                 left + right
             };
@@ -598,9 +598,10 @@ fn an_operator_that_panics_or_or_calls_its_communicator_fails_the_operation_on_a
         let mut executor = Executor::default();
         for comm in &bench.comms {
             executor.spawn(async move {
-                let bad = |left: u64, _: u64| {
+                let own = comm.clone();
+                let bad = move |left: u64, _: u64| {
                     if calls {
-                        comm.fabric();
+                        own.fabric();
                     } else {
                         assert!(left == 0, "no such number");
                     }

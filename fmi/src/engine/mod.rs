@@ -35,6 +35,7 @@ pub(crate) mod parcel;
 pub(crate) mod plan;
 pub(crate) mod run;
 mod spin;
+pub(crate) mod task;
 mod transfer;
 mod wait;
 
@@ -97,6 +98,17 @@ pub(crate) struct Engine {
     timer: Timer,
     /// Messages whose sends were given up when they were begun.
     owed: BTreeMap<OpId, Owed>,
+    /// Collectives that own their buffers.
+    tasks: BTreeMap<OpId, task::Slot>,
+    /// Those among them to which something has happened.
+    due: BTreeSet<OpId>,
+    /// Those among them that wait for room to send.
+    blocked: BTreeSet<OpId>,
+    /// Whether the operation at work waits for room to send.
+    is_blocked: bool,
+    /// Bytes of their buffers.
+    copied: usize,
+    spare_buffers: Vec<task::Buffers>,
     /// Operations that wait, for what concerns all of them: time, and word of the rendezvous.
     common: Arc<Waiters>,
     common_waker: Waker,
@@ -212,7 +224,11 @@ impl Shared {
             let began = self.clock.now();
             let mut end = began + budget;
             loop {
-                let (poll, now_moved) = self.with(|engine| (advance(engine, call, Mode::Try), engine.moved));
+                let (poll, now_moved) = self.with(|engine| {
+                    let poll = advance(engine, call, Mode::Try);
+                    engine.run_due(Mode::Try);
+                    (poll, engine.moved)
+                });
                 if poll.is_ready() {
                     self.with(|engine| {
                         engine.turns += 1;
@@ -238,6 +254,7 @@ impl Shared {
             engine.now = engine.clock.now();
             // Whatever it is listed in, it leaves at its end.
             call.is_listed = true;
+            engine.retry_blocked();
             let poll = match advance(engine, call, Mode::Park(cx.waker())) {
                 Poll::Pending => engine.park(call, cx.waker()),
                 ready => ready,
@@ -268,6 +285,12 @@ impl Engine {
             paths: lanes.iter().map(|lane| lane.as_ref().map(|lane| lane.channel.info().path)).collect(),
             lanes,
             owed: BTreeMap::new(),
+            tasks: BTreeMap::new(),
+            due: BTreeSet::new(),
+            blocked: BTreeSet::new(),
+            is_blocked: false,
+            copied: 0,
+            spare_buffers: Vec::new(),
             control: parts.control,
             upgrade: parts.upgrade,
             lifeline: parts.lifeline,
@@ -333,15 +356,30 @@ impl Engine {
         self.forget_call(call);
     }
 
-    fn forget_call(&mut self, call: &Call) {
+    /// Wakes operations that wait, so that one of them does what was done by another one.
+    fn wake_another(&mut self) {
+        if self.group.outstanding() > 0 {
+            self.to_wake.extend(self.common.latest(LISTENERS_WOKEN));
+        }
+    }
+
+    /// Wakes an operation.
+    fn wake(&mut self, id: OpId) {
+        self.to_wake.extend(self.wakers.get(&id).cloned());
+        if self.tasks.contains_key(&id) {
+            self.due.insert(id);
+        }
+    }
+
+    pub(crate) fn forget_call(&mut self, call: &Call) {
         if call.is_listed {
             self.wakers.remove(&call.id);
             self.common.remove(call.id);
             if self.listener == Some(call.id) {
                 self.listener = None;
-                if self.group.outstanding() > 0 {
-                    self.to_wake.extend(self.common.latest(LISTENERS_WOKEN));
-                }
+                self.wake_another();
+            } else if self.has_blocked_tasks() {
+                self.wake_another();
             }
             for lane in self.lanes.iter_mut().flatten() {
                 lane.forget(call.id);
@@ -435,6 +473,9 @@ impl Engine {
             if self.group.listens(call.id) || self.is_listener(call.id) {
                 self.listen(Mode::Park(waker), call.id);
             }
+            if self.run_due(Mode::Park(waker)) {
+                continue;
+            }
             self.check(call)?;
             let Some((at, _)) = self.group.poll_timeout() else { break };
             if !self.timer.poll_lazily(&mut cx, at) {
@@ -469,6 +510,9 @@ impl Engine {
     /// Carries out what the group's machine wants, and sends what is to be told.
     fn settle_outputs(&mut self) {
         self.drain();
+        if !self.due.is_empty() {
+            self.wake_another();
+        }
         if self.notices_due {
             self.send_notices();
         }
@@ -479,7 +523,7 @@ impl Engine {
         while let Some(output) = self.group.poll_output() {
             match output {
                 Output::Wake(id) => {
-                    self.to_wake.extend(self.wakers.get(&id).cloned());
+                    self.wake(id);
                     if !self.owed.is_empty() {
                         self.pay(id);
                     }
@@ -542,9 +586,10 @@ impl Engine {
     fn close_lane(&mut self, peer: Slot) {
         if let Some(lane) = self.lanes[peer.index()].take() {
             // After it nothing moves there: everybody who waits looks again.
-            let ids = lane.behind_writer.iter();
-            self.to_wake.extend(ids.filter_map(|id| self.wakers.get(id).cloned()));
             lane.wake_all();
+            lane.behind_writer.into_iter().for_each(|id| self.wake(id));
+            // Tasks may wait for it in any way.
+            self.due.extend(self.tasks.keys());
         }
     }
 

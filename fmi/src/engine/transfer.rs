@@ -181,6 +181,7 @@ impl Engine {
                 Ok(false)
             }
             Poll::Pending => {
+                self.is_blocked = true;
                 if let (Some(lane), Mode::Park(_)) = (&self.lanes[peer.index()], mode) {
                     lane.writers.looked();
                 }
@@ -194,7 +195,7 @@ impl Engine {
         lane.writer = None;
         if !lane.behind_writer.is_empty() {
             let ids = std::mem::take(&mut lane.behind_writer);
-            self.to_wake.extend(ids.iter().filter_map(|id| self.wakers.get(id).cloned()));
+            ids.into_iter().for_each(|id| self.wake(id));
         }
     }
 

@@ -173,3 +173,69 @@ fn a_short_send_is_on_its_way_whatever_is_awaited() {
     drop(executor);
     assert!(got.iter().all(|got| *got == data), "a message came out changed");
 }
+
+/// Awaits requests in the order of `order`, each to its end before the next is polled.
+async fn in_order<F: Future<Output = Result<()>> + Unpin>(mut requests: Vec<F>, order: &[usize]) -> Result<()> {
+    for index in order {
+        (&mut requests[*index]).await?;
+    }
+    Ok(())
+}
+
+#[test]
+fn collectives_are_awaited_in_any_order() {
+    const ORDERS: [[usize; 6]; 3] = [[0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0], [3, 0, 5, 1, 4, 2]];
+    for wire in WIRES {
+        for count in [1, 100] {
+            let bench = Bench::new(3, wire);
+            let mut executor = Executor::default();
+            for (comm, order) in bench.comms.iter().zip(ORDERS) {
+                executor.must(async move {
+                    let data = numbers(3 * count, comm.rank());
+                    let mut all = vec![vec![0u32; 3 * count]; 6];
+                    in_order(all.iter_mut().map(|all| comm.alltoall(&data, all)).collect(), &order).await?;
+                    let expected: Vec<u32> = (0..3)
+                        .flat_map(|from| {
+                            let at = comm.rank() as usize * count;
+                            numbers(3 * count, from)[at..at + count].to_vec()
+                        })
+                        .collect();
+                    assert!(all.iter().all(|all| *all == expected), "an alltoall came out changed");
+                    let mut sums = vec![vec![0u32; 3 * count]; 6];
+                    in_order(sums.iter_mut().map(|sum| comm.allreduce(&data, sum, Sum)).collect(), &order).await?;
+                    let sum = |index: usize| (0..3).map(|rank| numbers(3 * count, rank)[index]).sum::<u32>();
+                    assert!(sums.iter().all(|it| (0..3 * count).all(|index| it[index] == sum(index))), "a wrong sum");
+                    Ok(())
+                });
+            }
+            assert!(executor.run(first), "{wire:?}: somebody was not woken");
+        }
+    }
+}
+
+#[test]
+fn collectives_of_two_communicators_are_called_and_awaited_in_any_order() {
+    for wire in WIRES {
+        let bench = Bench::new(2, wire);
+        let mut executor = Executor::default();
+        for comm in &bench.comms {
+            executor.must(async move {
+                let other = comm.duplicate()?;
+                let (mut one, mut two) = ([0u64], [0u64]);
+                let value = [u64::from(comm.rank()) + 1];
+                if comm.rank() == 0 {
+                    let first = comm.allreduce(&value, &mut one, Sum);
+                    other.allreduce(&value, &mut two, Sum).await?;
+                    first.await?;
+                } else {
+                    let first = other.allreduce(&value, &mut two, Sum);
+                    comm.allreduce(&value, &mut one, Sum).await?;
+                    first.await?;
+                }
+                assert_eq!((one, two), ([3], [3]));
+                Ok(())
+            });
+        }
+        assert!(executor.run(first), "{wire:?}: somebody was not woken");
+    }
+}

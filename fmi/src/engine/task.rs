@@ -1,0 +1,250 @@
+//! Collectives whose buffers are copied at the call: they move whichever operation is polled.
+//!
+//! A collective that borrows its buffers moves only while its own future is polled, since a future may be forgotten. So
+//! ranks that await several of them in different orders could wait for each other. Short ones are therefore copied:
+//! always if that costs next to nothing, and up to what is sent unasked where other operations are outstanding.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Poll, Waker};
+
+use super::plan::Plan;
+use super::run::{Combine, Job, Run};
+use super::{Call, Engine};
+use crate::channel::Mode;
+use crate::error::{Error, ErrorKind, Result};
+use crate::proto::frame::Envelope;
+use crate::proto::group::{OpId, WaitsFor};
+use crate::schedule::Side;
+
+/// Buffers of a lone collective that are copied: as long as that is lost in the cost of a call.
+const LONE_BYTES_MAX: usize = 4 << 10;
+/// The part of the memory for unasked frames that copies may take: one in so many.
+const COPIES_PART: u64 = 4;
+/// Tasks whose memory is kept for the next ones.
+const KEPT_MAX: usize = 8;
+
+/// An operator over bytes.
+pub(crate) type Operator = Box<dyn FnMut(&mut [u8], Option<&[u8]>, &[u8], Side) + Send>;
+
+/// A collective that owns its buffers, in units that are aligned for any element.
+#[derive(Default)]
+pub(super) struct Buffers {
+    send: Vec<u128>,
+    receive: Vec<u128>,
+    send_bytes: usize,
+    receive_bytes: usize,
+}
+
+impl Buffers {
+    fn fill(&mut self, send: &[u8], receive: &[u8]) {
+        (self.send_bytes, self.receive_bytes) = (send.len(), receive.len());
+        for (memory, bytes) in [(&mut self.send, send), (&mut self.receive, receive)] {
+            memory.resize(bytes.len().div_ceil(size_of::<u128>()), 0);
+            bytemuck::cast_slice_mut::<u128, u8>(memory)[..bytes.len()].copy_from_slice(bytes);
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.send_bytes + self.receive_bytes
+    }
+}
+
+/// A collective under way, or at its end.
+pub(super) struct Task {
+    call: Call,
+    run: Run,
+    plan: Arc<Plan>,
+    signature: Envelope,
+    element_bytes: usize,
+    buffers: Buffers,
+    operator: Operator,
+}
+
+pub(super) enum Slot {
+    Running(Box<Task>),
+    /// Its buffer for what was received, and how it ended.
+    Over(Buffers, Result<()>),
+}
+
+/// What a collective is made of.
+pub(crate) struct Started<'a> {
+    pub(crate) call: &'a Call,
+    pub(crate) run: Run,
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) signature: Envelope,
+    pub(crate) element_bytes: usize,
+    pub(crate) send: &'a [u8],
+    pub(crate) receive: &'a [u8],
+}
+
+/// What a panic of an operator says.
+pub(crate) fn told_by(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    format!("the operator panicked: {}", text.unwrap_or("without a message"))
+}
+
+impl Engine {
+    /// Whether a collective with `bytes` of buffers, the last that was called, is to be copied. `is_free` tells that
+    /// this needs no memory for its operator.
+    pub(crate) fn copies(&self, bytes: usize, is_free: bool) -> bool {
+        let is_lone = self.group.outstanding() < 2;
+        let bytes_max = if !is_lone {
+            self.eager_bytes_max()
+        } else if is_free {
+            LONE_BYTES_MAX
+        } else {
+            return false;
+        };
+        let room = usize::try_from(self.group.limits().mailbox_bytes_max / COPIES_PART).unwrap_or(usize::MAX);
+        bytes <= bytes_max && self.copied.saturating_add(bytes) <= room
+    }
+
+    /// Takes over a collective, and does what can be done of it at once.
+    pub(crate) fn start_task(&mut self, started: Started<'_>, operator: Operator) {
+        let Started { call, run, plan, signature, element_bytes, send, receive } = started;
+        let Call { id, operation, communicator, .. } = *call;
+        let call = Call { id, operation, communicator, waits_for: WaitsFor::default(), is_listed: true };
+        let mut buffers = self.spare_buffers.pop().unwrap_or_default();
+        buffers.fill(send, receive);
+        self.copied += buffers.len();
+        let task = Task { call, run, plan, signature, element_bytes, buffers, operator };
+        self.tasks.insert(id, Slot::Running(Box::new(task)));
+        self.advance_task(id, Mode::Park(Waker::noop()));
+        self.drain();
+    }
+
+    /// The end of a task: its result, written to `receive`, if it has ended.
+    pub(crate) fn poll_task(&mut self, mode: Mode<'_>, call: &mut Call, receive: &mut [u8]) -> Poll<Result<()>> {
+        if let Some(Slot::Running(_)) = self.tasks.get(&call.id) {
+            call.waits_for = self.advance_task(call.id, mode);
+        }
+        match self.tasks.remove(&call.id) {
+            Some(Slot::Over(buffers, result)) => {
+                receive.copy_from_slice(&bytemuck::cast_slice(&buffers.receive)[..receive.len()]);
+                self.spare(buffers);
+                Poll::Ready(result)
+            }
+            Some(running) => {
+                self.tasks.insert(call.id, running);
+                Poll::Pending
+            }
+            None => panic!("a task is there until its end was told"),
+        }
+    }
+
+    /// Ends a task whose future is dropped; after its end that changes nothing.
+    pub(crate) fn cancel_task(&mut self, call: &Call, error: &Error) {
+        match self.tasks.remove(&call.id) {
+            Some(Slot::Running(task)) => {
+                let buffers = self.end_task(*task, Some(error));
+                self.spare(buffers);
+            }
+            Some(Slot::Over(buffers, _)) => self.spare(buffers),
+            None => {}
+        }
+        self.forget_call(call);
+    }
+
+    fn spare(&mut self, buffers: Buffers) {
+        self.copied -= buffers.len();
+        if self.spare_buffers.len() < KEPT_MAX {
+            self.spare_buffers.push(buffers);
+        }
+    }
+
+    /// Does what can be done for tasks to which something has happened; whether there were any.
+    pub(super) fn run_due(&mut self, mode: Mode<'_>) -> bool {
+        let mut any = false;
+        while let Some(id) = self.due.pop_first() {
+            if let Some(Slot::Running(_)) = self.tasks.get(&id) {
+                any = true;
+                self.advance_task(id, mode);
+                self.drain();
+            }
+        }
+        any
+    }
+
+    /// Tasks that wait for room to send are tried again: whoever is polled now is woken when there is some.
+    pub(super) fn retry_blocked(&mut self) {
+        self.due.append(&mut self.blocked);
+    }
+
+    /// Whether tasks wait for room to send.
+    pub(super) fn has_blocked_tasks(&self) -> bool {
+        !self.blocked.is_empty()
+    }
+
+    fn advance_task(&mut self, id: OpId, mode: Mode<'_>) -> WaitsFor {
+        let Some(Slot::Running(mut task)) = self.tasks.remove(&id) else { return WaitsFor::default() };
+        self.is_blocked = false;
+        let poll = self.run_task(&mut task, mode);
+        let waits_for = task.call.waits_for;
+        let slot = match poll {
+            Poll::Pending => {
+                if self.is_blocked {
+                    self.blocked.insert(id);
+                }
+                self.group.park(id, waits_for);
+                Slot::Running(task)
+            }
+            Poll::Ready(result) => {
+                let buffers = self.end_task(*task, result.as_ref().err());
+                self.to_wake.extend(self.wakers.get(&id).cloned());
+                Slot::Over(buffers, result)
+            }
+        };
+        self.tasks.insert(id, slot);
+        waits_for
+    }
+
+    fn run_task(&mut self, task: &mut Task, mode: Mode<'_>) -> Poll<Result<()>> {
+        let Task { call, run, plan, signature, element_bytes, buffers, operator } = task;
+        let has_failed = AtomicBool::new(false);
+        let send = &bytemuck::cast_slice(&buffers.send)[..buffers.send_bytes];
+        let receive = &mut bytemuck::cast_slice_mut(&mut buffers.receive)[..buffers.receive_bytes];
+        let mut job = Job { plan, signature, element_bytes: *element_bytes, send, receive, has_failed: &has_failed };
+        let mut panicked = None;
+        let mut combine = |into: &mut [u8], own: Option<&[u8]>, other: &[u8], side| {
+            if panicked.is_none() {
+                // Nothing is half done by it but the buffers, which an error leaves without a meaning.
+                panicked = catch_unwind(AssertUnwindSafe(|| operator(into, own, other, side))).err();
+                has_failed.store(panicked.is_some(), Ordering::Relaxed);
+            }
+        };
+        let mut combine: Combine<'_> = &mut combine;
+        let poll = run.advance(self, mode, call, &mut job, &mut combine);
+        match panicked {
+            Some(panic) => {
+                let members = self.group.members(call.communicator);
+                let rank = members.map_or_else(|| self.me.get(), |members| members.me().get());
+                let kind = ErrorKind::InvalidArgument(told_by(&*panic));
+                Poll::Ready(Err(Error::new(call.operation, kind).on(rank)))
+            }
+            None => poll,
+        }
+    }
+
+    /// Ends a task; after an error, the communicator with it.
+    fn end_task(&mut self, task: Task, error: Option<&Error>) -> Buffers {
+        let Task { call, run, plan, signature, element_bytes, mut buffers, .. } = task;
+        if let Some(error) = error {
+            let send = &bytemuck::cast_slice(&buffers.send)[..buffers.send_bytes];
+            let receive = &mut bytemuck::cast_slice_mut(&mut buffers.receive)[..buffers.receive_bytes];
+            let has_failed = AtomicBool::new(true);
+            let job = Job { plan: &plan, signature: &signature, element_bytes, send, receive, has_failed: &has_failed };
+            run.abandon(self, &call, &job);
+            self.abort(call.communicator, error);
+        }
+        self.blocked.remove(&call.id);
+        self.group.end(call.id);
+        for lane in self.lanes.iter_mut().flatten() {
+            lane.forget(call.id);
+        }
+        self.give_back(run.into_workspace());
+        buffers
+    }
+}
