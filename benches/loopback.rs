@@ -1,4 +1,4 @@
-//! Ping-pong and allreduce between processes over loopback, beside a plain blocking-socket
+//! Ping-pong and allreduce between processes over loopback, compared with a plain blocking-socket
 //! ping-pong in the same run: compare the ratio, not the times.
 //!
 //! With `FMI_RENDEZVOUS`, `FMI_RANK`, `FMI_SIZE`, `FMI_GROUP` and `FMI_KEY` set, the same between machines: rank 0

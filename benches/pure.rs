@@ -1,5 +1,5 @@
 //! What needs no network: the translator per packet, schedules, frames, many operations at once in memory.
-#![expect(clippy::print_stderr, reason = "memory is reported beside the times")]
+#![expect(clippy::print_stderr, reason = "memory is reported next to the times")]
 
 use std::hint::black_box;
 use std::net::SocketAddrV4;

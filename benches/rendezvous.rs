@@ -133,7 +133,7 @@ async fn wait_and_complete(server: SocketAddr, process: u32) {
     let (median, worst) = (percentile(&mut times, 50), percentile(&mut times, 99));
     println!("from the last registration until all 8 know each other: median {median:.0?}, p99 {worst:.0?}");
     let bytes = resident_bytes(process).saturating_sub(before) / (GROUPS * SIZE) as u64;
-    println!("{} clients in {GROUPS} groups stand: {bytes} bytes of the server for each", GROUPS * SIZE);
+    println!("{} clients in {GROUPS} groups are connected: {bytes} bytes of the server for each", GROUPS * SIZE);
 }
 
 /// As many joins as the server takes, up to 512 groups at the same time.

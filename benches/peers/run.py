@@ -23,7 +23,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 COLLECTIVES = "barrier,broadcast,reduce,allreduce,gather,scatter,allgather,alltoall,reduce_scatter,scan,exscan"
-# Longest a peer may take for one row of cells; busy polling of many ranks on few cores can take for ever.
+# Longest a peer may take for one row of cells; busy polling of many ranks on few cores may never end.
 PATIENCE_S = 240
 # Cells whose buffers would not fit a small machine are left out, as are those of peers that were too slow.
 MEMORY_MAX = 6 << 30

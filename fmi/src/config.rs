@@ -275,15 +275,15 @@ impl Config {
     /// [`ErrorKind::InvalidConfig`] that names the field and its value.
     pub fn check(&self) -> Result<()> {
         if self.size == 0 || self.size > SIZE_MAX {
-            return Err(invalid(format!("the size is {}, it must be from 1 to {SIZE_MAX}", self.size)));
+            return Err(invalid(format!("the size is {}; it must be from 1 to {SIZE_MAX}", self.size)));
         }
         if self.rank >= self.size {
-            return Err(invalid(format!("the rank is {}, it must be below the size of {}", self.rank, self.size)));
+            return Err(invalid(format!("the rank is {}; it must be below the size of {}", self.rank, self.size)));
         }
         if self.group.is_empty() || self.group.len() > GROUP_NAME_BYTES_MAX {
             let length = self.group.len();
             return Err(invalid(format!(
-                "the group's name has {length} bytes, it must have 1 to {GROUP_NAME_BYTES_MAX}"
+                "the group's name has {length} bytes; it must have 1 to {GROUP_NAME_BYTES_MAX}"
             )));
         }
         self.check_addresses()?;
@@ -298,12 +298,12 @@ impl Config {
             port.is_some_and(|port| port != 0)
         };
         if !self.is_alone() && !self.rendezvous.split(',').all(|address| has_port(address.trim())) {
-            return Err(invalid(format!("the rendezvous is {:?}, it must be host:port", self.rendezvous)));
+            return Err(invalid(format!("the rendezvous is {:?}; it must be host:port", self.rendezvous)));
         }
         if let Some(vantage) = self.vantage.as_ref().filter(|vantage| *vantage != "off")
             && !vantage.split(',').all(|address| has_port(address.trim()))
         {
-            return Err(invalid(format!("the vantage is {vantage:?}, it must be host:port or off")));
+            return Err(invalid(format!("the vantage is {vantage:?}; it must be host:port or off")));
         }
         Ok(())
     }
@@ -312,7 +312,7 @@ impl Config {
         match self.key.as_ref().map(|key| key.as_bytes().len()) {
             None if self.security() != Security::Plaintext => {
                 let security = self.security().name();
-                Err(invalid(format!("the security is {security}, which needs a key; set FMI_KEY on all ranks")))
+                Err(invalid(format!("security {security} needs a key: set FMI_KEY on all ranks")))
             }
             Some(0) => Err(invalid("the key is empty; leave it out for a group without a secret".into())),
             Some(length @ 1..SECRET_BYTES_MIN) if !self.allow_weak_key => Err(invalid(format!(

@@ -80,6 +80,15 @@ pub use proto::candidate::Technique;
 pub use proto::card::Security;
 pub use request::Request;
 
+/// Documents whose code is compiled by `cargo test`.
+#[cfg(doctest)]
+mod documents {
+    #[doc = include_str!("../../README.md")]
+    struct Readme;
+    #[doc = include_str!("../../docs/guide/getting-started.md")]
+    struct GettingStarted;
+}
+
 /// Time from the silent death of a rank (no FIN, no RST) until its peers believe it, at most: the rendezvous
 /// probes every second, five seconds without an answer end a connection, and whoever is told tries its own connection to
 /// the rank for one more ([`proto::group::TRIED_FOR`]).

@@ -128,7 +128,7 @@ fn persistent_operations_run_again_and_again() {
             assert_eq!(receive, [0, 1, 2, 3]);
         }
         let error = plan.start(&[1, 2], &mut [0; 2]).await.expect_err("too short");
-        assert!(error.to_string().contains("the send buffer has 2 elements, it must have 3"), "{error}");
+        assert!(error.to_string().contains("the send buffer has 2 elements; it must have 3"), "{error}");
         comm.barrier().await
     });
 }

@@ -14,7 +14,7 @@ use pcap_file::{DataLink, Endianness};
 
 use crate::packet::Packet;
 
-/// Where records go, beside the digest.
+/// Where records go, in addition to the digest.
 #[derive(Default)]
 pub struct Sinks {
     /// A pcapng file, one interface for each network.

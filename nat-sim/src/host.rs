@@ -397,7 +397,7 @@ impl Host {
         }
     }
 
-    /// Forgets a connection that nobody holds and that is over.
+    /// Forgets a connection that nobody holds and that has ended.
     fn reap(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get(&id) else { return };
         if connection.state() != State::Closed && connection.state() != State::Listen {

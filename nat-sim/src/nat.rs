@@ -9,7 +9,7 @@
 //! On its way out: checksums, hop limit, fragments, ICMP errors; hairpinning if it is for an address
 //! of the gateway; its session, which the tracker lets it move; else its mapping, else a fresh one
 //! within the limits; a session; the rewrite. On its way in: the same checks; its session; else a
-//! mapping whose filter admits it; else the rule for the unsolicited. Limits come before allocation,
+//! mapping whose filter admits it; else the rule for unsolicited traffic. Limits come before allocation,
 //! allocation before the filter opens, and that before the packet leaves.
 //!
 //! Two choices decide what gets through: the filter hangs off the mapping (not off the internal
@@ -85,7 +85,7 @@ pub enum DropReason {
     RateLimit,
     /// It came to the gateway's own external address from inside, and the gateway does not hairpin.
     NoHairpin,
-    /// It came to the endpoint that stands for its own sender.
+    /// It was sent to the external endpoint of its own sender.
     OwnEndpoint,
     /// It has no hop left, and may not be answered.
     HopLimit,
@@ -216,7 +216,7 @@ pub struct Nat {
     follows: VecDeque<Verdict>,
 }
 
-/// What came of offering a packet to its session.
+/// The result of offering a packet to its session.
 enum Stepped {
     /// It passes to or as this endpoint, with its sequence numbers shifted.
     Passes {
@@ -340,7 +340,7 @@ impl Nat {
         self.follows.pop_front()
     }
 
-    /// Answers the held SYNs whose time is over, and forgets what has expired.
+    /// Answers the held SYNs whose time has passed, and forgets what has expired.
     pub fn tick(&mut self, now: Instant) -> Vec<Verdict> {
         self.expire(now);
         let mut verdicts: Vec<_> = self.reassembly.give_up(now).collect();

@@ -179,7 +179,7 @@ impl Net for SimNet {
     }
 
     async fn resolve(&self, name: &str) -> io::Result<Vec<SocketAddr>> {
-        // There are no names in the lab, only addresses; `|` stands between those of one name.
+        // There are no names in the lab, only addresses; `|` separates those of one name.
         let addresses: Result<_, _> = name.split('|').map(str::parse).collect();
         std::future::ready(addresses.map_err(|_| io::ErrorKind::NotFound.into())).await
     }

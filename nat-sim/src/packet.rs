@@ -21,7 +21,7 @@ pub enum Transport {
     Tcp,
     /// UDP.
     Udp,
-    /// ICMP echo. Its identifier stands for the port of who asks; the other end has port 0.
+    /// ICMP echo. Its identifier takes the place of the port of the side that asks; the other end has port 0.
     Icmp,
 }
 
@@ -454,7 +454,7 @@ impl Packet {
         }
     }
 
-    /// Where the checksum stands that covers ports and addresses. A UDP checksum of zero means none;
+    /// Offset of the checksum that covers ports and addresses. A UDP checksum of zero means none;
     /// a later fragment has none.
     fn transport_checksum(&self) -> Option<usize> {
         let at = match self.protocol() {

@@ -1,7 +1,7 @@
 //! The platform that runs functions: it starts, freezes, thaws and kills them.
 //!
 //! A function is a scope: killing it drops its tasks and its host's sockets without a packet. A frozen one is not
-//! polled, and its host's kernel stands still.
+//! polled, and its host's kernel is frozen.
 
 use std::any::Any;
 use std::cell::{Ref, RefCell};

@@ -2,7 +2,7 @@
 //!
 //! Network 0 is the internet. A gateway joins an outer network, where it has an address like a
 //! host, and an inner one, whose packets for elsewhere it takes. Inner networks may overlap in
-//! addresses, as private networks do, and gateways may stand behind gateways.
+//! addresses, as private networks do, and gateways may be behind gateways.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};

@@ -1,5 +1,5 @@
 //! Goal: what is wrong costs only whoever is wrong, with a clear error by the deadline. Method: a
-//! healthy pair beside one or more hosts that err, in the lab.
+//! healthy pair next to one or more hosts that err, in the lab.
 
 mod common;
 
@@ -109,7 +109,7 @@ fn a_size_mismatch_is_refused_to_the_second_and_a_wrong_rank_at_once() {
         if name == "size" {
             assert!(matches!(error.kind(), ErrorKind::Refused(Refusal::SizeMismatch { expected: 2 })), "{error}");
         } else {
-            assert!(error.to_string().contains("the rank is 2, it must be below the size of 2"), "{error}");
+            assert!(error.to_string().contains("the rank is 2; it must be below the size of 2"), "{error}");
         }
     }
 }
@@ -200,7 +200,13 @@ fn a_member_that_answers_nothing_is_named_by_the_others() {
             net.connect(([0, 0, 0, 0], 0).into(), (RENDEZVOUS, RENDEZVOUS_PORT).into()).await.expect("connected");
         let key = fmi_proto::key::Key::from_secret(KEY);
         let (rank, size, nonce) = (2, 3, [2; 16]);
-        let card = Card { security: Security::Encrypted, sprays: false, public: [9; 32], locals: vec![] };
+        let card = Card {
+            version: fmi_proto::wire::VERSION,
+            security: Security::Encrypted,
+            sprays: false,
+            public: [9; 32],
+            locals: vec![],
+        };
         let registration = Registration {
             group: key.group_id("test"),
             name: fmi_proto::key::Key::public("test").name_tag("test"),

@@ -210,7 +210,7 @@ fn a_rebooted_gateway_breaks_what_runs_through_it() {
 }
 
 /// Behind two gateways that map per remote and admit anybody, each side's SYN reaches the other's
-/// listener from an unforeseen port: two connections, of which both sides must keep the same one.
+/// listener from an unexpected port: two connections, of which both sides must keep the same one.
 #[test]
 fn two_connections_of_a_pair_come_down_to_one() {
     let mut open = preset::linux_random();

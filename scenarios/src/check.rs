@@ -71,7 +71,7 @@ pub(crate) struct Expected {
     pub(crate) taken: BTreeSet<u32>,
 }
 
-/// The standing checks and those of the scenario.
+/// The checks that are always on, and those of the scenario.
 pub(crate) fn violations(expected: &Expected, checks: &[Check], outcome: &Outcome) -> Vec<String> {
     let mut violations = standing(expected, outcome);
     violations.extend(checks.iter().flat_map(|check| check.violations(expected, outcome)));

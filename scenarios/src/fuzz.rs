@@ -21,6 +21,7 @@ use fmi_proto::rendezvous::server::{Connection, Input, Output, Server, ServerCon
 use fmi_proto::rendezvous::{ClientMessage, Handout, Member, Observed, ServerMessage, split};
 use fmi_proto::session::{CONFIRM_BYTES, Credentials};
 use fmi_proto::tcpunch;
+use fmi_proto::wire::{self, WireError};
 use nat_sim::nat::{Nat, Side, Verdict, preset};
 use nat_sim::packet::Packet;
 
@@ -96,10 +97,10 @@ pub fn rendezvous(bytes: &[u8]) {
                 Input::Opened(SocketAddr::from(([1, 1, 1, 1], 1)))
             }
             b'c' => Input::Closed,
-            b'x' => Input::Malformed,
+            b'x' => Input::Malformed(WireError::Short),
             b'b' => Input::CalledBack { vantage: argument, outcome: Outcome::Silence },
             b'~' => return server.handle_timeout(now),
-            _ => ClientMessage::parse(rest).map_or(Input::Malformed, Input::Message),
+            _ => ClientMessage::parse(rest).map_or_else(Input::Malformed, Input::Message),
         };
         server.handle_input(now, connection, input);
         while let Some(output) = server.poll_output() {
@@ -147,7 +148,7 @@ pub fn client(bytes: &[u8]) {
                 let members = vec![member(0, [9; 16]), member(1, own)];
                 ClientInput::Message(ServerMessage::Handout(Handout { session: [argument; 16], members }.into()))
             }
-            _ => ServerMessage::parse(rest).map_or(ClientInput::Malformed, ClientInput::Message),
+            _ => ServerMessage::parse(rest).map_or_else(ClientInput::Malformed, ClientInput::Message),
         };
         client.handle_input(now, input);
         while let Some(output) = client.poll_output() {
@@ -160,7 +161,7 @@ pub fn client(bytes: &[u8]) {
                 }
                 ClientOutput::Joined(group, _) => {
                     assert_eq!(Some(group.members[1].nonce), nonce);
-                    let roster = Roster::open(&Key::from_secret(b"k"), &group);
+                    let roster = Roster::open(&Key::from_secret(b"k"), &group).expect("no card opens");
                     assert!(roster.peers[0].card.is_none(), "a seal cannot be guessed");
                 }
                 ClientOutput::Connect(server) => assert!(server < 2),
@@ -215,12 +216,14 @@ fn credentials(rank: u32) -> Credentials {
     let member = |rank: u32| {
         let nonce = [u8::try_from(rank).expect("small"); 16];
         let security = Security::Encrypted;
-        let card = Card { security, sprays: false, public: *key_pair(rank).public(), locals: vec![] };
+        let card =
+            Card { version: wire::VERSION, security, sprays: false, public: *key_pair(rank).public(), locals: vec![] };
         let card = card.seal(&key, &Holder { rank, size: 2, nonce: &nonce });
         let observed = Observed::once(SocketAddr::from(([1, 1, 1, 1], 1)));
         Member { rank, nonce, observed, round_trip: Duration::ZERO, card }
     };
-    let roster = Roster::open(&key, &Handout { session: [3; 16], members: vec![member(0), member(1)] });
+    let group = Handout { session: [3; 16], members: vec![member(0), member(1)] };
+    let roster = Roster::open(&key, &group).expect("of this version");
     Credentials::new(key, key_pair(rank), Security::Encrypted, roster, rank)
 }
 

@@ -1,7 +1,7 @@
 //! Worlds, programs and faults as data, and the runner that checks what comes out.
 //!
 //! A [`Scenario`] and a seed make one run; the run makes an [`Outcome`]. Its [`Program`] is a list of steps, or any
-//! async closure of yours. Beside the [`Check`]s of a scenario, standing checks are always on: results equal a sequential reference, every rank ends or fails by its deadline, and the
+//! async closure of yours. In addition to the [`Check`]s of a scenario, some are always on: results equal a sequential reference, every rank ends or fails by its deadline, and the
 //! secret of the group is in no error. A run with a capture is searched for the secret as well.
 #![warn(missing_docs)]
 
@@ -28,3 +28,10 @@ pub use outcome::{Outcome, RankEnd, Record};
 pub use program::{Action, AloneBody, Context, Ending, Failure, JoinedBody, Program, What};
 pub use run::{Options, WriteSend, run};
 pub use scenario::{Placement, Scenario, Target, WorldSpec, cut_between};
+
+/// Documents whose code is run by `cargo test`.
+#[cfg(doctest)]
+mod documents {
+    #[doc = include_str!("../../docs/guide/lab.md")]
+    struct Lab;
+}

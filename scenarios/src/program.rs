@@ -174,7 +174,7 @@ impl Program {
     }
 }
 
-/// What the program of one rank gets beside its communicator.
+/// What the program of one rank gets in addition to its communicator.
 #[derive(Debug)]
 pub struct Context {
     net: SimNet,

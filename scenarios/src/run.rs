@@ -20,7 +20,7 @@ use crate::program::{Context, Failure, What};
 use crate::scenario::Scenario;
 use crate::steps;
 
-/// What is written beside the outcome.
+/// What is written in addition to the outcome.
 #[derive(Debug, Default)]
 pub struct Options {
     /// A packet capture.

@@ -136,7 +136,7 @@ pub struct Scenario {
     pub deadline: Duration,
     /// A run in which no byte is read for so long is stuck.
     pub no_progress_max: Duration,
-    /// What must come out, beside what always must.
+    /// What must hold, in addition to what always must.
     pub checks: Vec<Check>,
 }
 

@@ -59,7 +59,7 @@ fn run(prefixes: &[&str]) {
 const PAIRS: &str = "pair-";
 const SWARM: &str = "swarm-";
 const OPERATIONS: &str = "operations-";
-/// Drawn scenarios beside those of the catalogue.
+/// Drawn scenarios in addition to those of the catalogue.
 const FRESH_SWARM: u64 = 100;
 const LARGE_GROUPS: [&str; 2] = ["group-256", "mesh-256"];
 const GROUPS: [&str; 6] = ["group-2", "group-3", "group-8", "same-nat", "cold-starts", "two-functions"];
@@ -112,7 +112,7 @@ fn a_group_of_256_computes() {
 }
 
 #[test]
-fn a_full_mesh_of_256_stands() {
+fn a_full_mesh_of_256_connects() {
     run(&LARGE_GROUPS[1..]);
 }
 

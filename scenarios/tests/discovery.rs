@@ -1,5 +1,5 @@
 //! Goal: the discovery that `fmi nat` runs finds the class that a gateway was configured with. Method: the
-//! production client and rendezvous in the lab, before every preset; what it finds beside what the
+//! production client and rendezvous in the lab, before every preset; what it finds is compared with what the
 //! configuration says.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -1,6 +1,6 @@
 //! Goal: the program `lab` does what its help says, and one seed is one run. Method: child processes.
 
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use scenarios::matrix::CELLS;
 
@@ -44,6 +44,20 @@ fn two_processes_on_one_seed_agree_and_another_seed_differs() {
         assert_eq!(first, second, "{name}");
         let (other, _) = digest(name, "8", &log("other"));
         assert_ne!(first, other, "{name}: a digest that never changes is no check");
+    }
+}
+
+/// As with `lab list | head`.
+#[test]
+fn a_reader_that_leaves_is_no_error() {
+    for arguments in
+        [&["list"][..], &["nats"], &["nats", "--requirements"], &["replay", "two-functions", "--seed", "1"]]
+    {
+        let mut child = command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("lab runs");
+        drop(child.stdout.take());
+        let output = child.wait_with_output().expect("lab ends");
+        assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
+        assert_eq!(stderr(&output), "", "{arguments:?}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! Goal: the page of the matrix stands alone, renders, and shows what was measured. Method: the page as
+//! Goal: the page of the matrix is self-contained, renders, and shows what was measured. Method: the page as
 //! text, and in headless Chromium where there is one; it says why it is skipped where there is none.
 
 use std::path::Path;

@@ -20,10 +20,8 @@ mod netns;
 
 use netns::{Cleanup, feed, run};
 
-/// The package that has the program `fmi`.
-const PACKAGE: &str = "faas-fmi-cli";
-
-/// The program `fmi`, built by the cargo that runs this test, in the same profile.
+/// The program `fmi`, built by the cargo that runs this test, in the same profile. A test of its package builds it;
+/// with the tests of the whole workspace, dependencies have the features that `cargo test` has compiled already.
 static FMI: LazyLock<PathBuf> = LazyLock::new(|| {
     let folder = Path::new(env!("CARGO_BIN_EXE_lab")).parent().expect("programs are in a folder");
     let profile = match folder.file_name().and_then(|name| name.to_str()) {
@@ -32,10 +30,22 @@ static FMI: LazyLock<PathBuf> = LazyLock::new(|| {
     };
     let target = folder.parent().expect("profiles are in a folder");
     let built = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--offline", "--package", PACKAGE, "--bin", "fmi", "--profile", profile])
+        .args([
+            "test",
+            "--quiet",
+            "--offline",
+            "--no-run",
+            "--workspace",
+            "--test",
+            "real_sockets",
+            "--profile",
+            profile,
+        ])
         .arg("--target-dir")
         .arg(target)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
+        // It may be set for this test alone, and would compile everything again.
+        .env_remove("RUSTC_BOOTSTRAP")
         .status();
     assert!(built.is_ok_and(|status| status.success()), "the program fmi cannot be built");
     folder.join("fmi")
@@ -44,9 +54,9 @@ static FMI: LazyLock<PathBuf> = LazyLock::new(|| {
 /// A gateway's rules, and what the lab has for them.
 #[derive(Clone, Copy)]
 struct Rules {
-    /// Statement that translates; `WAN` stands for the gateway's outer address.
+    /// Statement that translates; `WAN` is replaced by the gateway's outer address.
     nat: &'static str,
-    /// What happens to packets that nobody asked for.
+    /// What happens to unsolicited packets.
     policy: &'static str,
     config: fn() -> NatConfig,
 }
@@ -189,7 +199,7 @@ impl Lab {
     }
 }
 
-/// A rendezvous that runs. Its output is kept: who prints into a closed pipe fails.
+/// A rendezvous that runs. Its output is kept: a program that prints into a closed pipe fails.
 struct Serving(Child, #[expect(dead_code, reason = "kept open")] BufReader<std::process::ChildStdout>);
 
 impl Drop for Serving {
@@ -283,7 +293,7 @@ fn a_connection_survives_the_loss_of_the_connection_table() {
     let _serving = lab.serve(&[]);
     let mut children: Vec<_> =
         (0..2).map(|rank| lab.ping(&format!("h{rank}x0"), rank, 2, &["--linger", "3s"])).collect();
-    // Kept to the end: who logs into a closed pipe fails.
+    // Kept to the end: a program that logs into a closed pipe fails.
     let mut log = BufReader::new(children[0].stderr.take().expect("piped")).lines();
     assert!(log.any(|line| line.is_ok_and(|line| line.contains("connected"))), "it connects");
     if let Err(reason) = lab.inside("g0", "conntrack -F") {

@@ -21,7 +21,7 @@ use fmi_proto::rendezvous::{
     ClientMessage, Handout, Member, Observed, Refusal, Registration, ServerMessage, VERSION, split,
 };
 use fmi_proto::session::{CONFIRM_BYTES, Credentials, Stranger};
-use fmi_proto::wire::WireError;
+use fmi_proto::wire::{self, WireError};
 use nat_sim::World;
 use nat_sim::nat::{NatConfig, preset};
 use nat_sim::topology::{GatewaySpec, HostSpec, INTERNET, Topology};
@@ -134,7 +134,13 @@ fn nonce(rank: u32) -> [u8; 16] {
 
 fn card(rank: u32, locals: &[&str]) -> Vec<u8> {
     let locals = locals.iter().map(|text| at(text)).collect();
-    let card = Card { security: Security::Encrypted, sprays: false, public: *key_pair(rank).public(), locals };
+    let card = Card {
+        version: wire::VERSION,
+        security: Security::Encrypted,
+        sprays: false,
+        public: *key_pair(rank).public(),
+        locals,
+    };
     card.seal(&key(), &Holder { rank, size: 2, nonce: &nonce(rank) })
 }
 
@@ -148,7 +154,13 @@ fn group() -> Handout {
 }
 
 fn credentials(rank: u32, group: &Handout) -> Credentials {
-    Credentials::new(key(), key_pair(rank), Security::Encrypted, Roster::open(&key(), group), rank)
+    Credentials::new(
+        key(),
+        key_pair(rank),
+        Security::Encrypted,
+        Roster::open(&key(), group).expect("of this version"),
+        rank,
+    )
 }
 
 /// Whether the ranks of two views of a group come to a common stream.
@@ -252,7 +264,13 @@ fn t04_a_malicious_rendezvous_can_only_deny() {
     let mut nonces = group();
     nonces.members[1].nonce = [99; 16];
     let mut keyed = group();
-    let evil = Card { security: Security::Encrypted, sprays: false, public: *key_pair(7).public(), locals: vec![] };
+    let evil = Card {
+        version: wire::VERSION,
+        security: Security::Encrypted,
+        sprays: false,
+        public: *key_pair(7).public(),
+        locals: vec![],
+    };
     let holder = Holder { rank: 1, size: 2, nonce: &nonce(1) };
     keyed.members[1].card = evil.seal(&Key::from_secret(b"the rendezvous' own"), &holder);
     let mut swapped = group();
@@ -280,7 +298,7 @@ fn t06_nobody_makes_others_knock_at_a_victim() {
     evil.members[1].observed.main = evil.members[0].observed.main;
     evil.members[1].card = card(1, &["198.51.100.7:80", "10.0.0.9:80", "224.0.0.1:80", "127.0.0.1:22"]);
     let means = Means { relay: None, relay_likely: false, sprays: false, peers: Peers::All, seed: 1 };
-    let plan = Roster::open(&key(), &evil).plan(0, 1, &means);
+    let plan = Roster::open(&key(), &evil).expect("of this version").plan(0, 1, &means);
     let dialled: Vec<_> = plan.candidates.iter().map(|it| it.remote.ip()).collect();
     let allowed = [IpAddr::from([10, 0, 0, 9]), evil.members[0].observed.main.ip()];
     assert!(dialled.iter().all(|ip| allowed.contains(ip)), "{dialled:?}");
@@ -345,7 +363,7 @@ fn t11_a_spray_is_off_by_default_needs_both_and_has_a_budget() {
     let random = Observed { second: Some(at("203.0.113.1:9")), ..Observed::once(at("203.0.113.1:60000")) };
     let mut random_group = group();
     random_group.members[1].observed = random;
-    let roster = Roster::open(&key(), &random_group);
+    let roster = Roster::open(&key(), &random_group).expect("of this version");
     let means = |sprays| Means { relay: None, relay_likely: false, sprays, peers: Peers::All, seed: 1 };
     assert_ne!(roster.plan(0, 1, &means(true)).technique, Technique::Spray, "the peer did not agree");
     assert_ne!(roster.plan(0, 1, &means(false)).technique, Technique::Spray);
@@ -362,7 +380,7 @@ fn t13_private_addresses_are_for_peers_only() {
     let bytes = ClientMessage::Register(registration(0, 1)).emit();
     let private = [10, 0, 0, 2];
     assert!(!contains(&bytes, &private), "the rendezvous and the path to it learn no private address");
-    let roster = Roster::open(&key(), &group());
+    let roster = Roster::open(&key(), &group()).expect("of this version");
     assert_eq!(roster.peers[0].card.as_ref().expect("a peer reads it").locals, [at("10.0.0.2:1")]);
 }
 
@@ -403,7 +421,7 @@ fn req_01_messages_are_versioned_bounded_and_checked_before_they_are_parsed() {
     let mut bytes = ClientMessage::Register(registration(0, 1)).emit();
     assert_eq!(split(&bytes[..4], 10), Err(WireError::TooLong(bytes.len() as u64 - 4, 10)), "by the length alone");
     bytes[4] = VERSION + 1;
-    assert_eq!(ClientMessage::parse(&bytes[4..]), Err(WireError::Version(VERSION + 1)));
+    assert_eq!(ClientMessage::parse(&bytes[4..]), Err(WireError::Version { theirs: VERSION + 1, ours: VERSION }));
 }
 
 #[test]
@@ -455,7 +473,7 @@ fn req_06_the_keys_of_a_pair_depend_on_secret_session_ranks_and_nonces() {
         Key::from_secret(b"another"),
         key_pair(1),
         Security::Encrypted,
-        Roster::open(&key(), &group()),
+        Roster::open(&key(), &group()).expect("of this version"),
         1,
     );
     assert!(!agree(&credentials(0, &group()), &other));

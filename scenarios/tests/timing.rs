@@ -22,7 +22,7 @@ fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// A pair whose functions are so far from the middle of the internet; the second starts later, and both
+/// A pair whose functions are so far from the internet core; the second starts later, and both
 /// have a connection to the rendezvous by then. The links of both, and the later start.
 fn pair(nat: NatConfig, wan: [Duration; 2], server: Duration, late: Duration, seed: u64) -> [LinkInfo; 2] {
     let mut topology = Topology::new();
@@ -105,7 +105,7 @@ fn refusing_nats_are_punched_in_one_and_a_half_round_trips_for_99_of_100() {
 }
 
 #[test]
-fn a_mesh_of_256_stands_within_three_seconds_of_the_last_start() {
+fn a_mesh_of_256_is_connected_within_three_seconds_of_the_last_start() {
     for nat in ["aws_lambda", "linux_masq_drop"] {
         let mut scenario = catalog::find_scenario("mesh-256").expect("in the catalogue");
         let gateway = preset::find(nat).expect("a preset");

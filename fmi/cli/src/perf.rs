@@ -229,7 +229,7 @@ impl Perf<'_> {
             }
         }
         if op == Measured::Stream {
-            // A stream is over when it has arrived.
+            // A stream has ended when its last byte has arrived.
             let mut word = [0u8];
             match comm.rank() {
                 0 => drop(comm.recv(1, TAG, &mut word).await?),

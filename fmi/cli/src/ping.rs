@@ -8,7 +8,7 @@ use fmi::config::Variables;
 use fmi::{Communicator, Config, LinkInfo, RealNet, Result};
 use serde_json::json;
 
-/// Options stand in for the variables that they name; all other settings come from the environment too.
+/// Options replace the variables that they name; all other settings come from the environment too.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Address of the rendezvous, host:port [FMI_RENDEZVOUS].
@@ -108,7 +108,7 @@ async fn ping(arguments: Arguments) -> Result<()> {
         for peer in &peers {
             round_trips.push(ping_peer(&comm, *peer).await?);
         }
-        // Rank 0 decides for all when it is over.
+        // Rank 0 decides for all ranks when to stop.
         let mut is_over = [u8::from(comm.now() >= until)];
         comm.broadcast(&mut is_over, 0).await?;
         if is_over == [1] {

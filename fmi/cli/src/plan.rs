@@ -100,7 +100,7 @@ fn plan(arguments: &Arguments) -> Result<String, String> {
     let known = candidates(&problem, &connections);
     if let Some(wanted) = arguments.algorithm.filter(|wanted| !known.contains(wanted)) {
         let names: Vec<_> = known.iter().map(|known| known.name()).collect();
-        return Err(format!("{wanted} is no algorithm for this {op}; there are {}", names.join(", ")));
+        return Err(format!("unknown algorithm {wanted} for this {op} (expected one of: {})", names.join(", ")));
     }
     let choice = chosen(&problem, arguments.algorithm, &fabric, &connections);
     let schedules: Vec<Schedule> = (0..ranks).map(|me| build(&problem, &choice, me)).collect();

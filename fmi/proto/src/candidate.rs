@@ -14,8 +14,9 @@ use std::time::Duration;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
-use super::card::{Card, Holder, local_is_allowed};
+use super::card::{Card, CardError, Holder, local_is_allowed};
 use super::rendezvous::{Handout, Nonce, Observed, SessionId};
+use super::wire::WireError;
 use crate::error::Path;
 use crate::key::Key;
 use crate::schedule::Peers;
@@ -209,20 +210,40 @@ pub struct Means {
     pub seed: u64,
 }
 
+/// A member speaks another version of the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OtherVersion {
+    /// Its rank.
+    pub peer: u32,
+    /// Its version.
+    pub theirs: u8,
+    /// The version of this program.
+    pub ours: u8,
+}
+
 impl Roster {
     /// Opens the cards of a group. Addresses that a member may not claim are left out.
-    pub fn open(key: &Key, group: &Handout) -> Self {
+    ///
+    /// # Errors
+    /// [`OtherVersion`] if a card that verifies has another version.
+    pub fn open(key: &Key, group: &Handout) -> Result<Self, OtherVersion> {
         let size = u32::try_from(group.members.len()).expect("a group has at most SIZE_MAX members");
         let open = |member: &super::rendezvous::Member| {
             let holder = Holder { rank: member.rank, size, nonce: &member.nonce };
-            let mut card = Card::open(key, &holder, &member.card).ok();
+            let mut card = match Card::open(key, &holder, &member.card) {
+                Err(CardError::Wire(WireError::Version { theirs, ours })) => {
+                    return Err(OtherVersion { peer: member.rank, theirs, ours });
+                }
+                opened => opened.ok(),
+            };
             if let Some(card) = &mut card {
                 card.locals.retain(|local| local_is_allowed(*local, member.observed.main.ip()));
             }
             let (nonce, observed, round_trip) = (member.nonce, member.observed, member.round_trip);
-            Peer { nonce, observed, round_trip, card }
+            Ok(Peer { nonce, observed, round_trip, card })
         };
-        Self { session: group.session, peers: group.members.iter().map(open).collect() }
+        let peers = group.members.iter().map(open).collect::<Result<_, _>>()?;
+        Ok(Self { session: group.session, peers })
     }
 
     /// Ranks in the session.
@@ -261,7 +282,7 @@ impl Roster {
                 }
             }
         }
-        // A firewall before a public address is as good as a NAT to who comes from a random port.
+        // A firewall before a public address is as good as a NAT to a peer that comes from a random port.
         let is_unlikely = matches!(technique, Technique::Listen | Technique::Spray | Technique::Relay)
             || (technique != Technique::Local && [own, their].iter().any(|it| it.class() == Class::Unpredictable));
         if let Some(relay) = means.relay
@@ -419,13 +440,15 @@ mod tests {
 
     use super::*;
     use crate::card::Security;
+    use crate::wire::VERSION;
 
     fn at(text: &str) -> SocketAddr {
         text.parse().expect("an address")
     }
 
     fn peer(main: &str, second: &str, local: &str) -> Peer {
-        let card = Card { security: Security::Encrypted, sprays: false, public: [0; 32], locals: vec![at(local)] };
+        let (version, security) = (VERSION, Security::Encrypted);
+        let card = Card { version, security, sprays: false, public: [0; 32], locals: vec![at(local)] };
         Peer {
             nonce: [0; 16],
             observed: Observed { second: Some(at(second)), ..Observed::once(at(main)) },

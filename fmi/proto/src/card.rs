@@ -11,13 +11,13 @@ use chacha20poly1305::{ChaCha20Poly1305, Nonce as AeadNonce};
 
 use super::noise::PublicKey;
 use super::rendezvous::Nonce;
-use super::wire::{Reader, WireError, Write};
+use super::wire::{Reader, VERSION, WireError, Write};
 use crate::key::Key;
 
 /// Most own addresses on a card.
 pub const LOCALS_MAX: usize = 8;
 /// Longest sealed card.
-pub const CARD_BYTES_MAX: usize = 2 + 32 + 1 + LOCALS_MAX * 19 + 16;
+pub const CARD_BYTES_MAX: usize = 3 + 32 + 1 + LOCALS_MAX * 19 + 16;
 
 /// How the streams between ranks are protected; equal on all ranks of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +55,8 @@ impl Security {
 /// What the peers of a rank must know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Card {
+    /// Version of the protocol that it speaks with its peers.
+    pub version: u8,
     /// Protection that it wants.
     pub security: Security,
     /// Whether it agrees to be sprayed with probes.
@@ -114,7 +116,7 @@ impl Card {
     /// Seals the card for the peers of `holder`.
     pub fn seal(&self, key: &Key, holder: &Holder<'_>) -> Vec<u8> {
         let mut plain = Vec::with_capacity(CARD_BYTES_MAX);
-        plain.put(&[self.security.code(), u8::from(self.sprays)]).put(&self.public);
+        plain.put(&[self.version, self.security.code(), u8::from(self.sprays)]).put(&self.public);
         plain.put_addresses(&self.locals, LOCALS_MAX);
         let (cipher, bound) = (cipher(key, holder), holder.bound());
         let payload = Payload { msg: &plain, aad: &bound };
@@ -130,6 +132,10 @@ impl Card {
         let payload = Payload { msg: sealed, aad: &bound };
         let plain = cipher.decrypt(&AeadNonce::default(), payload).map_err(|_| CardError::Seal)?;
         let mut reader = Reader::new(&plain);
+        let version = reader.u8()?;
+        if version != VERSION {
+            return Err(WireError::Version { theirs: version, ours: VERSION }.into());
+        }
         let security = reader.u8()?;
         let security = [Security::Encrypted, Security::Authenticated, Security::Plaintext]
             .into_iter()
@@ -142,7 +148,7 @@ impl Card {
         };
         let (public, locals) = (reader.array()?, reader.addresses(LOCALS_MAX)?);
         reader.finish()?;
-        Ok(Self { security, sprays, public, locals })
+        Ok(Self { version, security, sprays, public, locals })
     }
 }
 
@@ -158,7 +164,7 @@ mod tests {
 
     fn card() -> Card {
         let locals = vec![SocketAddr::from(([10, 0, 0, 2], 4000))];
-        Card { security: Security::Encrypted, sprays: true, public: [5; 32], locals }
+        Card { version: VERSION, security: Security::Encrypted, sprays: true, public: [5; 32], locals }
     }
 
     const HOLDER: Holder<'_> = Holder { rank: 1, size: 4, nonce: &[7; 16] };
@@ -173,6 +179,14 @@ mod tests {
         {
             assert_eq!(Card::open(&key, &other, &sealed), Err(CardError::Seal), "{other:?}");
         }
+    }
+
+    #[test]
+    fn a_card_of_another_version_says_which_and_no_more_is_read_of_it() {
+        let key = Key::from_secret(b"k");
+        let sealed = Card { version: VERSION + 1, ..card() }.seal(&key, &HOLDER);
+        let expected = WireError::Version { theirs: VERSION + 1, ours: VERSION };
+        assert_eq!(Card::open(&key, &HOLDER, &sealed), Err(CardError::Wire(expected)));
     }
 
     #[test]

@@ -1,13 +1,13 @@
-//! What stands between this machine and the internet: a discovery after RFC 5780, adapted to TCP.
+//! Classifies the NAT between this machine and the internet: a discovery after RFC 5780, adapted to TCP.
 //!
 //! The rendezvous answers on several endpoints, its *vantages*: the one that it is known by, another
 //! port of the same address, other addresses if it has any. From one local port the client connects to
 //! three of them: where it is seen from tells how its NAT maps. A reply cannot change its source in TCP,
 //! so the filter shows itself in connections that the rendezvous opens to the client from vantages that
-//! the client has not spoken to; how those fail tells how the NAT answers the unsolicited. The client
+//! the client has not spoken to; how those fail tells how the NAT answers unsolicited traffic. The client
 //! may be called back only at the endpoint that it speaks from, so nobody else can be hit.
 //!
-//! [`Discovery`] is the machine: it says what to try next, learns what came of it, and ends with a
+//! [`Discovery`] is the machine: it says what to try next, learns the result, and ends with a
 //! [`Finding`].
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
@@ -55,11 +55,11 @@ pub enum Ports {
     Unpredictable,
 }
 
-/// What comes of a connection.
+/// How an attempt to connect ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// It stands.
+    /// The connection is established.
     Connected,
     /// An RST, or an ICMP port unreachable, which TCP reports alike.
     Refused,
@@ -113,7 +113,7 @@ pub enum Step {
     Hairpin(SocketAddr),
 }
 
-/// What came of a step.
+/// The result of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "internal: the driver handles each")]
 pub enum Seen {
@@ -227,7 +227,7 @@ pub struct Discovery {
     mapped: Vec<(SocketAddr, Option<(SocketAddr, SocketAddr)>)>,
     /// Local and observed endpoint of [`Slot::Filter`].
     filter: Option<Option<(SocketAddr, SocketAddr)>>,
-    /// Numbers of vantages that called back, and what came of it.
+    /// Numbers of vantages that called back, and the results.
     called: Vec<(u8, Option<Outcome>)>,
     hairpin: Option<Option<Outcome>>,
 }
@@ -275,7 +275,7 @@ impl Discovery {
         (self.hairpin.is_none() && local != observed).then_some(Step::Hairpin(observed))
     }
 
-    /// Learns what came of the step that [`Discovery::next_step`] says.
+    /// Takes the result of the step that [`Discovery::next_step`] says.
     pub fn handle_seen(&mut self, step: Step, seen: Seen) {
         match (step, seen) {
             (Step::Observe { slot: Slot::Mapping, vantage }, Seen::Observed { local, observed, vantages }) => {

@@ -106,6 +106,13 @@ pub enum ErrorKind {
     },
     /// A peer sent what is not a frame.
     Malformed(String),
+    /// A peer speaks another version of the protocol.
+    OtherVersion {
+        /// Its version.
+        theirs: u8,
+        /// The version of this rank.
+        ours: u8,
+    },
     /// Unexpected messages fill the mailbox.
     MailboxFull {
         /// The limit that applies.
@@ -148,6 +155,7 @@ impl ErrorKind {
             Self::Mismatch { .. } => "all ranks must call the same operations in the same order",
             Self::Truncated { .. } => "give a buffer that is as long as the message",
             Self::Malformed(_) => "check that all ranks run the same version of fmi",
+            Self::OtherVersion { .. } => "run the same version of fmi on all ranks",
             Self::MailboxFull { .. } => "receive what was sent before sending more, or raise FMI_MAILBOX_BYTES",
             Self::Revoked(_) => "form a new group",
             Self::Local(_) => "check addresses, permissions and limits of this machine",
@@ -184,6 +192,9 @@ impl fmt::Display for ErrorKind {
                 write!(f, "a message of {message_bytes} bytes does not fit a buffer of {buffer_bytes} bytes")
             }
             Self::Malformed(what) => write!(f, "sent malformed bytes: {what}"),
+            Self::OtherVersion { theirs, ours } => {
+                write!(f, "speaks version {theirs} of the protocol, this rank version {ours}")
+            }
             Self::MailboxFull { bytes_max } => {
                 write!(f, "unexpected messages fill the mailbox of {bytes_max} bytes")
             }
@@ -295,6 +306,7 @@ impl Error {
             | ErrorKind::Deadlock(_)
             | ErrorKind::Truncated { .. }
             | ErrorKind::Malformed(_)
+            | ErrorKind::OtherVersion { .. }
             | ErrorKind::MailboxFull { .. }
             | ErrorKind::Local(_) => false,
         }

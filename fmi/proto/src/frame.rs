@@ -6,14 +6,12 @@
 
 use std::fmt;
 
-use super::wire::{Reader, WireError};
+use super::wire::{Reader, VERSION, WireError};
 use crate::operation::Class;
 pub use crate::operation::Kind;
 
 /// Length of an envelope.
 pub const ENVELOPE_BYTES: usize = 56;
-/// Version of the format.
-const VERSION: u8 = 3;
 
 /// Everything but the payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +90,7 @@ impl Envelope {
         let mut reader = Reader::new(bytes);
         let [version, kind, flags, reserved] = reader.array()?;
         if version != VERSION {
-            return Err(WireError::Version(version));
+            return Err(WireError::Version { theirs: version, ours: VERSION });
         }
         let kind =
             Kind::from_code(kind).ok_or_else(|| WireError::Value { field: "frame kind", value: u64::from(kind) })?;

@@ -266,7 +266,7 @@ pub struct Group {
     /// The peer that a receive from any source looks at first.
     turn: u32,
     lost: BTreeMap<Slot, Instant>,
-    /// Who left communicators that are not open here yet.
+    /// Ranks that left communicators that are not open here yet.
     early_left: BTreeMap<u64, BTreeMap<Slot, String>>,
     /// Peers whose connections are being tried, and why.
     doubts: BTreeMap<Slot, Doubt>,

@@ -117,6 +117,7 @@ mod tests {
     use crate::card::Card;
     use crate::noise::KeyPair;
     use crate::rendezvous::Observed;
+    use crate::wire::VERSION;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -130,7 +131,7 @@ mod tests {
             nonce: [0; 16],
             observed: Observed::once(([1, 1, 1, 1], 1).into()),
             round_trip: Duration::ZERO,
-            card: security.map(|security| Card { security, sprays: false, public, locals: vec![] }),
+            card: security.map(|security| Card { version: VERSION, security, sprays: false, public, locals: vec![] }),
         };
         Roster { session: [0; 16], peers: securities.iter().map(peer).collect() }
     }

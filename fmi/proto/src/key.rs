@@ -126,13 +126,13 @@ impl Key {
 
     /// The tag that proves, on one stream of `session`, knowledge of the key by rank `from`
     /// towards rank `to`.
-    pub fn tag(&self, purpose: Purpose, session: &SessionId, from: Party<'_>, to: Party<'_>) -> Tag {
+    pub fn tag(&self, purpose: Purpose, session: &SessionId, from: Party<'_>, to: Party<'_>) -> Mac {
         let purpose: &[u8] = match purpose {
             Purpose::Confirm => b"confirm\0",
             Purpose::Nominate => b"nominee\0",
         };
         let ranks = [from.rank.to_be_bytes(), to.rank.to_be_bytes()];
-        Tag(self.keyed(&[purpose, session, &ranks[0], from.nonce, &ranks[1], to.nonce]))
+        Mac(self.keyed(&[purpose, session, &ranks[0], from.nonce, &ranks[1], to.nonce]))
     }
 
     fn keyed(&self, parts: &[&[u8]]) -> [u8; 32] {
@@ -183,18 +183,18 @@ pub struct Party<'a> {
 
 /// A message authentication code; compared in constant time.
 #[derive(Clone, Copy)]
-pub struct Tag(pub [u8; 32]);
+pub struct Mac(pub [u8; 32]);
 
-impl Tag {
+impl Mac {
     /// Whether both tags are equal.
     pub fn matches(&self, other: &[u8; 32]) -> bool {
         bool::from(self.0.ct_eq(other))
     }
 }
 
-impl fmt::Debug for Tag {
+impl fmt::Debug for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Tag(..)")
+        f.write_str("Mac(..)")
     }
 }
 

@@ -16,6 +16,8 @@ pub mod datatype;
 pub mod discovery;
 pub mod error;
 pub mod frame;
+#[cfg(test)]
+mod golden;
 pub mod group;
 pub mod join;
 pub mod key;

@@ -306,7 +306,7 @@ impl Mailbox {
 
 #[cfg(test)]
 mod tests {
-    //! Goal: a receive gets the oldest message that fits, whatever is stored beside it. Method: drawn scripts
+    //! Goal: a receive gets the oldest message that fits, whatever is stored next to it. Method: drawn scripts
     //! against a list that is searched from its front.
 
     use super::*;

@@ -33,7 +33,7 @@ const PAUSE_MEAN_MAX: Duration = Duration::from_millis(50);
 /// Mean of the pause after a stream that was no peer's, or while a tuple is in use.
 const PAUSE_MEAN_BUSY: Duration = Duration::from_millis(10);
 /// Mean of the pause of a [sparse](Pace::Sparse) candidate: a NAT that refuses forgets at once what an
-/// attempt opened, so rarely is as good as never, and a relay that is at its limit wants peace.
+/// attempt opened, so rarely is as good as never, and an overloaded relay should not be retried quickly.
 const PAUSE_MEAN_SPARSE: Duration = Duration::from_millis(200);
 
 /// Which rank of a pair nominates the stream that both keep: the lower one. It is the same rank that answers the
@@ -157,7 +157,7 @@ impl Punch {
         }
     }
 
-    /// Repeats the attempts whose pause is over.
+    /// Repeats the attempts whose pause has ended.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.won.is_some() {
             return;

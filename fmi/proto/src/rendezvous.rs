@@ -15,7 +15,7 @@
 //!
 //! # Why there is no TLS
 //!
-//! Whoever reads or writes on the way to the rendezvous, and the rendezvous itself, can keep a group from
+//! An attacker on the path to the rendezvous, and the rendezvous itself, can keep a group from
 //! forming, which cutting the connection does as well. They cannot do more. A registration shows hashes
 //! under the group's key, random numbers and a sealed card. Addresses and session come back in clear, and
 //! a changed one leads to somebody who cannot prove the key: all streams are confirmed end to end, bound
@@ -45,8 +45,10 @@ pub type Nonce = [u8; 16];
 /// Distinguishes the processes that claim one rank.
 pub type InstanceId = [u8; 16];
 
-/// Version of the protocol.
-pub const VERSION: u8 = 2;
+/// Version of what ranks and the rendezvous say to each other, in the second field of each message, in all versions.
+///
+/// Whoever changes the bytes of a message raises it; `golden.rs` holds them.
+pub const VERSION: u8 = 3;
 /// Longest message from a client: a `Register` with the longest card is 300 bytes.
 pub const CLIENT_MESSAGE_BYTES_MAX: usize = 512;
 /// Most vouches that a registration may wait for: one more endpoint, one other address family.
@@ -128,7 +130,7 @@ pub enum ClientMessage {
     Register(Registration),
     /// Asks for the state of the group, and shows that the client lives.
     Ping,
-    /// All connections of the session stand.
+    /// All connections of the session are established.
     Formed(SessionId),
     /// Leaves the group gracefully.
     Leave(SessionId),
@@ -142,7 +144,7 @@ pub enum ClientMessage {
     Unvouched,
     /// Asks to be joined with the peer that asks for the same, and to be a stream of bytes from then on.
     Relay(RelayRequest),
-    /// Goes on with a session that stands, on a new connection: the server may have restarted.
+    /// Resumes an established session on a new connection: the server may have restarted.
     Resume(Resumption),
     /// The connection to a member broke, which that one may not know.
     Severed {
@@ -210,11 +212,11 @@ pub enum ServerMessage {
         /// Endpoints on which the server answers, the main one first.
         vantages: Vec<SocketAddr>,
     },
-    /// What came of calling a client back.
+    /// The result of calling a client back.
     CalledBack {
         /// Number of the vantage that called.
         vantage: u8,
-        /// What came of it.
+        /// The result.
         outcome: Outcome,
     },
     /// The peer is there: every byte after this one is its.
@@ -268,7 +270,7 @@ pub enum Refusal {
         /// The limit.
         max: u32,
     },
-    /// The server is at a limit.
+    /// The server is at capacity.
     Busy,
     /// The message is not understood.
     Malformed,
@@ -280,6 +282,8 @@ pub enum Refusal {
     NotMember,
     /// The server does not relay.
     NoRelay,
+    /// The other end speaks this version of the protocol.
+    Version(u8),
 }
 
 impl Refusal {
@@ -293,9 +297,10 @@ impl Refusal {
             Self::Busy => "try again later, or raise the limits of the rendezvous",
             Self::Malformed => "check that client and rendezvous run the same version of fmi",
             Self::Expired => "start all ranks of a group within the waiting time of the rendezvous",
-            Self::Replayed => "somebody repeats recorded messages; register again",
+            Self::Replayed => "a recorded registration is being replayed; register again",
             Self::NotMember => "the rendezvous may have restarted; form the group again",
             Self::NoRelay => "start the rendezvous with relaying, or use NATs that can be punched",
+            Self::Version(_) => "run the same version of fmi on all ranks and on the rendezvous",
         }
     }
 
@@ -312,12 +317,15 @@ impl fmt::Display for Refusal {
             Self::SizeMismatch { expected } => write!(f, "the group has {expected} ranks"),
             Self::RankOutOfRange => f.write_str("the rank is not below the size"),
             Self::SizeOutOfRange { max } => write!(f, "the size must be from 1 to {max}"),
-            Self::Busy => f.write_str("it is at a limit"),
-            Self::Malformed => f.write_str("it does not understand the message"),
+            Self::Busy => f.write_str("it is at capacity"),
+            Self::Malformed => f.write_str("the message is malformed"),
             Self::Expired => f.write_str("the registration waited too long"),
-            Self::Replayed => f.write_str("the registration is a repetition"),
+            Self::Replayed => f.write_str("the registration was replayed"),
             Self::NotMember => f.write_str("it does not know the session"),
             Self::NoRelay => f.write_str("it does not relay"),
+            Self::Version(theirs) => {
+                write!(f, "it speaks version {theirs} of the protocol, this program version {VERSION}")
+            }
         }
     }
 }
@@ -352,7 +360,7 @@ fn open(body: &[u8]) -> Result<(u8, Reader<'_>), WireError> {
     let mut reader = Reader::new(body);
     let version = reader.u8()?;
     if version != VERSION {
-        return Err(WireError::Version(version));
+        return Err(WireError::Version { theirs: version, ours: VERSION });
     }
     Ok((reader.u8()?, reader))
 }
@@ -479,6 +487,7 @@ impl ServerMessage {
                     Refusal::Replayed => (8, 0),
                     Refusal::NotMember => (9, 0),
                     Refusal::NoRelay => (10, 0),
+                    Refusal::Version(version) => (11, version.into()),
                 };
                 out.put(&[code]).put(&value.to_be_bytes());
             }),
@@ -522,6 +531,7 @@ impl ServerMessage {
             2 => Self::Handout(Arc::new(parse_group(&mut reader)?)),
             3 => {
                 let (code, value) = (reader.u8()?, reader.u32()?);
+                let unknown = |field, value: u32| WireError::Value { field, value: value.into() };
                 Self::Refused(match code {
                     1 => Refusal::RankTaken,
                     2 => Refusal::SizeMismatch { expected: value },
@@ -533,7 +543,8 @@ impl ServerMessage {
                     8 => Refusal::Replayed,
                     9 => Refusal::NotMember,
                     10 => Refusal::NoRelay,
-                    other => return Err(WireError::Value { field: "refusal", value: u64::from(other) }),
+                    11 => Refusal::Version(u8::try_from(value).map_err(|_| unknown("version", value))?),
+                    other => return Err(unknown("refusal", other.into())),
                 })
             }
             4 => Self::Lost { session: reader.array()?, rank: reader.u32()? },
@@ -657,6 +668,7 @@ mod tests {
             }),
             any::<u32>().prop_map(|expected| ServerMessage::Refused(Refusal::SizeMismatch { expected })),
             Just(ServerMessage::Refused(Refusal::NotMember)),
+            any::<u8>().prop_map(|version| ServerMessage::Refused(Refusal::Version(version))),
             any::<([u8; 16], u32)>().prop_map(|(session, rank)| ServerMessage::Lost { session, rank }),
             any::<[u8; 16]>().prop_map(ServerMessage::Dissolved),
             Just(ServerMessage::Probe),

@@ -4,8 +4,8 @@
 //! A completed TCP handshake proves nothing: behind a NAT the other end may be a stranger, and one
 //! direction may be dead. So each side sends a *hello*: a [confirmation](Credentials::check) bound to
 //! session, direction and both nonces, followed, from the higher rank, by the first message of a
-//! [`noise`](super::noise) handshake. The confirmation is a hash, so a stranger costs no public-key work
-//!. The lower rank keeps one of the streams that prove themselves and answers there with a
+//! [`noise`](super::noise) handshake. The confirmation is a hash, so a stranger costs no public-key
+//! work. The lower rank keeps one of the streams that prove themselves and answers there with a
 //! *nomination*: the second message. No byte of the application moves before. A wrong or silent other
 //! end costs that stream only, and is not told why.
 //!
@@ -16,11 +16,11 @@ use super::card::Security;
 use super::noise::{Context, Handshake, KeyPair, MESSAGE_BYTES, Seed, StreamKeys, Unverified};
 use super::punch::nominates;
 use super::rendezvous::SessionId;
-use super::wire::{Reader, WireError, Write};
+use super::wire::{Reader, VERSION, WireError, Write};
 use crate::key::{Key, Party, Purpose};
 
 /// First bytes of a confirmation: a name and the version of the protocol.
-const MAGIC: [u8; 4] = *b"FMI\x02";
+const MAGIC: [u8; 4] = [b'F', b'M', b'I', VERSION];
 /// Length of a confirmation.
 pub const CONFIRM_BYTES: usize = 4 + 16 + 4 + 4 + 32;
 /// Length of a nomination by a tag.
@@ -32,7 +32,7 @@ pub enum Stranger {
     /// Not a confirmation at all.
     #[error("not a confirmation: {0}")]
     Wire(#[from] WireError),
-    /// A confirmation of another protocol version.
+    /// Another protocol.
     #[error("another protocol")]
     Magic,
     /// Another session or another rank.
@@ -187,8 +187,10 @@ impl Credentials {
     /// Anything but the proof of another member of this session towards this rank.
     pub fn check(&self, bytes: &[u8; CONFIRM_BYTES]) -> Result<u32, Stranger> {
         let mut reader = Reader::new(bytes);
-        if reader.array()? != MAGIC {
-            return Err(Stranger::Magic);
+        match reader.array()? {
+            MAGIC => {}
+            [b'F', b'M', b'I', theirs] => return Err(WireError::Version { theirs, ours: VERSION }.into()),
+            _ => return Err(Stranger::Magic),
         }
         let session: SessionId = reader.array()?;
         let (from, to) = (reader.u32()?, reader.u32()?);
@@ -199,7 +201,7 @@ impl Credentials {
         if tag.matches(&reader.array()?) { Ok(from) } else { Err(Stranger::Tag) }
     }
 
-    fn tag(&self, purpose: Purpose, from: u32, to: u32) -> Option<crate::key::Tag> {
+    fn tag(&self, purpose: Purpose, from: u32, to: u32) -> Option<crate::key::Mac> {
         let party = |rank: u32| self.roster.peers.get(rank as usize).map(|member| Party { rank, nonce: &member.nonce });
         Some(self.key.tag(purpose, &self.roster.session, party(from)?, party(to)?))
     }
@@ -223,7 +225,13 @@ mod tests {
             nonce: [u8::try_from(rank).expect("small"); 16],
             observed: Observed::once(([1, 1, 1, 1], 1).into()),
             round_trip: Duration::ZERO,
-            card: Some(Card { security, sprays: false, public: *key_pair(rank).public(), locals: vec![] }),
+            card: Some(Card {
+                version: VERSION,
+                security,
+                sprays: false,
+                public: *key_pair(rank).public(),
+                locals: vec![],
+            }),
         };
         let roster = Roster { session: [3; 16], peers: (0..3).map(member).collect() };
         Credentials::new(Key::from_secret(secret.as_bytes()), key_pair(rank), security, roster, rank)

@@ -10,8 +10,8 @@
 //!
 //! A client that has the second answer connects to the peer from the port that the first one shows.
 //!
-//! The protocol proves nothing: who knows a name is paired. What its first server got wrong does not come
-//! with it: a silent client holds up nobody, a name whose client is gone is free again, names and clients are
+//! The protocol proves nothing: anyone who knows a pair's name can join it. The faults of its first server are not
+//! repeated: a silent client holds up nobody, a name whose client is gone is free again, names and clients are
 //! bounded in number and time, and a name that comes in two segments is one name.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -410,11 +410,11 @@ impl Communicator {
     fn checked(&self, spec: Spec, send: usize, receive: usize) -> Result<Spec> {
         let wrong = |what: String| Err(self.error(spec.kind.operation(), ErrorKind::InvalidArgument(what)));
         if send != spec.send {
-            return wrong(format!("the send buffer has {send} elements, it must have {}", spec.send));
+            return wrong(format!("the send buffer has {send} elements; it must have {}", spec.send));
         }
         match spec.receive {
             Some(length) if length != receive => {
-                wrong(format!("the receive buffer has {receive} elements, it must have {length}"))
+                wrong(format!("the receive buffer has {receive} elements; it must have {length}"))
             }
             _ => Ok(spec),
         }

@@ -268,7 +268,7 @@ pub async fn wait_all<F: Future + Unpin>(requests: impl IntoIterator<Item = F>) 
     requests.wait_all().await.into_iter().map(|(_, output)| output).collect()
 }
 
-/// Waits for one of the requests, and returns its place among them, what came of it, and the others. To wait again and
+/// Waits for one of the requests, and returns its place among them, its result, and the others. To wait again and
 /// again, keep [`Requests`].
 ///
 /// # Cancel safety

@@ -43,7 +43,7 @@ fn the_environment_is_read_and_each_mistake_named() {
         ("FMI_RENDEZVOUS", b"h:1,g", "the rendezvous is \"h:1,g\""),
         ("FMI_VANTAGE", b"7001", "the vantage is \"7001\""),
         ("FMI_SECURITY", b"tls", "FMI_SECURITY: invalid security \"tls\""),
-        ("FMI_SECURITY", b"encrypted", "which needs a key"),
+        ("FMI_SECURITY", b"encrypted", "needs a key"),
         ("FMI_DEADLINE", b"soon", "FMI_DEADLINE: \"soon\""),
         ("FMI_DEADLINE", b"0s", "operation_deadline must be greater than zero"),
         ("FMI_MAILBOX_BYTES", b"64 parsecs", "FMI_MAILBOX_BYTES: unknown unit"),

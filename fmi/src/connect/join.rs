@@ -26,7 +26,7 @@ use crate::error::{Error, ErrorKind, Operation, Result};
 use crate::key::Key;
 use crate::net::framed::ReceiveError;
 use crate::net::{ByteStream, Clock, Net, Timer, within};
-use crate::proto::candidate::{Means, Roster};
+use crate::proto::candidate::{Means, OtherVersion, Roster};
 use crate::proto::join::{Input as RoundsInput, Output as RoundsOutput, Rounds};
 use crate::proto::noise::KeyPair;
 use crate::proto::rendezvous::client::{Client, Identity, Input as ClientInput, Output as ClientOutput};
@@ -289,7 +289,10 @@ impl<N: Net> Joiner<N> {
 
     fn start_round(&mut self, handout: &Handout, key_pair: KeyPair) -> Result<()> {
         let Some(legs) = &self.legs else { return Ok(()) };
-        let roster = Roster::open(&self.key, handout);
+        let roster = Roster::open(&self.key, handout).map_err(|OtherVersion { peer, theirs, ours }| {
+            let error = Error::new(Operation::Join, ErrorKind::OtherVersion { theirs, ours });
+            error.on(self.config.rank).with_peer(peer)
+        })?;
         let (rank, security) = (self.config.rank, self.config.security());
         self.rounds.handle_input(self.net.now(), RoundsInput::HandedOut(&roster));
         while let Some(output) = self.rounds.poll_output() {
@@ -349,7 +352,7 @@ impl<N: Net> Joiner<N> {
             (Poll::Ready(Ok(message)), _) => ClientInput::Message(message),
             (Poll::Ready(Err(ReceiveError::Wire(error))), _) => {
                 tracing::warn!(%error, "malformed message from the rendezvous");
-                ClientInput::Malformed
+                ClientInput::Malformed(error)
             }
             (Poll::Ready(Err(ReceiveError::Io(error))), _) | (_, Poll::Ready(Err(error))) => {
                 ClientInput::Disconnected(error.kind())

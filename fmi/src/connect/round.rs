@@ -196,7 +196,7 @@ impl<N: Net> Round<N> {
         moved
     }
 
-    /// The lowest peer without a connection, and how it stands with it.
+    /// The lowest peer without a connection, and the state of the attempt.
     pub(super) fn unconnected(&self) -> Option<(u32, ErrorKind)> {
         let (peer, punch, missing) = self.mesh.unconnected()?;
         let missing = u32::try_from(missing).expect("a group has at most SIZE_MAX members");

@@ -1,4 +1,4 @@
-//! A channel, and what the engine keeps beside it.
+//! A channel, and what the engine keeps with it.
 
 use std::sync::Arc;
 use std::task::{Poll, Waker};

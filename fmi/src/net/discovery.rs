@@ -19,7 +19,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// A call back and a hairpin are waited for this long: silence is an answer, too.
 const SILENCE: Duration = Duration::from_secs(3);
 
-/// Finds what stands between this machine and a rendezvous, within a deadline.
+/// Classifies the NAT between this machine and a rendezvous, within a deadline.
 ///
 /// # Errors
 /// [`ErrorKind::RendezvousUnreachable`] if it has no address or does not answer before the deadline.
@@ -90,7 +90,7 @@ impl<N: Net> Prober<'_, N> {
         framed.queue(&ClientMessage::Observe.emit());
         let answer = within(self.net, at, receive(&mut framed)).await?;
         if slot == Slot::Filter {
-            // Without a listener nobody who is let in could be told from who is not.
+            // Without a listener connections that are let in could not be told from those that are not.
             self.listener = Some(self.net.listen(self.local_any(local), 8)?);
         }
         self.streams.insert((slot, vantage), framed);
@@ -133,7 +133,7 @@ impl<N: Net> Prober<'_, N> {
                         return std::task::Poll::Ready(());
                     }
                     std::task::Poll::Ready(Ok(_)) => {}
-                    // A listener that fails for want of a descriptor fails again at once; the wait ends by its time.
+                    // A listener that fails for lack of a descriptor fails again at once; the wait ends by its time.
                     std::task::Poll::Ready(Err(_)) | std::task::Poll::Pending => return std::task::Poll::Pending,
                 }
             }

@@ -22,6 +22,7 @@ use crate::proto::discovery::{Outcome, VANTAGES_MAX};
 use crate::proto::rendezvous::server::{Connection, Input, Output, Server};
 use crate::proto::rendezvous::{CLIENT_MESSAGE_BYTES_MAX, ClientMessage};
 use crate::time::Instant;
+use fmi_proto::wire::WireError;
 
 pub use crate::proto::rendezvous::server::ServerConfig;
 
@@ -37,7 +38,7 @@ const QUEUED_BYTES_MAX: usize = 4 << 20;
 const BACKLOG: u32 = 4096;
 /// A client that is called back and does not answer for this long is not there.
 const CALL_BACK_SILENCE: Duration = Duration::from_millis(1500);
-/// Pause after an accept failed for want of a local resource.
+/// Pause after an accept failed because a local resource was exhausted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A rendezvous that listens.
@@ -263,7 +264,7 @@ impl<N: Net> Driver<N> {
         any
     }
 
-    /// Connects to a client from a vantage; the connection says all by standing, and is closed.
+    /// Connects to a client from a vantage; that it is established says all, and it is closed.
     fn call_back(&mut self, connection: Connection, vantage: u8, to: SocketAddr) {
         let Some(from) = self.vantages.get(usize::from(vantage)).copied() else { return };
         let net = self.net.clone();
@@ -307,7 +308,13 @@ impl<N: Net> Driver<N> {
             }
             let input = match (flushed, client.framed.poll_receive(&mut cx, ClientMessage::parse)) {
                 (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(ReceiveError::Io(_)))) => Input::Closed,
-                (_, Poll::Ready(Err(ReceiveError::Wire(_)))) => Input::Malformed,
+                (_, Poll::Ready(Err(ReceiveError::Wire(error)))) => {
+                    // Strangers send anything; a member of a group with another version is for the operator to know.
+                    if let (WireError::Version { .. }, Ok(from)) = (error, client.framed.stream().peer_addr()) {
+                        tracing::warn!(%from, %error, "a client is refused");
+                    }
+                    Input::Malformed(error)
+                }
                 (_, Poll::Ready(Ok(message))) => Input::Message(message),
                 (_, Poll::Pending) => return any,
             };

@@ -33,7 +33,7 @@ pub(super) struct Ports {
 }
 
 impl Ports {
-    /// Ports whose rest is over are free again.
+    /// Ports whose quarantine has ended are free again.
     pub(super) fn expire(&mut self, now: Instant) {
         while let Some(&(until, key)) = self.rest_ends.first() {
             if until > now {
@@ -44,7 +44,7 @@ impl Ports {
         }
     }
 
-    /// A session is over: its port may have to rest.
+    /// A session has ended: its port may have to be quarantined.
     pub(super) fn release(&mut self, now: Instant, config: &NatConfig, session: &Session, ends_mapping: bool) {
         let quarantine = &config.quarantine;
         let rest = match session.track.state() {

@@ -39,7 +39,7 @@ impl Reassembly {
         self.deadlines.front().map(|(until, _)| *until)
     }
 
-    /// Forgets datagrams whose time is over; those that still wait are dropped.
+    /// Forgets datagrams whose time has passed; those that still wait are dropped.
     pub(super) fn give_up(&mut self, now: Instant) -> impl Iterator<Item = Verdict> + use<> {
         let mut dropped = 0;
         while self.next_deadline().is_some_and(|until| until <= now) {

@@ -16,7 +16,7 @@ use super::{
 pub struct Preset {
     /// Its name.
     pub name: &'static str,
-    /// What it stands for.
+    /// The devices that it models.
     pub about: &'static str,
     /// What it rests on.
     pub source: &'static str,

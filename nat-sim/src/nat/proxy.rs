@@ -2,7 +2,7 @@
 //!
 //! Its outer connection uses the guest's sequence numbers, so that everything after the handshakes
 //! can be passed on as it is. What differs is seen at the beginning: a guest is answered only when
-//! the outer handshake is over, and a simultaneous open happens between the proxy and the outside.
+//! the outer handshake has ended, and a simultaneous open happens between the proxy and the outside.
 
 use super::table::SessionId;
 use super::tracker::{Proxied, Track};

@@ -98,7 +98,7 @@ fn below(time: Duration, seconds: u64) -> bool {
     time < Duration::from_secs(seconds)
 }
 
-fn hairpins_not(config: &NatConfig) -> bool {
+fn lacks_hairpin(config: &NatConfig) -> bool {
     translates(config) && config.hairpin != Hairpin::ExternalSource
 }
 
@@ -184,7 +184,7 @@ requirements! {
     "ICMP-3" "MUST" "RFC 5508 REQ-5" "an outbound error shows the external endpoint" Tested(nobody);
     "ICMP-4" "SHOULD" "RFC 5508 REQ-3" "errors with wrong checksums are dropped" Tested(nobody);
     "ICMP-5" "MUST" "RFC 5508 REQ-6" "an error neither refreshes nor deletes" Tested(|c| c.icmp_errors == IcmpErrors::KillSession);
-    "ICMP-6" "MUST" "RFC 5508 REQ-7" "a hairpinned error reaches its host" Tested(hairpins_not);
+    "ICMP-6" "MUST" "RFC 5508 REQ-7" "a hairpinned error reaches its host" Tested(lacks_hairpin);
     "ICMP-7" "SHOULD" "RFC 5508 REQ-8" "a flow without room is refused by ICMP" Tested(refuses_in_silence);
     "ICMP-8" "MUST" "RFC 5508 REQ-1" "echo identifiers are mapped endpoint-independently" Tested(nobody);
     "ICMP-9" "device" "Linux" "errors end a connect as on Linux" Elsewhere("nat-sim/tests/host.rs, nat-sim/tests/kernel");
@@ -192,7 +192,7 @@ requirements! {
     "CKS-1" "MUST" "RFC 1624" "every rewrite keeps checksums" Tested(nobody);
     "CKS-2" "MUST" "RFC 768" "a UDP checksum of zero stays zero" Tested(nobody);
     "CKS-3" "device" "Linux" "a wrong checksum makes no state" Tested(|c| !c.verifies_checksums);
-    "HP-1" "MUST" "RFC 4787 REQ-9, RFC 5382 REQ-8" "a hairpinned packet shows its sender's external endpoint" Tested(hairpins_not);
+    "HP-1" "MUST" "RFC 4787 REQ-9, RFC 5382 REQ-8" "a hairpinned packet shows its sender's external endpoint" Tested(lacks_hairpin);
     "HP-2" "device" "Linux" "no hairpinning; the gateway's own stack refuses" Tested(nobody);
     "HP-3" "MUST" "sanity" "hairpinning obeys the filter" Tested(nobody);
     "HP-4" "MUST" "sanity" "nobody connects to itself" Tested(nobody);
@@ -211,7 +211,7 @@ requirements! {
     "DISC-2" "device" "RFC 5780 §4.4" "discovery finds the filter that is configured" Elsewhere("scenarios/tests/discovery.rs");
     "DISC-3" "device" "RFC 5780 §3" "a class that changes under load is seen to change" Elsewhere("scenarios/tests/discovery.rs");
     "DISC-4" "device" "RFC 5780 §4" "discovery finds hairpinning" Elsewhere("scenarios/tests/discovery.rs");
-    "DISC-5" "device" "RFC 3489" "the four names of old" Elsewhere("fmi's discovery prints them beside the axes");
+    "DISC-5" "device" "RFC 3489" "the four names of RFC 3489" Elsewhere("fmi's discovery prints them next to the axes");
     "ICE-1" "device" "RFC 6544" "candidate types" NotModelled("about endpoints, not gateways");
     "ICE-2" "device" "RFC 8445" "pacing and authentication of checks" NotModelled("about endpoints, not gateways");
     "ICE-3" "device" "RFC 8305" "staggered attempts" NotModelled("about endpoints, not gateways");
@@ -230,7 +230,7 @@ pub fn markdown() -> String {
          What RFC 4787, 5382, 5508, 6888 and 7857 ask of a NAT, and what known devices do. Made by\n\
          `cargo run -p scenarios -- nats --requirements`; do not edit.\n\n\
          Each tested statement has a test of its name in `tests/requirements`. A preset breaks a statement\n\
-         on purpose, because the device that it stands for does.\n\n\
+         on purpose, because the device that it models does.\n\n\
          | id | level | source | statement | status | presets that break it |\n\
          |---|---|---|---|---|---|\n",
     );

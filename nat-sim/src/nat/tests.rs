@@ -116,7 +116,7 @@ fn check_verdict(nat: &Nat, now: Instant, step: &Move, sent: &Packet, verdict: &
             if let (Some(reset), Some(asked)) = (out.segment().filter(|segment| segment.rst), sent.segment())
                 && !asked.ack
             {
-                // P-24: acceptable to who waits for an answer to its SYN.
+                // P-24: acceptable to a side that waits for an answer to its SYN.
                 prop_assert!(reset.ack && reset.acknowledgement == asked.end());
             }
         }
@@ -329,16 +329,14 @@ proptest! {
     }
 }
 
-proptest! {
-    // Each case is a statistic of 200 gateways.
-    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.div_ceil(400), ..ProptestConfig::default() })]
-
-    /// P-30, at the gateway: N sockets on the random side, M ports probed.
-    #[test]
-    fn p_30_a_birthday_spray_meets_as_often_as_it_should(base in 0u64..1 << 40) {
-        let (sockets, probes, trials) = (64u16, 64u16, 200u64);
-        let rules = Rules { ports: PortClass::Fixed(1024, 2047), overload: Overload::Never, ..preset::pf_default().tcp };
-        let config = NatConfig { tcp: rules, udp: rules, ..preset::pf_default() };
+/// P-30, at the gateway: 64 sockets on the random side, 64 ports probed, in 200 gateways. A statistic of fixed
+/// seeds: drawn ones would fail now and then.
+#[test]
+fn p_30_a_birthday_spray_meets_as_often_as_it_should() {
+    let (sockets, probes, trials) = (64u16, 64u16, 200u64);
+    let rules = Rules { ports: PortClass::Fixed(1024, 2047), overload: Overload::Never, ..preset::pf_default().tcp };
+    let config = NatConfig { tcp: rules, udp: rules, ..preset::pf_default() };
+    for base in (0..25).map(|number| number * 1_000_000_007) {
         let mut hits = 0;
         for trial in 0..trials {
             let mut nat = Nat::new(config, EXTERNAL, base + trial);
@@ -359,7 +357,7 @@ proptest! {
             hits += u64::from(aimed.iter().any(meets));
         }
         // 98.6 % by arithmetic; 200 trials miss more than 12 times once in a million runs.
-        prop_assert!(hits >= trials - 12, "{} of {}", hits, trials);
+        assert!(hits >= trials - 12, "from seed {base}: {hits} of {trials}");
     }
 }
 

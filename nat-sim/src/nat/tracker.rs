@@ -99,9 +99,9 @@ pub(super) enum Fate {
     Refresh(Duration),
     /// It may be idle for so long from here, if not less.
     Shorten(Duration),
-    /// It is over.
+    /// It has ended.
     End,
-    /// It is over, and the packet looks for another.
+    /// It has ended, and the packet looks for another.
     Reopen,
     /// Nothing; the tracker does not take the packet for a part of it.
     Invalid,

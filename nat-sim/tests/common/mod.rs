@@ -38,6 +38,10 @@ impl<T> Board<T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(value);
     }
 
+    pub(crate) fn count(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     pub(crate) fn take(&self) -> Vec<T> {
         std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }

@@ -1,4 +1,4 @@
-//! Goal: the Linux presets cannot be told from Linux. Method: the same topology in network namespaces
+//! Goal: the Linux presets are indistinguishable from Linux. Method: the same topology in network namespaces
 //! with nftables and in nat-sim, the same script of packets through both; verdicts, translated
 //! endpoints and the tracker's state must agree after each packet. Random ports are compared by what
 //! they are equal to. Needs root, `ip`, `nft` and `conntrack`; says why it is skipped where it cannot run.
@@ -74,7 +74,7 @@ impl Variant {
     }
 }
 
-/// A packet of a script. Ports of the outside are named by who holds them inside.
+/// A packet of a script. Ports of the outside are named by the host that holds them inside.
 #[derive(Clone, Copy, Debug)]
 struct Step {
     from: Side,
@@ -114,7 +114,7 @@ fn segment(flags: &str, sequence: u32, acknowledgement: u32) -> Segment {
     }
 }
 
-/// What was seen of a packet: what became of it, and the endpoints that it shows.
+/// What was seen of a packet: its fate, and the endpoints that it shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Fate {
     Passed { source: SocketAddrV4, destination: SocketAddrV4 },
@@ -202,7 +202,7 @@ impl Both {
         {
             self.externals.entry(key).or_insert((*a, *b));
         }
-        // Random ports differ; what they stand for must not.
+        // Random ports differ; the sources behind them must not.
         let same_port =
             |a: &SocketAddrV4, b: &SocketAddrV4| a == b || self.externals.values().any(|pair| *pair == (*a, *b));
         let agree = match (&real, &here) {

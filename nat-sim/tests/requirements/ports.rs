@@ -40,7 +40,7 @@ fn port_3_udp_ports_keep_their_parity() {
 }
 
 #[test]
-fn port_4_random_ports_cannot_be_foretold() {
+fn port_4_random_ports_cannot_be_predicted() {
     let mut gate = Gate::new(preset::pf_default());
     let port = |gate: &mut Gate, number: u16| gate.open(&format!("10.0.0.2:{}", 1024 + number), REMOTE).port();
     let ports: Vec<_> = (0..1000).map(|number| port(&mut gate, number)).collect();

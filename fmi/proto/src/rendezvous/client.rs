@@ -19,6 +19,7 @@ use crate::backoff::Backoff;
 use crate::card::{Card, Holder, Security};
 use crate::key::Key;
 use crate::noise::KeyPair;
+use crate::wire::{self, WireError};
 use fmi_net::time::Instant;
 
 /// First pause before another connection; doubles up to [`PAUSE_MAX`], and is drawn from its upper half.
@@ -62,13 +63,13 @@ pub struct Identity {
 /// What happened.
 #[derive(Debug)]
 pub enum Input {
-    /// The connection stands.
+    /// The connection is established.
     Connected {
         /// Own addresses that peers may try.
         locals: Vec<SocketAddr>,
-        /// How long the connection took to stand.
+        /// How long it took to establish.
         round_trip: Duration,
-        /// Connections under way, or standing, on which to vouch.
+        /// Connections under way, or established, on which to vouch.
         vouches: u8,
     },
     /// A connection on which to vouch could not be made.
@@ -77,9 +78,9 @@ pub enum Input {
     Disconnected(io::ErrorKind),
     /// The server sent a message.
     Message(ServerMessage),
-    /// The server sent what is not a message.
-    Malformed,
-    /// The group that was handed out did not come together; register again.
+    /// The server sent a malformed message.
+    Malformed(WireError),
+    /// The group that was handed out failed to form; register again.
     Retry,
 }
 
@@ -91,7 +92,7 @@ pub enum Output {
     Connect(usize),
     /// Send a message.
     Send(ClientMessage),
-    /// Vouch for this registration on each of the other connections, as soon as it stands.
+    /// Vouch for this registration on each of the other connections, as soon as it is established.
     Vouch(super::Nonce),
     /// The group is complete; the key pair is that of this registration.
     Joined(Arc<Handout>, KeyPair),
@@ -161,7 +162,8 @@ impl Client {
                 }
             }
             Input::Disconnected(kind) => self.disconnected(now, kind),
-            Input::Malformed => self.disconnected(now, io::ErrorKind::InvalidData),
+            Input::Malformed(WireError::Version { theirs, .. }) => self.refused(Refusal::Version(theirs)),
+            Input::Malformed(_) => self.disconnected(now, io::ErrorKind::InvalidData),
             Input::Message(message) => self.hear(now, message),
             Input::Retry => self.reconnect(now),
         }
@@ -225,7 +227,7 @@ impl Client {
         self.entropy.fill_bytes(&mut seed);
         let key_pair = KeyPair::from_seed(seed);
         let Identity { group, name, rank, size, instance, ref key, security, sprays, servers } = self.identity;
-        let card = Card { security, sprays, public: *key_pair.public(), locals };
+        let card = Card { version: wire::VERSION, security, sprays, public: *key_pair.public(), locals };
         self.key_pair = Some(key_pair);
         let nonce = self.nonce;
         let card = card.seal(key, &Holder { rank, size, nonce: &nonce });
@@ -263,18 +265,23 @@ impl Client {
             ServerMessage::Refused(refusal) if refusal.is_retryable() => {
                 self.disconnected(now, io::ErrorKind::ConnectionRefused);
             }
-            ServerMessage::Refused(refusal) => {
-                self.state = State::Refused;
-                self.outputs.push_back(Output::Refused(refusal));
-            }
+            ServerMessage::Refused(refusal) => self.refused(refusal),
             ServerMessage::Dissolved(session) => {
                 if self.session == Some(session) && matches!(self.state, State::Joined) {
                     self.outputs.push_back(Output::Dissolved);
                     self.reconnect(now);
                 }
             }
-            // Losses matter to the communicator, which stands only once this machine is done.
+            // Losses matter to the communicator, which exists only once this machine is done.
             ServerMessage::Lost { .. } | ServerMessage::Severed { .. } | ServerMessage::Failed { .. } => {}
+        }
+    }
+
+    fn refused(&mut self, refusal: Refusal) {
+        // A complete group goes on without its rendezvous.
+        if !matches!(self.state, State::Joined) {
+            self.state = State::Refused;
+            self.outputs.push_back(Output::Refused(refusal));
         }
     }
 
@@ -317,8 +324,8 @@ impl Client {
         self.state = State::Pausing { until: now + pause };
     }
 
-    /// A group that did not come together needs a fresh local port: a mapping of the failed
-    /// attempt may be stuck (reference: SYN_SENT2 of Linux's tracker).
+    /// A group that failed to form needs a fresh local port: a mapping of the failed
+    /// attempt may be stuck, as in SYN_SENT2 of Linux's tracker.
     fn reconnect(&mut self, now: Instant) {
         self.session = None;
         self.connect(now);
@@ -371,6 +378,19 @@ mod tests {
         client.handle_input(Instant::ZERO, Input::Message(ServerMessage::Handout(group(registration.nonce))));
         assert!(matches!(client.poll_output(), Some(Output::Joined(..))));
         assert_eq!(client.poll_timeout(), None);
+    }
+
+    #[test]
+    fn a_server_of_another_version_is_not_asked_again() {
+        let mut client = client_of(2);
+        registered(&mut client, Instant::ZERO);
+        let version = WireError::Version { theirs: 9, ours: super::super::VERSION };
+        client.handle_input(Instant::ZERO, Input::Malformed(version));
+        let Some(Output::Refused(refusal)) = client.poll_output() else { panic!("not refused") };
+        assert!(!refusal.is_retryable());
+        let ours = super::super::VERSION;
+        assert_eq!(refusal.to_string(), format!("it speaks version 9 of the protocol, this program version {ours}"));
+        assert_eq!((client.poll_output().is_none(), client.poll_timeout()), (true, None));
     }
 
     #[test]

@@ -16,10 +16,11 @@ use rand_core::{Rng, SeedableRng};
 
 use super::{
     ClientMessage, GroupId, Handout, Member, Nonce, Observed, Refusal, Registration, SIZE_MAX, ServerMessage,
-    SessionId, Waiting,
+    SessionId, VERSION, Waiting,
 };
 use crate::bucket::Bucket;
 use crate::discovery::Outcome;
+use crate::wire::WireError;
 use fmi_net::time::Instant;
 
 mod loss;
@@ -72,7 +73,7 @@ pub struct ServerConfig {
     pub connections_per_second: u64,
     /// The same at once. Default 32,768; a group behind one NAT comes at once, twice for each rank.
     pub connections_burst: u64,
-    /// Most pairs that are relayed, or ask for it, at once; zero for none. Default 2,048. Each costs two
+    /// Maximum number of pairs that are relayed, or ask for it, at once; zero for none. Default 2,048. Each costs two
     /// connections and at most 64 KiB.
     pub relays_max: usize,
     /// A side of a relayed connection waits this long for the other one. Default 10 s.
@@ -113,13 +114,13 @@ pub enum Input {
     Opened(SocketAddr),
     /// It sent a message.
     Message(ClientMessage),
-    /// It sent what is not a message.
-    Malformed,
-    /// What came of calling it back.
+    /// It sent a malformed message.
+    Malformed(WireError),
+    /// The result of calling it back.
     CalledBack {
         /// Number of the vantage.
         vantage: u8,
-        /// What came of it.
+        /// The result.
         outcome: Outcome,
     },
     /// It ended, or keep-alive gave it up.
@@ -280,7 +281,8 @@ impl Server {
         match input {
             Input::Opened(from) => self.open(now, connection, from),
             Input::Closed => self.forget(now, connection, true),
-            Input::Malformed => self.refuse(now, connection, Refusal::Malformed),
+            Input::Malformed(WireError::Version { .. }) => self.refuse(now, connection, Refusal::Version(VERSION)),
+            Input::Malformed(_) => self.refuse(now, connection, Refusal::Malformed),
             Input::CalledBack { vantage, outcome } => self.called_back(connection, vantage, outcome),
             Input::Message(message) => {
                 if self.clients.contains_key(&connection) {

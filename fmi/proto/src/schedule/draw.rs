@@ -67,7 +67,7 @@ pub fn timeline(schedules: &[Schedule], element_bytes: usize, fabric: &Fabric) -
 }
 
 #[expect(clippy::unwrap_in_result, reason = "messages are counted before they are taken")]
-/// When a round is over that began at `begun`; `None` while messages are missing.
+/// When a round ends that began at `begun`; `None` while messages are missing.
 fn arrivals(
     round: &[Step],
     (me, begun, busy): (u32, Duration, &mut Duration),

@@ -207,7 +207,7 @@ pub enum Step {
         own: Span,
         /// Where the result goes.
         into: Span,
-        /// Where the received value stands.
+        /// Position of the received value.
         side: Side,
     },
     /// Copies, after the transfers of the round.
@@ -223,7 +223,7 @@ pub enum Step {
         other: Span,
         /// Holds the result.
         into: Span,
-        /// Where `other` stands.
+        /// Position of `other`.
         side: Side,
     },
 }

@@ -329,7 +329,7 @@ impl Linux {
         if let Some(acknowledged) = self.peers[other(originator)].acknowledged
             && last_class != Some(Class::Syn)
         {
-            // Out of an open connection, zero is the number of who knows none.
+            // Out of an open connection, zero is the number that a side without one sends.
             if segment.sequence == 0 && !is_established {
                 return Some((new, false));
             }

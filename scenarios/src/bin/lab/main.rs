@@ -1,5 +1,4 @@
 //! The program `lab`: runs the catalogue, replays seeds, draws the matrix.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program talks to its user")]
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -11,6 +10,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use scenarios::catalog;
 use tracing_subscriber::EnvFilter;
+
+#[macro_use]
+mod output;
 
 mod matrix;
 mod nats;
@@ -101,7 +103,7 @@ fn seeds(text: &str) -> Result<Range<u64>, String> {
 
 /// Ends with code 2, as bad usage does.
 fn usage(message: &str) -> ExitCode {
-    eprintln!("lab: {message}");
+    complain!("lab: {message}");
     ExitCode::from(2)
 }
 
@@ -138,7 +140,7 @@ fn list() -> ExitCode {
         let functions = scenario.world.functions.len().to_string();
         table.add_row([scenario.name, functions, scenario.about]);
     }
-    println!("{table}");
+    say!("{table}");
     ExitCode::SUCCESS
 }
 
@@ -179,13 +181,13 @@ fn replay(arguments: &ReplayArguments) -> ExitCode {
         Err(message) => return usage(&message),
     };
     let outcome = scenarios::run(&scenario, arguments.seed, scenarios::Options { pcap, log });
-    println!("scenario {} seed {}", outcome.scenario, outcome.seed);
+    say!("scenario {} seed {}", outcome.scenario, outcome.seed);
     for (rank, end) in &outcome.ends {
         let how = end.error.as_deref().unwrap_or("finished");
-        println!("  rank {rank} after {:.3} s: {how}", end.at.as_secs_f64());
+        say!("  rank {rank} after {:.3} s: {how}", end.at.as_secs_f64());
     }
     let report = &outcome.report;
-    println!(
+    say!(
         "{:.3} s simulated, {} packets, {} events, {} lost, dropped {:?}",
         report.elapsed.as_secs_f64(),
         report.packets,
@@ -193,12 +195,12 @@ fn replay(arguments: &ReplayArguments) -> ExitCode {
         report.lost,
         report.drops
     );
-    println!("digest {}", report.digest);
+    say!("digest {}", report.digest);
     if outcome.passed() {
         return ExitCode::SUCCESS;
     }
     for violation in &outcome.violations {
-        eprintln!("lab: {violation}");
+        complain!("lab: {violation}");
     }
     ExitCode::FAILURE
 }

@@ -72,7 +72,7 @@ pub(crate) fn run(as_json: bool, html: Option<&File>, seed: u64) -> ExitCode {
         return crate::usage(&format!("cannot write {}: {error}", path.display()));
     }
     if as_json {
-        println!("{}", json!({ "seed": seed, "cells": cells }));
+        say!("{}", json!({ "seed": seed, "cells": cells }));
     } else {
         let numbers: Vec<String> = (1..=ALL.len()).map(|number| number.to_string()).collect();
         let mut header = vec!["", "gateway of rank 0 \\ of rank 1"];
@@ -83,15 +83,15 @@ pub(crate) fn run(as_json: bool, html: Option<&File>, seed: u64) -> ExitCode {
             line.extend(row.iter().map(mark));
             table.add_row(line);
         }
-        println!("{table}");
-        println!("round trips until both sides are connected; p at a predicted port, r by the relay, - not at all");
-        println!("' the original's rule, to bind the port that was seen, fails; ! the oracle disagrees");
-        println!("{}", summary(seed, &cells));
+        say!("{table}");
+        say!("round trips until both sides are connected; p at a predicted port, r by the relay, - not at all");
+        say!("' the original's rule, to bind the port that was seen, fails; ! the oracle disagrees");
+        say!("{}", summary(seed, &cells));
     }
     let disagreements: Vec<_> = cells.iter().filter(|cell| cell.disagreement.is_some()).collect();
     for cell in &disagreements {
         let what = cell.disagreement.as_deref().unwrap_or_default();
-        eprintln!("lab: {} with {}: {what}\nreplay: {}", cell.first, cell.second, cell.replay);
+        complain!("lab: {} with {}: {what}\nreplay: {}", cell.first, cell.second, cell.replay);
     }
     if disagreements.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -122,7 +122,7 @@ const COLUMNS: [&str; 9] = [
 
 pub(crate) fn run(as_json: bool, requirements: bool) -> ExitCode {
     if requirements {
-        print!("{}", nat_sim::nat::requirement::markdown());
+        say!("{}", nat_sim::nat::requirement::markdown().trim_end());
         return ExitCode::SUCCESS;
     }
     if as_json {
@@ -130,19 +130,19 @@ pub(crate) fn run(as_json: bool, requirements: bool) -> ExitCode {
             let cells = COLUMNS.iter().zip(row(preset)).map(|(column, cell)| ((*column).to_owned(), cell.into()));
             serde_json::Value::Object(cells.collect())
         });
-        println!("{}", json!(rows.collect::<Vec<_>>()));
+        say!("{}", json!(rows.collect::<Vec<_>>()));
         return ExitCode::SUCCESS;
     }
     let mut table = crate::sweep::table(&COLUMNS);
     for preset in ALL {
         table.add_row(row(preset));
     }
-    println!("{table}");
-    println!(
+    say!("{table}");
+    say!(
         "EIM, ADM, APDM: endpoint-independent, address-, address-and-port-dependent mapping; EIF, ADF, APDF: filtering"
     );
     for (name, reason) in NOT_MODELLED {
-        println!("not modelled: {name}: {reason}");
+        say!("not modelled: {name}: {reason}");
     }
     ExitCode::SUCCESS
 }

@@ -51,17 +51,17 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     let ops = if arguments.ops.is_empty() { Collective::ALL.to_vec() } else { arguments.ops.clone() };
     match links.measure(&ops, &arguments.bytes) {
         Ok(timings) => {
-            println!("op,algorithm,ranks,bytes,simulated_us,modelled_us");
+            say!("op,algorithm,ranks,bytes,simulated_us,modelled_us");
             for timing in timings {
                 let micros = |time: Duration| time.as_secs_f64() * 1e6;
                 let (simulated, modelled) = (micros(timing.simulated), micros(timing.modelled));
                 let (op, algorithm, ranks, bytes) = (timing.collective, timing.algorithm, links.ranks, timing.bytes);
-                println!("{op},{algorithm},{ranks},{bytes},{simulated:.1},{modelled:.1}");
+                say!("{op},{algorithm},{ranks},{bytes},{simulated:.1},{modelled:.1}");
             }
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("lab: {error}");
+            complain!("lab: {error}");
             ExitCode::FAILURE
         }
     }

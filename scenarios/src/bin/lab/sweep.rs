@@ -88,7 +88,7 @@ pub(crate) fn report(outcomes: &[Done], as_lines: bool) -> ExitCode {
     let failed: Vec<_> = outcomes.iter().filter(|done| !done.outcome.passed()).collect();
     if as_lines {
         for done in outcomes {
-            println!("{}", as_json(done));
+            say!("{}", as_json(done));
         }
     } else {
         let mut table = table(&["scenario", "seed", "result", "functions", "simulated", "packets", "wall"]);
@@ -103,10 +103,10 @@ pub(crate) fn report(outcomes: &[Done], as_lines: bool) -> ExitCode {
                 format!("{:.0} ms", wall.as_secs_f64() * 1e3),
             ]);
         }
-        println!("{table}");
+        say!("{table}");
         let simulated: Duration = outcomes.iter().map(|done| done.outcome.report.elapsed).sum();
         let wall: Duration = outcomes.iter().map(|done| done.wall).sum();
-        println!(
+        say!(
             "{} runs, {} passed, {} failed; {:.0} simulated seconds in {:.1} s of work",
             outcomes.len(),
             outcomes.len() - failed.len(),
@@ -116,12 +116,12 @@ pub(crate) fn report(outcomes: &[Done], as_lines: bool) -> ExitCode {
         );
     }
     for Done { outcome, .. } in &failed {
-        eprintln!("\nlab: {} with seed {} failed:", outcome.scenario, outcome.seed);
+        complain!("\nlab: {} with seed {} failed:", outcome.scenario, outcome.seed);
         let lines = outcome.violations.iter().flat_map(|violation| violation.lines());
         for line in lines.take(FAILURE_LINES) {
-            eprintln!("  {line}");
+            complain!("  {line}");
         }
-        eprintln!("replay: {}", outcome.replay_command());
+        complain!("replay: {}", outcome.replay_command());
     }
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -1,4 +1,4 @@
-//! Resuming: members of a session that stands come back after the server, or their connection to it, was gone.
+//! Resuming: members of an established session come back after the server, or their connection to it, was gone.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use super::{Connection, Output, Server, Session, State};
 
 impl Server {
     /// Takes a member back. A server that does not know the session learns it from its members, one by one:
-    /// from then on each of them is watched again. Who knows a session's identifier could leave it only in its
+    /// from then on each of them is watched again. A client that knows a session's identifier could leave it only in its
     /// own rank's name, which cutting that rank's connection does as well.
     pub(super) fn resume(&mut self, now: Instant, connection: Connection, resumption: Resumption) {
         let Resumption { session: id, group, rank, size, nonce } = resumption;

@@ -555,7 +555,7 @@ proptest! {
                     let request = RelayRequest { session, from: rank, to: size - 1, nonce };
                     bench.input(connection, Input::Message(ClientMessage::Relay(request)))
                 }
-                9 => bench.input(connection, Input::Malformed),
+                9 => bench.input(connection, Input::Malformed(WireError::Short)),
                 10 => {
                     let session = sessions[rank as usize % sessions.len()];
                     bench.input(connection, Input::Message(ClientMessage::Severed { session, rank }))
