@@ -376,7 +376,7 @@ fn a_rank_that_leaves_ends_what_waits_for_more_of_it_and_nothing_else() {
 
 #[test]
 fn a_rank_that_failed_ends_what_waits_for_it_where_its_own_word_does_not_come() {
-    let mut group = group();
+    let mut group = processes().remove(0);
     let id = receive(&mut group, Some(1), None);
     group.handle_input(at(0), Input::Failed(slot(1)));
     assert_eq!(told(&mut group), [], "a question might cost what it has sent");
