@@ -280,8 +280,7 @@ impl Communicator {
         }
         let (mut open, left) = (Vec::new(), is_last.then_some(self.id));
         let visit = Visit::new(&self.shared);
-        let leave =
-            |cx: &mut Context<'_>| self.shared.with(|engine| engine.poll_leave(cx, visit.id, left, &mut open));
+        let leave = |cx: &mut Context<'_>| self.shared.with(|engine| engine.poll_leave(cx, visit.id, left, &mut open));
         let flush = std::future::poll_fn(leave);
         // Within a bound: nobody waits for a peer that stays, or a rendezvous that does not read.
         futures_util::future::select(std::pin::pin!(flush), sleep).await;

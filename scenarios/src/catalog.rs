@@ -219,7 +219,8 @@ fn lossy(percent: u32) -> Scenario {
     let about = format!("{percent} % of the packets between functions are lost");
     let mut scenario = scenario(&format!("loss-{percent}"), &about, world, COLLECTIVES);
     // Time-outs double from 1 s: seven losses in a row take two minutes.
-    (scenario.program.config.join_deadline, scenario.program.config.operation_deadline) = (seconds(60), Some(seconds(130)));
+    (scenario.program.config.join_deadline, scenario.program.config.operation_deadline) =
+        (seconds(60), Some(seconds(130)));
     scenario.deadline = seconds(600);
     scenario
 }

@@ -71,7 +71,8 @@ fn ranks_wait_for_one_that_computes_for_ten_minutes() {
 #[test]
 fn nobody_waits_for_the_dead_with_or_without_a_rendezvous() {
     for has_rendezvous in [true, false] {
-        let mut scenario = scenario("linux_masq_drop", 3, Program::steps([Action::Allreduce { bytes: 100 }], 1_000_000));
+        let mut scenario =
+            scenario("linux_masq_drop", 3, Program::steps([Action::Allreduce { bytes: 100 }], 1_000_000));
         scenario.program.config = patient();
         let at = seconds(3);
         if !has_rendezvous {

@@ -5,11 +5,11 @@
 
 use std::time::Duration;
 
+use crate::error::Operation;
 use crate::frame::Kind;
 use crate::group::WaitsFor;
 use crate::rank::Slot;
 use crate::wire::{Reader, WireError, Write};
-use crate::error::Operation;
 
 /// Longest chain.
 pub const CHAIN_MAX: usize = 8;

@@ -32,8 +32,8 @@ use self::loss::Doubt;
 use self::operation::{Op, Operations};
 use super::frame::Envelope;
 use super::mailbox::{Mailbox, Pattern, Place, Stored};
-use crate::answer::Wait;
 use super::rank::{Members, Rank, Slot};
+use crate::answer::Wait;
 use crate::error::ErrorKind;
 use fmi_net::time::Instant;
 

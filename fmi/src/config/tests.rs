@@ -243,7 +243,10 @@ fn a_file_is_read_and_unknown_fields_refused() {
     );
     let config = config.expect("valid");
     assert_eq!(config.join_deadline, Duration::from_millis(1500));
-    assert_eq!((config.operation_deadline, config.cause_wait), (Some(Duration::from_secs(120)), Duration::from_secs(2)));
+    assert_eq!(
+        (config.operation_deadline, config.cause_wait),
+        (Some(Duration::from_secs(120)), Duration::from_secs(2))
+    );
     assert_eq!((config.mailbox_bytes_max, config.eager_bytes_max), (1 << 20, 4096));
     assert_eq!((config.relay, config.spin, config.peers), (false, Duration::from_micros(100), Peers::Collectives));
     assert!(config.bind.is_ipv6());

@@ -21,16 +21,17 @@ use self::spin::Spin;
 use self::wait::{Signal, Waiters};
 use crate::channel::{Channel, Mode};
 use crate::connect::{Control, Lifeline, Upgrade};
-use crate::error::{Error, ErrorKind, Operation, Path, Result};
+use crate::error::{Error, Operation, Path, Result};
 use crate::model::Fabric;
 use crate::net::{Clock, Timer};
 use crate::proto::frame::{Envelope, Kind};
 use crate::proto::group::{Failure, Group, Input, Limits, OpId, Output, WaitsFor, What};
 use crate::proto::rank::Slot;
-use crate::proto::rendezvous::{ClientMessage, ServerMessage, SessionId};
+use crate::proto::rendezvous::{ClientMessage, SessionId};
 use crate::time::Instant;
 
 mod lane;
+mod notices;
 pub(crate) mod parcel;
 pub(crate) mod plan;
 pub(crate) mod run;
@@ -552,37 +553,6 @@ impl Engine {
         }
     }
 
-    /// Sends control frames, once no frame that is partly sent is in their way. A rank that cannot be told of a
-    /// failure finds its connection closed, unless other communicators use it.
-    fn send_notices(&mut self) {
-        self.notices_due = false;
-        let is_only = self.communicators == 1;
-        for slot in Slot::all(u32::try_from(self.lanes.len()).expect("a group has at most SIZE_MAX members")) {
-            let Some(lane) = self.lanes[slot.index()].as_mut().filter(|lane| lane.channel.has_queued()) else {
-                continue;
-            };
-            if lane.channel.poll_flush(Mode::Park(&lane.write_waker)).is_ready() {
-                continue;
-            }
-            if lane.channel.is_mid_frame() {
-                self.notices_due = true;
-            } else if is_only {
-                let kind = ErrorKind::ConnectionLost("the peer could not be told of a failure here".into());
-                self.group.handle_input(self.now, Input::Broken { peer: slot, kind });
-                self.close_lane(slot);
-                self.drain();
-            }
-        }
-    }
-
-    /// Tells the rendezvous that the connection to `peer` broke, which it passes on.
-    pub(super) fn report(&mut self, peer: Slot) {
-        if let Some(control) = self.control.as_mut().filter(|_| self.formed) {
-            control.queue(&ClientMessage::Severed { session: self.session, rank: peer.get() }.emit());
-            self.flush_control();
-        }
-    }
-
     fn close_lane(&mut self, peer: Slot) {
         if let Some(lane) = self.lanes[peer.index()].take() {
             // After it nothing moves there: everybody who waits looks again.
@@ -656,8 +626,11 @@ impl Engine {
         if let Some(control) = &mut self.control
             && self.formed
         {
-            let goodbye =
-                if self.group.has_failed() { ClientMessage::Fail(self.session) } else { ClientMessage::Leave(self.session) };
+            let goodbye = if self.group.has_failed() {
+                ClientMessage::Fail(self.session)
+            } else {
+                ClientMessage::Leave(self.session)
+            };
             control.queue(&goodbye.emit());
             self.formed = false;
         }
@@ -731,7 +704,13 @@ impl Engine {
     /// Leaves: says so to the rendezvous and, if it is the last communicator that is `left`, to all peers, and reads on until
     /// they leave as well. Operations of other communicators may wait for the same channels, so that these wake all who
     /// wait.
-    pub(crate) fn poll_leave(&mut self, cx: &mut Context<'_>, id: OpId, left: Option<u64>, open: &mut Vec<bool>) -> Poll<()> {
+    pub(crate) fn poll_leave(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: OpId,
+        left: Option<u64>,
+        open: &mut Vec<bool>,
+    ) -> Poll<()> {
         open.resize(self.lanes.len(), true);
         self.common.add(id, cx.waker());
         let common = self.common_waker.clone();
@@ -766,60 +745,6 @@ impl Engine {
             });
         }
         if open.contains(&true) { Poll::Pending } else { Poll::Ready(()) }
-    }
-
-    /// Takes notices from the rendezvous; without one the group goes on.
-    fn poll_notices(&mut self, cx: &mut Context<'_>) {
-        if self.control.is_none()
-            && self.formed
-            && let Some(lifeline) = &mut self.lifeline
-            && let Poll::Ready(control) = lifeline.poll(cx)
-        {
-            self.control = Some(control);
-            self.say_whether_it_hears();
-            self.group.handle_input(self.now, Input::Returned);
-        }
-        while let Some(control) = &mut self.control {
-            let flushed = control.poll_flush(cx);
-            let now = self.now;
-            match control.poll_receive(cx, ServerMessage::parse) {
-                Poll::Ready(Ok(ServerMessage::Lost { session, rank })) if session == self.session => {
-                    self.hear_of(now, rank, Input::Lost);
-                }
-                Poll::Ready(Ok(ServerMessage::Failed { session, rank })) if session == self.session => {
-                    self.hear_of(now, rank, Input::Failed);
-                }
-                Poll::Ready(Ok(ServerMessage::Severed { session, rank })) if session == self.session => {
-                    self.hear_of(now, rank, Input::Severed);
-                }
-                Poll::Ready(Ok(ServerMessage::Dissolved(session))) if session == self.session => {
-                    if !self.formed {
-                        self.group.handle_input(now, Input::Dissolved);
-                    }
-                    self.control = None;
-                }
-                Poll::Ready(Ok(ServerMessage::Probe)) => control.queue(&ClientMessage::Ping.emit()),
-                Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(_)) => self.control = None,
-                Poll::Pending => {
-                    if matches!(flushed, Poll::Ready(Err(_))) {
-                        self.control = None;
-                    }
-                    break;
-                }
-            }
-        }
-        if self.control.is_none() {
-            self.say_whether_it_hears();
-        }
-    }
-
-    /// Takes word of a rank; one beyond the group is nobody.
-    fn hear_of(&mut self, now: Instant, rank: u32, word: impl FnOnce(Slot) -> Input) {
-        let size = u32::try_from(self.lanes.len()).expect("a group has at most SIZE_MAX members");
-        if let Some(slot) = Slot::checked(rank, size) {
-            self.group.handle_input(now, word(slot));
-        }
     }
 
     /// Looks for direct connections in place of relayed ones.

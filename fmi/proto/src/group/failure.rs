@@ -5,8 +5,8 @@ use std::cmp::Reverse;
 use super::context::Revoked;
 use super::operation::{Op, Suspicion};
 use super::{AtHand, Failure, Group, Link, OpId, Output, Owner, WaitsFor, What};
-use crate::error::ErrorKind;
 use crate::answer;
+use crate::error::ErrorKind;
 use crate::frame::{Envelope, Kind};
 use crate::notice::Notice;
 use crate::rank::{Rank, Slot};
@@ -312,7 +312,8 @@ impl Group {
 
     /// When [`Group::handle_timeout`] is to be called, and why.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        let doubt = self.doubts.values().map(|doubt| (doubt.until, "a connection that is tried has had its time")).min();
+        let doubt =
+            self.doubts.values().map(|doubt| (doubt.until, "a connection that is tried has had its time")).min();
         let Some(Reverse((at, id))) = self.timers.peek() else { return doubt };
         let op = self.operations.get(*id);
         let reason = match op {

@@ -71,7 +71,8 @@ impl Group {
         let (before, total) = rest.map_or((0, envelope.elements), |rest| (rest.announced, rest.total));
         let end = before.saturating_add(envelope.length);
         let fits = if envelope.more { end < total && envelope.length > 0 } else { end == total };
-        (!fits || envelope.elements != total).then(|| malformed(format!("a frame of {} bytes in a message of {}", envelope.length, envelope.elements)))
+        (!fits || envelope.elements != total)
+            .then(|| malformed(format!("a frame of {} bytes in a message of {}", envelope.length, envelope.elements)))
     }
 
     /// Whether a frame of a message continues one that has begun; its owner then.
@@ -195,7 +196,9 @@ impl Group {
     /// A frame at hand that continues a message belongs to whoever holds its beginning.
     fn own_rest(&mut self, key: Key, holder: Holder) {
         let frame = self.peers[key.0.index()].at_hand.as_ref();
-        let Some(frame) = frame.filter(|frame| !frame.is_first && key_of(key.0, &frame.envelope) == key) else { return };
+        let Some(frame) = frame.filter(|frame| !frame.is_first && key_of(key.0, &frame.envelope) == key) else {
+            return;
+        };
         let owner = match holder {
             Holder::AtHand | Holder::Stored(_) => Owner::Nobody,
             Holder::Operation(id) => Owner::Operation(id),
@@ -281,7 +284,8 @@ impl Group {
 
     /// Nothing more comes from a peer: what is there of its messages is of no use.
     pub(super) fn drop_rests_of(&mut self, peer: Slot) {
-        let keys: Vec<Key> = self.rests.range((peer, 0, 0)..).take_while(|(key, _)| key.0 == peer).map(|it| *it.0).collect();
+        let keys: Vec<Key> =
+            self.rests.range((peer, 0, 0)..).take_while(|(key, _)| key.0 == peer).map(|it| *it.0).collect();
         self.drop_rests(keys);
     }
 

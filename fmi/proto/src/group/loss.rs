@@ -78,7 +78,8 @@ impl Group {
     /// Tries the connections that operations wait for; others are tried once something waits for them.
     pub(super) fn returned(&mut self) {
         self.returned_at = self.seen;
-        let waited: std::collections::BTreeSet<Slot> = self.operations.iter().flat_map(|op| op.waits_for.iter()).collect();
+        let waited: std::collections::BTreeSet<Slot> =
+            self.operations.iter().flat_map(|op| op.waits_for.iter()).collect();
         for peer in waited {
             self.try_path(peer);
         }
@@ -221,9 +222,12 @@ impl Group {
     /// Tells the other ranks of a communicator that this one leaves it, each once, as far as it is `due` there.
     pub fn say_goodbye(&mut self, communicator: u64, due: impl Fn(Slot) -> bool) {
         // Those of one that failed know that already.
-        let Some(context) = self.contexts.get(&communicator).filter(|context| context.revoked.is_none()) else { return };
+        let Some(context) = self.contexts.get(&communicator).filter(|context| context.revoked.is_none()) else {
+            return;
+        };
         let rank = context.members.me().get();
-        let is_due = |slot: &Slot| *slot != self.me && !context.greeted.contains(slot) && self.is_up(*slot) && due(*slot);
+        let is_due =
+            |slot: &Slot| *slot != self.me && !context.greeted.contains(slot) && self.is_up(*slot) && due(*slot);
         let slots: Vec<Slot> = context.members.slots().filter(is_due).collect();
         let notice = Notice::Left { rank, how: self.last_failure.clone().unwrap_or_default() };
         for slot in slots {
@@ -277,7 +281,8 @@ impl Group {
         let is_in = |(_, context): &(&u64, &super::Context)| {
             context.members.rank_of(slot).is_some() && !context.left.contains_key(&slot)
         };
-        let communicators: Vec<u64> = self.contexts.iter().filter(is_in).map(|(communicator, _)| *communicator).collect();
+        let communicators: Vec<u64> =
+            self.contexts.iter().filter(is_in).map(|(communicator, _)| *communicator).collect();
         for communicator in communicators {
             self.leave(slot, communicator, FAILED.into());
         }

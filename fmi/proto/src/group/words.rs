@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use super::operation::Op;
 use super::{ASKS_AFTER, Failure, Group, Link, OpId, Output, WARNS_AFTER, WaitsFor, What};
-use crate::error::{ErrorKind, Operation};
 use crate::answer::{CHAIN_MAX, Called, Doing, Wait, emit};
+use crate::error::{ErrorKind, Operation};
 use crate::frame::{ENVELOPE_BYTES, Envelope, Kind};
 use crate::notice::Notice;
 use crate::rank::Slot;
@@ -200,7 +200,8 @@ impl Group {
             [] => "any rank".into(),
             [_] => waits_for.iter().map(|slot| self.name(communicator, slot)).collect(),
             [first @ .., last] => {
-                let shown = |rank: &Option<_>| rank.map_or_else(|| "another".to_owned(), |rank: super::Rank| rank.to_string());
+                let shown =
+                    |rank: &Option<_>| rank.map_or_else(|| "another".to_owned(), |rank: super::Rank| rank.to_string());
                 let first: Vec<String> = first.iter().map(shown).collect();
                 format!("ranks {} and {}", first.join(", "), shown(last))
             }
@@ -212,12 +213,8 @@ impl Group {
         let mut chain = Chain { text: String::new(), is_circle: false };
         let Some(op) = self.operations.get(id) else { return chain };
         let names = |waits_for| self.names(op.communicator, waits_for);
-        chain.text = format!(
-            "{} waits for {} in {}",
-            self.name(op.communicator, self.me),
-            names(op.waits_for),
-            op.operation()
-        );
+        chain.text =
+            format!("{} waits for {} in {}", self.name(op.communicator, self.me), names(op.waits_for), op.operation());
         let Some(first) = op.waits_for.iter().next() else { return chain };
         if first == self.me {
             chain.is_circle = self.operations.len() == 1;

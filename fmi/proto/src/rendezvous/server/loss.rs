@@ -10,12 +10,7 @@ use crate::rendezvous::{GroupId, Nonce, ServerMessage, SessionId};
 const FAILURES_TOLD_MAX: u32 = 4;
 
 impl Session {
-    pub(super) fn new(
-        group: GroupId,
-        members: BTreeMap<u32, Connection>,
-        nonces: Vec<Nonce>,
-        formed: bool,
-    ) -> Self {
+    pub(super) fn new(group: GroupId, members: BTreeMap<u32, Connection>, nonces: Vec<Nonce>, formed: bool) -> Self {
         Self { group, members, nonces, formed, lost: BTreeSet::new(), failures_told: 0 }
     }
 }

@@ -457,7 +457,8 @@ fn a_failure_is_told_to_all_and_many_of_them_are_not() {
     let mut told = Vec::new();
     for rank in 0..8u32 {
         let outputs = bench.input(rank.into(), Input::Message(ClientMessage::Fail([5; 16])));
-        let is_told = |it: &&(u64, Option<ServerMessage>)| it.1 == Some(ServerMessage::Failed { session: [5; 16], rank });
+        let is_told =
+            |it: &&(u64, Option<ServerMessage>)| it.1 == Some(ServerMessage::Failed { session: [5; 16], rank });
         told.push(outputs.iter().filter(is_told).count());
         assert!(!outputs.iter().any(|(_, it)| matches!(it, Some(ServerMessage::Lost { .. }))), "it is not lost");
     }
