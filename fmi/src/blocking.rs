@@ -234,7 +234,7 @@ impl Communicator {
     }
 
     /// Sets the time for each operation that is called from now on: [`crate::Communicator::set_deadline`].
-    pub fn set_deadline(&self, deadline: Duration) {
+    pub fn set_deadline(&self, deadline: impl Into<Option<Duration>>) {
         self.inner().set_deadline(deadline);
     }
 

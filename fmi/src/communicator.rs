@@ -62,7 +62,7 @@ pub use message::{
 };
 pub use payload::{Payload, RecvVecRequest};
 pub use persistent::{Persistent, PersistentRecv, PersistentSend};
-pub use waiting::{Request, Requests, Test, TryMatchRequest, TryProbeRequest, test, wait_all, wait_any};
+pub use waiting::{Request, Requests, Test, TryMatchRequest, TryProbeRequest, test, wait_all, wait_any, wait_some};
 
 /// Connected ranks. MPI 3.1 §6.
 ///
@@ -214,10 +214,9 @@ impl Communicator {
     }
 
     /// Sets the time for each operation that is called from now on, on this communicator and its clones, but for those
-    /// with [a time of their own](Communicator::with_deadline); with `None`, operations wait as long as peers show signs
-    /// of life ([`Config::operation_deadline`](crate::Config::operation_deadline)). Communicators that are made of it later begin with it;
-    /// others of the group keep theirs, which at first is
-    /// [`Config::operation_deadline`](crate::Config::operation_deadline).
+    /// with [a time of their own](Communicator::with_deadline). With `None`, operations wait as long as peers show signs
+    /// of life. Communicators that are made of it later begin with it; others of the group keep theirs, which at first
+    /// is [`Config::operation_deadline`](crate::Config::operation_deadline).
     pub fn set_deadline(&self, deadline: impl Into<Option<Duration>>) {
         self.shared.set_deadline(deadline.into().unwrap_or(Duration::MAX));
     }

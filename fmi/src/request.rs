@@ -9,7 +9,7 @@
 //! |---|---|
 //! | MPI_Wait | `request.await` |
 //! | MPI_Test | [`test()`] |
-//! | MPI_Waitall, MPI_Waitany, MPI_Waitsome | [`wait_all`], [`wait_any`]; again and again: [`Requests`] |
+//! | MPI_Waitall, MPI_Waitany, MPI_Waitsome | [`wait_all`], [`wait_any`], [`wait_some`]; again and again: [`Requests`] |
 //! | MPI_Testany, MPI_Testsome | [`Requests::test_any`], [`Requests::test_some`] |
 //! | MPI_Cancel | dropping it |
 //! | MPI_Start | [`Persistent::start`](crate::Persistent::start) |
@@ -20,4 +20,5 @@
 pub use crate::communicator::{
     CollectiveRequest, MatchRequest, Nothing, Payload, ProbeRequest, ReadRequest, RecvRequest, RecvVecRequest, Request,
     Requests, SendRecvRequest, SendRequest, Test, TryMatchRequest, TryProbeRequest, test, wait_all, wait_any,
+    wait_some,
 };

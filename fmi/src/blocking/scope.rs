@@ -33,7 +33,7 @@ impl fmt::Debug for Scope<'_> {
     }
 }
 
-/// An operation of a [`Scope`] that was started. Dropping it gives the operation not up, but only its result.
+/// An operation of a [`Scope`] that was started. Dropping this does not give the operation up.
 #[must_use = "an error of an operation that is not waited for is that of the scope"]
 pub struct Started<T> {
     result: Rc<RefCell<Option<Result<T>>>>,
@@ -57,9 +57,9 @@ impl<T> Drop for Started<T> {
 impl Communicator {
     /// Runs `work`, which starts operations and waits for them in any order, and then waits for those that are left.
     ///
-    /// Whichever is waited for, all that were started make progress. So no order of waits hangs: a receive may be started,
-    /// then a send, and the send be waited for first. In a closure like this one what an operation borrows must
-    /// live longer than the scope, as in [`std::thread::scope`], and a buffer that one writes can be read after it.
+    /// Whichever is waited for, all that were started make progress, so no order of waits hangs: a receive and a send may
+    /// be started, and either be waited for first. What an operation borrows must outlive the scope, as in
+    /// [`std::thread::scope`]; a buffer that it writes can be read after the scope.
     ///
     /// # Errors
     /// That of `work`; else the first one of an operation that was not waited for.

@@ -9,7 +9,7 @@ use futures_util::future::join;
 use super::harness::{Bench, Executor, Wire};
 use super::*;
 use crate::op::{Max, Sum};
-use crate::request::{Request, Requests, SendRequest, test, wait_all, wait_any};
+use crate::request::{Request, Requests, SendRequest, test, wait_all, wait_any, wait_some};
 
 const WIRES: [Wire; 3] = [Wire::Pipe(64), Wire::Pipe(1 << 16), Wire::Memory];
 
@@ -38,6 +38,20 @@ fn a_communicator_ends_with_its_last_clone_and_its_last_request() {
     assert!(is_alive(whole, id), "a request is left");
     drop(request);
     assert!(!is_alive(whole, id), "nothing is left");
+}
+
+#[test]
+fn who_leaves_with_one_of_several_clones_lets_the_others_go_on() {
+    let bench = Bench::new(2, Wire::Memory);
+    let mut executor = Executor::default();
+    for comm in &bench.comms {
+        executor.must(async move {
+            comm.duplicate()?.leave().await;
+            comm.clone().leave().await;
+            comm.barrier().await
+        });
+    }
+    assert!(executor.run(first), "somebody was not woken");
 }
 
 #[test]
@@ -392,6 +406,11 @@ fn requests_end_one_by_one_some_or_all_and_each_in_its_turn() {
         let both = [one.recv(0, 8, &mut far), one.recv(0, 9, &mut near)];
         let (number, status, rest) = wait_any(both).await.expect("two were given");
         assert_eq!((number, status?.tag, rest.len()), (1, 9, 1));
+        zero.send(1, 9, &[9u8]).await?;
+        let (mut near, mut far) = ([0u8], [0u8]);
+        let both = [one.recv(0, 7, &mut far), one.recv(0, 9, &mut near)];
+        let (ended, rest) = wait_some(both).await;
+        assert_eq!((ended.len(), ended[0].0, rest.len()), (1, 1, 1));
         Ok(())
     });
     assert!(executor.run(first), "somebody was not woken");

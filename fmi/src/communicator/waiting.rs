@@ -283,6 +283,20 @@ pub async fn wait_any<F: Future + Unpin>(
     Some((number, output, requests))
 }
 
+/// Waits for at least one of the requests, and returns all that have ended, each with its place among them, and the
+/// others.
+///
+/// # Cancel safety
+/// Dropping the future drops the requests.
+///
+/// MPI 3.1 §3.7.5, MPI_Waitsome.
+pub async fn wait_some<F: Future + Unpin>(
+    requests: impl IntoIterator<Item = F>,
+) -> (Vec<(usize, F::Output)>, Requests<F>) {
+    let mut requests: Requests<F> = requests.into_iter().collect();
+    (requests.wait_some().await, requests)
+}
+
 /// Looks whether a request has ended, without waiting for it: `None` if it has not. The executor gets one turn, so that
 /// a loop of tests sees what comes. A request that has ended must not be used again.
 ///
