@@ -35,6 +35,7 @@ pub(crate) mod parcel;
 pub(crate) mod plan;
 pub(crate) mod run;
 mod spin;
+mod synchronous;
 mod transfer;
 mod wait;
 
