@@ -47,6 +47,8 @@ mod base;
 mod collective;
 mod dynamic;
 mod group;
+#[cfg(all(test, feature = "half"))]
+mod half_tests;
 #[cfg(test)]
 mod harness;
 mod message;
