@@ -35,7 +35,7 @@ use std::time::Duration;
 
 use tokio::runtime::Runtime;
 
-use crate::communicator::{Communicator as Inner, Group, Requests, Source, Status, Tag};
+use crate::communicator::{Communicator as Inner, Destination, Group, Invocation, Requests, Source, Status, Tag};
 use crate::error::{Error, ErrorKind, Operation, Result};
 use crate::model::Fabric;
 use crate::op::Op;
@@ -320,7 +320,7 @@ impl Communicator {
 
     waits! {
         /// Sends a message.
-        send[T: Element](to: u32, tag: u32, data: &[T]);
+        send[T: Element](to: impl Into<Destination>, tag: u32, data: &[T]);
         /// Sends a message whose memory is given away.
         send_owned(to: u32, tag: u32, data: impl Into<Payload>);
         /// Receives a message.
@@ -330,7 +330,13 @@ impl Communicator {
         /// Receives a message of any length into the memory of `buffer`.
         recv_owned[T: Element](source: impl Into<Source>, tag: impl Into<Tag>, buffer: Vec<T>) -> (Vec<T>, Status);
         /// Sends and receives at once.
-        sendrecv[T: Element](send: (u32, &[T]), receive: (impl Into<Source>, &mut [T]), tag: u32) -> Status;
+        sendrecv[T: Element](send: (impl Into<Destination>, &[T]), receive: (impl Into<Source>, &mut [T]), tag: u32) -> Status;
+        /// Sends and receives at once, in one buffer.
+        sendrecv_replace[T: Element](buffer: &mut [T], to: impl Into<Destination>, source: impl Into<Source>, tag: u32) -> Status;
+        /// Sends a message, and waits until a receive has got it.
+        ssend[T: Element](to: impl Into<Destination>, tag: u32, data: &[T]);
+        /// Runs an operation that is given by value.
+        invoke(call: Invocation<'_>) -> Option<Status>;
         /// Waits for a message and leaves it where it is.
         probe(source: impl Into<Source>, tag: impl Into<Tag>) -> Status;
         /// Looks for a message without waiting, and leaves it where it is.
@@ -350,6 +356,10 @@ impl Communicator {
         gather_in_place[T: Element](buffer: &mut [T], root: u32);
         /// Gathers blocks of any length at the root.
         gatherv[T: Element](send: &[T], receive: &mut [T], counts: &[usize], root: u32);
+        /// Gathers blocks of any length at the root, in one buffer.
+        gatherv_in_place[T: Element](buffer: &mut [T], counts: &[usize], root: u32);
+        /// Scatters blocks of any length from the root, in one buffer.
+        scatterv_in_place[T: Element](buffer: &mut [T], counts: &[usize], root: u32);
         /// Scatters equally long blocks from the root.
         scatter[T: Element](send: &[T], receive: &mut [T], root: u32);
         /// Scatters equally long blocks from the root, in one buffer.
@@ -362,12 +372,16 @@ impl Communicator {
         allgather_in_place[T: Element](buffer: &mut [T]);
         /// Gathers blocks of any length to all.
         allgatherv[T: Element](send: &[T], receive: &mut [T], counts: &[usize]);
+        /// Gathers blocks of any length to all, in one buffer.
+        allgatherv_in_place[T: Element](buffer: &mut [T], counts: &[usize]);
         /// A block from each to each.
         alltoall[T: Element](send: &[T], receive: &mut [T]);
         /// A block from each to each, in one buffer.
         alltoall_in_place[T: Element](buffer: &mut [T]);
         /// A block of any length from each to each.
         alltoallv[T: Element](send: &[T], send_counts: &[usize], receive: &mut [T], receive_counts: &[usize]);
+        /// A block of any length from each to each, in one buffer.
+        alltoallv_in_place[T: Element](buffer: &mut [T], counts: &[usize]);
         /// Combines to the root.
         reduce[T: Element, O: Op<T>](send: &[T], receive: &mut [T], op: O, root: u32);
         /// Combines to the root, in one buffer.
@@ -376,6 +390,8 @@ impl Communicator {
         allreduce[T: Element, O: Op<T>](send: &[T], receive: &mut [T], op: O);
         /// Combines to all, in one buffer.
         allreduce_in_place[T: Element, O: Op<T>](buffer: &mut [T], op: O);
+        /// Combines, and gives each rank its block, of any length, in one buffer.
+        reduce_scatter_in_place[T: Element, O: Op<T>](buffer: &mut [T], counts: &[usize], op: O);
         /// Combines, and gives each rank its block.
         reduce_scatter_block[T: Element, O: Op<T>](send: &[T], receive: &mut [T], op: O);
         /// Combines, and gives each rank its block, in one buffer.

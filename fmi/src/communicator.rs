@@ -45,23 +45,30 @@ use crate::time::Instant;
 
 mod base;
 mod collective;
+mod dynamic;
 mod group;
+#[cfg(all(test, feature = "half"))]
+mod half_tests;
 #[cfg(test)]
 mod harness;
 mod message;
 mod payload;
 mod persistent;
+mod synchronous;
 #[cfg(feature = "values")]
 mod value;
 mod waiting;
 
 pub use collective::{CollectiveRequest, Nothing};
+pub use dynamic::{Invocation, InvokeRequest};
 pub use group::Group;
 pub use message::{
-    MatchRequest, Message, ProbeRequest, ReadRequest, RecvRequest, SendRecvRequest, SendRequest, Source, Status, Tag,
+    Destination, MatchRequest, Message, ProbeRequest, ReadRequest, RecvRequest, SendRecvRequest, SendRequest, Source,
+    Status, Tag,
 };
 pub use payload::{Payload, RecvVecRequest};
 pub use persistent::{Persistent, PersistentRecv, PersistentSend};
+pub use synchronous::SsendRequest;
 pub use waiting::{Request, Requests, Test, TryMatchRequest, TryProbeRequest, test, wait_all, wait_any, wait_some};
 
 /// Connected ranks. MPI 3.1 §6.

@@ -67,9 +67,12 @@ pub(crate) use fmi_proto as proto;
 pub(crate) use fmi_proto::{datatype, key, model, schedule};
 
 pub use channel::LinkInfo;
-pub use communicator::{Communicator, Group, Message, Persistent, PersistentRecv, PersistentSend, Source, Status, Tag};
+pub use communicator::{
+    Communicator, Destination, Group, Invocation, Message, Persistent, PersistentRecv, PersistentSend, Source, Status,
+    Tag,
+};
 pub use config::{Config, Peers};
-pub use datatype::{Bool, Element};
+pub use datatype::{Bool, Datatype, Element};
 pub use error::{Error, ErrorKind, Operation, Path, Result};
 pub use fmi_net::time;
 pub use fmi_proto::{bytemuck, element, error, op};

@@ -18,7 +18,7 @@
 //! [`recv_vec`](crate::Communicator::recv_vec)) have no lifetime.
 
 pub use crate::communicator::{
-    CollectiveRequest, MatchRequest, Nothing, Payload, ProbeRequest, ReadRequest, RecvRequest, RecvVecRequest, Request,
-    Requests, SendRecvRequest, SendRequest, Test, TryMatchRequest, TryProbeRequest, test, wait_all, wait_any,
-    wait_some,
+    CollectiveRequest, InvokeRequest, MatchRequest, Nothing, Payload, ProbeRequest, ReadRequest, RecvRequest,
+    RecvVecRequest, Request, Requests, SendRecvRequest, SendRequest, SsendRequest, Test, TryMatchRequest,
+    TryProbeRequest, test, wait_all, wait_any, wait_some,
 };

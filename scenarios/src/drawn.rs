@@ -3,8 +3,10 @@
 
 use std::fmt::Debug;
 
-use fmi::op::{BitXor, Custom, Max, MinLoc, Op, Sum};
-use fmi::{Communicator, Element, Source, Tag};
+use fmi::bytemuck::{cast_slice, cast_slice_mut, pod_read_unaligned};
+use fmi::op::{BitXor, BuiltIn, Custom, MinLoc, Op, Operator, Sum};
+use fmi::{Communicator, Datatype, Element, Invocation, Operation, Source, Tag};
+use fmi_proto::operation::{Class, Extent, Layout};
 use futures_util::future::{try_join, try_join3};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
@@ -42,28 +44,34 @@ impl Draw {
 pub(crate) async fn run(comm: &Communicator, number: u64) -> Result<(), Failure> {
     let mut draw = Draw(ChaCha8Rng::seed_from_u64(number));
     for _ in 0..OPERATIONS {
-        let about = draw.below(8);
-        match about {
-            0 => collective(comm, &mut draw, value, Sum).await?,
-            1 => collective(comm, &mut draw, value, Custom::ordered(AFFINE, compose)).await?,
-            2 => collective(comm, &mut draw, |rank, at, index| small(rank, at, index) as i16, Max).await?,
+        match draw.below(8) {
+            0 => collective(comm, &mut draw, value, (BuiltIn::Sum.into(), u64::wrapping_add)).await?,
+            1 => {
+                let affine = Operator::user(AFFINE, false, |left, right| {
+                    by_words(left, right, compose);
+                });
+                collective(comm, &mut draw, value, (affine, compose)).await?;
+            }
+            2 => {
+                let of = |rank, at, index| small(rank, at, index) as i16;
+                collective(comm, &mut draw, of, (BuiltIn::Max.into(), i16::max)).await?;
+            }
             3 => {
                 // Small whole numbers add up exactly in any order.
                 let of = |rank, at, index| f64::from(small(rank, at, index));
-                collective(comm, &mut draw, of, Sum).await?;
+                collective(comm, &mut draw, of, (BuiltIn::Sum.into(), |left, right| left + right)).await?;
             }
             4 => {
                 let of = |rank, at, index| [i64::from(small(rank, at, index)), i64::from(rank)];
-                collective(comm, &mut draw, of, MinLoc).await?;
+                collective(comm, &mut draw, of, (BuiltIn::MinLoc.into(), |left, right| MinLoc.combine(left, right)))
+                    .await?;
             }
             5 => {
-                collective(
-                    comm,
-                    &mut draw,
-                    |rank, at, index| value(rank, at, index).to_be_bytes(),
-                    Custom::commutative(HASH, xor),
-                )
-                .await?
+                let of = |rank, at, index| value(rank, at, index).to_be_bytes();
+                let hash = Operator::user(HASH, true, |left, right| {
+                    left.iter().zip(right).for_each(|(left, right)| *right ^= left);
+                });
+                collective(comm, &mut draw, of, (hash, xor)).await?;
             }
             6 => messages(comm, &mut draw).await?,
             _ => communicators(comm, &mut draw).await?,
@@ -74,6 +82,14 @@ pub(crate) async fn run(comm: &Communicator, number: u64) -> Result<(), Failure>
 
 fn small(rank: u32, number: u64, index: usize) -> u16 {
     (value(rank, number, index) % 1000) as u16
+}
+
+/// Applies `combine` to each pair of numbers; the results replace the right ones.
+fn by_words(left: &[u8], right: &mut [u8], combine: fn(u64, u64) -> u64) {
+    for (left, right) in left.chunks_exact(8).zip(right.chunks_exact_mut(8)) {
+        let word = |bytes: &[u8]| pod_read_unaligned::<u64>(bytes);
+        right.copy_from_slice(&combine(word(left), word(right)).to_ne_bytes());
+    }
 }
 
 fn xor(left: [u8; 8], right: [u8; 8]) -> [u8; 8] {
@@ -90,166 +106,76 @@ fn expect<T: PartialEq + Debug>(what: &str, got: &[T], expected: impl Fn(usize) 
     }
 }
 
-/// One collective, in one or two buffers.
-#[expect(clippy::too_many_lines, reason = "one arm for each collective")]
-async fn collective<T: Element + PartialEq + Debug, O: Op<T> + Copy>(
+/// One collective of the table, by value, in one or two buffers, against its definition.
+async fn collective<T: Element + PartialEq + Debug>(
     comm: &Communicator,
     draw: &mut Draw,
     of: impl Fn(u32, u64, usize) -> T,
-    op: O,
+    (operator, combine): (Operator, impl Fn(T, T) -> T),
 ) -> Result<(), Failure> {
     let (me, size, at) = (comm.rank(), comm.size(), draw.below(u64::MAX));
-    let (ranks, mine) = (size as usize, me as usize);
-    let (count, root, in_place) = (draw.count(), draw.rank(size), draw.below(2) == 0);
-    let vector = |rank: u32, count: usize| (0..count).map(|index| of(rank, at, index)).collect::<Vec<T>>();
-    let fold = |ranks: std::ops::Range<u32>, index: usize| {
-        let mut ranks = ranks.map(|rank| of(rank, at, index));
-        let first = ranks.next().expect("at least one rank");
-        ranks.fold(first, |sum, next| op.combine(sum, next))
+    let known: Vec<Operation> = Operation::ALL.iter().copied().filter(|known| is_drawn(*known)).collect();
+    let (count, root, operation) = (draw.count(), draw.rank(size), known[draw.below(known.len() as u64) as usize]);
+    let moves = operation.moves().expect("it moves data");
+    let in_place = draw.below(2) == 0 && moves.in_place;
+    let counts: Vec<usize> = (0..size).map(|_| draw.count() / size as usize).collect();
+    let share = if moves.send == Extent::All || moves.receive == Extent::All { count / size as usize } else { count };
+    let length = |from: u32, to: u32| match operation {
+        // As many as all draw for the pair; in place, as many in both directions.
+        Operation::Alltoallv => {
+            let pair = if in_place { (from.min(to), from.max(to)) } else { (from, to) };
+            ((at ^ u64::from(pair.0 * 31 + pair.1)) % 50) as usize
+        }
+        Operation::Gatherv | Operation::Allgatherv => counts[from as usize],
+        Operation::Scatterv | Operation::ReduceScatter => counts[to as usize],
+        _ => share,
     };
-    let counts: Vec<usize> = (0..ranks).map(|_| draw.count() / ranks).collect();
-    let offsets = fmi_proto::schedule::offsets(&counts);
-    let share = count / ranks;
-    let own = vector(me, count);
-    let mut result = vec![T::zeroed(); count];
-    match draw.below(15) {
-        0 => comm.barrier().await?,
-        1 => {
-            let mut buffer = if me == root { own } else { result };
-            comm.broadcast(&mut buffer, root).await?;
-            expect("broadcast", &buffer, |index| of(root, at, index))?;
-        }
-        2 => {
-            if in_place {
-                result = own;
-                comm.reduce_in_place(&mut result, op, root).await?;
-            } else {
-                comm.reduce(&own, &mut result, op, root).await?;
-            }
-            if me == root {
-                expect("reduce", &result, |index| fold(0..size, index))?;
-            }
-        }
-        3 | 4 => {
-            if in_place {
-                result = own;
-                comm.allreduce_in_place(&mut result, op).await?;
-            } else {
-                comm.allreduce(&own, &mut result, op).await?;
-            }
-            expect("allreduce", &result, |index| fold(0..size, index))?;
-        }
-        5 => {
-            let mut all = vec![T::zeroed(); if me == root { share * ranks } else { share }];
-            if in_place {
-                let start = if me == root { share * mine } else { 0 };
-                all[start..start + share].copy_from_slice(&own[..share]);
-                comm.gather_in_place(&mut all, root).await?;
-            } else {
-                comm.gather(&own[..share], &mut all, root).await?;
-            }
-            if me == root && share > 0 {
-                let from = |index: usize| u32::try_from(index / share).expect("a rank");
-                expect("gather", &all, |index| of(from(index), at, index % share))?;
-            }
-        }
-        6 => {
-            let all = if me == root { vector(root, share * ranks) } else { Vec::new() };
-            let mut block = vec![T::zeroed(); share];
-            comm.scatter(&all, &mut block, root).await?;
-            expect("scatter", &block, |index| of(root, at, mine * share + index))?;
-        }
-        7 => {
-            let mut all = vec![T::zeroed(); share * ranks];
-            if in_place {
-                all[share * mine..share * (mine + 1)].copy_from_slice(&own[..share]);
-                comm.allgather_in_place(&mut all).await?;
-            } else {
-                comm.allgather(&own[..share], &mut all).await?;
-            }
-            let from = |index: usize| u32::try_from(index / share).expect("a rank");
-            expect("allgather", &all, |index| of(from(index), at, index % share))?;
-        }
-        8 => {
-            let mut all = vector(me, share * ranks);
-            if in_place {
-                comm.alltoall_in_place(&mut all).await?;
-            } else {
-                let send = all.clone();
-                comm.alltoall(&send, &mut all).await?;
-            }
-            let from = |index: usize| u32::try_from(index / share).expect("a rank");
-            expect("alltoall", &all, |index| of(from(index), at, mine * share + index % share))?;
-        }
-        9 => {
-            let mut all = vector(me, share * ranks);
-            if in_place {
-                comm.reduce_scatter_block_in_place(&mut all, op).await?;
-            } else {
-                let send = all.clone();
-                comm.reduce_scatter_block(&send, &mut all[..share], op).await?;
-            }
-            expect("reduce_scatter_block", &all[..share], |index| fold(0..size, mine * share + index))?;
-        }
-        10 => {
-            let mut block = vec![T::zeroed(); counts[mine]];
-            comm.reduce_scatter(&vector(me, offsets[ranks]), &mut block, &counts, op).await?;
-            expect("reduce_scatter", &block, |index| fold(0..size, offsets[mine] + index))?;
-        }
-        11 => {
-            comm.scan(&own, &mut result, op).await?;
-            expect("scan", &result, |index| fold(0..me + 1, index))?;
-        }
-        12 => {
-            result.copy_from_slice(&own);
-            comm.exscan_in_place(&mut result, op).await?;
-            if me > 0 {
-                expect("exscan", &result, |index| fold(0..me, index))?;
-            }
-        }
-        13 => {
-            let mut all = vec![T::zeroed(); offsets[ranks]];
-            comm.allgatherv(&vector(me, counts[mine]), &mut all, &counts).await?;
-            blocks("allgatherv", &all, &offsets, |rank, index| of(rank, at, index))?;
-            let mut at_root = vec![T::zeroed(); if me == root { offsets[ranks] } else { 0 }];
-            comm.gatherv(&vector(me, counts[mine]), &mut at_root, if me == root { &counts } else { &[] }, root).await?;
-            if me == root {
-                blocks("gatherv", &at_root, &offsets, |rank, index| of(rank, at, index))?;
-            }
-            let mut block = vec![T::zeroed(); counts[mine]];
-            comm.scatterv(&at_root, if me == root { &counts } else { &[] }, &mut block, root).await?;
-            expect("scatterv", &block, |index| of(me, at, index))?;
-        }
-        _ => {
-            // Rank r has for rank s as many as both draw for the pair.
-            let length = |from: u32, to: u32| usize::try_from((at ^ u64::from(from * 31 + to)) % 50).expect("small");
-            let sends: Vec<usize> = (0..size).map(|to| length(me, to)).collect();
-            let receives: Vec<usize> = (0..size).map(|from| length(from, me)).collect();
-            let send: Vec<T> = (0..size)
-                .flat_map(|to| (0..length(me, to)).map(move |index| (to, index)))
-                .map(|(to, index)| of(me * 64 + to, at, index))
-                .collect();
-            let mut all = vec![T::zeroed(); receives.iter().sum()];
-            comm.alltoallv(&send, &sends, &mut all, &receives).await?;
-            blocks("alltoallv", &all, &fmi_proto::schedule::offsets(&receives), |from, index| {
-                of(from * 64 + me, at, index)
-            })?;
-        }
+    let layout = Layout { size, root, length: &length };
+    let (sent, received) = layout.buffers(operation, me);
+    let send: Vec<T> = (0..sent).map(|index| of(me, at, index)).collect();
+    let mut result = vec![T::zeroed(); received];
+    if operation == Operation::Broadcast && me == root {
+        result = (0..received).map(|index| of(me, at, index)).collect();
     }
-    Ok(())
+    let to: Vec<usize> = (0..size).map(|other| length(me, other)).collect();
+    let by_block = operation == Operation::ReduceScatter;
+    let from: Vec<usize> =
+        (0..size).map(|other| if by_block { to[other as usize] } else { length(other, me) }).collect();
+    let mut call = Invocation::new(operation, Datatype::of::<T>()).root(root);
+    if moves.combined {
+        call = call.operator(operator);
+    }
+    if moves.counted {
+        let sends = operation == Operation::Scatterv || operation == Operation::Alltoallv && !in_place;
+        call = call.send_counts(if sends { &to } else { &[] });
+        call = call.receive_counts(if operation == Operation::Scatterv { &[] } else { &from });
+    }
+    let mut result_at = 0;
+    if in_place {
+        let (length, own_at, at) = layout.in_place(operation, me);
+        result = vec![T::zeroed(); length];
+        result[own_at..own_at + sent].copy_from_slice(&send);
+        result_at = at;
+        comm.invoke(call.in_place(cast_slice_mut(&mut result))).await?;
+    } else {
+        comm.invoke(call.send(cast_slice(&send)).receive(cast_slice_mut(&mut result))).await?;
+    }
+    let got = &result[result_at..result_at + received];
+    let what = if in_place { format!("{operation} in place") } else { operation.to_string() };
+    expect(&what, got, |index| match operation.origin(&layout, me, index) {
+        Some(origin) => {
+            let mut parts = origin.ranks.map(|rank| of(rank, at, origin.index));
+            let first = parts.next().expect("at least one rank");
+            parts.fold(first, &combine)
+        }
+        // Kept as it was.
+        None => got[index],
+    })
 }
 
-/// Compares blocks that lie one after the other.
-fn blocks<T: PartialEq + Debug>(
-    what: &str,
-    all: &[T],
-    offsets: &[usize],
-    of: impl Fn(u32, usize) -> T,
-) -> Result<(), Failure> {
-    for (ends, rank) in offsets.windows(2).zip(0..) {
-        expect(what, &all[ends[0]..ends[1]], |index| of(rank, index))?;
-    }
-    Ok(())
+/// Whether an operation is a collective that is given data.
+fn is_drawn(operation: Operation) -> bool {
+    operation.class() == Class::Collective && operation.moves().is_some()
 }
 
 /// Everybody sends to the next two ranks; tags and sources are asked for in another order.

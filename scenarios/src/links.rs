@@ -4,10 +4,12 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use fmi::bytemuck::{cast_slice, cast_slice_mut};
 use fmi::net::Net;
 use fmi::net::rendezvous::{Rendezvous, ServerConfig};
-use fmi::op::Sum;
+use fmi::op::BuiltIn;
 use fmi::{Communicator, Config, Error};
+use fmi::{Datatype, Invocation};
 use fmi_proto::model::Fabric;
 use fmi_proto::schedule::{Algorithm, Collective, Connections, Problem, candidates, price};
 use nat_sim::topology::{HostSpec, INTERNET, TcpConfig, Topology};
@@ -148,27 +150,16 @@ async fn time(net: SimNet, rank: u32, problem: &Problem, algorithm: Algorithm) -
     let mut config = Config::new(rank, problem.size, "links", format!("{RENDEZVOUS}:{PORT}"));
     config.algorithms = [(problem.collective, algorithm)].into();
     let comm = Communicator::connect(net.clone(), &config).await?;
-    let (one, all) = (problem.count, problem.count * problem.size as usize);
-    let (send, mut receive) = (vec![1f32; all], vec![0f32; all]);
-    let at_root = rank == 0;
+    let operation = problem.collective.operation();
+    let (sent, received) = operation.buffers(problem.count, problem.size, rank);
+    let (send, mut receive) = (vec![1f32; sent], vec![0f32; received]);
     let mut took = Duration::ZERO;
     for _ in 0..2 {
         comm.barrier().await?;
         let begun = net.now();
-        #[expect(clippy::wildcard_enum_match_arm, reason = "what has no data is measured as a barrier")]
-        match problem.collective {
-            Collective::Broadcast => comm.broadcast(&mut receive[..one], 0).await?,
-            Collective::Reduce => comm.reduce(&send[..one], &mut receive[..one], Sum, 0).await?,
-            Collective::Allreduce => comm.allreduce(&send[..one], &mut receive[..one], Sum).await?,
-            Collective::Gather => comm.gather(&send[..one], &mut receive, 0).await?,
-            Collective::Scatter => comm.scatter(if at_root { &send } else { &[] }, &mut receive[..one], 0).await?,
-            Collective::Allgather => comm.allgather(&send[..one], &mut receive).await?,
-            Collective::Alltoall => comm.alltoall(&send, &mut receive).await?,
-            Collective::ReduceScatter => comm.reduce_scatter_block(&send, &mut receive[..one], Sum).await?,
-            Collective::Scan => comm.scan(&send[..one], &mut receive[..one], Sum).await?,
-            Collective::Exscan => comm.exscan(&send[..one], &mut receive[..one], Sum).await?,
-            _ => comm.barrier().await?,
-        }
+        let call = Invocation::new(operation, Datatype::of::<f32>());
+        let call = if problem.collective.is_reduction() { call.operator(BuiltIn::Sum) } else { call };
+        comm.invoke(call.send(cast_slice(&send)).receive(cast_slice_mut(&mut receive))).await?;
         took = net.now() - begun;
     }
     comm.barrier().await?;

@@ -1,16 +1,22 @@
 //! `fmi perf`
 
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::time::Duration;
 
+use fmi::bytemuck::{cast_slice, cast_slice_mut};
 use fmi::config::Variables;
 use fmi::net::Net;
-use fmi::op::{Max, Sum};
-use fmi::{Communicator, Config, RealNet, Result};
+use fmi::op::{BuiltIn, Max};
+use fmi::{Communicator, Config, Datatype, Invocation, RealNet};
+use fmi_proto::schedule::Collective;
+
+type Result<T, E = fmi::Error> = std::result::Result<T, E>;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Operations to measure, separated by commas; all of them by default.
+    /// What to measure, separated by commas: pingpong, stream, startup, or collectives by name, like allreduce. All but
+    /// startup by default.
     #[arg(long, value_delimiter = ',', value_name = "LIST")]
     ops: Vec<Measured>,
     /// Lengths in bytes, separated by commas, like 8,1KiB,16MiB: of the vector, or of each rank's block.
@@ -30,59 +36,45 @@ pub(crate) struct Arguments {
     time: Duration,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-#[value(rename_all = "snake_case")]
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Measured {
     /// Half a round trip between ranks 0 and 1.
     Pingpong,
     /// A message of many in a row from rank 0 to rank 1.
     Stream,
-    Barrier,
-    Broadcast,
-    Reduce,
-    Allreduce,
-    Gather,
-    Scatter,
-    Allgather,
-    Alltoall,
-    ReduceScatter,
-    Scan,
-    Exscan,
+    /// A collective, on blocks of one length.
+    Collective(Collective),
     /// From `FMI_PERF_START` (nanoseconds of the Unix clock) to the end of the first barrier, and private memory of a
     /// rank in KiB.
     Startup,
 }
 
 impl Measured {
-    const DEFAULT: [Self; 13] = [
-        Self::Pingpong,
-        Self::Stream,
-        Self::Barrier,
-        Self::Broadcast,
-        Self::Reduce,
-        Self::Allreduce,
-        Self::Gather,
-        Self::Scatter,
-        Self::Allgather,
-        Self::Alltoall,
-        Self::ReduceScatter,
-        Self::Scan,
-        Self::Exscan,
-    ];
-
-    fn name(self) -> String {
-        clap::ValueEnum::to_possible_value(&self).expect("all are named").get_name().to_owned()
+    /// What is measured unless it is said: all but the start.
+    fn default_ones() -> impl Iterator<Item = Self> + Clone {
+        [Self::Pingpong, Self::Stream].into_iter().chain(Collective::ALL.iter().copied().map(Self::Collective))
     }
 
-    /// Buffers of this many blocks, to send and to receive.
-    fn blocks(self, size: usize) -> (usize, usize) {
+    fn name(self) -> &'static str {
         match self {
-            Self::Gather | Self::Allgather => (1, size),
-            Self::Scatter | Self::ReduceScatter => (size, 1),
-            Self::Alltoall => (size, size),
-            Self::Pingpong | Self::Stream | Self::Barrier | Self::Broadcast | Self::Reduce => (1, 1),
-            Self::Allreduce | Self::Scan | Self::Exscan | Self::Startup => (1, 1),
+            Self::Pingpong => "pingpong",
+            Self::Stream => "stream",
+            Self::Collective(collective) => collective.name(),
+            Self::Startup => "startup",
         }
+    }
+}
+
+impl FromStr for Measured {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let all = Self::default_ones().chain([Self::Startup]);
+        all.clone().find(|known| known.name() == text).ok_or_else(|| {
+            let names: Vec<&str> = all.map(Self::name).collect();
+            format!("expected one of: {}", names.join(", "))
+        })
     }
 }
 
@@ -104,7 +96,7 @@ async fn perf(arguments: Arguments) -> Result<()> {
     let net = RealNet::new();
     let comm = Communicator::connect(net, &config).await?;
     let mut perf = Perf { net, comm: &comm, arguments: &arguments, started };
-    let ops = if arguments.ops.is_empty() { Measured::DEFAULT.to_vec() } else { arguments.ops.clone() };
+    let ops = if arguments.ops.is_empty() { Measured::default_ones().collect() } else { arguments.ops.clone() };
     if ops.contains(&Measured::Startup) {
         perf.startup().await?;
     }
@@ -112,7 +104,7 @@ async fn perf(arguments: Arguments) -> Result<()> {
         perf.heading();
     }
     for op in ops.into_iter().filter(|op| *op != Measured::Startup) {
-        let lengths = if op == Measured::Barrier { vec![0] } else { arguments.bytes.clone() };
+        let lengths = if op == Measured::Collective(Collective::Barrier) { vec![0] } else { arguments.bytes.clone() };
         for bytes in lengths {
             let samples = perf.measure(op, bytes).await?;
             if comm.rank() == 0 && !samples.is_empty() {
@@ -163,14 +155,17 @@ impl Perf<'_> {
 
     /// Microseconds for each operation, one for each repetition: the mean of the slowest rank.
     async fn measure(&mut self, op: Measured, bytes: usize) -> Result<Vec<f64>> {
-        let size = self.comm.size() as usize;
+        let size = self.comm.size();
         if size < 2 && matches!(op, Measured::Pingpong | Measured::Stream) {
             return Ok(Vec::new());
         }
         let count = bytes.div_ceil(size_of::<f32>());
-        let (send_blocks, receive_blocks) = op.blocks(size);
-        let send = vec![1f32; count * send_blocks];
-        let mut receive = vec![0f32; count * receive_blocks];
+        let (sent, received) = match op {
+            Measured::Collective(collective) => collective.operation().buffers(count, size, self.comm.rank()),
+            Measured::Pingpong | Measured::Stream | Measured::Startup => (count, count),
+        };
+        let send = vec![1f32; sent];
+        let mut receive = vec![0f32; received];
         // One to warm up, a few to find out how many fit the time.
         self.turns(op, 2, &send, &mut receive).await?;
         let trial = self.turns(op, 3, &send, &mut receive).await?;
@@ -195,7 +190,6 @@ impl Perf<'_> {
         const TAG: u32 = 1;
         let comm = self.comm;
         let begun = self.net.now();
-        let at_root = comm.rank() == 0;
         for _ in 0..iterations {
             match op {
                 Measured::Pingpong => match comm.rank() {
@@ -214,17 +208,12 @@ impl Perf<'_> {
                     1 => drop(comm.recv(0, TAG, receive).await?),
                     _ => {}
                 },
-                Measured::Barrier => comm.barrier().await?,
-                Measured::Broadcast => comm.broadcast(receive, 0).await?,
-                Measured::Reduce => comm.reduce(send, receive, Sum, 0).await?,
-                Measured::Allreduce => comm.allreduce(send, receive, Sum).await?,
-                Measured::Gather => comm.gather(send, receive, 0).await?,
-                Measured::Scatter => comm.scatter(if at_root { send } else { &[] }, receive, 0).await?,
-                Measured::Allgather => comm.allgather(send, receive).await?,
-                Measured::Alltoall => comm.alltoall(send, receive).await?,
-                Measured::ReduceScatter => comm.reduce_scatter_block(send, receive, Sum).await?,
-                Measured::Scan => comm.scan(send, receive, Sum).await?,
-                Measured::Exscan => comm.exscan(send, receive, Sum).await?,
+                Measured::Collective(collective) => {
+                    let call = Invocation::new(collective.operation(), Datatype::of::<f32>());
+                    let call = if collective.is_reduction() { call.operator(BuiltIn::Sum) } else { call };
+                    let (send, receive) = (cast_slice(send), cast_slice_mut(receive));
+                    comm.invoke(call.send(send).receive(receive)).await?;
+                }
                 Measured::Startup => {}
             }
         }

@@ -32,6 +32,9 @@
 #![warn(clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
 use std::fmt;
+use std::str::FromStr;
+
+use crate::operation::UnknownName;
 
 /// A plain element: any bit pattern is a value, there is no padding, and it has at least one byte.
 ///
@@ -45,6 +48,113 @@ pub trait Element: bytemuck::Pod + Send + Sync {
 pub const fn code_of<T: Element>() -> u32 {
     const { assert!(size_of::<T>() > 0, "an element has at least one byte") };
     T::DATATYPE
+}
+
+/// An element type by value: what `fmi::Communicator::invoke` moves.
+///
+/// # Examples
+/// ```
+/// use fmi::Datatype;
+///
+/// assert_eq!("f64".parse(), Ok(Datatype::of::<f64>()));
+/// assert_eq!(Datatype::of::<f64>().array(2), Some(Datatype::of::<[f64; 2]>()));
+/// assert_eq!(Datatype::of::<[f64; 2]>().bytes(), 16);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Datatype {
+    code: u32,
+    bytes: usize,
+}
+
+impl Datatype {
+    /// That of `T`.
+    #[must_use]
+    pub const fn of<T: Element>() -> Self {
+        Self { code: code_of::<T>(), bytes: size_of::<T>() }
+    }
+
+    /// A type of the caller's, as [`element!`](crate::element) makes it of a type with this name, length and alignment;
+    /// `None` if it has no bytes.
+    #[must_use]
+    pub const fn user(name: &str, bytes: usize, align: usize) -> Option<Self> {
+        if bytes == 0 { None } else { Some(Self { code: user_code(name, bytes, align), bytes }) }
+    }
+
+    /// An array of `length` elements of this type; `None` if it has no bytes, or more than memory can hold.
+    #[must_use]
+    pub const fn array(self, length: usize) -> Option<Self> {
+        match self.bytes.checked_mul(length) {
+            None | Some(0) => None,
+            Some(bytes) => Some(Self { code: code("array", [self.code as u64, length as u64]), bytes }),
+        }
+    }
+
+    /// Its code on the wire ([`Element::DATATYPE`]).
+    #[must_use]
+    pub const fn code(self) -> u32 {
+        self.code
+    }
+
+    /// Bytes of an element, one or more.
+    #[must_use]
+    pub const fn bytes(self) -> usize {
+        self.bytes
+    }
+
+    /// Those with a name of their own.
+    pub fn built_in() -> impl Iterator<Item = Self> {
+        let integers = [
+            Self::of::<u8>(),
+            Self::of::<i8>(),
+            Self::of::<u16>(),
+            Self::of::<i16>(),
+            Self::of::<u32>(),
+            Self::of::<i32>(),
+            Self::of::<u64>(),
+            Self::of::<i64>(),
+            Self::of::<u128>(),
+            Self::of::<i128>(),
+            Self::of::<usize>(),
+            Self::of::<isize>(),
+        ];
+        let others = [
+            Self::of::<f32>(),
+            Self::of::<f64>(),
+            Self::of::<Bool>(),
+            #[cfg(feature = "half")]
+            Self::of::<half::f16>(),
+            #[cfg(feature = "half")]
+            Self::of::<half::bf16>(),
+            #[cfg(feature = "complex")]
+            Self::of::<num_complex::Complex<f32>>(),
+            #[cfg(feature = "complex")]
+            Self::of::<num_complex::Complex<f64>>(),
+        ];
+        integers.into_iter().chain(others)
+    }
+
+    /// Its name without a remark.
+    fn name(self) -> String {
+        let name = name_of(self.code);
+        name.split_once(" (").map_or(&*name, |(name, _)| name).to_owned()
+    }
+}
+
+impl fmt::Display for Datatype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&name_of(self.code))
+    }
+}
+
+impl FromStr for Datatype {
+    type Err = UnknownName;
+
+    fn from_str(text: &str) -> Result<Self, UnknownName> {
+        Self::built_in().find(|known| known.name() == text).ok_or_else(|| {
+            let names: Vec<String> = Self::built_in().map(Self::name).collect();
+            UnknownName::new("datatype", text, names.iter().map(String::as_str))
+        })
+    }
 }
 
 /// First code of types made by [`element!`](crate::element) and of arrays.
@@ -317,6 +427,21 @@ mod tests {
         assert_eq!(name_of(0), "no elements");
         assert_eq!(name_of(200), "unknown type #200");
         assert!(name_of(user_code("Particle", 32, 8)).starts_with("user type #"));
+    }
+
+    #[test]
+    fn datatypes_by_value_are_those_of_the_elements() {
+        for datatype in Datatype::built_in() {
+            assert_eq!(datatype.name().parse(), Ok(datatype));
+            assert!(datatype.code() < USER_DATATYPE_MIN && datatype.bytes() > 0);
+        }
+        assert_eq!("usize".parse(), Ok(Datatype::of::<usize>()));
+        assert_eq!(Datatype::user("shared", 4, 4), Some(Datatype::of::<here::Shared>()));
+        assert_eq!(Datatype::of::<f32>().array(3), Some(Datatype::of::<[f32; 3]>()));
+        assert_eq!(Datatype::user("nothing", 0, 1), None);
+        assert_eq!([0, usize::MAX].map(|length| Datatype::of::<u16>().array(length)), [None; 2]);
+        let error = "f31".parse::<Datatype>().map_err(|error| error.to_string());
+        assert!(error.is_err_and(|text| text.starts_with("unknown datatype \"f31\" (expected one of: u8, i8,")));
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub struct Envelope {
     pub commutative: bool,
     /// Whether more of the same message, or of the same step of a collective, follows in another frame.
     pub more: bool,
+    /// Of a message: whether its sender waits for word that a receive has got it.
+    pub synchronous: bool,
     /// Code of the element type ([`crate::datatype::Element::DATATYPE`]).
     pub datatype: u32,
     /// Communicator; 0 for that of the whole group.
@@ -51,6 +53,7 @@ impl Envelope {
             kind,
             commutative: false,
             more: false,
+            synchronous: false,
             datatype: 0,
             communicator: 0,
             epoch: 0,
@@ -67,7 +70,7 @@ impl Envelope {
     #[inline]
     pub fn emit(&self) -> [u8; ENVELOPE_BYTES] {
         let mut out = [0; ENVELOPE_BYTES];
-        let flags = u8::from(self.commutative) | u8::from(self.more) << 1;
+        let flags = u8::from(self.commutative) | u8::from(self.more) << 1 | u8::from(self.synchronous) << 2;
         out[..4].copy_from_slice(&[VERSION, self.kind as u8, flags, 0]);
         out[4..8].copy_from_slice(&self.datatype.to_be_bytes());
         out[8..16].copy_from_slice(&self.communicator.to_be_bytes());
@@ -94,13 +97,14 @@ impl Envelope {
         }
         let kind =
             Kind::from_code(kind).ok_or_else(|| WireError::Value { field: "frame kind", value: u64::from(kind) })?;
-        if flags > 3 || reserved != 0 {
+        if flags > 7 || reserved != 0 {
             return Err(WireError::Value { field: "frame flags", value: u64::from(flags) << 8 | u64::from(reserved) });
         }
         Ok(Self {
             kind,
             commutative: flags & 1 != 0,
             more: flags & 2 != 0,
+            synchronous: flags & 4 != 0,
             datatype: reader.u32()?,
             communicator: reader.u64()?,
             epoch: reader.u32()?,
@@ -173,7 +177,7 @@ mod tests {
 
     #[test]
     fn control_frames_do_not_claim_to_be_a_join() {
-        for kind in [Kind::Switch, Kind::Inquiry, Kind::Revoke, Kind::Ready] {
+        for kind in [Kind::Switch, Kind::Inquiry, Kind::Revoke, Kind::Ready, Kind::Matched] {
             let text = Envelope::new(kind).to_string();
             assert_eq!(text, format!("control frame {}", kind.operation()));
             assert!(!text.contains("join"));
@@ -183,12 +187,13 @@ mod tests {
     proptest! {
         #[test]
         fn envelopes_survive_the_wire(
-            kind in proptest::sample::select(Kind::ALL), flags: (bool, bool), datatype: u32, communicator: u64,
+            kind in proptest::sample::select(Kind::ALL), flags: (bool, bool, bool), datatype: u32, communicator: u64,
             fields: (u32, u32), sequence: u64, step: u32, operator: u32, length: u64, elements: u64,
         ) {
-            let ((commutative, more), (epoch, root_or_tag)) = (flags, fields);
+            let ((commutative, more, synchronous), (epoch, root_or_tag)) = (flags, fields);
             let envelope = Envelope {
-                kind, commutative, more, datatype, communicator, epoch, root_or_tag, sequence, step, operator, length, elements,
+                kind, commutative, more, synchronous, datatype, communicator, epoch, root_or_tag, sequence, step, operator,
+                length, elements,
             };
             prop_assert_eq!(Envelope::parse(&envelope.emit()), Ok(envelope));
         }

@@ -45,6 +45,7 @@ mod matching;
 mod operation;
 #[doc(hidden)]
 pub mod script;
+mod synchronous;
 #[cfg(test)]
 mod tests;
 mod words;
@@ -249,6 +250,8 @@ pub struct Group {
     /// Receives without a message.
     receives: BTreeSet<(Pattern, OpId)>,
     collectives: BTreeMap<(u64, u64), OpId>,
+    /// Synchronous sends, by communicator, receiver and number.
+    awaited: BTreeMap<(u64, Slot, u64), OpId>,
     peers: Vec<Peer>,
     /// Peers whose frame at hand is a message that belongs to nobody.
     unclaimed: BTreeSet<Slot>,
@@ -308,6 +311,7 @@ impl Group {
             operations: Operations::default(),
             receives: BTreeSet::new(),
             collectives: BTreeMap::new(),
+            awaited: BTreeMap::new(),
             peers: Slot::all(size).map(peer).collect(),
             unclaimed: BTreeSet::new(),
             mailbox: Mailbox::new(limits.mailbox_bytes_max),
@@ -519,6 +523,8 @@ impl Group {
             what,
             matched: None,
             begun: false,
+            takes: false,
+            awaits: None,
             failed: None,
             suspicion: None,
             waits_for: WaitsFor::default(),
@@ -674,7 +680,12 @@ impl Group {
             self.promises.remove(&key);
         }
         match op.what {
-            What::Send(to) => self.wake_next_send(to),
+            What::Send(to) => {
+                if let Some((number, _)) = op.awaits {
+                    self.awaited.remove(&(op.communicator, to, number));
+                }
+                self.wake_next_send(to);
+            }
             What::Receive(pattern) => {
                 self.receives.remove(&(pattern, id));
                 self.drop_rest_of(&op);

@@ -3,6 +3,11 @@
 #![warn(clippy::exhaustive_enums)]
 
 use crate::datatype::{Bool, Element};
+use crate::operation::named;
+
+mod dynamic;
+
+pub use dynamic::{Bound, Operator, Undefined, combine_bytes};
 
 /// Combines two elements; must be associative.
 ///
@@ -46,19 +51,62 @@ pass_on!(&'static O, std::sync::Arc<O>);
 /// First code of user operators.
 pub const USER_CODE_MIN: u32 = 1024;
 
+named! {
+    /// A built-in operator by value.
+    BuiltIn: "operator" {
+        /// [`Sum`].
+        Sum "sum",
+        /// [`Product`].
+        Product "product",
+        /// [`Min`].
+        Min "min",
+        /// [`Max`].
+        Max "max",
+        /// [`MinLoc`].
+        MinLoc "minloc",
+        /// [`MaxLoc`].
+        MaxLoc "maxloc",
+        /// [`LogicalAnd`].
+        LogicalAnd "land",
+        /// [`LogicalOr`].
+        LogicalOr "lor",
+        /// [`LogicalXor`].
+        LogicalXor "lxor",
+        /// [`BitAnd`].
+        BitAnd "band",
+        /// [`BitOr`].
+        BitOr "bor",
+        /// [`BitXor`].
+        BitXor "bxor",
+    }
+}
+
+impl BuiltIn {
+    /// Its code on the wire.
+    pub fn code(self) -> u32 {
+        self as u32 + 1
+    }
+}
+
 /// The name of an operator by its code.
 pub fn name_of(code: u32) -> String {
-    const NAMES: [&str; 13] =
-        ["none", "sum", "product", "min", "max", "minloc", "maxloc", "land", "lor", "lxor", "band", "bor", "bxor"];
-    NAMES.get(code as usize).map_or_else(|| format!("#{code}"), |name| (*name).to_owned())
+    if code == 0 {
+        return "none".to_owned();
+    }
+    let found = BuiltIn::ALL.iter().find(|known| known.code() == code);
+    found.map_or_else(|| format!("#{code}"), |known| known.name().to_owned())
 }
 
 /// Addition; integers wrap. MPI_SUM.
 ///
-/// Of `f16` and `bf16`, each addition of two elements is done in `f32` and rounded to the element's type, as are
-/// products: partial results travel in that type. So the sum over `n` ranks is rounded about log₂ `n` times on the way
-/// where the algorithm is a tree, and up to `n` - 1 times in a chain, a ring or a linear reduction. Where that is too
-/// coarse, reduce a vector of `f32`.
+/// # Half precision
+///
+/// Each addition of two `f16` or `bf16` is done in `f32` and rounded to the type at once, and so are products: partial
+/// results have the element's type wherever they are, on the wire and in memory. With the algorithms that combine in
+/// the balanced order of [`crate::schedule`], and others that are trees, a sum over `n` ranks is rounded ⌈log₂ `n`⌉ times
+/// on the way from any contribution to the result; in a chain, in a ring, and at the root of a linear reduction, which
+/// adds one contribution after the other, up to `n` - 1 times. Where that is too coarse, reduce a vector of `f32`: it takes
+/// twice the bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sum;
 /// Multiplication; integers wrap. MPI_PROD. [`Sum`] says where `f16` and `bf16` are rounded.

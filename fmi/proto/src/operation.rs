@@ -5,6 +5,10 @@
 use std::fmt;
 use std::str::FromStr;
 
+mod origin;
+
+pub use origin::{Layout, Origin};
+
 /// An enum whose variants have names that people type, listed in order.
 macro_rules! named {
     ($(#[$doc:meta])* $name:ident: $what:literal { $($(#[$variant_doc:meta])* $variant:ident $text:literal,)+ }) => {
@@ -86,6 +90,44 @@ pub struct Standard {
     pub section: &'static str,
 }
 
+/// How much of a vector a buffer holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Extent {
+    /// There is no such buffer.
+    None,
+    /// A vector, or the block of one rank.
+    One,
+    /// The blocks of all ranks.
+    All,
+}
+
+/// What an operation moves. Of an operation with a root, the other ranks have no buffer for what only the root has:
+/// all blocks, or the result of a reduction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Moves {
+    /// What a rank sends.
+    pub send: Extent,
+    /// What a rank receives. A buffer that is both is this one.
+    pub receive: Extent,
+    /// Whether an operator combines it.
+    pub combined: bool,
+    /// Whether blocks have lengths of their own.
+    pub counted: bool,
+    /// Whether one buffer can do for both ways.
+    pub in_place: bool,
+}
+
+/// A column of the table: what there is beside the buffers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    Copied,
+    Combined,
+    Counted,
+    CombinedCounted,
+}
+
 /// A column of the table: the class, and whether the operation has a root.
 #[derive(Clone, Copy)]
 enum Role {
@@ -102,7 +144,8 @@ macro_rules! operations {
         $(frame $kind:ident = $code:literal)?
         $(mpi $function:literal $section:literal)?
         $(plans $collective:ident $collective_name:literal)?
-        $(planned by $planner:ident)?;
+        $(planned by $planner:ident)?
+        $(moves $send:ident to $receive:ident $how:ident)?;
     )+) => {
         /// What a rank does, as errors name it.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -132,6 +175,14 @@ macro_rules! operations {
             pub fn standard(self) -> Option<Standard> {
                 match self {
                     $($(Self::$name => Some(Standard { function: $function, section: $section }),)?)+
+                    _ => None,
+                }
+            }
+
+            /// What it moves; `None` if the application gives it no data.
+            pub fn moves(self) -> Option<Moves> {
+                match self {
+                    $($(Self::$name => Some(Moves::new(Extent::$send, Extent::$receive, How::$how)),)?)+
                     _ => None,
                 }
             }
@@ -199,41 +250,64 @@ operations! {
     "Serving a rendezvous." Rendezvous "rendezvous" Setup;
     "Finding out which NAT is between this machine and the internet." Discover "discover" Setup;
     "Point-to-point send; its frames are messages, with a tag." Send "send" Pair
-        frame Message = 1 mpi "MPI_Send" "3.2.1";
-    "Point-to-point receive." Receive "recv" Pair mpi "MPI_Recv" "3.2.4";
-    "Combined send and receive." SendReceive "sendrecv" Pair mpi "MPI_Sendrecv" "3.10";
-    "Barrier." Barrier "barrier" All frame Barrier = 3 mpi "MPI_Barrier" "6.3" plans Barrier "barrier";
+        frame Message = 1 mpi "MPI_Send" "3.2.1"
+        moves One to None Copied;
+    "Synchronous send, which ends once a receive has got the message; its frames are those of a send."
+        SynchronousSend "ssend" Pair mpi "MPI_Ssend" "3.4"
+        moves One to None Copied;
+    "Point-to-point receive." Receive "recv" Pair mpi "MPI_Recv" "3.2.4"
+        moves None to One Copied;
+    "Combined send and receive." SendReceive "sendrecv" Pair mpi "MPI_Sendrecv" "3.10"
+        moves One to One Copied;
+    "Barrier." Barrier "barrier" All frame Barrier = 3 mpi "MPI_Barrier" "6.3" plans Barrier "barrier"
+        moves None to None Copied;
     "Broadcast." Broadcast "broadcast" Rooted
-        frame Broadcast = 4 mpi "MPI_Bcast" "6.4" plans Broadcast "broadcast";
+        frame Broadcast = 4 mpi "MPI_Bcast" "6.4" plans Broadcast "broadcast"
+        moves None to One Copied;
     "Reduce to one root." Reduce "reduce" Rooted
-        frame Reduce = 5 mpi "MPI_Reduce" "6.9.1" plans Reduce "reduce";
+        frame Reduce = 5 mpi "MPI_Reduce" "6.9.1" plans Reduce "reduce"
+        moves One to One Combined;
     "Reduce to all ranks." Allreduce "allreduce" All
-        frame Allreduce = 6 mpi "MPI_Allreduce" "6.9.6" plans Allreduce "allreduce";
+        frame Allreduce = 6 mpi "MPI_Allreduce" "6.9.6" plans Allreduce "allreduce"
+        moves One to One Combined;
     "Gather to one root." Gather "gather" Rooted
-        frame Gather = 8 mpi "MPI_Gather" "6.5" plans Gather "gather";
+        frame Gather = 8 mpi "MPI_Gather" "6.5" plans Gather "gather"
+        moves One to All Copied;
     "Gather of blocks of different lengths." Gatherv "gatherv" Rooted
-        frame Gatherv = 9 mpi "MPI_Gatherv" "6.5" planned by Gather;
+        frame Gatherv = 9 mpi "MPI_Gatherv" "6.5" planned by Gather
+        moves One to All Counted;
     "Scatter from one root." Scatter "scatter" Rooted
-        frame Scatter = 10 mpi "MPI_Scatter" "6.6" plans Scatter "scatter";
+        frame Scatter = 10 mpi "MPI_Scatter" "6.6" plans Scatter "scatter"
+        moves All to One Copied;
     "Scatter of blocks of different lengths." Scatterv "scatterv" Rooted
-        frame Scatterv = 11 mpi "MPI_Scatterv" "6.6" planned by Scatter;
+        frame Scatterv = 11 mpi "MPI_Scatterv" "6.6" planned by Scatter
+        moves All to One Counted;
     "Gather to all." Allgather "allgather" All
-        frame Allgather = 12 mpi "MPI_Allgather" "6.7" plans Allgather "allgather";
+        frame Allgather = 12 mpi "MPI_Allgather" "6.7" plans Allgather "allgather"
+        moves One to All Copied;
     "Gather of blocks of different lengths to all." Allgatherv "allgatherv" All
-        frame Allgatherv = 13 mpi "MPI_Allgatherv" "6.7" planned by Allgather;
+        frame Allgatherv = 13 mpi "MPI_Allgatherv" "6.7" planned by Allgather
+        moves One to All Counted;
     "A block from each to each." Alltoall "alltoall" All
-        frame Alltoall = 14 mpi "MPI_Alltoall" "6.8" plans Alltoall "alltoall";
+        frame Alltoall = 14 mpi "MPI_Alltoall" "6.8" plans Alltoall "alltoall"
+        moves All to All Copied;
     "A block of any length from each to each." Alltoallv "alltoallv" All
-        frame Alltoallv = 15 mpi "MPI_Alltoallv" "6.8" planned by Alltoall;
+        frame Alltoallv = 15 mpi "MPI_Alltoallv" "6.8" planned by Alltoall
+        moves All to All Counted;
     "Reduce and scatter blocks of one length." ReduceScatterBlock "reduce_scatter_block" All
         frame ReduceScatterBlock = 16 mpi "MPI_Reduce_scatter_block" "6.10.1"
-        plans ReduceScatter "reduce_scatter";
+        plans ReduceScatter "reduce_scatter"
+        moves All to One Combined;
     "Reduce and scatter blocks of different lengths." ReduceScatter "reduce_scatter" All
-        frame ReduceScatter = 17 mpi "MPI_Reduce_scatter" "6.10.2" planned by ReduceScatter;
-    "Inclusive prefix reduction." Scan "scan" All frame Scan = 18 mpi "MPI_Scan" "6.11.1" plans Scan "scan";
+        frame ReduceScatter = 17 mpi "MPI_Reduce_scatter" "6.10.2" planned by ReduceScatter
+        moves All to One CombinedCounted;
+    "Inclusive prefix reduction." Scan "scan" All frame Scan = 18 mpi "MPI_Scan" "6.11.1" plans Scan "scan"
+        moves One to One Combined;
     "Exclusive prefix reduction." Exscan "exscan" All
-        frame Exscan = 19 mpi "MPI_Exscan" "6.11.2" plans Exscan "exscan";
-    "Looking for a message." Probe "probe" Pair mpi "MPI_Probe" "3.8.1";
+        frame Exscan = 19 mpi "MPI_Exscan" "6.11.2" plans Exscan "exscan"
+        moves One to One Combined;
+    "Looking for a message." Probe "probe" Pair mpi "MPI_Probe" "3.8.1"
+        moves None to None Copied;
     "Splitting a communicator; its frames exchange the colours." Split "split" All
         frame Split = 20 mpi "MPI_Comm_split" "7.4.2" planned by Allgather;
     "Duplicating a communicator, which sends nothing." Duplicate "duplicate" All
@@ -250,6 +324,8 @@ operations! {
         Control frame Ready = 24;
     "What the sender does, for a peer that has asked." Answer "answer" Control frame Answer = 25;
     "The sender has left the communicator; the payload says why." Leave "leave" Control frame Leave = 26;
+    "A receive has got the message of this number, which was sent synchronously." Matched "matched" Control
+        frame Matched = 27;
 }
 
 impl Operation {
@@ -266,6 +342,19 @@ impl Operation {
     /// Whether one rank of it is the root.
     pub fn has_root(self) -> bool {
         matches!(self.role(), Role::Rooted)
+    }
+
+    /// Elements of a rank's buffers, to send and to receive, where a vector or block has `count` and rank 0 is the root.
+    pub fn buffers(self, count: usize, size: u32, rank: u32) -> (usize, usize) {
+        Layout { size, root: 0, length: &|_, _| count }.buffers(self, rank)
+    }
+}
+
+impl Moves {
+    fn new(send: Extent, receive: Extent, how: How) -> Self {
+        let combined = matches!(how, How::Combined | How::CombinedCounted);
+        let counted = matches!(how, How::Counted | How::CombinedCounted);
+        Self { send, receive, combined, counted, in_place: send != Extent::None && receive != Extent::None }
     }
 }
 
@@ -294,6 +383,11 @@ impl Collective {
     /// Whether one rank of it is the root.
     pub fn has_root(self) -> bool {
         self.operation().has_root()
+    }
+
+    /// Whether it combines what the ranks have.
+    pub fn is_reduction(self) -> bool {
+        self.operation().moves().is_some_and(|moves| moves.combined)
     }
 }
 
@@ -334,12 +428,13 @@ mod tests {
             (32, "init"),
             (25, "answer"),
             (26, "leave"),
+            (27, "matched"),
         ]
         .into();
         assert_eq!(codes.len(), known.len());
         assert_eq!(codes.into_iter().collect::<BTreeSet<_>>(), known);
         assert!(Kind::ALL.iter().all(|kind| Kind::from_code(*kind as u8) == Some(*kind)));
-        assert_eq!((Kind::from_code(0), Kind::from_code(27)), (None, None));
+        assert_eq!((Kind::from_code(0), Kind::from_code(33)), (None, None));
     }
 
     #[test]

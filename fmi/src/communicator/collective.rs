@@ -10,16 +10,17 @@ use std::task::{Context, Poll, ready};
 
 use crate::communicator::Communicator;
 use crate::communicator::base::Base;
-use crate::datatype::{Element, code_of};
+use crate::datatype::{Datatype, Element};
 use crate::engine::plan::{Plan, PlanKey};
 use crate::engine::run::{Combine, Job, Run};
 use crate::engine::task::{Started, told_by};
 use crate::engine::{Call, Engine, Until};
 use crate::error::{Error, ErrorKind, Operation, Result};
 use crate::model::Fabric;
-use crate::op::{Max, Op};
+use crate::op::{Max, Op, combine_bytes};
 use crate::proto::frame::{Envelope, Kind};
 use crate::proto::group::What;
+use crate::proto::operation::Extent;
 use crate::schedule::{self, Algorithm, Blocks, Choice, Collective, Memory, Problem, Schedule, Side, Step};
 use crate::time::Instant;
 
@@ -32,11 +33,12 @@ mod reductions;
 pub(super) struct Spec {
     pub(super) kind: Kind,
     pub(super) root: u32,
-    pub(super) operator: u32,
-    pub(super) commutative: bool,
+    pub(super) of: Elements,
     /// Elements on each rank, where that is equal on all.
     pub(super) elements: usize,
     pub(super) recipe: Recipe,
+    /// Of blocks of different lengths: whether this rank has one buffer for both ways.
+    pub(super) in_place: bool,
     /// Elements that the send buffer must have.
     pub(super) send: usize,
     /// Elements that the receive buffer must have; not looked at if `None`.
@@ -45,6 +47,27 @@ pub(super) struct Spec {
     pub(super) deadline: Option<Instant>,
     /// The persistent operation of which it is a run.
     pub(super) persistent: Option<u64>,
+}
+
+/// What a collective is about: a type, and how its elements are combined, if they are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Elements {
+    pub(super) datatype: Datatype,
+    /// Code of the operator, if there is one.
+    pub(super) operator: Option<u32>,
+    pub(super) commutative: bool,
+}
+
+impl Elements {
+    /// Elements that are only moved.
+    pub(super) fn of<T: Element>() -> Self {
+        Self { datatype: Datatype::of::<T>(), operator: None, commutative: false }
+    }
+
+    /// Elements that `op` combines.
+    pub(super) fn combined<T: Element>(op: &impl Op<T>) -> Self {
+        Self { datatype: Datatype::of::<T>(), operator: Some(op.code()), commutative: op.is_commutative() }
+    }
 }
 
 /// Where the schedule comes from.
@@ -59,14 +82,14 @@ pub(super) enum Recipe {
 }
 
 impl Spec {
-    pub(super) fn new(kind: Kind, recipe: Recipe) -> Self {
+    pub(super) fn new(kind: Kind, of: Elements, recipe: Recipe) -> Self {
         Self {
             kind,
             root: 0,
-            operator: 0,
-            commutative: false,
+            of,
             elements: 0,
             recipe,
+            in_place: false,
             send: 0,
             receive: Some(0),
             deadline: None,
@@ -94,24 +117,8 @@ impl<T: Element> Op<T> for Nothing {
     }
 }
 
-fn combine_bytes<T: Element, O: Op<T>>(op: &O, into: &mut [u8], own: Option<&[u8]>, other: &[u8], side: Side) {
-    let into = bytemuck::cast_slice_mut::<u8, T>(into);
-    let other = bytemuck::cast_slice::<u8, T>(other);
-    match (own.map(bytemuck::cast_slice::<u8, T>), side) {
-        (None, Side::Left) => into.iter_mut().zip(other).for_each(|(own, other)| *own = op.combine(*other, *own)),
-        (None, Side::Right) => into.iter_mut().zip(other).for_each(|(own, other)| *own = op.combine(*own, *other)),
-        (Some(own), side) => {
-            let all = into.iter_mut().zip(own).zip(other);
-            match side {
-                Side::Left => all.for_each(|((into, own), other)| *into = op.combine(*other, *own)),
-                Side::Right => all.for_each(|((into, own), other)| *into = op.combine(*own, *other)),
-            }
-        }
-    }
-}
-
 /// Combines elements, given as bytes, by an operator.
-type CombineBytes<O> = fn(&O, &mut [u8], Option<&[u8]>, &[u8], Side);
+pub(super) type CombineBytes<O> = fn(&O, &mut [u8], Option<&[u8]>, &[u8], Side);
 
 /// A collective under way. MPI 3.1 §5.12, the request of MPI_Iallreduce and its like.
 ///
@@ -308,7 +315,8 @@ impl Communicator {
     }
 
     pub(super) fn barrier_spec(&self) -> Spec {
-        Spec::new(Kind::Barrier, Recipe::Chosen(self.problem(Collective::Barrier, 0, 0, 1)))
+        let of = Elements::of::<u8>();
+        Spec::new(Kind::Barrier, of, Recipe::Chosen(self.problem(Collective::Barrier, 0, 0, of)))
     }
 
     /// The barrier that ends a join: who passes it knows that every pair works in both directions, and what
@@ -327,14 +335,9 @@ impl Communicator {
                 other @ (Step::Reduce { .. } | Step::Copy { .. } | Step::Combine { .. }) => other,
             };
         }
-        let spec = Spec {
-            operator: Op::<u64>::code(&Max),
-            commutative: true,
-            elements: 2,
-            receive: Some(2),
-            ..Spec::new(Kind::Join, Recipe::Made(schedule, Algorithm::Dissemination))
-        };
-        let spec = Spec { deadline: Some(deadline), ..spec };
+        let recipe = Recipe::Made(schedule, Algorithm::Dissemination);
+        let spec = Spec::new(Kind::Join, Elements::combined::<u64>(&Max), recipe);
+        let spec = Spec { elements: 2, receive: Some(2), deadline: Some(deadline), ..spec };
         self.launch(Ok(spec), &[], &mut view, Max).await?;
         #[expect(clippy::cast_precision_loss, reason = "small numbers")]
         let crowding = view[0] as f64 / 1000.0;
@@ -347,8 +350,9 @@ impl Communicator {
         Ok(())
     }
 
-    pub(super) fn problem(&self, collective: Collective, root: u32, count: usize, element_bytes: usize) -> Problem {
-        let (commutative, in_place, reproducible) = (true, false, self.reproducible);
+    pub(super) fn problem(&self, collective: Collective, root: u32, count: usize, of: Elements) -> Problem {
+        let (commutative, in_place, reproducible) = (of.operator.is_none() || of.commutative, false, self.reproducible);
+        let element_bytes = of.datatype.bytes();
         Problem { collective, size: self.size, root, count, element_bytes, commutative, in_place, reproducible }
     }
 
@@ -356,6 +360,24 @@ impl Communicator {
     pub(super) fn reserve(&self, operation: Operation) -> Reserved {
         let sequence = self.shared.with(|engine| engine.group.reserve(self.id));
         Reserved { base: self.shared.clone(), operation, sequence: Some(sequence) }
+    }
+
+    /// What this rank sends and receives of one buffer, and whether it does both there: of operations with a root, only
+    /// that one does, and the others only send or only receive.
+    pub(super) fn one_buffer<'a, T>(
+        &self,
+        operation: Operation,
+        root: u32,
+        buffer: &'a mut [T],
+    ) -> (&'a [T], &'a mut [T], bool) {
+        let is_root = self.rank == root;
+        let root_sends_all = operation.moves().is_some_and(|moves| moves.send == Extent::All);
+        let is_in_place = is_root || !operation.has_root();
+        if operation.has_root() && is_root == root_sends_all {
+            (buffer, &mut [], is_in_place)
+        } else {
+            (&[], buffer, is_in_place)
+        }
     }
 
     pub(super) fn launch<'a, T: Element, O: Op<T>>(
@@ -376,9 +398,21 @@ impl Communicator {
         receive: &'a mut [T],
         op: O,
     ) -> CollectiveRequest<'a, O> {
-        let spec = spec.and_then(|spec| self.checked(spec, send.len(), receive.len()));
         let (send, receive) = (bytemuck::cast_slice(send), bytemuck::cast_slice_mut(receive));
-        let (element_bytes, combine) = (size_of::<T>(), combine_bytes::<T, O> as CombineBytes<O>);
+        self.launch_bytes(reserved, spec, (send, receive), op, combine_bytes::<T, O>)
+    }
+
+    /// Begins a collective: all of them come here.
+    pub(super) fn launch_bytes<'a, O: Send + Sync + 'static>(
+        &self,
+        reserved: Option<Reserved>,
+        spec: Result<Spec>,
+        (send, receive): (&'a [u8], &'a mut [u8]),
+        op: O,
+        combine: CombineBytes<O>,
+    ) -> CollectiveRequest<'a, O> {
+        let spec = spec.and_then(|spec| self.checked(spec, send.len(), receive.len()));
+        let element_bytes = spec.as_ref().map_or(1, |spec| spec.of.datatype.bytes());
         let base = self.shared.clone();
         let spec = match spec {
             Ok(spec) => spec,
@@ -390,7 +424,7 @@ impl Communicator {
         };
         let way = self.shared.with(|engine| {
             let sequence = reserved.and_then(|mut reserved| reserved.sequence.take());
-            match self.begin(engine, &spec, code_of::<T>(), sequence) {
+            match self.begin(engine, &spec, sequence) {
                 State::Running { call, run: Some(run), plan, signature }
                     if engine.copies(send.len() + receive.len(), size_of::<O>() == 0) =>
                 {
@@ -407,20 +441,34 @@ impl Communicator {
         CollectiveRequest { way }
     }
 
-    fn checked(&self, spec: Spec, send: usize, receive: usize) -> Result<Spec> {
+    /// Begins a collective that only moves bytes.
+    pub(super) fn launch_moving<'a>(
+        &self,
+        reserved: Option<Reserved>,
+        spec: Result<Spec>,
+        send: &'a [u8],
+        receive: &'a mut [u8],
+    ) -> CollectiveRequest<'a> {
+        self.launch_bytes(reserved, spec, (send, receive), Nothing, |_, _, _, _, _| {})
+    }
+
+    /// `spec` if buffers of so many bytes fit it.
+    pub(super) fn checked(&self, spec: Spec, send: usize, receive: usize) -> Result<Spec> {
         let wrong = |what: String| Err(self.error(spec.kind.operation(), ErrorKind::InvalidArgument(what)));
-        if send != spec.send {
-            return wrong(format!("the send buffer has {send} elements; it must have {}", spec.send));
+        let bytes = spec.of.datatype.bytes();
+        let fits = |bytes_there: usize, elements: usize| elements.checked_mul(bytes) == Some(bytes_there);
+        if !fits(send, spec.send) {
+            return wrong(format!("the send buffer has {} elements; it must have {}", send / bytes, spec.send));
         }
         match spec.receive {
-            Some(length) if length != receive => {
-                wrong(format!("the receive buffer has {receive} elements; it must have {length}"))
+            Some(length) if !fits(receive, length) => {
+                wrong(format!("the receive buffer has {} elements; it must have {length}", receive / bytes))
             }
             _ => Ok(spec),
         }
     }
 
-    fn begin(&self, engine: &mut Engine, spec: &Spec, datatype: u32, reserved: Option<u64>) -> State {
+    fn begin(&self, engine: &mut Engine, spec: &Spec, reserved: Option<u64>) -> State {
         let operation = spec.kind.operation();
         if let Some(error) = engine.revocation(self.id, operation) {
             return State::Over(Some(error));
@@ -432,13 +480,13 @@ impl Communicator {
             (None, None) => engine.group.number(self.id),
         };
         let signature = Envelope {
-            commutative: spec.commutative,
-            datatype: if spec.kind == Kind::Barrier { 0 } else { datatype },
+            commutative: spec.of.commutative,
+            datatype: if spec.kind == Kind::Barrier { 0 } else { spec.of.datatype.code() },
             communicator: self.id,
             epoch: engine.group.epoch(self.id),
             root_or_tag: spec.root,
             sequence,
-            operator: spec.operator,
+            operator: spec.of.operator.unwrap_or(0),
             elements: spec.elements as u64,
             ..Envelope::new(spec.kind)
         };
@@ -492,13 +540,13 @@ impl Communicator {
     ///
     /// MPI 3.1 §5.4, MPI_Bcast.
     pub fn broadcast<'a, T: Element>(&self, buffer: &'a mut [T], root: u32) -> CollectiveRequest<'a> {
-        self.launch(self.broadcast_spec::<T>(buffer.len(), root), &[], buffer, Nothing)
+        self.launch(self.broadcast_spec(Elements::of::<T>(), buffer.len(), root), &[], buffer, Nothing)
     }
 
-    pub(super) fn broadcast_spec<T: Element>(&self, count: usize, root: u32) -> Result<Spec> {
+    pub(super) fn broadcast_spec(&self, of: Elements, count: usize, root: u32) -> Result<Spec> {
         self.checked_rank(Operation::Broadcast, "the root", root)?;
-        let problem = self.problem(Collective::Broadcast, root, count, size_of::<T>());
-        let spec = Spec::new(Kind::Broadcast, Recipe::Chosen(problem));
+        let problem = self.problem(Collective::Broadcast, root, count, of);
+        let spec = Spec::new(Kind::Broadcast, of, Recipe::Chosen(problem));
         Ok(Spec { root, elements: count, receive: Some(count), ..spec })
     }
 }

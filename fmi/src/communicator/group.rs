@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::communicator::Communicator;
-use crate::communicator::collective::{Nothing, Recipe, Spec};
+use crate::communicator::collective::{Elements, Nothing, Recipe, Spec};
 use crate::communicator::waiting::Request;
 use crate::engine::Engine;
 use crate::error::{ErrorKind, Operation, Result};
@@ -123,13 +123,9 @@ impl Communicator {
             // Color plus one, so that 0 means none; the key in the order of unsigned numbers.
             let own = [color.map_or(0, |color| u64::from(color) + 1), key.cast_unsigned() ^ (1 << 63)];
             let mut all = vec![[0u64; 2]; comm.size as usize];
-            let problem = comm.problem(Collective::Allgather, 0, 1, size_of::<[u64; 2]>());
-            let spec = Spec {
-                elements: 1,
-                send: 1,
-                receive: Some(all.len()),
-                ..Spec::new(Kind::Split, Recipe::Chosen(problem))
-            };
+            let of = Elements::of::<[u64; 2]>();
+            let spec = Spec::new(Kind::Split, of, Recipe::Chosen(comm.problem(Collective::Allgather, 0, 1, of)));
+            let spec = Spec { elements: 1, send: 1, receive: Some(all.len()), ..spec };
             comm.launch_at(Some(reserved), Ok(spec), &[own], &mut all, Nothing).await?;
             if own[0] == 0 {
                 return Ok(None);

@@ -10,7 +10,7 @@ use crate::channel::Mode;
 use crate::communicator::Communicator;
 use crate::communicator::base::Base;
 use crate::communicator::payload::{Data, Payload};
-use crate::datatype::{Element, code_of};
+use crate::datatype::{Datatype, Element, code_of};
 use crate::engine::Call;
 use crate::engine::parcel::Parcel;
 use crate::error::{Error, Operation, Result};
@@ -19,7 +19,30 @@ use crate::proto::group::What;
 use crate::proto::mailbox::Pattern;
 use crate::proto::rank::{Rank, Slot};
 
-/// From whom a message may come. A rank is one too.
+/// Whom a message goes to. A rank is one, and so is none: at the edge of a grid, for instance, where there is no
+/// neighbour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Destination {
+    /// A rank of the communicator.
+    Rank(u32),
+    /// Nobody: what is sent there is gone, and done at once. MPI_PROC_NULL.
+    Nobody,
+}
+
+impl From<u32> for Destination {
+    fn from(rank: u32) -> Self {
+        Self::Rank(rank)
+    }
+}
+
+impl From<Option<u32>> for Destination {
+    fn from(rank: Option<u32>) -> Self {
+        rank.map_or(Self::Nobody, Self::Rank)
+    }
+}
+
+/// From whom a message may come. A rank is one, and so is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Source {
@@ -27,6 +50,15 @@ pub enum Source {
     Rank(u32),
     /// Any rank. MPI_ANY_SOURCE.
     Any,
+    /// Nobody: a receive from there is done at once, with [`Status::NOBODY`], and leaves its buffer as it was.
+    /// MPI_PROC_NULL.
+    Nobody,
+}
+
+impl From<Option<u32>> for Source {
+    fn from(rank: Option<u32>) -> Self {
+        rank.map_or(Self::Nobody, Self::Rank)
+    }
 }
 
 impl From<u32> for Source {
@@ -63,6 +95,11 @@ pub struct Status {
     pub count: usize,
 }
 
+impl Status {
+    /// That of a receive from [`Source::Nobody`]: no rank and no tag, which are `u32::MAX` here, and no elements.
+    pub const NOBODY: Self = Self { source: u32::MAX, tag: u32::MAX, count: 0 };
+}
+
 impl Communicator {
     /// Sends `data` to rank `to`. The future is done once the bytes are handed to the network, not once they
     /// are received.
@@ -79,8 +116,8 @@ impl Communicator {
     /// If the future is dropped, the message is either sent whole, perhaps by later operations, or not at all.
     ///
     /// MPI 3.1 §3.2.1, MPI_Send; §3.7.2, MPI_Isend.
-    pub fn send<'a, T: Element>(&self, to: u32, tag: u32, data: &'a [T]) -> SendRequest<'a> {
-        self.send_as(to, tag, code_of::<T>(), Data::Lent(bytemuck::cast_slice(data)))
+    pub fn send<'a, T: Element>(&self, to: impl Into<Destination>, tag: u32, data: &'a [T]) -> SendRequest<'a> {
+        self.send_as(to.into(), tag, code_of::<T>(), Data::Lent(bytemuck::cast_slice(data)))
     }
 
     /// As [`Communicator::send`] of data that the request owns: a `Vec`, an `Arc` or a `Box` of elements, or
@@ -111,17 +148,26 @@ impl Communicator {
     /// As [`Communicator::send`].
     ///
     /// MPI 3.1 §3.7.2, MPI_Isend.
-    pub fn send_owned(&self, to: u32, tag: u32, data: impl Into<Payload>) -> SendRequest<'static> {
+    pub fn send_owned(&self, to: impl Into<Destination>, tag: u32, data: impl Into<Payload>) -> SendRequest<'static> {
         let Payload { bytes, datatype } = data.into();
-        self.send_as(to, tag, datatype, Data::Owned(bytes))
+        self.send_as(to.into(), tag, datatype, Data::Owned(bytes))
     }
 
-    pub(super) fn send_as<'a>(&self, to: u32, tag: u32, datatype: u32, data: Data<'a>) -> SendRequest<'a> {
-        let state = match self.checked_rank(Operation::Send, "the receiver", to) {
-            Ok(rank) => self.begin_send(rank, tag, datatype, &data),
+    pub(super) fn send_as<'a>(&self, to: Destination, tag: u32, datatype: u32, data: Data<'a>) -> SendRequest<'a> {
+        let state = match self.checked_destination(Operation::Send, to) {
+            Ok(Some(rank)) => self.begin_send(rank, tag, datatype, &data),
+            Ok(None) => SendState::Over(Some(Ok(()))),
             Err(error) => SendState::Over(Some(Err(error))),
         };
         SendRequest { base: self.shared.clone(), data, state }
+    }
+
+    /// The rank that a message goes to, if it goes to one.
+    pub(super) fn checked_destination(&self, operation: Operation, to: Destination) -> Result<Option<Rank>> {
+        match to {
+            Destination::Rank(rank) => self.checked_rank(operation, "the receiver", rank).map(Some),
+            Destination::Nobody => Ok(None),
+        }
     }
 
     fn begin_send(&self, to: Rank, tag: u32, datatype: u32, data: &[u8]) -> SendState {
@@ -189,9 +235,19 @@ impl Communicator {
         tag: impl Into<Tag>,
         buffer: &'a mut [T],
     ) -> RecvRequest<'a> {
-        let matching = self.matching(Operation::Receive, source.into(), tag.into());
-        let (matching, buffer) = (Some(matching), Some(bytemuck::cast_slice_mut(buffer)));
-        RecvRequest { matching, buffer, reading: None, datatype: code_of::<T>(), element_bytes: size_of::<T>() }
+        self.recv_as(source.into(), tag.into(), Datatype::of::<T>(), bytemuck::cast_slice_mut(buffer))
+    }
+
+    pub(super) fn recv_as<'a>(
+        &self,
+        source: Source,
+        tag: Tag,
+        datatype: Datatype,
+        buffer: &'a mut [u8],
+    ) -> RecvRequest<'a> {
+        let matching = Some(self.matching(Operation::Receive, source, tag));
+        let (datatype, element_bytes) = (datatype.code(), datatype.bytes());
+        RecvRequest { matching, buffer: Some(buffer), reading: None, datatype, element_bytes }
     }
 
     /// Sends `data` to `to` and receives from `source`, both at once, so that rings and exchanges do
@@ -206,12 +262,31 @@ impl Communicator {
     /// MPI 3.1 §3.10, MPI_Sendrecv.
     pub fn sendrecv<'a, T: Element>(
         &self,
-        (to, data): (u32, &'a [T]),
+        (to, data): (impl Into<Destination>, &'a [T]),
         (source, buffer): (impl Into<Source>, &'a mut [T]),
         tag: u32,
     ) -> SendRecvRequest<'a> {
-        let (send, receive) = (self.send(to, tag, data), self.recv(source, tag, buffer));
-        SendRecvRequest { parts: Some((send, receive)), is_sent: false, status: None }
+        SendRecvRequest::of(self.send(to, tag, data), self.recv(source, tag, buffer))
+    }
+
+    /// As [`Communicator::sendrecv`] with one buffer, which is copied once: what it holds is sent, and what comes takes its
+    /// place.
+    ///
+    /// # Errors
+    /// As [`Communicator::sendrecv`].
+    ///
+    /// # Cancel safety
+    /// As both.
+    ///
+    /// MPI 4.1 §3.10, MPI_Sendrecv_replace.
+    pub fn sendrecv_replace<'a, T: Element>(
+        &self,
+        buffer: &'a mut [T],
+        to: impl Into<Destination>,
+        source: impl Into<Source>,
+        tag: u32,
+    ) -> SendRecvRequest<'a> {
+        SendRecvRequest::of(self.send_owned(to, tag, buffer.to_vec()), self.recv(source, tag, buffer))
     }
 
     /// Waits for a message that a receive with the same arguments would get, and leaves it where it is. `count`
@@ -258,6 +333,7 @@ impl Communicator {
         let refused = |base, error| MatchRequest { base, pattern: None, state: Match::Refused(Some(error)) };
         let source = match source {
             Source::Any => None,
+            Source::Nobody => return MatchRequest { base, pattern: None, state: Match::Nobody },
             Source::Rank(rank) => match self.checked_rank(operation, "the sender", rank) {
                 Ok(rank) => Some(self.shared.members.slot(rank)),
                 Err(error) => return refused(base, error),
@@ -269,7 +345,14 @@ impl Communicator {
         };
         let pattern = Pattern { communicator: self.id, source, tag };
         let until = self.until();
-        match self.shared.with(|engine| engine.post(self.id, operation, What::Receive(pattern), until)) {
+        let posted = self.shared.with(|engine| {
+            let call = engine.post(self.id, operation, What::Receive(pattern), until)?;
+            if operation == Operation::Receive {
+                engine.group.take(call.id);
+            }
+            Ok(call)
+        });
+        match posted {
             Ok(call) => MatchRequest { base, pattern: Some(pattern), state: Match::Waiting(call) },
             Err(error) => refused(base, error),
         }
@@ -338,6 +421,7 @@ pub struct MatchRequest {
 
 enum Match {
     Refused(Option<Error>),
+    Nobody,
     Waiting(Call),
     Over,
 }
@@ -350,9 +434,14 @@ impl Future for MatchRequest {
         let call = match &mut this.state {
             Match::Waiting(call) => call,
             Match::Refused(error) => return Poll::Ready(Err(error.take().expect("polled once after its end"))),
+            Match::Nobody => {
+                this.state = Match::Over;
+                let message = Message { base: this.base.clone(), call: None, status: Status::NOBODY };
+                return Poll::Ready(Ok(message));
+            }
             Match::Over => panic!("polled after its end"),
         };
-        let pattern = this.pattern.expect("it is not refused");
+        let pattern = this.pattern.expect("it waits for something");
         let poll = this.base.drive(cx, call, |engine, call, mode| engine.poll_match(mode, call, &pattern));
         if poll.is_pending() {
             return Poll::Pending;
@@ -432,10 +521,15 @@ impl Message {
         buffer: &mut [u8],
         moved: &mut usize,
     ) -> Poll<Result<Status>> {
+        if self.status == Status::NOBODY {
+            return Poll::Ready(Ok(self.status));
+        }
         let Some(call) = &mut self.call else { panic!("polled after its end") };
         call.operation = Operation::Receive;
-        let poll =
-            self.base.drive(cx, call, |engine, call, mode| engine.poll_message(mode, call, datatype, buffer, moved));
+        let poll = self.base.drive(cx, call, |engine, call, mode| {
+            engine.group.take(call.id);
+            engine.poll_message(mode, call, datatype, buffer, moved)
+        });
         match std::task::ready!(poll) {
             Ok(()) => {
                 if let Some(call) = self.call.take() {
@@ -518,6 +612,12 @@ pub struct SendRecvRequest<'a> {
     parts: Option<(SendRequest<'a>, RecvRequest<'a>)>,
     is_sent: bool,
     status: Option<Status>,
+}
+
+impl<'a> SendRecvRequest<'a> {
+    pub(super) fn of(send: SendRequest<'a>, receive: RecvRequest<'a>) -> Self {
+        Self { parts: Some((send, receive)), is_sent: false, status: None }
+    }
 }
 
 impl SendRecvRequest<'_> {

@@ -8,13 +8,13 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use crate::communicator::Communicator;
-use crate::communicator::collective::{CollectiveRequest, Nothing, Recipe, Spec};
+use crate::communicator::collective::{CollectiveRequest, Elements, Nothing, Recipe, Spec};
 use crate::communicator::message::{RecvRequest, SendRequest, Source, Tag};
 use crate::datatype::{Element, code_of};
 use crate::error::{ErrorKind, Operation, Result};
 use crate::op::Op;
 use crate::proto::frame::{Envelope, Kind};
-use crate::schedule::{Algorithm, Collective};
+use crate::schedule::Algorithm;
 
 /// A planned collective. All ranks make it, in the same order among their collectives; each [`Persistent::start`] is one
 /// run, with buffers of the planned lengths.
@@ -222,13 +222,13 @@ impl Communicator {
         let (plan, number) = self.shared.with(|engine| {
             // It has a place among the collectives, so that a rank which calls something else there is found out.
             let signature = Envelope {
-                commutative: spec.commutative,
+                commutative: spec.of.commutative,
                 datatype: code_of::<T>(),
                 communicator: self.id,
                 epoch: engine.group.epoch(self.id),
                 root_or_tag: spec.root,
                 sequence: engine.group.number(self.id),
-                operator: spec.operator,
+                operator: spec.of.operator.unwrap_or(0),
                 elements: spec.elements as u64,
                 ..Envelope::new(Kind::Init)
             };
@@ -249,7 +249,7 @@ impl Communicator {
     /// # Errors
     /// As the operation's arguments.
     pub fn broadcast_init<T: Element>(&self, count: usize, root: u32) -> Result<Persistent<T>> {
-        Ok(self.persistent(self.broadcast_spec::<T>(count, root)?, Nothing))
+        Ok(self.persistent(self.broadcast_spec(Elements::of::<T>(), count, root)?, Nothing))
     }
 
     /// Plans [`Communicator::reduce`] of `count` elements. MPI_Reduce_init.
@@ -257,7 +257,7 @@ impl Communicator {
     /// # Errors
     /// As the operation's arguments.
     pub fn reduce_init<T: Element, O: Op<T>>(&self, count: usize, op: O, root: u32) -> Result<Persistent<T, O>> {
-        Ok(self.persistent(self.reduce_spec(count, &op, root, false)?, op))
+        Ok(self.persistent(self.reduce_spec(Elements::combined::<T>(&op), count, root, false)?, op))
     }
 
     /// Plans [`Communicator::allreduce`] of `count` elements. MPI_Allreduce_init.
@@ -274,7 +274,7 @@ impl Communicator {
     /// # }
     /// ```
     pub fn allreduce_init<T: Element, O: Op<T>>(&self, count: usize, op: O) -> Persistent<T, O> {
-        self.persistent(self.allreduce_spec(count, &op, false), op)
+        self.persistent(self.allreduce_spec(Elements::combined::<T>(&op), count, false), op)
     }
 
     /// Plans [`Communicator::gather`] of `count` elements of each rank. MPI_Gather_init.
@@ -282,7 +282,7 @@ impl Communicator {
     /// # Errors
     /// As the operation's arguments.
     pub fn gather_init<T: Element>(&self, count: usize, root: u32) -> Result<Persistent<T>> {
-        Ok(self.persistent(self.rooted_spec::<T>(Collective::Gather, count, root, false)?, Nothing))
+        Ok(self.persistent(self.gather_spec(Elements::of::<T>(), count, root, false)?, Nothing))
     }
 
     /// Plans [`Communicator::scatter`] of `count` elements to each rank. MPI_Scatter_init.
@@ -290,12 +290,12 @@ impl Communicator {
     /// # Errors
     /// As the operation's arguments.
     pub fn scatter_init<T: Element>(&self, count: usize, root: u32) -> Result<Persistent<T>> {
-        Ok(self.persistent(self.rooted_spec::<T>(Collective::Scatter, count, root, false)?, Nothing))
+        Ok(self.persistent(self.scatter_spec(Elements::of::<T>(), count, root, false)?, Nothing))
     }
 
     /// Plans [`Communicator::allgather`] of `count` elements of each rank. MPI_Allgather_init.
     pub fn allgather_init<T: Element>(&self, count: usize) -> Persistent<T> {
-        self.persistent(self.allgather_spec::<T>(count, false), Nothing)
+        self.persistent(self.allgather_spec(Elements::of::<T>(), count, false), Nothing)
     }
 
     /// Plans [`Communicator::allgatherv`] of `own` elements of this rank. MPI_Allgatherv_init.
@@ -303,12 +303,12 @@ impl Communicator {
     /// # Errors
     /// As the operation's arguments.
     pub fn allgatherv_init<T: Element>(&self, own: usize, counts: &[usize]) -> Result<Persistent<T>> {
-        Ok(self.persistent(self.allgatherv_spec::<T>(own, counts)?, Nothing))
+        Ok(self.persistent(self.allgatherv_spec(Elements::of::<T>(), own, counts, false)?, Nothing))
     }
 
     /// Plans [`Communicator::alltoall`] of `count` elements for each rank. MPI_Alltoall_init.
     pub fn alltoall_init<T: Element>(&self, count: usize) -> Persistent<T> {
-        self.persistent(self.alltoall_spec::<T>(count, false), Nothing)
+        self.persistent(self.alltoall_spec(Elements::of::<T>(), count, false), Nothing)
     }
 
     /// Plans [`Communicator::gatherv`] of `own` elements of this rank. MPI_Gatherv_init.
@@ -317,7 +317,7 @@ impl Communicator {
     /// As the operation's arguments; [`ErrorKind::InvalidArgument`] where some ranks are not connected
     /// ([`Peers::Collectives`](crate::Peers::Collectives)): the others' counts, which a plan needs there, are not known.
     pub fn gatherv_init<T: Element>(&self, own: usize, counts: &[usize], root: u32) -> Result<Persistent<T>> {
-        let spec = self.plannable(self.gatherv_spec(own, counts, root)?)?;
+        let spec = self.plannable(self.gatherv_spec(Elements::of::<T>(), own, counts, root, false)?)?;
         Ok(self.persistent(spec, Nothing))
     }
 
@@ -326,7 +326,7 @@ impl Communicator {
     /// # Errors
     /// As [`Communicator::gatherv_init`].
     pub fn scatterv_init<T: Element>(&self, counts: &[usize], own: usize, root: u32) -> Result<Persistent<T>> {
-        let spec = self.plannable(self.scatterv_spec(counts, own, root)?)?;
+        let spec = self.plannable(self.scatterv_spec(Elements::of::<T>(), counts, own, root, false)?)?;
         Ok(self.persistent(spec, Nothing))
     }
 
@@ -335,7 +335,7 @@ impl Communicator {
     /// # Errors
     /// As [`Communicator::gatherv_init`].
     pub fn alltoallv_init<T: Element>(&self, send_counts: &[usize], receive_counts: &[usize]) -> Result<Persistent<T>> {
-        let spec = self.plannable(self.alltoallv_spec(send_counts, receive_counts)?)?;
+        let spec = self.plannable(self.alltoallv_spec(Elements::of::<T>(), send_counts, receive_counts, false)?)?;
         Ok(self.persistent(spec, Nothing))
     }
 
@@ -351,7 +351,7 @@ impl Communicator {
 
     /// Plans [`Communicator::reduce_scatter_block`] with blocks of `count` elements. MPI_Reduce_scatter_block_init.
     pub fn reduce_scatter_block_init<T: Element, O: Op<T>>(&self, count: usize, op: O) -> Persistent<T, O> {
-        self.persistent(self.reduce_scatter_block_spec(count, &op, false), op)
+        self.persistent(self.reduce_scatter_block_spec(Elements::combined::<T>(&op), count, false), op)
     }
 
     /// Plans [`Communicator::reduce_scatter`]. MPI_Reduce_scatter_init.
@@ -359,17 +359,17 @@ impl Communicator {
     /// # Errors
     /// As the operation's arguments.
     pub fn reduce_scatter_init<T: Element, O: Op<T>>(&self, counts: &[usize], op: O) -> Result<Persistent<T, O>> {
-        Ok(self.persistent(self.reduce_scatter_spec(counts, &op)?, op))
+        Ok(self.persistent(self.reduce_scatter_spec(Elements::combined::<T>(&op), counts, false)?, op))
     }
 
     /// Plans [`Communicator::scan`] of `count` elements. MPI_Scan_init.
     pub fn scan_init<T: Element, O: Op<T>>(&self, count: usize, op: O) -> Persistent<T, O> {
-        self.persistent(self.scan_spec(count, &op, false, false), op)
+        self.persistent(self.scan_spec(Elements::combined::<T>(&op), count, false, false), op)
     }
 
     /// Plans [`Communicator::exscan`] of `count` elements. MPI_Exscan_init.
     pub fn exscan_init<T: Element, O: Op<T>>(&self, count: usize, op: O) -> Persistent<T, O> {
-        self.persistent(self.scan_spec(count, &op, false, true), op)
+        self.persistent(self.scan_spec(Elements::combined::<T>(&op), count, false, true), op)
     }
 
     /// Plans [`Communicator::reduce_in_place`] of `count` elements, for [`Persistent::start_in_place`]. MPI_Reduce_init.
@@ -382,12 +382,13 @@ impl Communicator {
         op: O,
         root: u32,
     ) -> Result<Persistent<T, O>> {
-        Ok(self.persistent_in_place(self.reduce_spec(count, &op, root, self.rank == root)?, op))
+        Ok(self
+            .persistent_in_place(self.reduce_spec(Elements::combined::<T>(&op), count, root, self.rank == root)?, op))
     }
 
     /// Plans [`Communicator::allreduce_in_place`] of `count` elements, for [`Persistent::start_in_place`]. MPI_Allreduce_init.
     pub fn allreduce_in_place_init<T: Element, O: Op<T>>(&self, count: usize, op: O) -> Persistent<T, O> {
-        self.persistent_in_place(self.allreduce_spec(count, &op, true), op)
+        self.persistent_in_place(self.allreduce_spec(Elements::combined::<T>(&op), count, true), op)
     }
 
     /// Plans [`Communicator::gather_in_place`] of `count` elements of each rank, for
@@ -396,7 +397,7 @@ impl Communicator {
     /// # Errors
     /// As the operation's arguments.
     pub fn gather_in_place_init<T: Element>(&self, count: usize, root: u32) -> Result<Persistent<T>> {
-        Ok(self.persistent_in_place(self.rooted_spec::<T>(Collective::Gather, count, root, true)?, Nothing))
+        Ok(self.persistent_in_place(self.gather_spec(Elements::of::<T>(), count, root, true)?, Nothing))
     }
 
     /// Plans [`Communicator::scatter_in_place`] of `count` elements to each rank, for
@@ -405,34 +406,34 @@ impl Communicator {
     /// # Errors
     /// As the operation's arguments.
     pub fn scatter_in_place_init<T: Element>(&self, count: usize, root: u32) -> Result<Persistent<T>> {
-        Ok(self.persistent_in_place(self.rooted_spec::<T>(Collective::Scatter, count, root, true)?, Nothing))
+        Ok(self.persistent_in_place(self.scatter_spec(Elements::of::<T>(), count, root, true)?, Nothing))
     }
 
     /// Plans [`Communicator::allgather_in_place`] of `count` elements of each rank, for
     /// [`Persistent::start_in_place`]. MPI_Allgather_init.
     pub fn allgather_in_place_init<T: Element>(&self, count: usize) -> Persistent<T> {
-        self.persistent_in_place(self.allgather_spec::<T>(count, true), Nothing)
+        self.persistent_in_place(self.allgather_spec(Elements::of::<T>(), count, true), Nothing)
     }
 
     /// Plans [`Communicator::alltoall_in_place`] of `count` elements for each rank, for
     /// [`Persistent::start_in_place`]. MPI_Alltoall_init.
     pub fn alltoall_in_place_init<T: Element>(&self, count: usize) -> Persistent<T> {
-        self.persistent_in_place(self.alltoall_spec::<T>(count, true), Nothing)
+        self.persistent_in_place(self.alltoall_spec(Elements::of::<T>(), count, true), Nothing)
     }
 
     /// Plans [`Communicator::reduce_scatter_block_in_place`] with blocks of `count` elements, for
     /// [`Persistent::start_in_place`]. MPI_Reduce_scatter_block_init.
     pub fn reduce_scatter_block_in_place_init<T: Element, O: Op<T>>(&self, count: usize, op: O) -> Persistent<T, O> {
-        self.persistent_in_place(self.reduce_scatter_block_spec(count, &op, true), op)
+        self.persistent_in_place(self.reduce_scatter_block_spec(Elements::combined::<T>(&op), count, true), op)
     }
 
     /// Plans [`Communicator::scan_in_place`] of `count` elements, for [`Persistent::start_in_place`]. MPI_Scan_init.
     pub fn scan_in_place_init<T: Element, O: Op<T>>(&self, count: usize, op: O) -> Persistent<T, O> {
-        self.persistent_in_place(self.scan_spec(count, &op, true, false), op)
+        self.persistent_in_place(self.scan_spec(Elements::combined::<T>(&op), count, true, false), op)
     }
 
     /// Plans [`Communicator::exscan_in_place`] of `count` elements, for [`Persistent::start_in_place`]. MPI_Exscan_init.
     pub fn exscan_in_place_init<T: Element, O: Op<T>>(&self, count: usize, op: O) -> Persistent<T, O> {
-        self.persistent_in_place(self.scan_spec(count, &op, true, true), op)
+        self.persistent_in_place(self.scan_spec(Elements::combined::<T>(&op), count, true, true), op)
     }
 }

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::communicator::Communicator;
-use crate::communicator::collective::{Nothing, Reserved};
+use crate::communicator::collective::{Elements, Nothing, Reserved};
 use crate::communicator::message::{SendRequest, Source, Status, Tag};
 use crate::communicator::payload::Data;
 use crate::communicator::waiting::Request;
@@ -21,7 +21,7 @@ impl Communicator {
     /// As [`Communicator::send`].
     pub fn send_value<V: Serialize>(&self, to: u32, tag: u32, value: &V) -> SendRequest<'static> {
         match self.written(Operation::Send, value) {
-            Ok(bytes) => self.send_as(to, tag, VALUE_DATATYPE, Data::Owned(bytes.into())),
+            Ok(bytes) => self.send_as(to.into(), tag, VALUE_DATATYPE, Data::Owned(bytes.into())),
             Err(error) => SendRequest::refused(self, error),
         }
     }
@@ -68,9 +68,10 @@ impl Communicator {
         Request::new(async move {
             let (mut bytes, [first, second]) = begun?;
             let mut length = [bytes.len() as u64];
-            comm.launch_at(Some(first), comm.broadcast_spec::<u64>(1, root), &[], &mut length, Nothing).await?;
+            comm.launch_at(Some(first), comm.broadcast_spec(Elements::of::<u64>(), 1, root), &[], &mut length, Nothing)
+                .await?;
             bytes.resize(comm.length(Operation::Broadcast, root, length[0])?, 0);
-            let spec = comm.broadcast_spec::<u8>(bytes.len(), root);
+            let spec = comm.broadcast_spec(Elements::of::<u8>(), bytes.len(), root);
             comm.launch_at(Some(second), spec, &[], &mut bytes, Nothing).await?;
             comm.read(Operation::Broadcast, root, &bytes)
         })
@@ -90,14 +91,14 @@ impl Communicator {
         Request::new(async move {
             let (own, [first, second]) = begun?;
             let mut lengths = vec![0u64; comm.size as usize];
-            let spec = comm.allgather_spec::<u64>(1, false);
+            let spec = comm.allgather_spec(Elements::of::<u64>(), 1, false);
             comm.launch_at(Some(first), Ok(spec), &[own.len() as u64], &mut lengths, Nothing).await?;
             let mut counts = Vec::with_capacity(lengths.len());
             for (length, rank) in lengths.iter().zip(0..) {
                 counts.push(comm.length(Operation::Allgatherv, rank, *length)?);
             }
             let mut all = vec![0u8; counts.iter().sum()];
-            let spec = comm.allgatherv_spec::<u8>(own.len(), &counts);
+            let spec = comm.allgatherv_spec(Elements::of::<u8>(), own.len(), &counts, false);
             comm.launch_at(Some(second), spec, &own, &mut all, Nothing).await?;
             comm.read_all(Operation::Allgatherv, &counts, &all)
         })
@@ -122,16 +123,17 @@ impl Communicator {
             let is_complete = comm.connections.is_complete();
             let mut lengths = vec![0u64; if is_root || !is_complete { comm.size as usize } else { 0 }];
             let spec = if is_complete {
-                comm.rooted_spec::<u64>(crate::schedule::Collective::Gather, 1, root, false)
+                comm.gather_spec(Elements::of::<u64>(), 1, root, false)
             } else {
-                comm.checked_rank(Operation::Gatherv, "the root", root).map(|_| comm.allgather_spec::<u64>(1, false))
+                comm.checked_rank(Operation::Gatherv, "the root", root)
+                    .map(|_| comm.allgather_spec(Elements::of::<u64>(), 1, false))
             };
             comm.launch_at(Some(first), spec, &[own.len() as u64], &mut lengths, Nothing).await?;
             let mut counts = Vec::with_capacity(lengths.len());
             for (length, rank) in lengths.iter().zip(0..) {
                 counts.push(comm.length(Operation::Gatherv, rank, *length)?);
             }
-            let mut spec = comm.gatherv_spec(own.len(), &counts, root);
+            let mut spec = comm.gatherv_spec(Elements::of::<u8>(), own.len(), &counts, root, false);
             if !is_complete {
                 spec = spec.map(|spec| comm.routed(spec, &counts));
             }

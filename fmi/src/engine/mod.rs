@@ -36,6 +36,7 @@ pub(crate) mod parcel;
 pub(crate) mod plan;
 pub(crate) mod run;
 mod spin;
+mod synchronous;
 pub(crate) mod task;
 mod transfer;
 mod wait;

@@ -19,7 +19,7 @@ const COPIES_PART: u64 = 4;
 
 /// What was done about the front of a peer's stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Passed {
+pub(super) enum Passed {
     /// A frame of the operation is there.
     Mine,
     /// Something else is at the front: look again.
@@ -48,13 +48,13 @@ impl Engine {
     }
 
     /// Whether there is a connection to `peer`; without one the operation fails, if not at once.
-    fn reach(&mut self, call: &Call, peer: Slot) -> Result<bool> {
+    pub(super) fn reach(&mut self, call: &Call, peer: Slot) -> Result<bool> {
         let reached = self.group.reach(self.now, call.id, peer);
         reached.map_err(|failure| self.error_of(call, failure))
     }
 
     /// Does what is to be done about the front of the stream of `peer`, for operation `id`.
-    fn pass(&mut self, mode: Mode<'_>, id: OpId, slot: Slot) -> Passed {
+    pub(super) fn pass(&mut self, mode: Mode<'_>, id: OpId, slot: Slot) -> Passed {
         let Some(lane) = self.lanes[slot.index()].as_mut() else { return Passed::Other };
         let now = self.now;
         let left = lane.left();

@@ -280,6 +280,10 @@ impl Group {
                 self.ready(slot, &envelope);
                 Ok(())
             }
+            Kind::Matched => {
+                self.acknowledged(slot, &envelope);
+                Ok(())
+            }
             Kind::Revoke => Notice::parse(payload).map(|notice| self.revoked_by(slot, communicator, &notice)),
             Kind::Leave => Notice::parse(payload).map(|notice| self.left_by(slot, communicator, notice)),
             Kind::Answer => {

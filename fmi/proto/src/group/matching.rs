@@ -136,6 +136,7 @@ impl Group {
                 self.turn = matched.peer.get() + 1;
             }
         }
+        self.acknowledge(id);
     }
 
     pub(super) fn own(&mut self, slot: Slot, owner: Owner) {
@@ -283,6 +284,7 @@ impl Group {
         let reserved = |peer: &Peer| peer.at_hand.as_ref().and_then(|frame| frame.reserved);
         let reserved = self.peers.iter().filter_map(reserved).map(|bytes| bytes + FRAME_OVERHEAD_BYTES).sum::<u64>();
         self.mailbox.check(reserved + self.check_rests());
+        self.check_synchronous();
         for op in self.operations.iter() {
             match op.what {
                 What::Receive(pattern) => {

@@ -100,6 +100,10 @@ pub(super) struct Op {
     pub(super) matched: Option<Matched>,
     /// Of a send: whether its frame is begun.
     pub(super) begun: bool,
+    /// Of a receive: whether it takes its message, as a probe does not.
+    pub(super) takes: bool,
+    /// Of a synchronous send: the number of its message, and whether a receive has got that.
+    pub(super) awaits: Option<(u64, bool)>,
     pub(super) failed: Option<Failure>,
     pub(super) suspicion: Option<Suspicion>,
     pub(super) waits_for: WaitsFor,

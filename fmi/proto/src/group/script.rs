@@ -131,6 +131,15 @@ impl Driver {
             }
         };
         if let Ok(id) = self.group.post(self.now, communicator, what, None) {
+            match what {
+                What::Send(to) => {
+                    let number = self.group.number_message(communicator, to);
+                    self.group.await_match(id, number);
+                }
+                // Those with a tag are receives, the others probes.
+                What::Receive(pattern) if pattern.tag.is_some() => self.group.take(id),
+                What::Receive(_) | What::Collective(_) => {}
+            }
             self.operations.push((id, what, self.now));
         }
     }
@@ -152,6 +161,8 @@ impl Driver {
         let kind = KINDS[usize::from(bytes.below(9))];
         let length = [0, 10, 5000, 20_000, 1 << 40][usize::from(bytes.below(5))];
         let sequence = u64::from(bytes.below(4));
+        // In place of questions that say nothing.
+        let kind = if kind == Kind::Inquiry && length == 0 { Kind::Matched } else { kind };
         // Of a message often the whole length, or that of more to come; or what fits nothing.
         let (more, elements) = match bytes.below(5) {
             0 | 1 => (false, length),
@@ -160,7 +171,18 @@ impl Driver {
             _ => (true, 10),
         };
         let (step, root_or_tag) = (u32::from(bytes.below(2)), u32::from(bytes.below(3)));
-        Envelope { communicator, sequence, step, root_or_tag, length, more, elements, ..Envelope::new(kind) }
+        let synchronous = sequence == 3;
+        Envelope {
+            communicator,
+            sequence,
+            step,
+            root_or_tag,
+            length,
+            more,
+            synchronous,
+            elements,
+            ..Envelope::new(kind)
+        }
     }
 
     /// Does what the machine says about the front of a peer's stream, for an operation or for nobody.

@@ -71,17 +71,7 @@ pub fn gather_linear(
     in_place: bool,
     block: impl Fn(u32) -> Range<usize>,
 ) -> Schedule {
-    let mut schedule = Schedule::default();
-    let mine = Memory::Send.at(0..own);
-    if me != root {
-        schedule.push_all([Step::Send { to: root, data: mine }]);
-        return schedule;
-    }
-    let receives = (0..size).filter(|other| *other != root);
-    let receives = receives.map(|from| Step::Receive { from, into: Memory::Receive.at(block(from)) });
-    let copy = (!in_place).then(|| Step::Copy { data: mine, into: Memory::Receive.at(block(me)) });
-    schedule.push_all(receives.chain(copy));
-    schedule
+    linear(true, me, Relative { size, root }, own, in_place, block)
 }
 
 /// The root sends each of the others its block at once.
@@ -93,16 +83,33 @@ pub fn scatter_linear(
     in_place: bool,
     block: impl Fn(u32) -> Range<usize>,
 ) -> Schedule {
+    linear(false, me, Relative { size, root }, own, in_place, block)
+}
+
+/// A block between the root and each of the others, at once: to the root if it is a gather, else from there.
+fn linear(
+    is_gather: bool,
+    me: u32,
+    relative: Relative,
+    own: usize,
+    in_place: bool,
+    block: impl Fn(u32) -> Range<usize>,
+) -> Schedule {
+    let (all, own) =
+        if is_gather { (Memory::Receive, Memory::Send.at(0..own)) } else { (Memory::Send, Memory::Receive.at(0..own)) };
+    let transfer = |peer, span, is_sent| {
+        if is_sent { Step::Send { to: peer, data: span } } else { Step::Receive { from: peer, into: span } }
+    };
     let mut schedule = Schedule::default();
-    let mine = Memory::Receive.at(0..own);
-    if me != root {
-        schedule.push_all([Step::Receive { from: root, into: mine }]);
+    if me != relative.root {
+        schedule.push_all([transfer(relative.root, own, is_gather)]);
         return schedule;
     }
-    let sends = (1..size).map(|distance| (root + distance) % size);
-    let sends = sends.map(|to| Step::Send { to, data: Memory::Send.at(block(to)) });
-    let copy = (!in_place).then(|| Step::Copy { data: Memory::Send.at(block(me)), into: mine });
-    schedule.push_all(sends.chain(copy));
+    let others = (1..relative.size).map(|distance| relative.rank(distance));
+    let transfers = others.map(|other| transfer(other, all.at(block(other)), !is_gather));
+    let at_home = all.at(block(me));
+    let (data, into) = if is_gather { (own, at_home) } else { (at_home, own) };
+    schedule.push_all(transfers.chain((!in_place).then_some(Step::Copy { data, into })));
     schedule
 }
 

@@ -17,7 +17,7 @@ impl Communicator {
     ///
     /// MPI 3.1 §5.5, MPI_Gather.
     pub fn gather<'a, T: Element>(&self, send: &'a [T], receive: &'a mut [T], root: u32) -> CollectiveRequest<'a> {
-        self.launch(self.rooted_spec::<T>(Collective::Gather, send.len(), root, false), send, receive, Nothing)
+        self.launch(self.gather_spec(Elements::of::<T>(), send.len(), root, false), send, receive, Nothing)
     }
 
     /// As [`Communicator::gather`] with one buffer: at the root all blocks, of which its own is in its place; at
@@ -31,17 +31,10 @@ impl Communicator {
     ///
     /// MPI 3.1 §5.5, MPI_Gather with MPI_IN_PLACE at the root.
     pub fn gather_in_place<'a, T: Element>(&self, buffer: &'a mut [T], root: u32) -> CollectiveRequest<'a> {
-        if self.rank != root {
-            return self.launch(
-                self.rooted_spec::<T>(Collective::Gather, buffer.len(), root, false),
-                buffer,
-                &mut [],
-                Nothing,
-            );
-        }
-        let count = self.block(Operation::Gather, buffer.len());
-        let spec = count.and_then(|count| self.rooted_spec::<T>(Collective::Gather, count, root, true));
-        self.launch(spec, &[], buffer, Nothing)
+        let (send, receive, in_place) = self.one_buffer(Operation::Gather, root, buffer);
+        let count = if in_place { self.block(Operation::Gather, receive.len()) } else { Ok(send.len()) };
+        let spec = count.and_then(|count| self.gather_spec(Elements::of::<T>(), count, root, in_place));
+        self.launch(spec, send, receive, Nothing)
     }
 
     /// Scatters the blocks of `send` of the root, one for each rank in rank order, into `receive`. `send` of the
@@ -55,7 +48,7 @@ impl Communicator {
     ///
     /// MPI 3.1 §5.6, MPI_Scatter.
     pub fn scatter<'a, T: Element>(&self, send: &'a [T], receive: &'a mut [T], root: u32) -> CollectiveRequest<'a> {
-        self.launch(self.rooted_spec::<T>(Collective::Scatter, receive.len(), root, false), send, receive, Nothing)
+        self.launch(self.scatter_spec(Elements::of::<T>(), receive.len(), root, false), send, receive, Nothing)
     }
 
     /// As [`Communicator::scatter`] with one buffer: at the root all blocks, of which its own stays where it is;
@@ -69,41 +62,29 @@ impl Communicator {
     ///
     /// MPI 3.1 §5.6, MPI_Scatter with MPI_IN_PLACE at the root.
     pub fn scatter_in_place<'a, T: Element>(&self, buffer: &'a mut [T], root: u32) -> CollectiveRequest<'a> {
-        if self.rank != root {
-            return self.launch(
-                self.rooted_spec::<T>(Collective::Scatter, buffer.len(), root, false),
-                &[],
-                buffer,
-                Nothing,
-            );
-        }
-        let count = self.block(Operation::Scatter, buffer.len());
-        let spec = count.and_then(|count| self.rooted_spec::<T>(Collective::Scatter, count, root, true));
-        self.launch(spec, buffer, &mut [], Nothing)
+        let (send, receive, in_place) = self.one_buffer(Operation::Scatter, root, buffer);
+        let count = if in_place { self.block(Operation::Scatter, send.len()) } else { Ok(receive.len()) };
+        let spec = count.and_then(|count| self.scatter_spec(Elements::of::<T>(), count, root, in_place));
+        self.launch(spec, send, receive, Nothing)
     }
 
-    pub(in super::super) fn rooted_spec<T: Element>(
-        &self,
-        collective: Collective,
-        count: usize,
-        root: u32,
-        in_place: bool,
-    ) -> Result<Spec> {
-        let is_gather = collective == Collective::Gather;
-        let kind = if is_gather { Kind::Gather } else { Kind::Scatter };
+    pub(in super::super) fn gather_spec(&self, of: Elements, count: usize, root: u32, in_place: bool) -> Result<Spec> {
+        let (is_root, all) = (self.rank == root, count.saturating_mul(self.size as usize));
+        let (own, receive) = (if in_place && is_root { 0 } else { count }, is_root.then_some(all));
+        Ok(Spec { send: own, receive, ..self.rooted_spec(Kind::Gather, of, count, root, in_place)? })
+    }
+
+    pub(in super::super) fn scatter_spec(&self, of: Elements, count: usize, root: u32, in_place: bool) -> Result<Spec> {
+        let (is_root, all) = (self.rank == root, count.saturating_mul(self.size as usize));
+        let (own, send) = (if in_place && is_root { 0 } else { count }, if is_root { all } else { 0 });
+        Ok(Spec { send, receive: Some(own), ..self.rooted_spec(Kind::Scatter, of, count, root, in_place)? })
+    }
+
+    fn rooted_spec(&self, kind: Kind, of: Elements, count: usize, root: u32, in_place: bool) -> Result<Spec> {
         self.checked_rank(kind.operation(), "the root", root)?;
-        let is_root = self.rank == root;
-        let all = count * self.size as usize;
-        let (send, receive) = match (is_gather, is_root, in_place) {
-            (true, true, true) => (0, Some(all)),
-            (true, true, false) => (count, Some(all)),
-            (true, false, _) => (count, None),
-            (false, true, true) => (all, Some(0)),
-            (false, true, false) => (all, Some(count)),
-            (false, false, _) => (0, Some(count)),
-        };
-        let problem = Problem { in_place, ..self.problem(collective, root, count, size_of::<T>()) };
-        Ok(Spec { root, elements: count, send, receive, ..Spec::new(kind, Recipe::Chosen(problem)) })
+        let collective = if kind == Kind::Gather { Collective::Gather } else { Collective::Scatter };
+        let problem = Problem { in_place, ..self.problem(collective, root, count, of) };
+        Ok(Spec { root, elements: count, ..Spec::new(kind, of, Recipe::Chosen(problem)) })
     }
 
     /// Gathers `send` of all ranks, of any lengths, into `receive` of the root: `counts[r]` elements of rank r, one
@@ -126,22 +107,43 @@ impl Communicator {
         counts: &[usize],
         root: u32,
     ) -> CollectiveRequest<'a> {
-        self.launch_rooted(self.gatherv_spec(send.len(), counts, root), counts, send, receive)
+        let spec = self.gatherv_spec(Elements::of::<T>(), send.len(), counts, root, false);
+        self.launch_rooted(spec, counts, bytemuck::cast_slice(send), bytemuck::cast_slice_mut(receive))
     }
 
-    pub(in super::super) fn gatherv_spec(&self, own: usize, counts: &[usize], root: u32) -> Result<Spec> {
-        self.checked_rank(Operation::Gatherv, "the root", root)?;
-        let is_root = self.rank == root;
-        if is_root {
-            self.check_counts(Operation::Gatherv, counts)?;
-            self.check_own(Operation::Gatherv, own, counts)?;
-        }
-        let offsets = offsets(counts);
-        let block = |rank: u32| offsets[rank as usize]..offsets[rank as usize + 1];
-        let schedule = schedule::gather_linear(self.rank, self.size, root, own, false, block);
-        let receive = is_root.then(|| offsets[counts.len()]);
-        let recipe = Recipe::Made(schedule, Algorithm::Linear);
-        Ok(Spec { root, send: own, receive, ..Spec::new(Kind::Gatherv, recipe) })
+    /// As [`Communicator::gatherv`] with one buffer: at the root all blocks, of which its own is in its place; at the
+    /// others their own block.
+    ///
+    /// # Errors
+    /// As [`Communicator::gatherv`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future revokes the communicator.
+    ///
+    /// MPI 3.1 §5.5, MPI_Gatherv with MPI_IN_PLACE at the root.
+    pub fn gatherv_in_place<'a, T: Element>(
+        &self,
+        buffer: &'a mut [T],
+        counts: &[usize],
+        root: u32,
+    ) -> CollectiveRequest<'a> {
+        let (send, receive, in_place) = self.one_buffer(Operation::Gatherv, root, buffer);
+        let own = if in_place { self.counted(counts) } else { send.len() };
+        let spec = self.gatherv_spec(Elements::of::<T>(), own, counts, root, in_place);
+        self.launch_rooted(spec, counts, bytemuck::cast_slice(send), bytemuck::cast_slice_mut(receive))
+    }
+
+    pub(in super::super) fn gatherv_spec(
+        &self,
+        of: Elements,
+        own: usize,
+        counts: &[usize],
+        root: u32,
+        in_place: bool,
+    ) -> Result<Spec> {
+        let (total, recipe) = self.rooted_blocks(Kind::Gatherv, own, counts, root, in_place)?;
+        let send = if in_place { 0 } else { own };
+        Ok(Spec { root, in_place, send, receive: total, ..Spec::new(Kind::Gatherv, of, recipe) })
     }
 
     /// Scatters blocks of different lengths of `send` of the root, `counts[r]` elements for rank r, into `receive`.
@@ -162,22 +164,67 @@ impl Communicator {
         receive: &'a mut [T],
         root: u32,
     ) -> CollectiveRequest<'a> {
-        self.launch_rooted(self.scatterv_spec(counts, receive.len(), root), counts, send, receive)
+        let spec = self.scatterv_spec(Elements::of::<T>(), counts, receive.len(), root, false);
+        self.launch_rooted(spec, counts, bytemuck::cast_slice(send), bytemuck::cast_slice_mut(receive))
     }
 
-    pub(in super::super) fn scatterv_spec(&self, counts: &[usize], own: usize, root: u32) -> Result<Spec> {
-        self.checked_rank(Operation::Scatterv, "the root", root)?;
+    /// As [`Communicator::scatterv`] with one buffer: at the root all blocks, of which its own stays where it is; at the
+    /// others the block that they get.
+    ///
+    /// # Errors
+    /// As [`Communicator::scatterv`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future revokes the communicator.
+    ///
+    /// MPI 3.1 §5.6, MPI_Scatterv with MPI_IN_PLACE at the root.
+    pub fn scatterv_in_place<'a, T: Element>(
+        &self,
+        buffer: &'a mut [T],
+        counts: &[usize],
+        root: u32,
+    ) -> CollectiveRequest<'a> {
+        let (send, receive, in_place) = self.one_buffer(Operation::Scatterv, root, buffer);
+        let own = if in_place { self.counted(counts) } else { receive.len() };
+        let spec = self.scatterv_spec(Elements::of::<T>(), counts, own, root, in_place);
+        self.launch_rooted(spec, counts, bytemuck::cast_slice(send), bytemuck::cast_slice_mut(receive))
+    }
+
+    pub(in super::super) fn scatterv_spec(
+        &self,
+        of: Elements,
+        counts: &[usize],
+        own: usize,
+        root: u32,
+        in_place: bool,
+    ) -> Result<Spec> {
+        let (total, recipe) = self.rooted_blocks(Kind::Scatterv, own, counts, root, in_place)?;
+        let receive = Some(if in_place { 0 } else { own });
+        Ok(Spec { root, in_place, send: total.unwrap_or(0), receive, ..Spec::new(Kind::Scatterv, of, recipe) })
+    }
+
+    /// Elements of all blocks, at the root, and how a gather or scatter of blocks of different lengths is done.
+    fn rooted_blocks(
+        &self,
+        kind: Kind,
+        own: usize,
+        counts: &[usize],
+        root: u32,
+        in_place: bool,
+    ) -> Result<(Option<usize>, Recipe)> {
+        let operation = kind.operation();
+        self.checked_rank(operation, "the root", root)?;
         let is_root = self.rank == root;
         if is_root {
-            self.check_counts(Operation::Scatterv, counts)?;
-            self.check_own(Operation::Scatterv, own, counts)?;
+            self.check_counts(operation, counts)?;
+            self.check_own(operation, own, counts)?;
         }
-        let offsets = offsets(counts);
+        // The others' counts are not looked at.
+        let offsets = offsets(if is_root { counts } else { &[] });
         let block = |rank: u32| offsets[rank as usize]..offsets[rank as usize + 1];
-        let schedule = schedule::scatter_linear(self.rank, self.size, root, own, false, block);
-        let send = if is_root { offsets[counts.len()] } else { 0 };
-        let recipe = Recipe::Made(schedule, Algorithm::Linear);
-        Ok(Spec { root, send, receive: Some(own), ..Spec::new(Kind::Scatterv, recipe) })
+        let make = if kind == Kind::Gatherv { schedule::gather_linear } else { schedule::scatter_linear };
+        let schedule = make(self.rank, self.size, root, own, in_place, block);
+        Ok((is_root.then(|| offsets[counts.len()]), Recipe::Made(schedule, Algorithm::Linear)))
     }
 
     /// Gathers `send` of all ranks, which is equally long on all, into `receive` of all, in rank order.
@@ -191,7 +238,7 @@ impl Communicator {
     ///
     /// MPI 3.1 §5.7, MPI_Allgather.
     pub fn allgather<'a, T: Element>(&self, send: &'a [T], receive: &'a mut [T]) -> CollectiveRequest<'a> {
-        self.launch(Ok(self.allgather_spec::<T>(send.len(), false)), send, receive, Nothing)
+        self.launch(Ok(self.allgather_spec(Elements::of::<T>(), send.len(), false)), send, receive, Nothing)
     }
 
     /// As [`Communicator::allgather`] with one buffer, in which this rank's block is in its place.
@@ -206,14 +253,14 @@ impl Communicator {
     /// MPI 3.1 §5.7, MPI_Allgather with MPI_IN_PLACE.
     pub fn allgather_in_place<'a, T: Element>(&self, buffer: &'a mut [T]) -> CollectiveRequest<'a> {
         let count = self.block(Operation::Allgather, buffer.len());
-        self.launch(count.map(|count| self.allgather_spec::<T>(count, true)), &[], buffer, Nothing)
+        self.launch(count.map(|count| self.allgather_spec(Elements::of::<T>(), count, true)), &[], buffer, Nothing)
     }
 
-    pub(in super::super) fn allgather_spec<T: Element>(&self, count: usize, in_place: bool) -> Spec {
-        let problem = Problem { in_place, ..self.problem(Collective::Allgather, 0, count, size_of::<T>()) };
-        let receive = Some(count * self.size as usize);
+    pub(in super::super) fn allgather_spec(&self, of: Elements, count: usize, in_place: bool) -> Spec {
+        let problem = Problem { in_place, ..self.problem(Collective::Allgather, 0, count, of) };
+        let receive = Some(count.saturating_mul(self.size as usize));
         let send = if in_place { 0 } else { count };
-        Spec { elements: count, send, receive, ..Spec::new(Kind::Allgather, Recipe::Chosen(problem)) }
+        Spec { elements: count, send, receive, ..Spec::new(Kind::Allgather, of, Recipe::Chosen(problem)) }
     }
 
     /// Gathers `send` of all ranks, of any lengths, into `receive` of all: `counts[r]` elements of rank r, one block
@@ -232,23 +279,46 @@ impl Communicator {
         receive: &'a mut [T],
         counts: &[usize],
     ) -> CollectiveRequest<'a> {
-        self.launch(self.allgatherv_spec::<T>(send.len(), counts), send, receive, Nothing)
+        self.launch(self.allgatherv_spec(Elements::of::<T>(), send.len(), counts, false), send, receive, Nothing)
     }
 
-    pub(in super::super) fn allgatherv_spec<T: Element>(&self, own: usize, counts: &[usize]) -> Result<Spec> {
+    /// As [`Communicator::allgatherv`] with one buffer, in which this rank's block is in its place.
+    ///
+    /// # Errors
+    /// As [`Communicator::allgatherv`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future revokes the communicator.
+    ///
+    /// MPI 3.1 §5.7, MPI_Allgatherv with MPI_IN_PLACE.
+    pub fn allgatherv_in_place<'a, T: Element>(&self, buffer: &'a mut [T], counts: &[usize]) -> CollectiveRequest<'a> {
+        let spec = self.allgatherv_spec(Elements::of::<T>(), self.counted(counts), counts, true);
+        self.launch(spec, &[], buffer, Nothing)
+    }
+
+    pub(in super::super) fn allgatherv_spec(
+        &self,
+        of: Elements,
+        own: usize,
+        counts: &[usize],
+        in_place: bool,
+    ) -> Result<Spec> {
         self.check_counts(Operation::Allgatherv, counts)?;
         self.check_own(Operation::Allgatherv, own, counts)?;
         let offsets = offsets(counts);
         let total = offsets[counts.len()];
         let block = |rank: u32| offsets[rank as usize]..offsets[rank as usize + 1];
-        let problem = self.problem(Collective::Allgather, 0, total / self.size as usize, size_of::<T>());
+        let problem = self.problem(Collective::Allgather, 0, total / self.size as usize, of);
         // Of those for blocks of equal length, the ones that take any.
         let is_linear = self.choice(&problem).algorithm == Algorithm::Linear;
         let algorithm = if is_linear { Algorithm::Linear } else { Algorithm::Ring };
         let make = if algorithm == Algorithm::Linear { schedule::allgather_linear } else { schedule::allgather_ring };
-        let schedule = self.connections.route(self.rank, self.size, |rank| make(rank, self.size, false, block));
-        let recipe = Recipe::Made(schedule, algorithm);
-        Ok(Spec { elements: total, send: own, receive: Some(total), ..Spec::new(Kind::Allgatherv, recipe) })
+        // Where the others have their buffers is not known here, and changes no message.
+        let is_in_place = |rank: u32| in_place && rank == self.rank;
+        let schedule =
+            self.connections.route(self.rank, self.size, |rank| make(rank, self.size, is_in_place(rank), block));
+        let (recipe, send) = (Recipe::Made(schedule, algorithm), if in_place { 0 } else { own });
+        Ok(Spec { elements: total, send, receive: Some(total), ..Spec::new(Kind::Allgatherv, of, recipe) })
     }
 
     /// Sends the r-th block of `send` to rank r, and receives the r-th block of `receive` from it; blocks are equally
@@ -264,7 +334,7 @@ impl Communicator {
     /// MPI 3.1 §5.8, MPI_Alltoall.
     pub fn alltoall<'a, T: Element>(&self, send: &'a [T], receive: &'a mut [T]) -> CollectiveRequest<'a> {
         let count = self.block(Operation::Alltoall, send.len());
-        self.launch(count.map(|count| self.alltoall_spec::<T>(count, false)), send, receive, Nothing)
+        self.launch(count.map(|count| self.alltoall_spec(Elements::of::<T>(), count, false)), send, receive, Nothing)
     }
 
     /// As [`Communicator::alltoall`] with one buffer, which is copied once.
@@ -278,14 +348,14 @@ impl Communicator {
     /// MPI 3.1 §5.8, MPI_Alltoall with MPI_IN_PLACE.
     pub fn alltoall_in_place<'a, T: Element>(&self, buffer: &'a mut [T]) -> CollectiveRequest<'a> {
         let count = self.block(Operation::Alltoall, buffer.len());
-        self.launch(count.map(|count| self.alltoall_spec::<T>(count, true)), &[], buffer, Nothing)
+        self.launch(count.map(|count| self.alltoall_spec(Elements::of::<T>(), count, true)), &[], buffer, Nothing)
     }
 
-    pub(in super::super) fn alltoall_spec<T: Element>(&self, count: usize, in_place: bool) -> Spec {
-        let problem = Problem { in_place, ..self.problem(Collective::Alltoall, 0, count, size_of::<T>()) };
-        let all = count * self.size as usize;
+    pub(in super::super) fn alltoall_spec(&self, of: Elements, count: usize, in_place: bool) -> Spec {
+        let problem = Problem { in_place, ..self.problem(Collective::Alltoall, 0, count, of) };
+        let all = count.saturating_mul(self.size as usize);
         let send = if in_place { 0 } else { all };
-        Spec { elements: count, send, receive: Some(all), ..Spec::new(Kind::Alltoall, Recipe::Chosen(problem)) }
+        Spec { elements: count, send, receive: Some(all), ..Spec::new(Kind::Alltoall, of, Recipe::Chosen(problem)) }
     }
 
     /// As [`Communicator::alltoall`] with blocks of different lengths: `send_counts[r]` elements for rank r, and
@@ -309,19 +379,45 @@ impl Communicator {
         receive: &'a mut [T],
         receive_counts: &[usize],
     ) -> CollectiveRequest<'a> {
-        let spec = self.alltoallv_spec(send_counts, receive_counts);
+        let spec = self.alltoallv_spec(Elements::of::<T>(), send_counts, receive_counts, false);
+        let (send, receive) = (bytemuck::cast_slice(send), bytemuck::cast_slice_mut(receive));
         self.launch_alltoallv(spec, (send_counts, receive_counts), send, receive)
     }
 
-    pub(in super::super) fn alltoallv_spec(&self, send_counts: &[usize], receive_counts: &[usize]) -> Result<Spec> {
+    /// As [`Communicator::alltoallv`] with one buffer, which is copied once: the r-th block, of `counts[r]` elements, goes
+    /// to rank r, and that from it takes its place. Rank r has the same count for this rank.
+    ///
+    /// # Errors
+    /// As [`Communicator::alltoallv`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future revokes the communicator.
+    ///
+    /// MPI 3.1 §5.8, MPI_Alltoallv with MPI_IN_PLACE.
+    pub fn alltoallv_in_place<'a, T: Element>(&self, buffer: &'a mut [T], counts: &[usize]) -> CollectiveRequest<'a> {
+        let spec = self.alltoallv_spec(Elements::of::<T>(), counts, counts, true);
+        self.launch_alltoallv(spec, (counts, counts), &[], bytemuck::cast_slice_mut(buffer))
+    }
+
+    pub(in super::super) fn alltoallv_spec(
+        &self,
+        of: Elements,
+        send_counts: &[usize],
+        receive_counts: &[usize],
+        in_place: bool,
+    ) -> Result<Spec> {
         self.check_counts(Operation::Alltoallv, send_counts)?;
         self.check_counts(Operation::Alltoallv, receive_counts)?;
         let own = receive_counts[self.rank as usize];
         self.check_own(Operation::Alltoallv, own, send_counts)?;
         let (sends, receives) = (offsets(send_counts), offsets(receive_counts));
         let range = |offsets: &[usize], rank: u32| offsets[rank as usize]..offsets[rank as usize + 1];
-        let blocks =
-            Blocks { send: |rank| range(&sends, rank), receive: |rank| range(&receives, rank), in_place: None };
+        let total = receives[receive_counts.len()];
+        let blocks = Blocks {
+            send: |rank| range(&sends, rank),
+            receive: |rank| range(&receives, rank),
+            in_place: in_place.then_some(total),
+        };
         // Nobody knows all lengths, so the number of ranks alone decides.
         let (make, algorithm): (fn(_, _, &_) -> _, _) = if self.size <= LINEAR_RANKS_MAX {
             (schedule::alltoall_linear, Algorithm::Linear)
@@ -329,12 +425,12 @@ impl Communicator {
             (schedule::alltoall_pairwise, Algorithm::Pairwise)
         };
         let recipe = Recipe::Made(make(self.rank, self.size, &blocks), algorithm);
-        let (send, receive) = (sends[send_counts.len()], Some(receives[receive_counts.len()]));
-        Ok(Spec { send, receive, ..Spec::new(Kind::Alltoallv, recipe) })
+        let send = if in_place { 0 } else { sends[send_counts.len()] };
+        Ok(Spec { in_place, send, receive: Some(total), ..Spec::new(Kind::Alltoallv, of, recipe) })
     }
 
     /// Elements of each rank's block in a buffer of all blocks.
-    pub(super) fn block(&self, operation: Operation, total: usize) -> Result<usize> {
+    pub(in super::super) fn block(&self, operation: Operation, total: usize) -> Result<usize> {
         let size = self.size as usize;
         if total.is_multiple_of(size) {
             return Ok(total / size);
@@ -352,6 +448,11 @@ impl Communicator {
             return Ok(());
         };
         Err(self.error(operation, ErrorKind::InvalidArgument(what)))
+    }
+
+    /// What `counts` say of this rank's block; that is checked later.
+    pub(in super::super) fn counted(&self, counts: &[usize]) -> usize {
+        counts.get(self.rank as usize).copied().unwrap_or(0)
     }
 
     fn check_own(&self, operation: Operation, own: usize, counts: &[usize]) -> Result<()> {

@@ -22,7 +22,7 @@ impl Communicator {
         op: O,
         root: u32,
     ) -> CollectiveRequest<'a, O> {
-        self.launch(self.reduce_spec(send.len(), &op, root, false), send, receive, op)
+        self.launch(self.reduce_spec(Elements::combined::<T>(&op), send.len(), root, false), send, receive, op)
     }
 
     /// Combines `buffer` of all ranks into that of the root; those of the others are not touched.
@@ -40,24 +40,18 @@ impl Communicator {
         op: O,
         root: u32,
     ) -> CollectiveRequest<'a, O> {
-        let in_place = self.rank == root;
-        let spec = self.reduce_spec(buffer.len(), &op, root, in_place);
-        let (send, receive): (&'a [T], &'a mut [T]) = if in_place { (&[], buffer) } else { (buffer, &mut []) };
+        let (send, receive, in_place) = self.one_buffer(Operation::Reduce, root, buffer);
+        let count = send.len() + receive.len();
+        let spec = self.reduce_spec(Elements::combined::<T>(&op), count, root, in_place);
         self.launch(spec, send, receive, op)
     }
 
-    pub(in super::super) fn reduce_spec<T: Element>(
-        &self,
-        count: usize,
-        op: &impl Op<T>,
-        root: u32,
-        in_place: bool,
-    ) -> Result<Spec> {
+    pub(in super::super) fn reduce_spec(&self, of: Elements, count: usize, root: u32, in_place: bool) -> Result<Spec> {
         self.checked_rank(Operation::Reduce, "the root", root)?;
         let receive = (self.rank == root).then_some(count);
         let send = if in_place { 0 } else { count };
-        let problem = self.problem(Collective::Reduce, root, count, size_of::<T>());
-        Ok(Spec { root, send, receive, ..combining(Kind::Reduce, op, problem, count, in_place) })
+        let problem = self.problem(Collective::Reduce, root, count, of);
+        Ok(Spec { root, send, receive, ..combining(Kind::Reduce, of, problem, count, in_place) })
     }
 
     /// Combines `send` of all ranks, element by element, into `receive` of all.
@@ -85,7 +79,7 @@ impl Communicator {
         receive: &'a mut [T],
         op: O,
     ) -> CollectiveRequest<'a, O> {
-        self.launch(Ok(self.allreduce_spec(send.len(), &op, false)), send, receive, op)
+        self.launch(Ok(self.allreduce_spec(Elements::combined::<T>(&op), send.len(), false)), send, receive, op)
     }
 
     /// Combines `buffer` of all ranks into `buffer` of all.
@@ -98,13 +92,13 @@ impl Communicator {
     ///
     /// MPI 3.1 §5.9.6, MPI_Allreduce with MPI_IN_PLACE.
     pub fn allreduce_in_place<'a, T: Element, O: Op<T>>(&self, buffer: &'a mut [T], op: O) -> CollectiveRequest<'a, O> {
-        self.launch(Ok(self.allreduce_spec(buffer.len(), &op, true)), &[], buffer, op)
+        self.launch(Ok(self.allreduce_spec(Elements::combined::<T>(&op), buffer.len(), true)), &[], buffer, op)
     }
 
-    pub(in super::super) fn allreduce_spec<T: Element>(&self, count: usize, op: &impl Op<T>, in_place: bool) -> Spec {
-        let problem = self.problem(Collective::Allreduce, 0, count, size_of::<T>());
+    pub(in super::super) fn allreduce_spec(&self, of: Elements, count: usize, in_place: bool) -> Spec {
+        let problem = self.problem(Collective::Allreduce, 0, count, of);
         let send = if in_place { 0 } else { count };
-        Spec { send, receive: Some(count), ..combining(Kind::Allreduce, op, problem, count, in_place) }
+        Spec { send, receive: Some(count), ..combining(Kind::Allreduce, of, problem, count, in_place) }
     }
 
     /// Combines `send` of all ranks, and gives each rank its block of the result: rank r gets the r-th one, as
@@ -124,7 +118,8 @@ impl Communicator {
         receive: &'a mut [T],
         op: O,
     ) -> CollectiveRequest<'a, O> {
-        self.launch(Ok(self.reduce_scatter_block_spec(receive.len(), &op, false)), send, receive, op)
+        let of = Elements::combined::<T>(&op);
+        self.launch(Ok(self.reduce_scatter_block_spec(of, receive.len(), false)), send, receive, op)
     }
 
     /// As [`Communicator::reduce_scatter_block`] with one buffer, at whose front the block of the result is left.
@@ -142,20 +137,15 @@ impl Communicator {
         buffer: &'a mut [T],
         op: O,
     ) -> CollectiveRequest<'a, O> {
-        let count = self.block(Operation::ReduceScatterBlock, buffer.len());
-        self.launch(count.map(|count| self.reduce_scatter_block_spec(count, &op, true)), &[], buffer, op)
+        let (of, count) = (Elements::combined::<T>(&op), self.block(Operation::ReduceScatterBlock, buffer.len()));
+        self.launch(count.map(|count| self.reduce_scatter_block_spec(of, count, true)), &[], buffer, op)
     }
 
-    pub(in super::super) fn reduce_scatter_block_spec<T: Element>(
-        &self,
-        count: usize,
-        op: &impl Op<T>,
-        in_place: bool,
-    ) -> Spec {
-        let total = count * self.size as usize;
-        let problem = self.problem(Collective::ReduceScatter, 0, count, size_of::<T>());
+    pub(in super::super) fn reduce_scatter_block_spec(&self, of: Elements, count: usize, in_place: bool) -> Spec {
+        let total = count.saturating_mul(self.size as usize);
+        let problem = self.problem(Collective::ReduceScatter, 0, count, of);
         let (send, receive) = if in_place { (0, total) } else { (total, count) };
-        let spec = combining(Kind::ReduceScatterBlock, op, problem, count, in_place);
+        let spec = combining(Kind::ReduceScatterBlock, of, problem, count, in_place);
         Spec { send, receive: Some(receive), ..spec }
     }
 
@@ -177,27 +167,40 @@ impl Communicator {
         counts: &[usize],
         op: O,
     ) -> CollectiveRequest<'a, O> {
-        self.launch(self.reduce_scatter_spec(counts, &op), send, receive, op)
+        self.launch(self.reduce_scatter_spec(Elements::combined::<T>(&op), counts, false), send, receive, op)
     }
 
-    pub(in super::super) fn reduce_scatter_spec<T: Element>(&self, counts: &[usize], op: &impl Op<T>) -> Result<Spec> {
+    /// As [`Communicator::reduce_scatter`] with one buffer, at whose front the block of the result is left.
+    ///
+    /// # Errors
+    /// As [`Communicator::reduce_scatter`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future revokes the communicator.
+    ///
+    /// MPI 3.1 §5.10.2, MPI_Reduce_scatter with MPI_IN_PLACE.
+    pub fn reduce_scatter_in_place<'a, T: Element, O: Op<T>>(
+        &self,
+        buffer: &'a mut [T],
+        counts: &[usize],
+        op: O,
+    ) -> CollectiveRequest<'a, O> {
+        self.launch(self.reduce_scatter_spec(Elements::combined::<T>(&op), counts, true), &[], buffer, op)
+    }
+
+    pub(in super::super) fn reduce_scatter_spec(&self, of: Elements, counts: &[usize], in_place: bool) -> Result<Spec> {
         self.check_counts(Operation::ReduceScatter, counts)?;
         let offsets = schedule::offsets(counts);
         let total = offsets[counts.len()];
-        let problem = Problem {
-            commutative: op.is_commutative(),
-            ..self.problem(Collective::ReduceScatter, 0, total / self.size as usize, size_of::<T>())
-        };
+        let problem = self.problem(Collective::ReduceScatter, 0, total / self.size as usize, of);
         let algorithm = self.choice(&problem).algorithm;
-        let of = |rank| schedule::reduce_scatter(algorithm, rank, self.size, &offsets, Memory::Send);
-        let schedule = self.connections.route(self.rank, self.size, of);
-        let spec = Spec {
-            operator: op.code(),
-            commutative: op.is_commutative(),
-            elements: total,
-            ..Spec::new(Kind::ReduceScatter, Recipe::Made(schedule, algorithm))
-        };
-        Ok(Spec { send: total, receive: Some(counts[self.rank as usize]), ..spec })
+        // Where the others have their buffers is not known here, and changes no message.
+        let source = |rank: u32| if in_place && rank == self.rank { Memory::Receive } else { Memory::Send };
+        let make = |rank: u32| schedule::reduce_scatter(algorithm, rank, self.size, &offsets, source(rank));
+        let schedule = self.connections.route(self.rank, self.size, make);
+        let (send, receive) = if in_place { (0, total) } else { (total, counts[self.rank as usize]) };
+        let spec = Spec::new(Kind::ReduceScatter, of, Recipe::Made(schedule, algorithm));
+        Ok(Spec { elements: total, send, receive: Some(receive), ..spec })
     }
 
     /// Combines `send` of ranks 0 to this one, in this order, into `receive`.
@@ -215,7 +218,7 @@ impl Communicator {
         receive: &'a mut [T],
         op: O,
     ) -> CollectiveRequest<'a, O> {
-        self.launch(Ok(self.scan_spec(send.len(), &op, false, false)), send, receive, op)
+        self.launch(Ok(self.scan_spec(Elements::combined::<T>(&op), send.len(), false, false)), send, receive, op)
     }
 
     /// As [`Communicator::scan`] with one buffer.
@@ -228,7 +231,7 @@ impl Communicator {
     ///
     /// MPI 3.1 §5.11.1, MPI_Scan with MPI_IN_PLACE.
     pub fn scan_in_place<'a, T: Element, O: Op<T>>(&self, buffer: &'a mut [T], op: O) -> CollectiveRequest<'a, O> {
-        self.launch(Ok(self.scan_spec(buffer.len(), &op, true, false)), &[], buffer, op)
+        self.launch(Ok(self.scan_spec(Elements::combined::<T>(&op), buffer.len(), true, false)), &[], buffer, op)
     }
 
     /// Combines `send` of the ranks below this one, in their order, into `receive`, which rank 0 finds as it was.
@@ -246,7 +249,7 @@ impl Communicator {
         receive: &'a mut [T],
         op: O,
     ) -> CollectiveRequest<'a, O> {
-        self.launch(Ok(self.scan_spec(send.len(), &op, false, true)), send, receive, op)
+        self.launch(Ok(self.scan_spec(Elements::combined::<T>(&op), send.len(), false, true)), send, receive, op)
     }
 
     /// As [`Communicator::exscan`] with one buffer.
@@ -259,26 +262,19 @@ impl Communicator {
     ///
     /// MPI 3.1 §5.11.2, MPI_Exscan with MPI_IN_PLACE.
     pub fn exscan_in_place<'a, T: Element, O: Op<T>>(&self, buffer: &'a mut [T], op: O) -> CollectiveRequest<'a, O> {
-        self.launch(Ok(self.scan_spec(buffer.len(), &op, true, true)), &[], buffer, op)
+        self.launch(Ok(self.scan_spec(Elements::combined::<T>(&op), buffer.len(), true, true)), &[], buffer, op)
     }
 
-    pub(in super::super) fn scan_spec<T: Element>(
-        &self,
-        count: usize,
-        op: &impl Op<T>,
-        in_place: bool,
-        exclusive: bool,
-    ) -> Spec {
+    pub(in super::super) fn scan_spec(&self, of: Elements, count: usize, in_place: bool, exclusive: bool) -> Spec {
         let (kind, collective) =
             if exclusive { (Kind::Exscan, Collective::Exscan) } else { (Kind::Scan, Collective::Scan) };
-        let problem = self.problem(collective, 0, count, size_of::<T>());
+        let problem = self.problem(collective, 0, count, of);
         let send = if in_place { 0 } else { count };
-        Spec { send, receive: Some(count), ..combining(kind, op, problem, count, in_place) }
+        Spec { send, receive: Some(count), ..combining(kind, of, problem, count, in_place) }
     }
 }
 
-fn combining<T: Element>(kind: Kind, op: &impl Op<T>, problem: Problem, elements: usize, in_place: bool) -> Spec {
-    let commutative = op.is_commutative();
-    let recipe = Recipe::Chosen(Problem { commutative, in_place, ..problem });
-    Spec { operator: op.code(), commutative, elements, ..Spec::new(kind, recipe) }
+fn combining(kind: Kind, of: Elements, problem: Problem, elements: usize, in_place: bool) -> Spec {
+    let recipe = Recipe::Chosen(Problem { in_place, ..problem });
+    Spec { elements, ..Spec::new(kind, of, recipe) }
 }
