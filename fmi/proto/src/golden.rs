@@ -161,6 +161,7 @@ fn frames(lines: &mut Lines) {
             kind,
             commutative: true,
             more: true,
+            synchronous: true,
             datatype: 12,
             communicator: 0x0102_0304_0506_0708,
             epoch: 9,
