@@ -15,9 +15,8 @@ static COUNTING: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 /// One allocation in each call of any operation of a turn would be as many.
 const TURNS: usize = 500;
-/// What may be taken in that time: below one for each of the nine operations of a turn. Waiting takes some five in a turn,
-/// which is more than it should.
-const ALLOWANCE: usize = TURNS * 8;
+/// What may be taken in that time: below one for each of the nine operations of a turn.
+const ALLOWANCE: usize = TURNS / 2;
 
 async fn turn(comm: &Communicator, buffers: &mut Buffers) -> fmi::Result<()> {
     let peer = 1 - comm.rank();

@@ -190,6 +190,10 @@ impl RealStream {
             let now = self.net.now();
             if now < at {
                 let wanted = self.net.origin + at.since_origin();
+                if tokio::runtime::Handle::try_current().is_err() {
+                    // Called outside a runtime, where nobody waits: the next poll in one sets the timer.
+                    break;
+                }
                 let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(wanted)));
                 if timer.deadline() != wanted {
                     timer.as_mut().reset(wanted);

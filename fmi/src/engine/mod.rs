@@ -103,9 +103,9 @@ pub(crate) struct Engine {
     /// Collectives that own their buffers.
     tasks: BTreeMap<OpId, task::Slot>,
     /// Those among them to which something has happened.
-    due: BTreeSet<OpId>,
+    due: Vec<OpId>,
     /// Those among them that wait for room to send.
-    blocked: BTreeSet<OpId>,
+    blocked: Vec<OpId>,
     /// Whether the operation at work waits for room to send.
     is_blocked: bool,
     /// Bytes of their buffers.
@@ -193,9 +193,14 @@ impl Shared {
         let value = work(&mut engine);
         engine.settle_outputs();
         drop(in_use);
+        let Some(waker) = engine.to_wake.pop() else { return value };
         if engine.to_wake.is_empty() {
+            // The list keeps its memory.
+            drop(engine);
+            waker.wake();
             return value;
         }
+        engine.to_wake.push(waker);
         let wakers = std::mem::take(&mut engine.to_wake);
         drop(engine);
         wakers.into_iter().for_each(Waker::wake);
@@ -288,8 +293,8 @@ impl Engine {
             lanes,
             owed: BTreeMap::new(),
             tasks: BTreeMap::new(),
-            due: BTreeSet::new(),
-            blocked: BTreeSet::new(),
+            due: Vec::new(),
+            blocked: Vec::new(),
             is_blocked: false,
             copied: 0,
             spare_buffers: Vec::new(),
@@ -368,9 +373,7 @@ impl Engine {
     /// Wakes an operation.
     fn wake(&mut self, id: OpId) {
         self.to_wake.extend(self.wakers.get(&id).cloned());
-        if self.tasks.contains_key(&id) {
-            self.due.insert(id);
-        }
+        self.mark_due(id);
     }
 
     pub(crate) fn forget_call(&mut self, call: &Call) {
@@ -560,7 +563,7 @@ impl Engine {
             lane.wake_all();
             lane.behind_writer.into_iter().for_each(|id| self.wake(id));
             // Tasks may wait for it in any way.
-            self.due.extend(self.tasks.keys());
+            self.mark_all_due();
         }
     }
 

@@ -8,7 +8,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Poll, Waker};
+use std::task::Poll;
 
 use super::plan::Plan;
 use super::run::{Combine, Job, Run};
@@ -61,10 +61,15 @@ pub(super) struct Task {
     element_bytes: usize,
     buffers: Buffers,
     operator: Operator,
+    /// Whether it is among those that are due.
+    is_due: bool,
+    /// Whether it is among those that wait for room to send.
+    is_blocked: bool,
 }
 
+#[expect(clippy::large_enum_variant, reason = "a box would be an allocation for each call")]
 pub(super) enum Slot {
-    Running(Box<Task>),
+    Running(Task),
     /// Its buffer for what was received, and how it ended.
     Over(Buffers, Result<()>),
 }
@@ -110,9 +115,11 @@ impl Engine {
         let mut buffers = self.spare_buffers.pop().unwrap_or_default();
         buffers.fill(send, receive);
         self.copied += buffers.len();
-        let task = Task { call, run, plan, signature, element_bytes, buffers, operator };
-        self.tasks.insert(id, Slot::Running(Box::new(task)));
-        self.advance_task(id, Mode::Park(Waker::noop()));
+        let (is_due, is_blocked) = (false, false);
+        let task = Task { call, run, plan, signature, element_bytes, buffers, operator, is_due, is_blocked };
+        self.tasks.insert(id, Slot::Running(task));
+        // Nobody waits yet: whoever polls says so.
+        self.advance_task(id, Mode::Try);
         self.drain();
     }
 
@@ -139,7 +146,7 @@ impl Engine {
     pub(crate) fn cancel_task(&mut self, call: &Call, error: &Error) {
         match self.tasks.remove(&call.id) {
             Some(Slot::Running(task)) => {
-                let buffers = self.end_task(*task, Some(error));
+                let buffers = self.end_task(task, Some(error));
                 self.spare(buffers);
             }
             Some(Slot::Over(buffers, _)) => self.spare(buffers),
@@ -158,7 +165,7 @@ impl Engine {
     /// Does what can be done for tasks to which something has happened; whether there were any.
     pub(super) fn run_due(&mut self, mode: Mode<'_>) -> bool {
         let mut any = false;
-        while let Some(id) = self.due.pop_first() {
+        while let Some(id) = self.due.pop() {
             if let Some(Slot::Running(_)) = self.tasks.get(&id) {
                 any = true;
                 self.advance_task(id, mode);
@@ -170,7 +177,28 @@ impl Engine {
 
     /// Tasks that wait for room to send are tried again: whoever is polled now is woken when there is some.
     pub(super) fn retry_blocked(&mut self) {
-        self.due.append(&mut self.blocked);
+        while let Some(id) = self.blocked.pop() {
+            if let Some(Slot::Running(task)) = self.tasks.get_mut(&id) {
+                task.is_blocked = false;
+            }
+            self.mark_due(id);
+        }
+    }
+
+    /// Something has happened to a task, if this is one.
+    pub(super) fn mark_due(&mut self, id: OpId) {
+        if let Some(Slot::Running(task)) = self.tasks.get_mut(&id)
+            && !task.is_due
+        {
+            task.is_due = true;
+            self.due.push(id);
+        }
+    }
+
+    /// The same for all of them.
+    pub(super) fn mark_all_due(&mut self) {
+        let ids: Vec<OpId> = self.tasks.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.mark_due(id));
     }
 
     /// Whether tasks wait for room to send.
@@ -180,19 +208,20 @@ impl Engine {
 
     fn advance_task(&mut self, id: OpId, mode: Mode<'_>) -> WaitsFor {
         let Some(Slot::Running(mut task)) = self.tasks.remove(&id) else { return WaitsFor::default() };
-        self.is_blocked = false;
+        (self.is_blocked, task.is_due) = (false, false);
         let poll = self.run_task(&mut task, mode);
         let waits_for = task.call.waits_for;
         let slot = match poll {
             Poll::Pending => {
-                if self.is_blocked {
-                    self.blocked.insert(id);
+                if self.is_blocked && !task.is_blocked {
+                    self.blocked.push(id);
                 }
+                task.is_blocked |= self.is_blocked;
                 self.group.park(id, waits_for);
                 Slot::Running(task)
             }
             Poll::Ready(result) => {
-                let buffers = self.end_task(*task, result.as_ref().err());
+                let buffers = self.end_task(task, result.as_ref().err());
                 self.to_wake.extend(self.wakers.get(&id).cloned());
                 Slot::Over(buffers, result)
             }
@@ -202,7 +231,7 @@ impl Engine {
     }
 
     fn run_task(&mut self, task: &mut Task, mode: Mode<'_>) -> Poll<Result<()>> {
-        let Task { call, run, plan, signature, element_bytes, buffers, operator } = task;
+        let Task { call, run, plan, signature, element_bytes, buffers, operator, .. } = task;
         let has_failed = AtomicBool::new(false);
         let send = &bytemuck::cast_slice(&buffers.send)[..buffers.send_bytes];
         let receive = &mut bytemuck::cast_slice_mut(&mut buffers.receive)[..buffers.receive_bytes];
@@ -239,7 +268,6 @@ impl Engine {
             run.abandon(self, &call, &job);
             self.abort(call.communicator, error);
         }
-        self.blocked.remove(&call.id);
         self.group.end(call.id);
         for lane in self.lanes.iter_mut().flatten() {
             lane.forget(call.id);

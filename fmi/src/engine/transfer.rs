@@ -194,8 +194,10 @@ impl Engine {
         let Some(lane) = self.lanes[peer.index()].as_mut() else { return };
         lane.writer = None;
         if !lane.behind_writer.is_empty() {
-            let ids = std::mem::take(&mut lane.behind_writer);
-            ids.into_iter().for_each(|id| self.wake(id));
+            // Taken one by one, so that the set keeps its memory.
+            while let Some(id) = self.lanes[peer.index()].as_mut().and_then(|lane| lane.behind_writer.pop_first()) {
+                self.wake(id);
+            }
         }
     }
 

@@ -260,8 +260,10 @@ impl Group {
 
     /// The way is free for operations that waited behind a frame.
     pub(super) fn wake_behind(&mut self, slot: Slot) {
-        let behind = std::mem::take(&mut self.peers[slot.index()].behind);
-        self.outputs.extend(behind.into_iter().map(Output::Wake));
+        // Taken one by one, so that the set keeps its memory.
+        while let Some(id) = self.peers[slot.index()].behind.pop_first() {
+            self.outputs.push_back(Output::Wake(id));
+        }
     }
 
     pub(super) fn room_was_made(&mut self) {
