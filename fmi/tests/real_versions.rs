@@ -39,7 +39,7 @@ async fn a_rank_names_the_version_of_a_rendezvous_at_once() {
         let net = RealNet::new();
         let free = std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|it| it.local_addr()).expect("a free port");
         let config = versions::config(0, free);
-        let joining = Communicator::connect(net.clone(), &config);
+        let joining = Communicator::connect(net, &config);
         let error = match select(pin!(versions::rendezvous(&net, free, version)), pin!(joining)).await {
             Either::Left(_) => unreachable!("it serves on"),
             Either::Right((joined, _)) => joined.expect_err("refused"),
@@ -56,7 +56,7 @@ async fn ranks_of_two_versions_refuse_each_other() {
             let config = versions::config(0, address);
             let net = RealNet::new();
             let (joined, handout) =
-                join(Communicator::connect(net.clone(), &config), versions::peer(&net, address, version)).await;
+                join(Communicator::connect(net, &config), versions::peer(&net, address, version)).await;
             (joined.expect_err("refused"), handout)
         })
         .await;

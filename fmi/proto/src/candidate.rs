@@ -221,13 +221,17 @@ pub struct OtherVersion {
     pub ours: u8,
 }
 
+fn size_of(group: &Handout) -> u32 {
+    u32::try_from(group.members.len()).expect("a group has at most SIZE_MAX members")
+}
+
 impl Roster {
     /// Opens the cards of a group. Addresses that a member may not claim are left out.
     ///
     /// # Errors
     /// [`OtherVersion`] if a card that verifies has another version.
     pub fn open(key: &Key, group: &Handout) -> Result<Self, OtherVersion> {
-        let size = u32::try_from(group.members.len()).expect("a group has at most SIZE_MAX members");
+        let size = size_of(group);
         let open = |member: &super::rendezvous::Member| {
             let holder = Holder { rank: member.rank, size, nonce: &member.nonce };
             let mut card = match Card::open(key, &holder, &member.card) {

@@ -78,12 +78,12 @@ impl<'a> Invocation<'a> {
         Self { root, ..self }
     }
 
-    /// Who gets a message.
+    /// The rank that gets a message.
     pub fn to(self, to: impl Into<Destination>) -> Self {
         Self { to: Some(to.into()), ..self }
     }
 
-    /// Who sends a message.
+    /// The rank that sends a message.
     pub fn source(self, source: impl Into<Source>) -> Self {
         Self { source: Some(source.into()), ..self }
     }
