@@ -2,7 +2,7 @@
 
 use scenarios::{Options, catalog};
 
-const REGRESSIONS: [(&str, u64); 7] = [
+const REGRESSIONS: [(&str, u64); 9] = [
     // A rank gave up its round by its clock inside the join barrier, which others had passed: they
     // ran as a group of which it was no longer part.
     ("loss-1", 33),
@@ -17,6 +17,9 @@ const REGRESSIONS: [(&str, u64); 7] = [
     ("swarm-4567", 7),
     // Refused at once and again, a proxy's random port came to be the one that was aimed at.
     ("pair-linux_masq_rst-x-l4_proxy", 365_631_001),
+    // A living rank whose control channel was silent was called lost, and its peers believed it.
+    ("swarm-5000009723", 9_000_000_003),
+    ("operations-6000006315", 9_000_000_012),
 ];
 
 #[test]

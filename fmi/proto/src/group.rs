@@ -234,8 +234,8 @@ struct Peer {
     tried_at: Instant,
     /// Whether it has left any communicator.
     has_left: bool,
-    /// When it was last asked, and what it last said.
-    asked_at: Option<Instant>,
+    /// When it was asked, as far as that matters, and what it last said.
+    questions: VecDeque<Instant>,
     word: Option<(Instant, Vec<Wait>)>,
 }
 
@@ -300,7 +300,7 @@ impl Group {
             sends: VecDeque::new(),
             tried_at: Instant::ZERO,
             has_left: false,
-            asked_at: None,
+            questions: VecDeque::new(),
             word: None,
         };
         Self {

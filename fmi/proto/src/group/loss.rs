@@ -5,8 +5,8 @@
 //!   and whatever waits for more ends then ([`Group::say_goodbye`]).
 //! - Bad news by the rendezvous is checked where there is a connection to the rank in question: a question goes out, and
 //!   a sign of life of the peer's kernel, or its answer, within [`TRIED_FOR`] refutes it ([`Doubt`]).
-//! - A rank that comes to know that the rendezvous has lost it, or was out of reach of it, tries its own connections in
-//!   the same way, and breaks those on which nobody answers.
+//! - A rank that comes to know that the rendezvous has lost it, or was out of reach of it, tries its own connections, and
+//!   breaks those on which a question has had no sign of life for [`SILENT_FOR`]: as long as the rendezvous waits for a rank.
 
 use std::time::Duration;
 
@@ -25,6 +25,11 @@ const FAILED: &str = "it failed, as the rendezvous says";
 /// A peer whose connection is tried has this long to show a sign of life: longer than the first repetition of a packet.
 pub const TRIED_FOR: Duration = Duration::from_secs(1);
 
+/// A connection on which nothing was heard for so long after a question has broken, if the rendezvous was out of reach as
+/// well.
+const SILENT_FOR: Duration = Duration::from_secs(6);
+/// Times of questions that are kept for each peer, a second or more apart.
+const QUESTIONS_MAX: usize = 8;
 /// A rank that failed has this long: longer than the pause between two questions of whatever waits for it. No question of
 /// its own goes there: a socket that is closed already would answer by a reset, and lose what it still had to send.
 const FAILED_FOR: Duration = Duration::from_secs(6);
@@ -102,6 +107,7 @@ impl Group {
         match self.doubts.get_mut(&slot) {
             Some(doubt) if doubt.why != Why::Failed || why <= doubt.why => {
                 doubt.why = doubt.why.max(why);
+                doubt.until = doubt.until.min(now + TRIED_FOR);
                 return;
             }
             Some(_) | None => {}
@@ -112,6 +118,7 @@ impl Group {
             return;
         }
         self.peers[slot.index()].tried_at = now;
+        self.note_question(slot, now);
         let question = Envelope { sequence: nonce(now), ..Envelope::new(Kind::Inquiry) };
         let envelope = Envelope { length: ENVELOPE_BYTES as u64, ..Envelope::new(Kind::Inquiry) };
         self.outputs.push_back(Output::Tell { peer: slot, envelope, payload: question.emit().to_vec() });
@@ -119,7 +126,7 @@ impl Group {
 
     pub(super) fn examine_doubts(&mut self, now: Instant) {
         for (slot, doubt) in self.doubts.iter_mut().filter(|(_, doubt)| doubt.until <= now) {
-            let was_asked = self.peers[slot.index()].asked_at.is_some_and(|at| at >= doubt.since);
+            let was_asked = self.peers[slot.index()].questions.back().is_some_and(|at| *at >= doubt.since);
             if doubt.why == Why::Failed && !was_asked {
                 // Nothing waits for it, and what it sent before may still be read.
                 doubt.until = now + FAILED_FOR;
@@ -134,9 +141,33 @@ impl Group {
     /// Takes what the kernel knows of a peer.
     pub(super) fn examined(&mut self, slot: Slot, heard_at: Option<Instant>) {
         let Some(Doubt { why, since, .. }) = self.doubts.get(&slot).copied() else { return };
+        let lives = heard_at.is_some_and(|at| at > since);
+        if lives || matches!(why, Why::Lost | Why::Failed) {
+            return self.settle_doubt(slot, lives);
+        }
         // Where the kernel tells nothing, a peer that does not answer may be busy: that alone breaks no connection.
-        let unknown = matches!(why, Why::Path | Why::Excluded);
-        self.settle_doubt(slot, heard_at.map_or(unknown, |at| at > since));
+        let Some(heard_at) = heard_at else { return self.settle_doubt(slot, true) };
+        // Short gaps of a network are outlived, so the silence counts from the first question without an answer.
+        let unanswered = self.peers[slot.index()].questions.iter().copied().find(|at| *at > heard_at);
+        let until = unanswered.unwrap_or(since).min(since) + SILENT_FOR;
+        if self.seen >= until {
+            return self.settle_doubt(slot, false);
+        }
+        if let Some(doubt) = self.doubts.get_mut(&slot) {
+            doubt.until = until;
+        }
+    }
+
+    /// Notes that a peer is asked something.
+    pub(super) fn note_question(&mut self, slot: Slot, now: Instant) {
+        let questions = &mut self.peers[slot.index()].questions;
+        if questions.back().is_some_and(|last| now < *last + Duration::from_secs(1)) {
+            return;
+        }
+        if questions.len() == QUESTIONS_MAX {
+            questions.pop_front();
+        }
+        questions.push_back(now);
     }
 
     /// Takes an answer to the question of that number.

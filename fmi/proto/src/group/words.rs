@@ -76,11 +76,11 @@ impl Group {
             self.try_path(slot);
             let peer = &mut self.peers[slot.index()];
             // Many messages may wait for one peer; one question serves all.
-            let was_asked = peer.asked_at.is_some_and(|at| now < at + ASKS_AFTER / 2);
+            let was_asked = peer.questions.back().is_some_and(|at| now < *at + ASKS_AFTER / 2);
             if peer.link != Link::Up || (was_asked && !is_collective) {
                 continue;
             }
-            peer.asked_at = Some(now);
+            self.note_question(slot, now);
             let envelope = Envelope { communicator, length: ENVELOPE_BYTES as u64, ..Envelope::new(Kind::Inquiry) };
             self.outputs.push_back(Output::Tell { peer: slot, envelope, payload: question.emit().to_vec() });
         }
