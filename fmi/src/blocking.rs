@@ -464,7 +464,7 @@ impl Communicator {
     plans! {
         fallible:
         /// Prepares sends to a rank with a tag.
-        send_init[T: Element](to: u32, tag: u32) -> PersistentSend<T>;
+        send_init[T: Element](to: impl Into<Destination>, tag: u32) -> PersistentSend<T>;
         /// Prepares receives from a source with a tag.
         recv_init[T: Element](source: impl Into<Source>, tag: impl Into<Tag>) -> PersistentRecv<T>;
         /// Plans a broadcast.
@@ -489,6 +489,16 @@ impl Communicator {
         allgatherv_init[T: Element](own: usize, counts: &[usize]) -> Persistent<T>;
         /// Plans an exchange of blocks of any length.
         alltoallv_init[T: Element](send_counts: &[usize], receive_counts: &[usize]) -> Persistent<T>;
+        /// Plans a gather of blocks of any length at the root, in one buffer.
+        gatherv_in_place_init[T: Element](own: usize, counts: &[usize], root: u32) -> Persistent<T>;
+        /// Plans a scatter of blocks of any length from the root, in one buffer.
+        scatterv_in_place_init[T: Element](counts: &[usize], own: usize, root: u32) -> Persistent<T>;
+        /// Plans a gather of blocks of any length to all, in one buffer.
+        allgatherv_in_place_init[T: Element](counts: &[usize]) -> Persistent<T>;
+        /// Plans an exchange of blocks of any length, in one buffer.
+        alltoallv_in_place_init[T: Element](counts: &[usize]) -> Persistent<T>;
+        /// Plans a reduction that gives each rank its block, of any length, in one buffer.
+        reduce_scatter_in_place_init[T: Element, O: Op<T>](counts: &[usize], op: O) -> Persistent<T, O>;
         /// Plans a reduction that gives each rank its block, of any length.
         reduce_scatter_init[T: Element, O: Op<T>](counts: &[usize], op: O) -> Persistent<T, O>;
     }

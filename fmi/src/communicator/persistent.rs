@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::communicator::Communicator;
 use crate::communicator::collective::{CollectiveRequest, Elements, Nothing, Recipe, Spec};
-use crate::communicator::message::{RecvRequest, SendRequest, Source, Tag};
+use crate::communicator::message::{Destination, RecvRequest, SendRequest, Source, Tag};
 use crate::datatype::{Element, code_of};
 use crate::error::{ErrorKind, Operation, Result};
 use crate::op::Op;
@@ -128,7 +128,7 @@ impl<T: Element, O: Op<T>> Persistent<T, O> {
 /// A send to one rank with one tag, called many times. MPI 3.1 §3.9.
 pub struct PersistentSend<T> {
     comm: Communicator,
-    to: u32,
+    to: Destination,
     tag: u32,
     element: PhantomData<fn() -> T>,
 }
@@ -185,14 +185,15 @@ impl<T: Element> PersistentRecv<T> {
 }
 
 impl Communicator {
-    /// Prepares sends to rank `to` with `tag`.
+    /// Prepares sends to `to` with `tag`.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`] if `to` is outside the group.
     ///
     /// MPI 3.1 §3.9, MPI_Send_init.
-    pub fn send_init<T: Element>(&self, to: u32, tag: u32) -> Result<PersistentSend<T>> {
-        self.checked_rank(Operation::Send, "the receiver", to)?;
+    pub fn send_init<T: Element>(&self, to: impl Into<Destination>, tag: u32) -> Result<PersistentSend<T>> {
+        let to = to.into();
+        self.checked_destination(Operation::Send, to)?;
         Ok(PersistentSend { comm: self.clone(), to, tag, element: PhantomData })
     }
 
@@ -397,7 +398,7 @@ impl Communicator {
     /// # Errors
     /// As the operation's arguments.
     pub fn gather_in_place_init<T: Element>(&self, count: usize, root: u32) -> Result<Persistent<T>> {
-        Ok(self.persistent_in_place(self.gather_spec(Elements::of::<T>(), count, root, true)?, Nothing))
+        Ok(self.persistent_in_place(self.gather_spec(Elements::of::<T>(), count, root, self.rank == root)?, Nothing))
     }
 
     /// Plans [`Communicator::scatter_in_place`] of `count` elements to each rank, for
@@ -406,7 +407,7 @@ impl Communicator {
     /// # Errors
     /// As the operation's arguments.
     pub fn scatter_in_place_init<T: Element>(&self, count: usize, root: u32) -> Result<Persistent<T>> {
-        Ok(self.persistent_in_place(self.scatter_spec(Elements::of::<T>(), count, root, true)?, Nothing))
+        Ok(self.persistent_in_place(self.scatter_spec(Elements::of::<T>(), count, root, self.rank == root)?, Nothing))
     }
 
     /// Plans [`Communicator::allgather_in_place`] of `count` elements of each rank, for
@@ -435,5 +436,55 @@ impl Communicator {
     /// Plans [`Communicator::exscan_in_place`] of `count` elements, for [`Persistent::start_in_place`]. MPI_Exscan_init.
     pub fn exscan_in_place_init<T: Element, O: Op<T>>(&self, count: usize, op: O) -> Persistent<T, O> {
         self.persistent_in_place(self.scan_spec(Elements::combined::<T>(&op), count, true, true), op)
+    }
+
+    /// Plans [`Communicator::gatherv_in_place`] of `own` elements of this rank, for
+    /// [`Persistent::start_in_place`]. MPI_Gatherv_init.
+    ///
+    /// # Errors
+    /// As [`Communicator::gatherv_init`].
+    pub fn gatherv_in_place_init<T: Element>(&self, own: usize, counts: &[usize], root: u32) -> Result<Persistent<T>> {
+        let spec = self.gatherv_spec(Elements::of::<T>(), own, counts, root, self.rank == root)?;
+        Ok(self.persistent_in_place(self.plannable(spec)?, Nothing))
+    }
+
+    /// Plans [`Communicator::scatterv_in_place`] of `own` elements to this rank, for
+    /// [`Persistent::start_in_place`]. MPI_Scatterv_init.
+    ///
+    /// # Errors
+    /// As [`Communicator::gatherv_init`].
+    pub fn scatterv_in_place_init<T: Element>(&self, counts: &[usize], own: usize, root: u32) -> Result<Persistent<T>> {
+        let spec = self.scatterv_spec(Elements::of::<T>(), counts, own, root, self.rank == root)?;
+        Ok(self.persistent_in_place(self.plannable(spec)?, Nothing))
+    }
+
+    /// Plans [`Communicator::allgatherv_in_place`], for [`Persistent::start_in_place`]. MPI_Allgatherv_init.
+    ///
+    /// # Errors
+    /// As the operation's arguments.
+    pub fn allgatherv_in_place_init<T: Element>(&self, counts: &[usize]) -> Result<Persistent<T>> {
+        let own = counts.get(self.rank as usize).copied().unwrap_or(0);
+        Ok(self.persistent_in_place(self.allgatherv_spec(Elements::of::<T>(), own, counts, true)?, Nothing))
+    }
+
+    /// Plans [`Communicator::alltoallv_in_place`], for [`Persistent::start_in_place`]. MPI_Alltoallv_init.
+    ///
+    /// # Errors
+    /// As [`Communicator::gatherv_init`].
+    pub fn alltoallv_in_place_init<T: Element>(&self, counts: &[usize]) -> Result<Persistent<T>> {
+        let spec = self.plannable(self.alltoallv_spec(Elements::of::<T>(), counts, counts, true)?)?;
+        Ok(self.persistent_in_place(spec, Nothing))
+    }
+
+    /// Plans [`Communicator::reduce_scatter_in_place`], for [`Persistent::start_in_place`]. MPI_Reduce_scatter_init.
+    ///
+    /// # Errors
+    /// As the operation's arguments.
+    pub fn reduce_scatter_in_place_init<T: Element, O: Op<T>>(
+        &self,
+        counts: &[usize],
+        op: O,
+    ) -> Result<Persistent<T, O>> {
+        Ok(self.persistent_in_place(self.reduce_scatter_spec(Elements::combined::<T>(&op), counts, true)?, op))
     }
 }

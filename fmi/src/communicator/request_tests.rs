@@ -237,6 +237,30 @@ fn persistent_operations_in_place_do_what_the_others_do() {
                 }
                 assert_eq!(persistent, once, "{plan:?}");
             }
+            let counts = [1, 2, 3];
+            let own = counts[me as usize];
+            let rooted = if me == root { 6 } else { me + 1 };
+            let plans = [
+                (rooted, comm.gatherv_in_place_init(own, &counts, root)?),
+                (rooted, comm.scatterv_in_place_init(&counts, own, root)?),
+                (6, comm.allgatherv_in_place_init(&counts)?),
+                (6, comm.alltoallv_in_place_init(&[2; 3])?),
+            ];
+            for (index, (length, plan)) in plans.iter().enumerate() {
+                let (mut persistent, mut once) = (vector(*length), vector(*length));
+                plan.start_in_place(&mut persistent).await?;
+                match index {
+                    0 => comm.gatherv_in_place(&mut once, &counts, root).await?,
+                    1 => comm.scatterv_in_place(&mut once, &counts, root).await?,
+                    2 => comm.allgatherv_in_place(&mut once, &counts).await?,
+                    _ => comm.alltoallv_in_place(&mut once, &[2; 3]).await?,
+                }
+                assert_eq!(persistent, once, "{plan:?}");
+            }
+            let (mut persistent, mut once) = (vector(6), vector(6));
+            comm.reduce_scatter_in_place_init(&counts, Sum)?.start_in_place(&mut persistent).await?;
+            comm.reduce_scatter_in_place(&mut once, &counts, Sum).await?;
+            assert_eq!(persistent, once);
             let two_buffers = comm.allreduce_init(2, Sum);
             let error = two_buffers.start_in_place(&mut [0; 2]).await.expect_err("it has two");
             assert!(error.to_string().contains("not planned in place"), "{error}");
@@ -304,6 +328,7 @@ fn persistent_messages_are_sent_and_received_again_and_again() {
                 sent?;
                 assert_eq!((status?.source, got), (peer, [turn, peer]));
             }
+            comm.send_init(None, 3)?.start(&[1u8]).await?;
             let error = comm.send_init::<u8>(2, 0).expect_err("no such rank");
             assert!(matches!(error.kind(), ErrorKind::InvalidArgument(_)), "{error}");
             let error = comm.recv_init::<u8>(2, 0).expect_err("no such rank");

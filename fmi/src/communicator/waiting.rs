@@ -9,10 +9,12 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use crate::communicator::Communicator;
 use crate::communicator::collective::CollectiveRequest;
+use crate::communicator::dynamic::InvokeRequest;
 use crate::communicator::message::{
     MatchRequest, Message, ProbeRequest, ReadRequest, RecvRequest, SendRecvRequest, SendRequest, Source, Status, Tag,
 };
 use crate::communicator::payload::RecvVecRequest;
+use crate::communicator::synchronous::SsendRequest;
 use crate::datatype::Element;
 use crate::error::{Operation, Result};
 
@@ -81,6 +83,8 @@ macro_rules! into_request {
 
 into_request! {
     SendRequest<'a> => ();
+    SsendRequest<'a> => ();
+    InvokeRequest<'a> => Option<Status>;
     RecvRequest<'a> => Status;
     ReadRequest<'a> => Status;
     SendRecvRequest<'a> => Status;
