@@ -44,7 +44,8 @@ fn pure_modules_contain_nothing_impure() {
     for file in below(&root(), &PURE) {
         let text = fs::read_to_string(&file).expect("readable");
         for (number, line) in (1..).zip(text.lines()) {
-            let code = line.split("//").next().unwrap_or_default();
+            // A method may be named `await_something`.
+            let code = line.split("//").next().unwrap_or_default().replace(".await_", ".");
             let found = IMPURE.iter().find(|word| code.contains(**word));
             assert!(found.is_none(), "{}:{number} has {found:?}", file.display());
         }
