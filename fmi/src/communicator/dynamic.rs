@@ -278,12 +278,16 @@ impl Communicator {
             }
         }
         let counts = !call.send_counts.is_empty() || !call.receive_counts.is_empty();
-        match () {
-            () if moves.combined && call.operator.is_none() => refuse(format!("{operation} needs an operator")),
-            () if !moves.combined && call.operator.is_some() => refuse(format!("{operation} has no operator")),
-            () if counts && !moves.counted => refuse(format!("{operation} has no counts")),
-            () if call.is_in_place && !moves.in_place => refuse(format!("{operation} is not done in place")),
-            () => Ok(()),
+        if moves.combined && call.operator.is_none() {
+            refuse(format!("{operation} needs an operator"))
+        } else if !moves.combined && call.operator.is_some() {
+            refuse(format!("{operation} has no operator"))
+        } else if counts && !moves.counted {
+            refuse(format!("{operation} has no counts"))
+        } else if call.is_in_place && !moves.in_place {
+            refuse(format!("{operation} is not done in place"))
+        } else {
+            Ok(())
         }
     }
 
