@@ -124,6 +124,7 @@ async fn collective<T: Element + PartialEq + Debug>(
     let in_place = draw.below(2) == 0 && moves.in_place;
     let counts: Vec<usize> = (0..size).map(|_| draw.count() / size as usize).collect();
     let share = if moves.send == Extent::All || moves.receive == Extent::All { count / size as usize } else { count };
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the others have blocks of one length")]
     let length = |from: u32, to: u32| match operation {
         // As many as all draw for the pair; in place, as many in both directions.
         Operation::Alltoallv => {
@@ -132,7 +133,6 @@ async fn collective<T: Element + PartialEq + Debug>(
         }
         Operation::Gatherv | Operation::Allgatherv => counts[from as usize],
         Operation::Scatterv | Operation::ReduceScatter => counts[to as usize],
-        #[expect(clippy::wildcard_enum_match_arm, reason = "the others have blocks of one length")]
         _ => share,
     };
     let layout = Layout { size, root, length: &length };
