@@ -35,6 +35,10 @@ impl Draw {
         usize::try_from(self.below(bound + 1)).expect("small")
     }
 
+    fn pick<T: Copy>(&mut self, among: &[T]) -> T {
+        among[usize::try_from(self.below(among.len() as u64)).expect("below their number")]
+    }
+
     fn rank(&mut self, size: u32) -> u32 {
         u32::try_from(self.below(u64::from(size))).expect("below size")
     }
@@ -115,16 +119,17 @@ async fn collective<T: Element + PartialEq + Debug>(
 ) -> Result<(), Failure> {
     let (me, size, at) = (comm.rank(), comm.size(), draw.below(u64::MAX));
     let known: Vec<Operation> = Operation::ALL.iter().copied().filter(|known| is_drawn(*known)).collect();
-    let (count, root, operation) = (draw.count(), draw.rank(size), known[draw.below(known.len() as u64) as usize]);
+    let (count, root, operation) = (draw.count(), draw.rank(size), draw.pick(&known));
     let moves = operation.moves().expect("it moves data");
     let in_place = draw.below(2) == 0 && moves.in_place;
     let counts: Vec<usize> = (0..size).map(|_| draw.count() / size as usize).collect();
     let share = if moves.send == Extent::All || moves.receive == Extent::All { count / size as usize } else { count };
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the others have blocks of one length")]
     let length = |from: u32, to: u32| match operation {
         // As many as all draw for the pair; in place, as many in both directions.
         Operation::Alltoallv => {
             let pair = if in_place { (from.min(to), from.max(to)) } else { (from, to) };
-            ((at ^ u64::from(pair.0 * 31 + pair.1)) % 50) as usize
+            usize::try_from((at ^ u64::from(pair.0 * 31 + pair.1)) % 50).expect("small")
         }
         Operation::Gatherv | Operation::Allgatherv => counts[from as usize],
         Operation::Scatterv | Operation::ReduceScatter => counts[to as usize],

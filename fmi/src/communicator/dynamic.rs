@@ -124,7 +124,6 @@ impl<'a> Invocation<'a> {
 #[must_use = "a request makes progress when it is polled"]
 pub struct InvokeRequest<'a>(State<'a>);
 
-#[expect(clippy::large_enum_variant, reason = "a box would be an allocation for each call")]
 enum State<'a> {
     Refused(Option<Error>),
     Moving(CollectiveRequest<'a>),
@@ -151,6 +150,7 @@ impl Communicator {
         InvokeRequest(self.invoked(call).unwrap_or_else(|error| State::Refused(Some(error))))
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "all others begin alike")]
     fn invoked<'a>(&self, call: Invocation<'a>) -> Result<State<'a>> {
         self.check_invocation(&call)?;
         if call.operation.class() == Class::PointToPoint {
@@ -178,12 +178,12 @@ impl Communicator {
             Operation::Gatherv => self.launch_rooted(spec, receive_counts, send, receive),
             Operation::Scatterv => self.launch_rooted(spec, send_counts, send, receive),
             Operation::Alltoallv => self.launch_alltoallv(spec, (counts[0], counts[1]), send, receive),
-            #[expect(clippy::wildcard_enum_match_arm, reason = "all others begin alike")]
             _ => self.launch_moving(None, spec, send, receive),
         }))
     }
 
     /// The collective on buffers of so many elements to send and to receive.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "of the collectives these move data")]
     fn invoked_spec(
         &self,
         operation: Operation,
@@ -226,11 +226,11 @@ impl Communicator {
                 self.allgatherv_spec(of, own, receive_counts, in_place)
             }
             Operation::Alltoallv => self.alltoallv_spec(of, send_counts, receive_counts, in_place),
-            #[expect(clippy::wildcard_enum_match_arm, reason = "of the collectives these move data")]
             _ => Err(self.wrong(operation, format!("{operation} cannot be called by value"))),
         }
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "these are the operations of two ranks")]
     fn invoked_message<'a>(&self, call: Invocation<'a>) -> Result<State<'a>> {
         let Invocation { operation, datatype, to, source, tag, send, receive, is_in_place, .. } = call;
         let (source, pattern) = (source.unwrap_or(Source::Any), tag.unwrap_or(Tag::Any));
@@ -257,7 +257,6 @@ impl Communicator {
             Operation::SendReceive => {
                 State::Both(SendRecvRequest::of(sending()?, self.recv_as(source, pattern, datatype, receive)))
             }
-            #[expect(clippy::wildcard_enum_match_arm, reason = "these are the operations of two ranks")]
             _ => return Err(self.wrong(operation, format!("{operation} cannot be called by value"))),
         })
     }
@@ -278,12 +277,16 @@ impl Communicator {
             }
         }
         let counts = !call.send_counts.is_empty() || !call.receive_counts.is_empty();
-        match () {
-            () if moves.combined && call.operator.is_none() => refuse(format!("{operation} needs an operator")),
-            () if !moves.combined && call.operator.is_some() => refuse(format!("{operation} has no operator")),
-            () if counts && !moves.counted => refuse(format!("{operation} has no counts")),
-            () if call.is_in_place && !moves.in_place => refuse(format!("{operation} is not done in place")),
-            () => Ok(()),
+        if moves.combined && call.operator.is_none() {
+            refuse(format!("{operation} needs an operator"))
+        } else if !moves.combined && call.operator.is_some() {
+            refuse(format!("{operation} has no operator"))
+        } else if counts && !moves.counted {
+            refuse(format!("{operation} has no counts"))
+        } else if call.is_in_place && !moves.in_place {
+            refuse(format!("{operation} is not done in place"))
+        } else {
+            Ok(())
         }
     }
 

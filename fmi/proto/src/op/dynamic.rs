@@ -189,9 +189,8 @@ fn kernel_of<T: Element, O: Op<T> + Default>(into: &mut [u8], own: Option<&[u8]>
     // Bytes of the caller's that are not aligned: element by element, through memory that is.
     for at in (0..into.len()).step_by(size_of::<T>()) {
         let part = at..at + size_of::<T>();
-        let read = |bytes: &[u8]| bytemuck::pod_read_unaligned::<T>(bytes);
-        let (own, other) =
-            (read(own.map_or(&into[part.clone()], |own| &own[part.clone()])), read(&other[part.clone()]));
+        let read = |bytes: &[u8]| bytemuck::pod_read_unaligned::<T>(&bytes[part.clone()]);
+        let (own, other) = (own.map_or_else(|| read(into), read), read(other));
         let result = match side {
             Side::Left => O::default().combine(other, own),
             Side::Right => O::default().combine(own, other),

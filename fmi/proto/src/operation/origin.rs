@@ -7,6 +7,7 @@ use super::Operation;
 /// What an element of a result is made of: element `index` of what these ranks send, combined in their order. Of one
 /// rank, it is that element.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Origin {
     /// The ranks that contribute.
     pub ranks: Range<u32>,
@@ -15,6 +16,7 @@ pub struct Origin {
 }
 
 /// A call of a collective, without its data.
+#[expect(clippy::exhaustive_structs, reason = "whoever asks makes one")]
 pub struct Layout<'a> {
     /// Number of ranks.
     pub size: u32,
@@ -51,6 +53,7 @@ impl Layout<'_> {
     }
 
     /// Elements of the buffers of `rank`, to send and to receive. Where only the root has a buffer, the others' are empty.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the others have no result")]
     pub fn buffers(&self, operation: Operation, rank: u32) -> (usize, usize) {
         let all_from = |rank| self.start(rank, self.size);
         let all_to = |rank: u32| (0..self.size).map(|from| (self.length)(from, rank)).sum();
@@ -68,7 +71,6 @@ impl Layout<'_> {
             Operation::Allgather | Operation::Allgatherv => (own, all_to(rank)),
             Operation::Alltoall | Operation::Alltoallv => (all_from(rank), all_to(rank)),
             Operation::ReduceScatter | Operation::ReduceScatterBlock => (all_from(rank), own),
-            #[expect(clippy::wildcard_enum_match_arm, reason = "the others have no result")]
             _ => (0, 0),
         }
     }
@@ -76,6 +78,7 @@ impl Layout<'_> {
 
 impl Layout<'_> {
     /// One buffer of `rank` for both ways: its length, and where in it what the rank sends and what it gets begin.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the others begin at the front")]
     pub fn in_place(&self, operation: Operation, rank: u32) -> (usize, usize, usize) {
         let (sent, received) = self.buffers(operation, rank);
         let before = (0..rank).map(|from| (self.length)(from, rank)).sum();
@@ -84,7 +87,6 @@ impl Layout<'_> {
             Operation::Allgather | Operation::Allgatherv => (received, before, 0),
             // The root's own block stays where it is.
             Operation::Scatter | Operation::Scatterv if rank == self.root => (sent, 0, self.start(rank, rank)),
-            #[expect(clippy::wildcard_enum_match_arm, reason = "the others begin at the front")]
             _ => (sent.max(received), 0, 0),
         }
     }
@@ -93,6 +95,7 @@ impl Layout<'_> {
 impl Operation {
     /// What element `index` of the result of `rank` is made of; `None` if it has no such element, or keeps it as it was.
     /// This is the definition of the collectives, against which tests hold what ranks get.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the others have no result")]
     pub fn origin(self, layout: &Layout<'_>, rank: u32, index: usize) -> Option<Origin> {
         if index >= layout.buffers(self, rank).1 {
             return None;
@@ -116,7 +119,6 @@ impl Operation {
             Self::ReduceScatter | Self::ReduceScatterBlock => {
                 Some(Origin { ranks: 0..size, index: layout.start(rank, rank) + index })
             }
-            #[expect(clippy::wildcard_enum_match_arm, reason = "the others have no result")]
             _ => None,
         }
     }
