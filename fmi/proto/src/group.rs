@@ -264,6 +264,8 @@ pub struct Group {
     reserved: u64,
     /// Sends that wait for the receiver to have a place, by their message and its receiver.
     promises: BTreeMap<long::Key, OpId>,
+    /// Memory for who takes part in collectives.
+    spare_ready: Vec<Vec<Slot>>,
     /// Operations that wait for room in the mailbox.
     cramped: BTreeSet<OpId>,
     /// The peer that a receive from any source looks at first.
@@ -319,6 +321,7 @@ impl Group {
             uninvited: BTreeSet::new(),
             reserved: 0,
             promises: BTreeMap::new(),
+            spare_ready: Vec::new(),
             cramped: BTreeSet::new(),
             turn: 0,
             lost: BTreeMap::new(),
@@ -674,7 +677,8 @@ impl Group {
 
     /// Ends an operation that has come to its end, or is given up. What belongs to it is dropped.
     pub fn end(&mut self, id: OpId) {
-        let Some(op) = self.operations.remove(id) else { return };
+        let Some(mut op) = self.operations.remove(id) else { return };
+        self.spare_ready(&mut op);
         self.reported(&op);
         if let Some(key) = op.promise {
             self.promises.remove(&key);

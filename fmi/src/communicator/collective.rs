@@ -13,7 +13,7 @@ use crate::communicator::base::Base;
 use crate::datatype::{Datatype, Element};
 use crate::engine::plan::{Plan, PlanKey};
 use crate::engine::run::{Combine, Job, Run};
-use crate::engine::task::{Started, told_by};
+use crate::engine::task::{Operator, Started, told_by};
 use crate::engine::{Call, Engine, Until};
 use crate::error::{Error, ErrorKind, Operation, Result};
 use crate::model::Fabric;
@@ -399,17 +399,21 @@ impl Communicator {
         op: O,
     ) -> CollectiveRequest<'a, O> {
         let (send, receive) = (bytemuck::cast_slice(send), bytemuck::cast_slice_mut(receive));
-        self.launch_bytes(reserved, spec, (send, receive), op, combine_bytes::<T, O>)
+        let owned = |op: O| -> Operator {
+            Box::new(move |into, own, other, side| combine_bytes::<T, O>(&op, into, own, other, side))
+        };
+        self.launch_bytes(reserved, spec, (send, receive), op, (combine_bytes::<T, O>, owned))
     }
 
-    /// Begins a collective: all of them come here.
+    /// Begins a collective: all of them come here. Its operator is given over bytes, lent and owned: without state, it
+    /// takes no memory in either form.
     pub(super) fn launch_bytes<'a, O: Send + Sync + 'static>(
         &self,
         reserved: Option<Reserved>,
         spec: Result<Spec>,
         (send, receive): (&'a [u8], &'a mut [u8]),
         op: O,
-        combine: CombineBytes<O>,
+        (combine, owned): (CombineBytes<O>, fn(O) -> Operator),
     ) -> CollectiveRequest<'a, O> {
         let spec = spec.and_then(|spec| self.checked(spec, send.len(), receive.len()));
         let element_bytes = spec.as_ref().map_or(1, |spec| spec.of.datatype.bytes());
@@ -429,10 +433,7 @@ impl Communicator {
                     if engine.copies(send.len() + receive.len(), size_of::<O>() == 0) =>
                 {
                     let started = Started { call: &call, run, plan, signature, element_bytes, send, receive };
-                    let operator = move |into: &mut [u8], own: Option<&[u8]>, other: &[u8], side: Side| {
-                        combine(&op, into, own, other, side);
-                    };
-                    engine.start_task(started, Box::new(operator));
+                    engine.start_task(started, owned(op));
                     Way::Copied(Copied { base, call: Some(call), receive })
                 }
                 state => Way::AtOnce(Operating { base, state, element_bytes, send, receive, op, combine }),
@@ -449,7 +450,7 @@ impl Communicator {
         send: &'a [u8],
         receive: &'a mut [u8],
     ) -> CollectiveRequest<'a> {
-        self.launch_bytes(reserved, spec, (send, receive), Nothing, |_, _, _, _, _| {})
+        self.launch_bytes(reserved, spec, (send, receive), Nothing, (|_, _, _, _, _| {}, |_| Box::new(|_, _, _, _| {})))
     }
 
     /// `spec` if buffers of so many bytes fit it.

@@ -8,13 +8,14 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 
 use crate::communicator::Communicator;
-use crate::communicator::collective::{CollectiveRequest, Elements, Spec};
+use crate::communicator::collective::{CollectiveRequest, CombineBytes, Elements, Spec};
 use crate::communicator::message::{
     Destination, MatchRequest, RecvRequest, SendRecvRequest, SendRequest, Source, Status, Tag,
 };
 use crate::communicator::payload::Data;
 use crate::communicator::synchronous::SsendRequest;
 use crate::datatype::Datatype;
+use crate::engine::task;
 use crate::error::{Error, ErrorKind, Operation, Result};
 use crate::op::{Bound, Operator};
 use crate::proto::operation::Class;
@@ -172,7 +173,11 @@ impl Communicator {
         if let Some(operator) = operator {
             let bound = operator.bind(of.datatype);
             let bound = bound.map_err(|undefined| self.wrong(operation, undefined.to_string()))?;
-            return Ok(State::Combining(self.launch_bytes(None, spec, (send, receive), bound, Bound::combine)));
+            let owned = |bound: Bound| -> task::Operator {
+                Box::new(move |into, own, other, side| bound.combine(into, own, other, side))
+            };
+            let operator = (Bound::combine as CombineBytes<Bound>, owned as fn(Bound) -> task::Operator);
+            return Ok(State::Combining(self.launch_bytes(None, spec, (send, receive), bound, operator)));
         }
         Ok(State::Moving(match operation {
             Operation::Gatherv => self.launch_rooted(spec, receive_counts, send, receive),

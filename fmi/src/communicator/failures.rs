@@ -37,7 +37,10 @@ fn a_rank_that_leaves_or_fails_ends_at_once_what_waits_for_it() {
                 zero.recv(1, 1, &mut got).await?;
                 assert_eq!(got, [7], "what was sent before is delivered");
                 let error = zero.recv(1, 1, &mut never).await.expect_err("it has left");
-                assert!(matches!(error.kind(), ErrorKind::PeerLeft(_)) && error.peer() == Some(1), "{wire:?} {fails}: {error}");
+                assert!(
+                    matches!(error.kind(), ErrorKind::PeerLeft(_)) && error.peer() == Some(1),
+                    "{wire:?} {fails}: {error}"
+                );
                 let error = zero.send(1, 1, &[1u8]).await.expect_err("it has left");
                 assert!(error.to_string().contains("rank 1 (private): left the group"), "{error}");
                 zero.allreduce(&[1], &mut all, Sum).await.expect_err("a member has left");

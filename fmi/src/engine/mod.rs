@@ -111,6 +111,8 @@ pub(crate) struct Engine {
     /// Bytes of their buffers.
     copied: usize,
     spare_buffers: Vec<task::Buffers>,
+    /// Memory for some processes.
+    spare_slots: Vec<Slot>,
     /// Operations that wait, for what concerns all of them: time, and word of the rendezvous.
     common: Arc<Waiters>,
     common_waker: Waker,
@@ -298,6 +300,7 @@ impl Engine {
             is_blocked: false,
             copied: 0,
             spare_buffers: Vec::new(),
+            spare_slots: Vec::new(),
             control: parts.control,
             upgrade: parts.upgrade,
             lifeline: parts.lifeline,

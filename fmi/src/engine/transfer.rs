@@ -363,17 +363,20 @@ impl Engine {
 
     /// Tells those that have long frames for a collective that this rank takes part, as far as they do not see it.
     pub(super) fn begin_long(&mut self, call: &Call, plan: &Plan, element_bytes: usize) {
-        let is_long = |elements: usize| elements.saturating_mul(element_bytes) > self.eager_bytes_max();
+        let eager = self.eager_bytes_max();
+        let is_long = |elements: usize| elements.saturating_mul(element_bytes) > eager;
         if !is_long(plan.longest) {
             return;
         }
         let first = plan.rounds.first().map_or(&[][..], |round| &round.sends);
-        let mut senders: Vec<Slot> = plan.receives().filter(|it| is_long(it.into.len())).map(|it| it.peer).collect();
+        let mut senders = std::mem::take(&mut self.spare_slots);
+        senders.extend(plan.receives().filter(|it| is_long(it.into.len())).map(|it| it.peer));
         senders.sort_unstable();
         senders.dedup();
         senders.retain(|peer| first.iter().all(|send| send.peer != *peer));
         self.group.await_ready_ranks(call.id);
-        senders.into_iter().for_each(|peer| self.group.tell_ready_rank(call.id, peer));
+        senders.drain(..).for_each(|peer| self.group.tell_ready_rank(call.id, peer));
+        self.spare_slots = senders;
     }
 
     /// Whether `peer` is known to take part in a collective.

@@ -163,9 +163,12 @@ impl Context {
     }
 
     /// Those that take part in a collective that begins.
-    pub(super) fn take_ready(&mut self, sequence: u64) -> Option<BTreeSet<Slot>> {
+    pub(super) fn take_ready(&mut self, sequence: u64) -> Option<Vec<Slot>> {
+        if self.ready.is_empty() {
+            return None;
+        }
         let of = self.ready.range((sequence, Slot::FIRST)..).take_while(|(of, _)| *of == sequence);
-        let ready: BTreeSet<Slot> = of.map(|(_, peer)| *peer).collect();
+        let ready: Vec<Slot> = of.map(|(_, peer)| *peer).collect();
         for peer in &ready {
             self.ready.remove(&(sequence, *peer));
         }

@@ -4,8 +4,6 @@
 //! says that it has a place for it ([`Kind::Ready`]): a receive that reads it, or room in the mailbox, which is set
 //! aside. Of a collective, whoever sends frames of it takes part, so an exchange needs no word beside its own frames.
 
-use std::collections::BTreeSet;
-
 use super::matching::malformed;
 use super::operation::Op;
 use super::{AtHand, Group, OpId, Output, Owner, What};
@@ -38,6 +36,8 @@ pub(super) enum Holder {
     Dropped,
 }
 
+/// Lists of peers whose memory is kept.
+const SPARE_MAX: usize = 8;
 /// How many messages may be announced and not whole at once, of all peers.
 const RESTS_MAX: usize = 1 << 18;
 
@@ -52,6 +52,13 @@ pub(super) struct Rest {
     told: bool,
     /// Room in the mailbox that is set aside for what is to come.
     reserved: Option<u64>,
+}
+
+/// Adds a peer to an ordered list, if it is not there.
+fn note_ready(ready: &mut Vec<Slot>, peer: Slot) {
+    if let Err(at) = ready.binary_search(&peer) {
+        ready.insert(at, peer);
+    }
 }
 
 pub(super) fn key_of(peer: Slot, envelope: &Envelope) -> Key {
@@ -367,18 +374,31 @@ impl Group {
     pub fn await_ready_ranks(&mut self, id: OpId) {
         let Some(Op { what: What::Collective(signature), .. }) = self.operations.get(id) else { return };
         let signature = *signature;
-        let mut ready: BTreeSet<Slot> = self.mailbox.senders_of(&signature).collect();
+        // What earlier ones used is used again: a collective takes no memory once it has been called before.
+        let mut ready = self.spare_ready.pop().unwrap_or_default();
+        ready.extend(self.mailbox.senders_of(&signature));
         let sends = |frame: &AtHand| frame.envelope.is_same_collective(&signature);
         ready.extend(self.slots().filter(|slot| self.peers[slot.index()].at_hand.as_ref().is_some_and(sends)));
         if let Some(op) = self.operations.get_mut(id) {
-            op.ready_peers.get_or_insert_default().append(&mut ready);
+            ready.extend(op.ready_peers.take().unwrap_or_default());
+            ready.sort_unstable();
+            ready.dedup();
+            op.ready_peers = Some(ready);
+        }
+    }
+
+    /// Keeps the memory of a collective that has ended.
+    pub(super) fn spare_ready(&mut self, op: &mut Op) {
+        if let Some(mut ready) = op.ready_peers.take().filter(|_| self.spare_ready.len() < SPARE_MAX) {
+            ready.clear();
+            self.spare_ready.push(ready);
         }
     }
 
     /// Whether `peer` is known to take part in a collective.
     pub fn is_rank_ready(&self, id: OpId, peer: Slot) -> bool {
         let ready = self.operations.get(id).and_then(|op| op.ready_peers.as_ref());
-        ready.is_some_and(|ready| ready.contains(&peer))
+        ready.is_some_and(|ready| ready.binary_search(&peer).is_ok())
     }
 
     /// Tells `peer` that this rank takes part in a collective.
@@ -391,7 +411,7 @@ impl Group {
     /// A frame of a collective has come: its sender takes part.
     pub(super) fn note_rank_ready(&mut self, id: OpId, peer: Slot) {
         if let Some(ready) = self.operations.get_mut(id).and_then(|op| op.ready_peers.as_mut()) {
-            ready.insert(peer);
+            note_ready(ready, peer);
         }
     }
 
@@ -408,7 +428,7 @@ impl Group {
         }
         if let Some(id) = self.collectives.get(&(envelope.communicator, envelope.sequence)).copied() {
             if let Some(op) = self.operations.get_mut(id) {
-                op.ready_peers.get_or_insert_default().insert(peer);
+                note_ready(op.ready_peers.get_or_insert_default(), peer);
             }
             self.outputs.push_back(Output::Wake(id));
         } else if let Some(context) = self.contexts.get_mut(&envelope.communicator) {

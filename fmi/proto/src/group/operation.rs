@@ -1,6 +1,5 @@
 //! Operations that have been called and have not ended, in the order of their calls.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::error::{ErrorKind, Operation};
@@ -123,7 +122,7 @@ pub(super) struct Op {
     /// Of such a send: whether the rest may go.
     pub(super) is_ready: bool,
     /// Of a collective with long steps: ranks that are known to take part.
-    pub(super) ready_peers: Option<BTreeSet<Slot>>,
+    pub(super) ready_peers: Option<Vec<Slot>>,
 }
 
 impl Op {

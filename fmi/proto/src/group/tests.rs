@@ -5,8 +5,8 @@
 use proptest::prelude::*;
 
 use super::script::play;
-use crate::frame::Kind;
 use super::*;
+use crate::frame::Kind;
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
