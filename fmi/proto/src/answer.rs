@@ -104,7 +104,7 @@ pub fn parse(bytes: &[u8], size: u32) -> Result<Vec<Wait>, WireError> {
 
 fn slot(reader: &mut Reader<'_>, size: u32) -> Result<Slot, WireError> {
     let number = reader.u32()?;
-    Slot::checked(number, size).ok_or(WireError::Value { field: "rank", value: number.into() })
+    Slot::checked(number, size).ok_or_else(|| WireError::Value { field: "rank", value: number.into() })
 }
 
 fn wait(reader: &mut Reader<'_>, size: u32) -> Result<Wait, WireError> {
@@ -131,7 +131,7 @@ fn doing(reader: &mut Reader<'_>, size: u32) -> Result<Doing, WireError> {
         0 => Operation::Receive,
         code => Kind::from_code(code)
             .map(Kind::operation)
-            .ok_or(WireError::Value { field: "operation of an answer", value: code.into() })?,
+            .ok_or_else(|| WireError::Value { field: "operation of an answer", value: code.into() })?,
     };
     let flags = reader.u8()?;
     let (is_only, count) = (flags & 0x80 != 0, usize::from(flags & 0x7f));

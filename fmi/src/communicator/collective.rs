@@ -436,7 +436,9 @@ impl Communicator {
                     engine.start_task(started, owned(op));
                     Way::Copied(Copied { base, call: Some(call), receive })
                 }
-                state => Way::AtOnce(Operating { base, state, element_bytes, send, receive, op, combine }),
+                state @ (State::Running { .. } | State::Over(_)) => {
+                    Way::AtOnce(Operating { base, state, element_bytes, send, receive, op, combine })
+                }
             }
         });
         CollectiveRequest { way }

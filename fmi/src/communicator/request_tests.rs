@@ -190,80 +190,92 @@ fn persistent_collectives_match_in_any_order_of_starts() {
     }
 }
 
+async fn blocks_of_one_length_in_place(comm: &Communicator) -> Result<()> {
+    let (me, root) = (comm.rank(), 1);
+    let vector = |length: u32| (0..length).map(|index| 100 * me + index).collect::<Vec<u32>>();
+    let plans = [
+        (2, comm.reduce_in_place_init(2, Sum, root)?),
+        (2, comm.allreduce_in_place_init(2, Sum)),
+        (6, comm.reduce_scatter_block_in_place_init(2, Sum)),
+        (2, comm.scan_in_place_init(2, Sum)),
+        (2, comm.exscan_in_place_init(2, Sum)),
+    ];
+    for (index, (length, plan)) in plans.iter().enumerate() {
+        for _ in 0..2 {
+            let (mut persistent, mut once) = (vector(*length), vector(*length));
+            plan.start_in_place(&mut persistent).await?;
+            match index {
+                0 => comm.reduce_in_place(&mut once, Sum, root).await?,
+                1 => comm.allreduce_in_place(&mut once, Sum).await?,
+                2 => comm.reduce_scatter_block_in_place(&mut once, Sum).await?,
+                3 => comm.scan_in_place(&mut once, Sum).await?,
+                _ => comm.exscan_in_place(&mut once, Sum).await?,
+            }
+            assert_eq!(persistent, once, "{plan:?}");
+        }
+    }
+    let rooted = if me == root { 6 } else { 2 };
+    let plans = [
+        (rooted, comm.gather_in_place_init(2, root)?),
+        (rooted, comm.scatter_in_place_init(2, root)?),
+        (6, comm.allgather_in_place_init(2)),
+        (6, comm.alltoall_in_place_init(2)),
+    ];
+    for (index, (length, plan)) in plans.iter().enumerate() {
+        let (mut persistent, mut once) = (vector(*length), vector(*length));
+        plan.start_in_place(&mut persistent).await?;
+        match index {
+            0 => comm.gather_in_place(&mut once, root).await?,
+            1 => comm.scatter_in_place(&mut once, root).await?,
+            2 => comm.allgather_in_place(&mut once).await?,
+            _ => comm.alltoall_in_place(&mut once).await?,
+        }
+        assert_eq!(persistent, once, "{plan:?}");
+    }
+    Ok(())
+}
+
+async fn blocks_of_any_length_in_place(comm: &Communicator) -> Result<()> {
+    let (me, root) = (comm.rank(), 1);
+    let vector = |length: u32| (0..length).map(|index| 100 * me + index).collect::<Vec<u32>>();
+    let counts = [1, 2, 3];
+    let own = counts[me as usize];
+    let rooted = if me == root { 6 } else { me + 1 };
+    let plans = [
+        (rooted, comm.gatherv_in_place_init(own, &counts, root)?),
+        (rooted, comm.scatterv_in_place_init(&counts, own, root)?),
+        (6, comm.allgatherv_in_place_init(&counts)?),
+        (6, comm.alltoallv_in_place_init(&[2; 3])?),
+    ];
+    for (index, (length, plan)) in plans.iter().enumerate() {
+        let (mut persistent, mut once) = (vector(*length), vector(*length));
+        plan.start_in_place(&mut persistent).await?;
+        match index {
+            0 => comm.gatherv_in_place(&mut once, &counts, root).await?,
+            1 => comm.scatterv_in_place(&mut once, &counts, root).await?,
+            2 => comm.allgatherv_in_place(&mut once, &counts).await?,
+            _ => comm.alltoallv_in_place(&mut once, &[2; 3]).await?,
+        }
+        assert_eq!(persistent, once, "{plan:?}");
+    }
+    let (mut persistent, mut once) = (vector(6), vector(6));
+    comm.reduce_scatter_in_place_init(&counts, Sum)?.start_in_place(&mut persistent).await?;
+    comm.reduce_scatter_in_place(&mut once, &counts, Sum).await?;
+    assert_eq!(persistent, once);
+    let two_buffers = comm.allreduce_init(2, Sum);
+    let error = two_buffers.start_in_place(&mut [0; 2]).await.expect_err("it has two");
+    assert!(error.to_string().contains("not planned in place"), "{error}");
+    Ok(())
+}
+
 #[test]
 fn persistent_operations_in_place_do_what_the_others_do() {
     let bench = Bench::new(3, Wire::Memory);
     let mut executor = Executor::default();
     for comm in &bench.comms {
         executor.must(async move {
-            let (me, root) = (comm.rank(), 1);
-            let vector = |length: u32| (0..length).map(|index| 100 * me + index).collect::<Vec<u32>>();
-            let plans = [
-                (2, comm.reduce_in_place_init(2, Sum, root)?),
-                (2, comm.allreduce_in_place_init(2, Sum)),
-                (6, comm.reduce_scatter_block_in_place_init(2, Sum)),
-                (2, comm.scan_in_place_init(2, Sum)),
-                (2, comm.exscan_in_place_init(2, Sum)),
-            ];
-            for (index, (length, plan)) in plans.iter().enumerate() {
-                for _ in 0..2 {
-                    let (mut persistent, mut once) = (vector(*length), vector(*length));
-                    plan.start_in_place(&mut persistent).await?;
-                    match index {
-                        0 => comm.reduce_in_place(&mut once, Sum, root).await?,
-                        1 => comm.allreduce_in_place(&mut once, Sum).await?,
-                        2 => comm.reduce_scatter_block_in_place(&mut once, Sum).await?,
-                        3 => comm.scan_in_place(&mut once, Sum).await?,
-                        _ => comm.exscan_in_place(&mut once, Sum).await?,
-                    }
-                    assert_eq!(persistent, once, "{plan:?}");
-                }
-            }
-            let rooted = if me == root { 6 } else { 2 };
-            let plans = [
-                (rooted, comm.gather_in_place_init(2, root)?),
-                (rooted, comm.scatter_in_place_init(2, root)?),
-                (6, comm.allgather_in_place_init(2)),
-                (6, comm.alltoall_in_place_init(2)),
-            ];
-            for (index, (length, plan)) in plans.iter().enumerate() {
-                let (mut persistent, mut once) = (vector(*length), vector(*length));
-                plan.start_in_place(&mut persistent).await?;
-                match index {
-                    0 => comm.gather_in_place(&mut once, root).await?,
-                    1 => comm.scatter_in_place(&mut once, root).await?,
-                    2 => comm.allgather_in_place(&mut once).await?,
-                    _ => comm.alltoall_in_place(&mut once).await?,
-                }
-                assert_eq!(persistent, once, "{plan:?}");
-            }
-            let counts = [1, 2, 3];
-            let own = counts[me as usize];
-            let rooted = if me == root { 6 } else { me + 1 };
-            let plans = [
-                (rooted, comm.gatherv_in_place_init(own, &counts, root)?),
-                (rooted, comm.scatterv_in_place_init(&counts, own, root)?),
-                (6, comm.allgatherv_in_place_init(&counts)?),
-                (6, comm.alltoallv_in_place_init(&[2; 3])?),
-            ];
-            for (index, (length, plan)) in plans.iter().enumerate() {
-                let (mut persistent, mut once) = (vector(*length), vector(*length));
-                plan.start_in_place(&mut persistent).await?;
-                match index {
-                    0 => comm.gatherv_in_place(&mut once, &counts, root).await?,
-                    1 => comm.scatterv_in_place(&mut once, &counts, root).await?,
-                    2 => comm.allgatherv_in_place(&mut once, &counts).await?,
-                    _ => comm.alltoallv_in_place(&mut once, &[2; 3]).await?,
-                }
-                assert_eq!(persistent, once, "{plan:?}");
-            }
-            let (mut persistent, mut once) = (vector(6), vector(6));
-            comm.reduce_scatter_in_place_init(&counts, Sum)?.start_in_place(&mut persistent).await?;
-            comm.reduce_scatter_in_place(&mut once, &counts, Sum).await?;
-            assert_eq!(persistent, once);
-            let two_buffers = comm.allreduce_init(2, Sum);
-            let error = two_buffers.start_in_place(&mut [0; 2]).await.expect_err("it has two");
-            assert!(error.to_string().contains("not planned in place"), "{error}");
+            blocks_of_one_length_in_place(comm).await?;
+            blocks_of_any_length_in_place(comm).await?;
             comm.barrier().await
         });
     }

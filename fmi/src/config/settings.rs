@@ -178,7 +178,7 @@ settings! {
         |c, given| given.time().map(|it| c.join_deadline = it);
     "punch_deadline" "FMI_PUNCH_DEADLINE" "time", |c| shown(c.punch_deadline),
         |c, given| given.time().map(|it| c.punch_deadline = it);
-    "operation_deadline" "FMI_DEADLINE" "time, or `none`", |c| c.operation_deadline.map_or("none".into(), shown),
+    "operation_deadline" "FMI_DEADLINE" "time, or `none`", |c| c.operation_deadline.map_or_else(|| "none".into(), shown),
         |c, given| given.time_or_none().map(|it| c.operation_deadline = it);
     "cause_wait" "FMI_CAUSE_WAIT" "time", |c| shown(c.cause_wait), |c, given| given.time().map(|it| c.cause_wait = it);
     "eager_bytes_max" "FMI_EAGER_BYTES" "length", |c| units::length(c.eager_bytes_max),

@@ -275,6 +275,7 @@ impl Group {
             return;
         };
         let communicator = envelope.communicator;
+        #[expect(clippy::wildcard_enum_match_arm, reason = "only control frames come here; the last is an inquiry")]
         let heard = match envelope.kind {
             Kind::Ready => {
                 self.ready(slot, &envelope);

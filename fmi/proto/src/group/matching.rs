@@ -186,7 +186,8 @@ impl Group {
         if frame.reserved.is_none() {
             // Room was set aside for what follows the first frame.
             let (envelope, is_rest) = (frame.envelope, !frame.is_first);
-            if !(is_rest && self.use_reserved(slot, &envelope, left)) && !self.mailbox.reserve(left) {
+            let has_room = (is_rest && self.use_reserved(slot, &envelope, left)) || self.mailbox.reserve(left);
+            if !has_room {
                 self.cramped.insert(id);
                 return Route::Full;
             }

@@ -199,7 +199,7 @@ fn leave(group: &mut Group, peer: u32, communicator: u64) {
 fn told(group: &mut Group) -> Vec<(u32, Envelope, Vec<u8>)> {
     let told = |output| match output {
         Output::Tell { peer, envelope, payload } => Some((peer.get(), envelope, payload)),
-        _ => None,
+        Output::Wake(_) | Output::Close(_) | Output::Examine(_) | Output::Warn { .. } | Output::Report(_) => None,
     };
     std::iter::from_fn(|| group.poll_output()).filter_map(told).collect()
 }
