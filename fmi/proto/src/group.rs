@@ -18,9 +18,9 @@
 //! - **Who leaves says so**, behind everything it has sent: what waits for it ends then.
 //! - **A busy rank is not a dead rank.** An operation without a deadline waits as long as its peers show signs of life;
 //!   after a while it says who waits for whom. It ends when a connection that it needs breaks, or when ranks evidently
-//!   wait for each other ([`words`]).
+//!   wait for each other (`words`).
 //! - **A working connection is evidence of life.** Bad news of a peer is not believed before its connection has been
-//!   tried ([`loss`]).
+//!   tried (`loss`).
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
