@@ -18,10 +18,10 @@
 //! The futures are [requests](crate::request): each has a name, borrows its buffers alone, and may be kept in a struct or
 //! a list, be moved to another task, or be tested.
 //!
-//! Futures of one communicator may be awaited in any order and by different tasks. What arrives for an
-//! operation that nobody polls is put into the mailbox, which is bounded. A frame that was begun must be
-//! sent whole, so a future that was polled and is neither polled again nor dropped holds up others that send to
-//! the same rank, until their deadline.
+//! Futures of one communicator may be awaited in any order and by different tasks. Short sends and collectives are copied at
+//! their call and move whichever is polled, and what arrives for an operation that nobody polls is put into the mailbox, which is
+//! bounded; [`Config::eager_bytes_max`] and [`Config::mailbox_bytes_max`] say up to which lengths. A frame that was begun must be
+//! sent whole, so a longer one that was polled and is neither polled again nor dropped holds up others that send to the same rank.
 
 use std::fmt;
 use std::sync::Arc;

@@ -12,7 +12,7 @@ use crate::communicator::base::Base;
 use crate::communicator::payload::{Data, Payload};
 use crate::datatype::{Datatype, Element, code_of};
 use crate::engine::Call;
-use crate::engine::parcel::Parcel;
+use crate::engine::parcel::{Parcel, Room};
 use crate::error::{Error, Operation, Result};
 use crate::proto::frame::{Envelope, Kind};
 use crate::proto::group::What;
@@ -513,12 +513,12 @@ impl Message {
         ReadRequest { message: self, datatype, element_bytes: 1, buffer, moved: 0 }
     }
 
-    pub(super) fn poll_read(
+    pub(super) fn poll_read<R: Room + ?Sized>(
         &mut self,
         cx: &mut Context<'_>,
         datatype: u32,
         element_bytes: usize,
-        buffer: &mut [u8],
+        buffer: &mut R,
         moved: &mut usize,
     ) -> Poll<Result<Status>> {
         if self.status == Status::NOBODY {
@@ -570,7 +570,7 @@ impl Future for ReadRequest<'_> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Status>> {
         let Self { message, datatype, element_bytes, buffer, moved } = &mut *self;
-        message.poll_read(cx, *datatype, *element_bytes, buffer, moved)
+        message.poll_read(cx, *datatype, *element_bytes, &mut **buffer, moved)
     }
 }
 

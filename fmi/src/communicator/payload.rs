@@ -117,8 +117,8 @@ impl Deref for Data<'_> {
 }
 
 impl Communicator {
-    /// Receives the oldest message of `source` with `tag`, whatever its length (below the configured
-    /// `frame_bytes_max`), into new memory. The request borrows nothing.
+    /// Receives the oldest message of `source` with `tag`, whatever its length, into new memory.
+    /// The request borrows nothing.
     ///
     /// # Errors
     /// As [`Communicator::recv`].
@@ -176,12 +176,12 @@ impl<T: Element> Future for RecvVecRequest<T> {
             let message = ready!(Pin::new(matching).poll(cx))?;
             this.matching = None;
             this.buffer.clear();
-            this.buffer.resize(message.status().count.div_ceil(size_of::<T>()), T::zeroed());
             this.reading = Some(message);
         }
         let message = this.reading.as_mut().expect("polled once after its end");
-        let bytes = bytemuck::cast_slice_mut(&mut this.buffer);
-        let status = ready!(message.poll_read(cx, code_of::<T>(), size_of::<T>(), bytes, &mut this.moved))?;
+        // Its memory grows with what comes, whatever was announced.
+        let (code, size) = (code_of::<T>(), size_of::<T>());
+        let status = ready!(message.poll_read(cx, code, size, &mut this.buffer, &mut this.moved))?;
         this.reading = None;
         Poll::Ready(Ok((std::mem::take(&mut this.buffer), status)))
     }

@@ -105,7 +105,7 @@ impl Communicator {
                 ..Envelope::new(Kind::Message)
             };
             let call = engine.post(self.id, operation, What::Send(peer), self.until())?;
-            engine.group.await_match(call.id, envelope.sequence);
+            engine.group.expect_match(call.id, envelope.sequence);
             let is_sent = peer == engine.me;
             if is_sent {
                 engine.group.begun(call.id);

@@ -108,6 +108,8 @@ pub(crate) struct Engine {
     blocked: Vec<OpId>,
     /// Whether the operation at work waits for room to send.
     is_blocked: bool,
+    /// The task at work, and whether something has happened to it meanwhile.
+    at_work: Option<(OpId, bool)>,
     /// Bytes of their buffers.
     copied: usize,
     spare_buffers: Vec<task::Buffers>,
@@ -298,6 +300,7 @@ impl Engine {
             due: Vec::new(),
             blocked: Vec::new(),
             is_blocked: false,
+            at_work: None,
             copied: 0,
             spare_buffers: Vec::new(),
             spare_slots: Vec::new(),

@@ -76,3 +76,24 @@ impl<T: crate::datatype::Element> Room for Vec<T> {
         usize::MAX
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_follows_what_has_come_and_not_what_was_announced() {
+        let (mut room, announced) = (Vec::<u32>::new(), 1 << 50);
+        let mut moved = 0;
+        for _ in 0..20 {
+            let part = room.from(moved, announced);
+            assert!(!part.is_empty(), "there is room for some of it");
+            moved += part.len().min(1000);
+            assert!(room.len() * 4 <= 2 * (moved + GROWTH_BYTES), "{} elements for {moved} bytes", room.len());
+        }
+        // To the last byte, even if that is not the end of an element.
+        let mut short = Vec::<u32>::new();
+        assert_eq!((short.from(0, 7).len(), short.len()), (7, 2));
+        assert_eq!(Vec::<u64>::new().from(0, 0).len(), 0);
+    }
+}

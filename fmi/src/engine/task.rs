@@ -187,6 +187,11 @@ impl Engine {
 
     /// Something has happened to a task, if this is one.
     pub(super) fn mark_due(&mut self, id: OpId) {
+        if let Some((at_work, was_woken)) = &mut self.at_work
+            && *at_work == id
+        {
+            *was_woken = true;
+        }
         if let Some(Slot::Running(task)) = self.tasks.get_mut(&id)
             && !task.is_due
         {
@@ -197,7 +202,7 @@ impl Engine {
 
     /// The same for all of them.
     pub(super) fn mark_all_due(&mut self) {
-        let ids: Vec<OpId> = self.tasks.keys().copied().collect();
+        let ids: Vec<OpId> = self.tasks.keys().copied().chain(self.at_work.map(|(id, _)| id)).collect();
         ids.into_iter().for_each(|id| self.mark_due(id));
     }
 
@@ -209,7 +214,9 @@ impl Engine {
     fn advance_task(&mut self, id: OpId, mode: Mode<'_>) -> WaitsFor {
         let Some(Slot::Running(mut task)) = self.tasks.remove(&id) else { return WaitsFor::default() };
         (self.is_blocked, task.is_due) = (false, false);
+        self.at_work = Some((id, false));
         let poll = self.run_task(&mut task, mode);
+        let was_woken = self.at_work.take().is_some_and(|(_, was_woken)| was_woken);
         let waits_for = task.call.waits_for;
         let slot = match poll {
             Poll::Pending => {
@@ -226,7 +233,11 @@ impl Engine {
                 Slot::Over(buffers, result)
             }
         };
+        let is_left = matches!(slot, Slot::Running(_));
         self.tasks.insert(id, slot);
+        if was_woken && is_left {
+            self.mark_due(id);
+        }
         waits_for
     }
 

@@ -134,7 +134,7 @@ impl Driver {
             match what {
                 What::Send(to) => {
                     let number = self.group.number_message(communicator, to);
-                    self.group.await_match(id, number);
+                    self.group.expect_match(id, number);
                 }
                 // Those with a tag are receives, the others probes.
                 What::Receive(pattern) if pattern.tag.is_some() => self.group.take(id),

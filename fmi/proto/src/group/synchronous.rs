@@ -7,7 +7,7 @@ use crate::rank::Slot;
 
 impl Group {
     /// Notes that a send, whose message has this number, waits until a receive has got that.
-    pub fn await_match(&mut self, id: OpId, number: u64) {
+    pub fn expect_match(&mut self, id: OpId, number: u64) {
         let Some(op) = self.operations.get_mut(id) else { return };
         if let What::Send(to) = op.what {
             op.awaits = Some((number, false));
