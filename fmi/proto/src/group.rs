@@ -230,6 +230,8 @@ struct Peer {
     behind: BTreeSet<OpId>,
     /// Sends that have not begun, in the order of the calls; some may have ended.
     sends: VecDeque<OpId>,
+    /// How many of its messages are begun and not whole.
+    rests: usize,
     /// When its connection was last tried.
     tried_at: Instant,
     /// Whether it has left any communicator.
@@ -300,6 +302,7 @@ impl Group {
             at_hand: None,
             behind: BTreeSet::new(),
             sends: VecDeque::new(),
+            rests: 0,
             tried_at: Instant::ZERO,
             has_left: false,
             questions: VecDeque::new(),
@@ -716,6 +719,13 @@ impl Group {
         }
         self.tidy_timers();
         let Some(Matched { peer, envelope, place }) = op.matched else { return };
+        if self.contexts.get(&op.communicator).is_none_or(|context| context.revoked.is_some()) {
+            // No receive of it can be called any more.
+            place.and_then(|place| self.mailbox.take(place));
+            self.drop_rest_of(&op);
+            self.discard(peer, id);
+            return self.room_was_made();
+        }
         let other = self.find_receive(peer, &envelope);
         let holds = |place: Option<Place>| match (other, place) {
             (Some(other), _) => Holder::Operation(other),

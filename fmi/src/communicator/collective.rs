@@ -178,7 +178,11 @@ impl Copied<'_> {
         let receive = &mut *self.receive;
         let result = ready!(self.base.drive(cx, call, |engine, call, mode| engine.poll_task(mode, call, receive)));
         let call = self.call.take().expect("just seen");
-        self.base.with(|engine| engine.forget_call(&call));
+        self.base.with(|engine| match &result {
+            Ok(()) => engine.forget_call(&call),
+            // It may have failed before its task saw that.
+            Err(error) => engine.cancel_task(&call, error),
+        });
         Poll::Ready(result)
     }
 }

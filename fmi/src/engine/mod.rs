@@ -98,6 +98,8 @@ pub(crate) struct Engine {
     /// The time at the last look at the clock.
     now: Instant,
     timer: Timer,
+    /// Communicators that nobody holds any more, and that still have such messages to send.
+    closing: BTreeSet<u64>,
     /// Messages whose sends were given up when they were begun.
     owed: BTreeMap<OpId, Owed>,
     /// Collectives that own their buffers.
@@ -295,6 +297,7 @@ impl Engine {
             group: Group::new(me, config.size, limits, |slot| lanes[slot.index()].is_some()),
             paths: lanes.iter().map(|lane| lane.as_ref().map(|lane| lane.channel.info().path)).collect(),
             lanes,
+            closing: BTreeSet::new(),
             owed: BTreeMap::new(),
             tasks: BTreeMap::new(),
             due: Vec::new(),
@@ -360,6 +363,7 @@ impl Engine {
     /// Ends a receive that leaves its message to others; `front` is what it has read of it.
     pub(crate) fn release(&mut self, call: &Call, front: &[u8]) {
         if let Some(matched) = self.group.matched(call.id)
+            && matched.place.is_none()
             && self.group.owns(call.id, matched.peer)
             && let Some(lane) = &mut self.lanes[matched.peer.index()]
         {
@@ -389,7 +393,8 @@ impl Engine {
             if self.listener == Some(call.id) {
                 self.listener = None;
                 self.wake_another();
-            } else if self.has_blocked_tasks() {
+            } else if !self.tasks.is_empty() {
+                // Tasks may be enlisted with its waker.
                 self.wake_another();
             }
             for lane in self.lanes.iter_mut().flatten() {
@@ -584,6 +589,11 @@ impl Engine {
     pub(crate) fn forget(&mut self, communicator: u64) {
         self.communicators = self.communicators.saturating_sub(1);
         self.plans.retain(|key, _| key.communicator != communicator);
+        if self.owes(communicator) {
+            // The last word goes behind what is still to be sent.
+            self.closing.insert(communicator);
+            return;
+        }
         self.group.close(communicator);
     }
 

@@ -299,6 +299,7 @@ impl Run {
     ) -> Result<bool> {
         let length = receive.into.len() * job.element_bytes;
         let expected = Envelope { step: receive.number, length: length as u64, ..*job.signature };
+        let longest = job.plan.longest.saturating_mul(job.element_bytes);
         let Workspace { work, scratch, bounce, receives, .. } = &mut self.workspace;
         let progress = &mut receives[index];
         let mut sink = Sink {
@@ -318,6 +319,7 @@ impl Run {
             if let Some(stored) = engine.group.take_collective(receive.peer, &expected) {
                 let end = progress.moved + stored.payload.len();
                 accept(engine, call, receive.peer, (&expected, end), &stored.envelope)?;
+                invite(engine, call, receive.peer, &stored.envelope, longest);
                 sink.feed(progress, &stored.payload, length);
                 progress.done = !stored.envelope.more;
                 continue;
@@ -326,6 +328,9 @@ impl Run {
             let theirs = *engine.group.at_hand(receive.peer).expect("it has a frame");
             let end = engine.end_of_frame(receive.peer, progress.moved);
             accept(engine, call, receive.peer, (&expected, end), &theirs)?;
+            if progress.moved == 0 {
+                invite(engine, call, receive.peer, &theirs, longest);
+            }
             let mut moved = progress.moved;
             let fill = |read: &mut Read<'_>, _| sink.fill(progress, length, read);
             let Poll::Ready(()) = engine.poll_payload(mode, call.id, receive.peer, &mut moved, fill)? else {
@@ -449,6 +454,13 @@ impl Sink<'_, '_, '_> {
             });
             assert!(matches!(taken, Poll::Ready(Ok(_))), "memory neither waits nor fails");
         }
+    }
+}
+
+/// Tells a peer to go on that has less sent unasked than this rank, where nobody expected that it would wait.
+fn invite(engine: &mut Engine, call: &Call, peer: Slot, theirs: &Envelope, longest: usize) {
+    if theirs.more && longest <= engine.eager_bytes_max() {
+        engine.group.tell_ready_rank(call.id, peer);
     }
 }
 

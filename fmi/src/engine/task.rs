@@ -121,6 +121,10 @@ impl Engine {
         // Nobody waits yet: whoever polls says so.
         self.advance_task(id, Mode::Try);
         self.drain();
+        if matches!(self.tasks.get(&id), Some(Slot::Running(_))) {
+            // Whoever waits already hears for it.
+            self.to_wake.extend(self.common.newest());
+        }
     }
 
     /// The end of a task: its result, written to `receive`, if it has ended.
@@ -204,11 +208,6 @@ impl Engine {
     pub(super) fn mark_all_due(&mut self) {
         let ids: Vec<OpId> = self.tasks.keys().copied().chain(self.at_work.map(|(id, _)| id)).collect();
         ids.into_iter().for_each(|id| self.mark_due(id));
-    }
-
-    /// Whether tasks wait for room to send.
-    pub(super) fn has_blocked_tasks(&self) -> bool {
-        !self.blocked.is_empty()
     }
 
     fn advance_task(&mut self, id: OpId, mode: Mode<'_>) -> WaitsFor {

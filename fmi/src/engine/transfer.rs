@@ -69,6 +69,8 @@ impl Engine {
             }
             Route::Offered => {
                 self.looked(slot, mode);
+                // A task looks again at the next poll.
+                self.is_blocked = true;
                 if let Mode::Park(waker) = mode {
                     // Its owner goes first; then this one looks again.
                     waker.wake_by_ref();
@@ -247,6 +249,15 @@ impl Engine {
             let _ = lane.channel.poll_flush(Mode::Park(&lane.write_waker));
         }
         self.group.end(id);
+        let communicator = envelope.communicator;
+        if !self.owes(communicator) && self.closing.remove(&communicator) {
+            self.group.close(communicator);
+        }
+    }
+
+    /// Whether the rest of a message of a communicator is still to be sent.
+    pub(super) fn owes(&self, communicator: u64) -> bool {
+        self.owed.values().any(|owed| owed.envelope.communicator == communicator)
     }
 
     /// Sends a message, as far as that can be done.
@@ -326,6 +337,8 @@ impl Engine {
             return;
         }
         self.group.begun(call.id);
+        // Whoever waits already sees to it that the copy goes.
+        self.to_wake.extend(self.common.newest());
         parcel.complete_frame(part.end);
         if part.end == payload.len() {
             parcel.copied = Some(self.lanes[peer.index()].as_ref().map_or(0, |lane| lane.queued));
@@ -541,6 +554,7 @@ impl Engine {
                 *moved += read;
             }
         }
+        let parks = matches!(mode, Mode::Park(_));
         let mode = Lane::of(&lane.read_waker, mode);
         let read = loop {
             if *moved == end {
@@ -565,7 +579,9 @@ impl Engine {
                 Poll::Pending
             }
             Poll::Pending => {
-                lane.readers.looked();
+                if parks {
+                    lane.readers.looked();
+                }
                 if *moved > before {
                     self.group.handle_input(now, Input::Progressed(peer));
                 }

@@ -71,13 +71,15 @@ impl Group {
         if envelope.kind != Kind::Message {
             return None;
         }
-        if envelope.more && self.rests.len() >= RESTS_MAX {
-            return Some(malformed(format!("more than {RESTS_MAX} messages that are not whole")));
-        }
         let rest = self.rests.get(&key_of(peer, envelope));
+        // Each peer has its part, so that none can take that of another.
+        let rests_max = RESTS_MAX / self.peers.len();
+        if envelope.more && rest.is_none() && self.peers[peer.index()].rests >= rests_max {
+            return Some(malformed(format!("more than {rests_max} messages that are not whole")));
+        }
         let (before, total) = rest.map_or((0, envelope.elements), |rest| (rest.announced, rest.total));
-        let end = before.saturating_add(envelope.length);
-        let fits = if envelope.more { end < total && envelope.length > 0 } else { end == total };
+        let is_right = |end: u64| if envelope.more { end < total && envelope.length > 0 } else { end == total };
+        let fits = before.checked_add(envelope.length).is_some_and(is_right);
         (!fits || envelope.elements != total)
             .then(|| malformed(format!("a frame of {} bytes in a message of {}", envelope.length, envelope.elements)))
     }
@@ -111,6 +113,7 @@ impl Group {
                 Owner::Control | Owner::Discarded => Holder::Dropped,
             };
             let (total, announced) = (envelope.elements, envelope.length);
+            self.peers[peer.index()].rests += 1;
             self.rests.insert(key, Rest { holder, total, announced, told: false, reserved: None });
             match owner {
                 // It is about to look, and to say what it wants.
@@ -245,7 +248,9 @@ impl Group {
     pub(super) fn forget_rest(&mut self, key: Key) {
         self.unreserve_rest(key);
         self.uninvited.remove(&key);
-        self.rests.remove(&key);
+        if self.rests.remove(&key).is_some() {
+            self.peers[key.0.index()].rests -= 1;
+        }
     }
 
     /// Puts a part of a message behind what is stored of it, or aside for its receive; its owner then.
@@ -302,20 +307,32 @@ impl Group {
         let keys: Vec<Key> = self.rests.range((peer, 0, 0)..).map(|(key, _)| key).filter(of).copied().collect();
         let holder = |key: &Key| if let Holder::Operation(id) = self.rests[key].holder { Some(id) } else { None };
         let holders = keys.iter().filter_map(holder).collect();
-        self.drop_rests(keys);
+        for key in keys {
+            // What is still on its way is dropped when it comes: it is known to be the rest of something.
+            self.drop_beginning(key);
+            self.unreserve_rest(key);
+            self.uninvited.remove(&key);
+            self.hold_dropped(key);
+        }
+        self.room_was_made();
         holders
     }
 
     fn drop_rests(&mut self, keys: Vec<Key>) {
         for key in keys {
-            let place = match self.rests[&key].holder {
-                Holder::Stored(place) => Some(place),
-                Holder::Operation(id) => self.operations.get_mut(id).and_then(|op| op.matched.as_mut()?.place.take()),
-                Holder::AtHand | Holder::Dropped => None,
-            };
-            place.and_then(|place| self.mailbox.take(place));
+            self.drop_beginning(key);
             self.forget_rest(key);
         }
+        self.room_was_made();
+    }
+
+    fn drop_beginning(&mut self, key: Key) {
+        let place = match self.rests[&key].holder {
+            Holder::Stored(place) => Some(place),
+            Holder::Operation(id) => self.operations.get_mut(id).and_then(|op| op.matched.as_mut()?.place.take()),
+            Holder::AtHand | Holder::Dropped => None,
+        };
+        place.and_then(|place| self.mailbox.take(place));
     }
 
     /// Nobody asks for the messages of a communicator any more: their senders need not wait.
@@ -344,6 +361,7 @@ impl Group {
             self.unreserve_rest(key);
             self.invite(key);
             self.hold_dropped(key);
+            self.room_was_made();
         }
     }
 

@@ -173,7 +173,7 @@ impl Group {
             Owner::Discarded => return Route::Discard,
             Owner::Operation(owner) if frame.reserved.is_none() && left > SHORT_BYTES => {
                 if let Some(op) = self.operations.get_mut(id)
-                    && op.waited != frame.turn
+                    && op.waited < frame.turn
                 {
                     op.waited = frame.turn;
                     self.outputs.push_back(Output::Wake(owner));
@@ -201,12 +201,13 @@ impl Group {
     /// Takes back the room that was set aside for the frame at hand: its owner has come for it.
     pub fn reclaim(&mut self, slot: Slot) {
         let Some(frame) = &mut self.peers[slot.index()].at_hand else { return };
-        let key = key_of(slot, &frame.envelope);
+        // Messages and collectives are numbered apart.
+        let key = (frame.envelope.kind == Kind::Message).then(|| key_of(slot, &frame.envelope));
         let reserved = frame.reserved.take();
         if let Some(reserved) = reserved {
             self.mailbox.unreserve(reserved);
         }
-        if reserved.is_some() | (!self.rests.is_empty() && self.unreserve_rest(key)) {
+        if reserved.is_some() | key.is_some_and(|key| self.unreserve_rest(key)) {
             self.room_was_made();
         }
     }

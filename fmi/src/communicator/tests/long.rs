@@ -239,3 +239,75 @@ fn collectives_of_two_communicators_are_called_and_awaited_in_any_order() {
         assert!(executor.run(first), "{wire:?}: somebody was not woken");
     }
 }
+
+#[test]
+fn ranks_whose_limits_differ_understand_each_other() {
+    for wire in WIRES {
+        let eager = std::cell::Cell::new(1 << 9);
+        let differ = |config: &mut Config| {
+            small(config);
+            config.eager_bytes_max = eager.replace(eager.get() * 4);
+        };
+        let bench = Bench::configured(3, wire, differ, |_| None);
+        let mut executor = Executor::default();
+        for comm in &bench.comms {
+            executor.must(async move {
+                let mut data = numbers(400, comm.rank());
+                comm.broadcast(&mut data, 0).await?;
+                assert_eq!(data, numbers(400, 0));
+                let mut sum = vec![0u32; 400];
+                comm.allreduce(&data, &mut sum, Sum).await?;
+                assert!(sum.iter().zip(&data).all(|(sum, one)| *sum == one.wrapping_mul(3)), "a wrong sum");
+                Ok(())
+            });
+        }
+        assert!(executor.run(first), "{wire:?}: somebody was not woken");
+    }
+}
+
+#[test]
+fn two_long_frames_of_operations_that_nobody_polls_stop_no_third() {
+    let bench = Bench::new(4, Wire::Pipe(1 << 16));
+    let [zero, others @ ..] = &bench.comms[..] else { panic!("four ranks") };
+    let data = numbers(5000, 1);
+    let (mut one, mut two, mut got) = (vec![0u32; 5000], vec![0u32; 5000], [0u8]);
+    let mut executor = Executor::default();
+    for (comm, tag) in others.iter().zip([1, 1, 2]) {
+        let data = &data;
+        executor
+            .must(async move { if tag == 1 { comm.send(0, 1, data).await } else { comm.send(0, 2, &[7u8]).await } });
+    }
+    executor.must(async {
+        let held = [zero.recv(1, 1, &mut one), zero.recv(2, 1, &mut two)];
+        zero.recv(Source::Any, 2, &mut got).await?;
+        try_join_all(held).await
+    });
+    assert!(executor.run(first), "somebody was not woken");
+    drop(executor);
+    assert!(one == data && two == data && got == [7], "a message came out changed");
+}
+
+#[test]
+fn a_dropped_receive_whose_message_was_partly_put_aside_gives_all_of_it_back() {
+    for polls in [2, 5, 9, 20] {
+        let bench = Bench::configured(2, Wire::Pipe(256), |config| config.eager_bytes_max = 3000, |_| None);
+        let [zero, one] = &bench.comms[..] else { panic!("two ranks") };
+        let (data, mut dropped, mut got, mut small) = (numbers(3000, 5), vec![0u32; 3000], vec![0u32; 3000], [0u8]);
+        let mut executor = Executor::default();
+        let send = executor.must(zero.send(1, 1, &data));
+        let receive = executor.must(one.recv(0, 1, &mut dropped));
+        let behind = executor.must(one.recv(0, 2, &mut small));
+        for _ in 0..polls {
+            [send, receive, send, behind].into_iter().for_each(|task| executor.poll(task));
+        }
+        for _ in 0..2 * polls {
+            [send, behind].into_iter().for_each(|task| executor.poll(task));
+        }
+        executor.cancel(receive);
+        executor.must(one.recv(0, 1, &mut got));
+        executor.must(zero.send(1, 2, &[1u8]));
+        assert!(executor.run(first), "after {polls} polls: somebody was not woken");
+        drop(executor);
+        assert!(got == data, "after {polls} polls: the message came out changed");
+    }
+}
