@@ -253,7 +253,7 @@ pub struct Group {
     receives: BTreeSet<(Pattern, OpId)>,
     collectives: BTreeMap<(u64, u64), OpId>,
     /// Synchronous sends, by communicator, receiver and number.
-    awaited: BTreeMap<(u64, Slot, u64), OpId>,
+    unmatched: BTreeMap<(u64, Slot, u64), OpId>,
     peers: Vec<Peer>,
     /// Peers whose frame at hand is a message that belongs to nobody.
     unclaimed: BTreeSet<Slot>,
@@ -316,7 +316,7 @@ impl Group {
             operations: Operations::default(),
             receives: BTreeSet::new(),
             collectives: BTreeMap::new(),
-            awaited: BTreeMap::new(),
+            unmatched: BTreeMap::new(),
             peers: Slot::all(size).map(peer).collect(),
             unclaimed: BTreeSet::new(),
             mailbox: Mailbox::new(limits.mailbox_bytes_max),
@@ -530,7 +530,7 @@ impl Group {
             matched: None,
             begun: false,
             takes: false,
-            awaits: None,
+            unmatched: None,
             failed: None,
             suspicion: None,
             waits_for: WaitsFor::default(),
@@ -688,8 +688,8 @@ impl Group {
         }
         match op.what {
             What::Send(to) => {
-                if let Some((number, _)) = op.awaits {
-                    self.awaited.remove(&(op.communicator, to, number));
+                if let Some((number, _)) = op.unmatched {
+                    self.unmatched.remove(&(op.communicator, to, number));
                 }
                 self.wake_next_send(to);
             }

@@ -102,7 +102,7 @@ pub(super) struct Op {
     /// Of a receive: whether it takes its message, as a probe does not.
     pub(super) takes: bool,
     /// Of a synchronous send: the number of its message, and whether a receive has got that.
-    pub(super) awaits: Option<(u64, bool)>,
+    pub(super) unmatched: Option<(u64, bool)>,
     pub(super) failed: Option<Failure>,
     pub(super) suspicion: Option<Suspicion>,
     pub(super) waits_for: WaitsFor,

@@ -10,8 +10,8 @@ impl Group {
     pub fn expect_match(&mut self, id: OpId, number: u64) {
         let Some(op) = self.operations.get_mut(id) else { return };
         if let What::Send(to) = op.what {
-            op.awaits = Some((number, false));
-            self.awaited.insert((op.communicator, to, number), id);
+            op.unmatched = Some((number, false));
+            self.unmatched.insert((op.communicator, to, number), id);
         }
     }
 
@@ -24,7 +24,7 @@ impl Group {
 
     /// Whether a receive has got the message of a synchronous send.
     pub fn is_matched(&self, id: OpId) -> bool {
-        self.operations.get(id).is_some_and(|op| op.awaits.is_some_and(|(_, is_matched)| is_matched))
+        self.operations.get(id).is_some_and(|op| op.unmatched.is_some_and(|(_, is_matched)| is_matched))
     }
 
     /// Notes that a receive takes its message, if it has it already or when it gets it.
@@ -50,21 +50,21 @@ impl Group {
 
     /// Takes word of `peer` that a receive has got a message of this process.
     pub(super) fn acknowledged(&mut self, peer: Slot, word: &Envelope) {
-        let id = self.awaited.get(&(word.communicator, peer, word.sequence)).copied();
+        let id = self.unmatched.get(&(word.communicator, peer, word.sequence)).copied();
         let Some(op) = id.and_then(|id| self.operations.get_mut(id)) else { return };
         // Nothing can be received before it is sent; a peer that says so is not believed.
         if op.begun {
-            op.awaits = op.awaits.map(|(number, _)| (number, true));
+            op.unmatched = op.unmatched.map(|(number, _)| (number, true));
             self.outputs.push_back(Output::Wake(op.id));
         }
     }
 
     /// Panics unless each send that waits is known.
     pub(super) fn check_synchronous(&self) {
-        for ((communicator, to, number), id) in &self.awaited {
-            let op = self.operations.get(*id).expect("a send is awaited as long as it lives");
+        for ((communicator, to, number), id) in &self.unmatched {
+            let op = self.operations.get(*id).expect("a send is unmatched as long as it lives");
             assert_eq!((op.communicator, op.what), (*communicator, What::Send(*to)), "a send is found by its number");
-            assert!(op.awaits.is_some_and(|(own, _)| own == *number), "a send is found by its number");
+            assert!(op.unmatched.is_some_and(|(own, _)| own == *number), "a send is found by its number");
         }
     }
 }
