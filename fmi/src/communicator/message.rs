@@ -198,8 +198,7 @@ impl Communicator {
             let mut parcel = Parcel::default();
             engine.announce(&call, &envelope);
             // Nobody waits yet: whoever polls it says so.
-            let mode = Mode::Park(std::task::Waker::noop());
-            match engine.poll_send_message(mode, &mut call, peer, (&envelope, data), &mut parcel) {
+            match engine.poll_send_message(Mode::Try, &mut call, peer, (&envelope, data), &mut parcel) {
                 Poll::Ready(Ok(())) => {
                     engine.end(&call);
                     SendState::Over(Some(Ok(())))

@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 
 use crate::channel::Mode;
 use crate::communicator::Communicator;
@@ -120,7 +120,7 @@ impl Communicator {
             }
             let mut state = State::Running { call, peer, envelope, parcel: Parcel::default(), is_sent };
             // Nobody waits yet: whoever polls it says so. What fails fails again then.
-            let _ = state.advance(engine, Mode::Park(Waker::noop()), data);
+            let _ = state.advance(engine, Mode::Try, data);
             Ok(state)
         })
     }

@@ -690,3 +690,30 @@ fn a_peer_that_leaves_ends_what_waits_for_it_and_nothing_else() {
     drop(executor);
     assert_eq!((got, any), ([1], [2]));
 }
+
+#[test]
+fn operations_that_have_ended_are_listed_nowhere() {
+    for wire in WIRES {
+        let bench = Bench::new(2, wire);
+        let mut executor = Executor::default();
+        for comm in &bench.comms {
+            executor.must(async move {
+                let peer = 1 - comm.rank();
+                let (short, mut out, mut long) = ([1u64; 16], [0u64; 16], vec![1u64; 40_000]);
+                for turn in 0..5 {
+                    comm.sendrecv((peer, &short[..]), (peer, &mut out[..]), 1).await?;
+                    let enlisted = || comm.shared.with(|engine| engine.enlisted());
+                    assert_eq!(enlisted(), 0, "turn {turn}: messages");
+                    comm.barrier().await?;
+                    assert_eq!(enlisted(), 0, "turn {turn}: a barrier");
+                    comm.allreduce(&short[..], &mut out[..], Sum).await?;
+                    assert_eq!(enlisted(), 0, "turn {turn}: a short collective");
+                    comm.allreduce_in_place(&mut long, Sum).await?;
+                    assert_eq!(enlisted(), 0, "turn {turn}: a long collective");
+                }
+                Ok(())
+            });
+        }
+        assert!(executor.run(first), "{wire:?}: somebody was not woken");
+    }
+}

@@ -784,6 +784,15 @@ impl Engine {
     }
 }
 
+#[cfg(test)]
+impl Engine {
+    /// How many operations are listed with sources.
+    pub(crate) fn enlisted(&self) -> usize {
+        let lanes = self.lanes.iter().flatten().map(|lane| lane.readers.len() + lane.writers.len());
+        lanes.sum::<usize>() + self.common.len() + self.wakers.len() + self.tasks.len() + self.copied
+    }
+}
+
 impl Drop for Engine {
     fn drop(&mut self) {
         self.say_goodbye();

@@ -82,10 +82,9 @@ impl Waiters {
 
     /// Makes an operation known that waits, if it does.
     pub(super) fn enlist(&self, id: OpId, mode: Mode<'_>) {
-        match mode {
-            // An operation that nobody polls yet would take the place of one that waits.
-            Mode::Park(waker) if !waker.will_wake(Waker::noop()) => self.add(id, waker),
-            Mode::Park(_) | Mode::Try => {}
+        // One that nobody polls yet only tries: it would take the place of one that waits.
+        if let Mode::Park(waker) = mode {
+            self.add(id, waker);
         }
     }
 
@@ -171,5 +170,15 @@ impl Wake for Waiters {
             drop(list);
             waker.wake();
         }
+    }
+}
+
+#[cfg(test)]
+impl Waiters {
+    /// How many operations are listed.
+    pub(super) fn len(&self) -> usize {
+        let list = self.list();
+        assert_eq!(list.order.len(), list.stamps.len(), "each is listed once");
+        list.order.len()
     }
 }
