@@ -711,7 +711,8 @@ impl Group {
     }
 
     /// Ends a receive that leaves its message to others. `front` is what it has read of it.
-    pub fn release(&mut self, id: OpId, front: &[u8]) {
+    /// `of_frame` bytes at its end are of the frame at hand, and are before the rest of that again.
+    pub fn release(&mut self, id: OpId, front: &[u8], of_frame: usize) {
         let Some(op) = self.operations.remove(id) else { return };
         self.reported(&op);
         if let What::Receive(pattern) = op.what {
@@ -741,18 +742,21 @@ impl Group {
                 Some(place)
             }
             None if self.owns(id, peer) => {
-                if let Some(frame) = self.peers[peer.index()].at_hand.as_mut() {
-                    // What was read is before it again.
-                    frame.is_first = true;
-                    if let Some(reserved) = frame.reserved.as_mut() {
-                        // It is there already, so it may exceed the limit.
-                        self.mailbox.unreserve(*reserved);
-                        *reserved += front.len() as u64;
-                        self.mailbox.reserve_beyond(*reserved);
-                    }
+                let frame = self.peers[peer.index()].at_hand.as_mut();
+                let is_first = frame.as_ref().is_none_or(|frame| frame.is_first);
+                if let Some(reserved) = frame.and_then(|frame| frame.reserved.as_mut()) {
+                    // It is there already, so it may exceed the limit.
+                    self.mailbox.unreserve(*reserved);
+                    *reserved += of_frame as u64;
+                    self.mailbox.reserve_beyond(*reserved);
                 }
-                self.own(peer, other.map_or(Owner::Nobody, Owner::Operation));
-                None
+                if is_first {
+                    self.own(peer, other.map_or(Owner::Nobody, Owner::Operation));
+                    None
+                } else {
+                    let before = &front[..front.len() - of_frame];
+                    Some(self.put_back(peer, &envelope, before, other.is_some()))
+                }
             }
             None if self.is_held_by(peer, &envelope, id) => {
                 Some(self.put_back(peer, &envelope, front, other.is_some()))

@@ -116,10 +116,20 @@ impl Mailbox {
         self.bytes = self.bytes.saturating_sub(length + FRAME_OVERHEAD_BYTES);
     }
 
+    /// A place behind all that has come so far, for what is to be stored.
+    pub fn ticket(&mut self) -> Place {
+        self.next += 1;
+        Place(self.next - 1)
+    }
+
     /// Stores a frame for which room was reserved. A message that is not `owned` is free for any receive.
     pub fn store(&mut self, stored: Stored, owned: bool) -> Place {
-        let place = Place(self.next);
-        self.next += 1;
+        let place = self.ticket();
+        self.store_at(place, stored, owned)
+    }
+
+    /// The same at a place of its own.
+    pub fn store_at(&mut self, place: Place, stored: Stored, owned: bool) -> Place {
         if stored.envelope.kind == Kind::Message {
             if !owned {
                 self.index(place, &stored);
@@ -132,8 +142,8 @@ impl Mailbox {
         place
     }
 
-    /// Puts the rest of a message behind what is stored of it, or stores it if nothing is. Room was reserved.
-    pub fn append_or_store(&mut self, before: Option<Place>, stored: Stored, owned: bool) -> Place {
+    /// Puts the rest of a message behind what is stored of it, or stores it (`at` its place) if nothing is. Room was reserved.
+    pub fn append_or_store(&mut self, before: Option<Place>, at: Option<Place>, stored: Stored, owned: bool) -> Place {
         match before.and_then(|place| Some((place, self.frames.get_mut(&place)?))) {
             Some((place, front)) => {
                 assert_eq!(front.taken + front.payload.len(), stored.taken, "a message is stored without gaps");
@@ -141,7 +151,10 @@ impl Mailbox {
                 self.bytes = self.bytes.saturating_sub(FRAME_OVERHEAD_BYTES);
                 place
             }
-            None => self.store(stored, owned),
+            None => {
+                let place = at.unwrap_or_else(|| self.ticket());
+                self.store_at(place, stored, owned)
+            }
         }
     }
 

@@ -19,6 +19,8 @@ pub(super) struct Lane {
     pub(super) parked: Vec<u8>,
     /// Bytes that were ever queued for the channel to send.
     pub(super) queued: u64,
+    /// Bytes of control frames among what is queued, at most.
+    pub(super) told: u64,
     /// The operation whose frame is partly sent.
     pub(super) writer: Option<OpId>,
     /// Operations that have a frame for this peer while another one is partly sent.
@@ -37,7 +39,18 @@ impl Lane {
         let (readers, writers) = (Waiters::new(signal), Waiters::new(signal));
         let (read_waker, write_waker) = (readers.clone().into(), writers.clone().into());
         let (parked, behind_writer) = (Vec::new(), Turn::new());
-        Self { channel, parked, queued: 0, writer: None, behind_writer, readers, read_waker, writers, write_waker }
+        Self {
+            channel,
+            parked,
+            queued: 0,
+            told: 0,
+            writer: None,
+            behind_writer,
+            readers,
+            read_waker,
+            writers,
+            write_waker,
+        }
     }
 
     /// Adds a frame that goes whatever is polled.

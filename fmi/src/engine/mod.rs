@@ -24,7 +24,7 @@ use crate::connect::{Control, Lifeline, Upgrade};
 use crate::error::{Error, Operation, Path, Result};
 use crate::model::Fabric;
 use crate::net::{Clock, Timer};
-use crate::proto::frame::{Envelope, Kind};
+use crate::proto::frame::{ENVELOPE_BYTES, Envelope, Kind};
 use crate::proto::group::{Failure, Group, Input, Limits, OpId, Output, WaitsFor, What};
 use crate::proto::rank::Slot;
 use crate::proto::rendezvous::{ClientMessage, SessionId};
@@ -45,6 +45,8 @@ mod wait;
 const PLANS_MAX: usize = 64;
 /// Workspaces that are kept.
 const WORKSPACES_MAX: usize = 8;
+/// Bytes of control frames that may wait for a peer which does not read.
+const TOLD_BYTES_MAX: u64 = 16 << 20;
 /// How many operations are woken when the one ends that heard all peers: some may be held and never be polled.
 const LISTENERS_WOKEN: usize = 4;
 /// After so many operations in a row that never waited, the executor gets a turn.
@@ -362,14 +364,17 @@ impl Engine {
 
     /// Ends a receive that leaves its message to others; `front` is what it has read of it.
     pub(crate) fn release(&mut self, call: &Call, front: &[u8]) {
+        let mut of_frame = 0;
         if let Some(matched) = self.group.matched(call.id)
             && matched.place.is_none()
             && self.group.owns(call.id, matched.peer)
+            && let Some(frame) = self.group.at_hand(matched.peer)
             && let Some(lane) = &mut self.lanes[matched.peer.index()]
         {
-            lane.parked.splice(0..0, front.iter().copied());
+            of_frame = usize::try_from(frame.length - lane.left()).expect("it is in memory");
+            lane.parked.splice(0..0, front[front.len() - of_frame..].iter().copied());
         }
-        self.group.release(call.id, front);
+        self.group.release(call.id, front, of_frame);
         self.forget_call(call);
     }
 
@@ -549,11 +554,19 @@ impl Engine {
                     // A question that could not be sent needs no second one behind it.
                     let repeats = |lane: &&mut Lane| is_repeated(envelope.kind) && lane.channel.has_queued();
                     if let Some(lane) = lane.filter(|lane| !repeats(lane)) {
+                        let before = if lane.channel.has_queued() { lane.told } else { 0 };
+                        lane.told = before + (ENVELOPE_BYTES + payload.len()) as u64;
+                        let reads = lane.told <= TOLD_BYTES_MAX;
                         lane.queue(&envelope, &payload);
                         self.notices_due |= envelope.kind == Kind::Revoke;
                         if lane.channel.poll_flush(Mode::Park(&lane.write_waker)).is_pending() {
                             // It goes when there is room: somebody must wait for that.
                             self.to_wake.extend(self.common.newest());
+                        }
+                        if !reads {
+                            let kind = crate::ErrorKind::ConnectionLost("it asks, and reads no answers".into());
+                            self.group.handle_input(self.now, Input::Broken { peer, kind });
+                            self.close_lane(peer);
                         }
                     }
                 }

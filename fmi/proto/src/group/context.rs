@@ -24,8 +24,8 @@ pub(crate) fn persistent_run(sequence: u64) -> Option<(u64, u64)> {
 /// Signatures of past collectives that a communicator remembers, to answer those who ask about them.
 const HISTORY_MAX: usize = 64;
 
-/// Word of peers ahead of this rank that is kept; only who makes it up sends more.
-const READY_MAX: usize = 1 << 16;
+/// How many collectives ahead of this rank each peer may say that it takes part in; a rank that sends more makes them up.
+const READY_MAX: usize = 1 << 14;
 
 /// What a communicator keeps.
 #[derive(Debug)]
@@ -47,6 +47,8 @@ pub(super) struct Context {
     sent: BTreeMap<Slot, u64>,
     /// Peers that take part in collectives which have not begun here.
     ready: BTreeSet<(u64, Slot)>,
+    /// How many of them each peer has.
+    ready_of: BTreeMap<Slot, usize>,
     pub(super) revoked: Option<Revoked>,
     /// Members that have left it, and what they said.
     pub(super) left: BTreeMap<Slot, String>,
@@ -80,6 +82,7 @@ impl Context {
             expected: BTreeMap::new(),
             sent: BTreeMap::new(),
             ready: BTreeSet::new(),
+            ready_of: BTreeMap::new(),
             revoked: None,
             left: BTreeMap::new(),
             greeted: BTreeSet::new(),
@@ -157,8 +160,12 @@ impl Context {
 
     /// Remembers that a peer takes part in a collective that has not begun here.
     pub(super) fn is_ready_early(&mut self, sequence: u64, peer: Slot) {
-        if !self.has_begun(sequence) && self.ready.len() < READY_MAX {
-            self.ready.insert((sequence, peer));
+        if self.has_begun(sequence) {
+            return;
+        }
+        let count = self.ready_of.entry(peer).or_default();
+        if *count < READY_MAX && self.ready.insert((sequence, peer)) {
+            *count += 1;
         }
     }
 
@@ -171,6 +178,9 @@ impl Context {
         let ready: Vec<Slot> = of.map(|(_, peer)| *peer).collect();
         for peer in &ready {
             self.ready.remove(&(sequence, *peer));
+            if let Some(count) = self.ready_of.get_mut(peer) {
+                *count -= 1;
+            }
         }
         (!ready.is_empty()).then_some(ready)
     }

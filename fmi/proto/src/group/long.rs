@@ -45,6 +45,8 @@ const RESTS_MAX: usize = 1 << 18;
 #[derive(Debug)]
 pub(super) struct Rest {
     pub(super) holder: Holder,
+    /// Its place among messages that have come, wherever its parts are.
+    place: Place,
     total: u64,
     /// How much of it the frames carry that have begun to come.
     pub(super) announced: u64,
@@ -114,7 +116,8 @@ impl Group {
             };
             let (total, announced) = (envelope.elements, envelope.length);
             self.peers[peer.index()].rests += 1;
-            self.rests.insert(key, Rest { holder, total, announced, told: false, reserved: None });
+            let place = self.mailbox.ticket();
+            self.rests.insert(key, Rest { holder, place, total, announced, told: false, reserved: None });
             match owner {
                 // It is about to look, and to say what it wants.
                 Owner::Operation(id) if self.asking == Some(id) => {}
@@ -257,6 +260,7 @@ impl Group {
     pub(super) fn store_part(&mut self, frame: &AtHand, stored: Stored) -> Option<OpId> {
         let (peer, envelope) = (stored.peer, stored.envelope);
         let key = key_of(peer, &envelope);
+        let at = self.rests.get(&key).map(|rest| rest.place);
         let holder = match (self.rests.get(&key), frame.owner) {
             (Some(rest), _) => rest.holder,
             (None, Owner::Operation(id)) => Holder::Operation(id),
@@ -265,18 +269,18 @@ impl Group {
         let owner = match holder {
             Holder::Operation(id) => {
                 let before = self.operations.get(id).and_then(|op| op.matched).and_then(|matched| matched.place);
-                let place = self.mailbox.append_or_store(before, stored, true);
+                let place = self.mailbox.append_or_store(before, at, stored, true);
                 if let Some(matched) = self.operations.get_mut(id).and_then(|op| op.matched.as_mut()) {
                     matched.place = Some(place);
                 }
                 Some(id)
             }
             Holder::Stored(place) => {
-                self.mailbox.append_or_store(Some(place), stored, false);
+                self.mailbox.append_or_store(Some(place), at, stored, false);
                 None
             }
             Holder::AtHand | Holder::Dropped => {
-                let place = self.mailbox.append_or_store(None, stored, false);
+                let place = self.mailbox.append_or_store(None, at, stored, false);
                 self.hold(peer, &envelope, Holder::Stored(place));
                 None
             }
@@ -287,11 +291,13 @@ impl Group {
         owner
     }
 
-    /// A receive gives up a message between two frames of it, of which it has read `front`: that goes to the mailbox.
+    /// A receive gives up a message of which it has read `front`, up to the end of a frame: that goes to the mailbox.
     pub(super) fn put_back(&mut self, peer: Slot, envelope: &Envelope, front: &[u8], owned: bool) -> Place {
         // It is there already, so it may exceed the limit.
         self.mailbox.reserve_beyond(front.len() as u64);
-        self.mailbox.store(Stored { peer, envelope: *envelope, taken: 0, payload: front.to_vec() }, owned)
+        let place = self.rests.get(&key_of(peer, envelope)).map(|rest| rest.place);
+        let stored = Stored { peer, envelope: *envelope, taken: 0, payload: front.to_vec() };
+        self.mailbox.append_or_store(None, place, stored, owned)
     }
 
     /// Nothing more comes from a peer: what is there of its messages is of no use.

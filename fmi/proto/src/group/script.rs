@@ -272,8 +272,8 @@ impl Driver {
                     self.group.end(id);
                 } else {
                     let front = vec![0; self.read.remove(&id).unwrap_or_default()];
-                    self.lanes_take_back(id, front.len());
-                    self.group.release(id, &front);
+                    let of_frame = self.lanes_take_back(id);
+                    self.group.release(id, &front, of_frame);
                 }
             }
             What::Send(to) => {
@@ -297,13 +297,16 @@ impl Driver {
     }
 
     /// What a receive has read of the frame at hand is before its rest again.
-    fn lanes_take_back(&mut self, id: OpId, front: usize) {
+    fn lanes_take_back(&mut self, id: OpId) -> usize {
         if let Some(matched) = self.group.matched(id)
             && matched.place.is_none()
             && self.group.owns(id, matched.peer)
+            && let Some(frame) = self.group.at_hand(matched.peer)
         {
-            self.lanes[matched.peer.index()].left += front as u64;
+            let left = std::mem::replace(&mut self.lanes[matched.peer.index()].left, frame.length);
+            return usize::try_from(frame.length - left).expect("no more than was read");
         }
+        0
     }
 
     fn time(&mut self) {

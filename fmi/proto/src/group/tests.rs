@@ -56,7 +56,7 @@ fn the_receive_that_was_called_first_gets_the_message() {
     arrive(&mut group, 1, 7, 0);
     assert!(group.owns(any, slot(1)), "a wildcard that was called earlier goes before");
     // Given up, it goes to the next that fits.
-    group.release(any, &[]);
+    group.release(any, &[], 0);
     assert!(group.owns(late, slot(1)));
     assert_eq!(woken(&mut group).last(), Some(&late));
     group.check_invariants();

@@ -311,3 +311,30 @@ fn a_dropped_receive_whose_message_was_partly_put_aside_gives_all_of_it_back() {
         assert!(got == data, "after {polls} polls: the message came out changed");
     }
 }
+
+#[test]
+fn a_long_message_keeps_its_place_when_its_receive_is_dropped() {
+    for polls in [3, 6, 12] {
+        let bench = Bench::configured(2, Wire::Pipe(256), |config| config.eager_bytes_max = 600, |_| None);
+        let [zero, one] = &bench.comms[..] else { panic!("two ranks") };
+        let (long, mut dropped, mut first_got, mut then) =
+            (numbers(1500, 5), vec![0u32; 1500], vec![0u32; 1500], [0u32]);
+        let mut small = [0u8];
+        let mut executor = Executor::default();
+        let sends = [executor.must(zero.send(1, 1, &long)), executor.must(zero.send(1, 1, &[9u32]))];
+        let receive = executor.must(one.recv(0, 1, &mut dropped));
+        let behind = executor.must(one.recv(0, 2, &mut small));
+        for _ in 0..polls {
+            sends.into_iter().chain([receive, sends[0], behind]).for_each(|task| executor.poll(task));
+        }
+        executor.cancel(receive);
+        executor.must(async {
+            one.recv(0, 1, &mut first_got).await?;
+            one.recv(0, 1, &mut then).await
+        });
+        executor.must(zero.send(1, 2, &[1u8]));
+        assert!(executor.run(first), "after {polls} polls: somebody was not woken");
+        drop(executor);
+        assert!(first_got == long && then == [9], "after {polls} polls: a message was overtaken");
+    }
+}
