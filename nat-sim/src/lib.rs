@@ -22,14 +22,14 @@
 //! let client = topology.host(HostSpec::plain(home, [10, 0, 0, 2], millis(1)));
 //!
 //! let mut world = World::new(topology, 7, millis(1));
-//! world.function(server, Duration::ZERO, |net| async move {
+//! world.function(server, Duration::ZERO, move |net| async move {
 //!     let mut listener = net.listen(([0; 4], 80).into(), 8).expect("the port is free");
 //!     let mut stream = std::future::poll_fn(|cx| listener.poll_accept(cx)).await.expect("accepted");
 //!     let mut greeting = [0; 5];
 //!     stream.read_exact(&mut greeting).await.expect("it comes, late");
 //!     assert_eq!((&greeting, net.now().since_origin() >= seconds(3)), (b"hello", true));
 //! });
-//! world.function(client, Duration::ZERO, |net| async move {
+//! world.function(client, Duration::ZERO, move |net| async move {
 //!     let mut stream = net.connect(([0; 4], 0).into(), ([192, 0, 2, 1], 80).into()).await.expect("connected");
 //!     net.sleep_until(net.now() + seconds(2)).await;
 //!     stream.write_all(b"hello").await.expect("the kernel keeps it until the server answers");

@@ -54,7 +54,7 @@ pub const fn code_of<T: Element>() -> u32 {
 ///
 /// # Examples
 /// ```
-/// use fmi::Datatype;
+/// use fmi_proto::datatype::Datatype;
 ///
 /// assert_eq!("f64".parse(), Ok(Datatype::of::<f64>()));
 /// assert_eq!(Datatype::of::<f64>().array(2), Some(Datatype::of::<[f64; 2]>()));

@@ -314,6 +314,7 @@ pub async fn wait_some<F: Future + Unpin>(
 /// assert!(fmi::request::test(&mut receive).await.is_none());
 /// comm.send(0, 1, &[7]).await?;
 /// fmi::request::test(&mut receive).await.expect("it is there")?;
+/// drop(receive);
 /// assert_eq!(place, [7]);
 /// # Ok(())
 /// # }

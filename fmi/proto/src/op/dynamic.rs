@@ -76,7 +76,7 @@ impl Operator {
     /// # Examples
     /// ```
     /// // The larger of two bytes.
-    /// let larger = fmi::op::Operator::user(1024, true, |left, right| {
+    /// let larger = fmi_proto::op::Operator::user(1024, true, |left, right| {
     ///     left.iter().zip(right).for_each(|(left, right)| *right = *left.max(right));
     /// });
     /// assert!(larger.is_commutative());
