@@ -15,7 +15,7 @@
 //! - **A failure is told once.** Every operation of a communicator that fails reports the cause; calls after that
 //!   report that it was revoked.
 //! - **A failed operation has no place.** A message that comes after it failed goes to the next one that fits.
-//! - **Who leaves says so**, behind everything it has sent: what waits for it ends then.
+//! - **A rank that leaves says so**, behind everything it has sent: what waits for it ends then.
 //! - **A busy rank is not a dead rank.** An operation without a deadline waits as long as its peers show signs of life;
 //!   after a while it says who waits for whom. It ends when a connection that it needs breaks, or when ranks evidently
 //!   wait for each other (`words`).

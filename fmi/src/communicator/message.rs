@@ -11,8 +11,8 @@ use crate::communicator::Communicator;
 use crate::communicator::base::Base;
 use crate::communicator::payload::{Data, Payload};
 use crate::datatype::{Datatype, Element, code_of};
-use crate::engine::Call;
 use crate::engine::parcel::{Parcel, Room};
+use crate::engine::{Call, Engine};
 use crate::error::{Error, Operation, Result};
 use crate::proto::frame::{Envelope, Kind};
 use crate::proto::group::What;
@@ -170,22 +170,34 @@ impl Communicator {
         }
     }
 
+    /// The envelope of the next message to `peer`, of `length` bytes.
+    pub(super) fn next_message(
+        &self,
+        engine: &mut Engine,
+        peer: Slot,
+        tag: u32,
+        datatype: u32,
+        length: usize,
+    ) -> Envelope {
+        Envelope {
+            datatype,
+            communicator: self.id,
+            epoch: engine.group.epoch(self.id),
+            root_or_tag: tag,
+            sequence: engine.group.number_message(self.id, peer),
+            length: length as u64,
+            elements: length as u64,
+            ..Envelope::new(Kind::Message)
+        }
+    }
+
     fn begin_send(&self, to: Rank, tag: u32, datatype: u32, data: &[u8]) -> SendState {
         let peer = self.shared.members.slot(to);
         self.shared.with(|engine| {
             if let Some(error) = engine.revocation(self.id, Operation::Send) {
                 return SendState::Over(Some(Err(error)));
             }
-            let envelope = Envelope {
-                datatype,
-                communicator: self.id,
-                epoch: engine.group.epoch(self.id),
-                root_or_tag: tag,
-                sequence: engine.group.number_message(self.id, peer),
-                length: data.len() as u64,
-                elements: data.len() as u64,
-                ..Envelope::new(Kind::Message)
-            };
+            let envelope = self.next_message(engine, peer, tag, datatype, data.len());
             if peer == engine.me {
                 let sent = engine.group.send_to_self(envelope, data);
                 let sent = sent.map_err(|failure| engine.error(self.id, Operation::Send, failure));

@@ -14,7 +14,7 @@ use crate::datatype::{Datatype, Element};
 use crate::engine::parcel::Parcel;
 use crate::engine::{Call, Engine};
 use crate::error::{Operation, Result};
-use crate::proto::frame::{Envelope, Kind};
+use crate::proto::frame::Envelope;
 use crate::proto::group::What;
 use crate::proto::rank::{Rank, Slot};
 
@@ -93,17 +93,8 @@ impl Communicator {
             if let Some(error) = engine.revocation(self.id, operation) {
                 return Err(error);
             }
-            let envelope = Envelope {
-                synchronous: true,
-                datatype: datatype.code(),
-                communicator: self.id,
-                epoch: engine.group.epoch(self.id),
-                root_or_tag: tag,
-                sequence: engine.group.number_message(self.id, peer),
-                length: data.len() as u64,
-                elements: data.len() as u64,
-                ..Envelope::new(Kind::Message)
-            };
+            let message = self.next_message(engine, peer, tag, datatype.code(), data.len());
+            let envelope = Envelope { synchronous: true, ..message };
             let call = engine.post(self.id, operation, What::Send(peer), self.until())?;
             engine.group.expect_match(call.id, envelope.sequence);
             let is_sent = peer == engine.me;
@@ -114,8 +105,7 @@ impl Communicator {
                     engine.end(&call);
                     return Err(error);
                 }
-            }
-            if !is_sent {
+            } else {
                 engine.announce(&call, &envelope);
             }
             let mut state = State::Running { call, peer, envelope, parcel: Parcel::default(), is_sent };

@@ -21,8 +21,6 @@ use crate::schedule::Side;
 
 /// Buffers of a lone collective that are copied: as long as that is lost in the cost of a call.
 const LONE_BYTES_MAX: usize = 4 << 10;
-/// The part of the memory for unasked frames that copies may take: one in so many.
-const COPIES_PART: u64 = 4;
 /// Tasks whose memory is kept for the next ones.
 const KEPT_MAX: usize = 8;
 
@@ -103,8 +101,7 @@ impl Engine {
         } else {
             return false;
         };
-        let room = usize::try_from(self.group.limits().mailbox_bytes_max / COPIES_PART).unwrap_or(usize::MAX);
-        bytes <= bytes_max && self.copied.saturating_add(bytes) <= room
+        bytes <= bytes_max && self.copied.saturating_add(bytes) <= self.copies_bytes_max()
     }
 
     /// Takes over a collective, and does what can be done of it at once.

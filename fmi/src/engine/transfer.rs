@@ -321,10 +321,9 @@ impl Engine {
         parcel: &mut Parcel,
     ) {
         let queued: usize = self.channels().map(Channel::queued).sum();
-        let room = usize::try_from(self.group.limits().mailbox_bytes_max / COPIES_PART).unwrap_or(usize::MAX);
         let is_first = parcel.done == 0 && !self.group.is_suspicious(call.id) && self.group.may_begin(call.id);
         let (head, part) = parcel.frame(whole, payload.len(), self.eager_bytes_max());
-        if !is_first || queued.saturating_add(part.len()) > room {
+        if !is_first || queued.saturating_add(part.len()) > self.copies_bytes_max() {
             return;
         }
         let frame = Outgoing { head: &head, payload: &payload[part.clone()], whole: true };
@@ -367,6 +366,11 @@ impl Engine {
         if whole.length > self.group.limits().eager_bytes_max {
             self.group.await_ready(call.id, whole);
         }
+    }
+
+    /// Bytes that copies of frames to be sent may take, and as many those of collectives' buffers.
+    pub(super) fn copies_bytes_max(&self) -> usize {
+        usize::try_from(self.group.limits().mailbox_bytes_max / COPIES_PART).unwrap_or(usize::MAX)
     }
 
     /// How much of a message, or of a step of a collective, is sent unasked.

@@ -1,7 +1,7 @@
 //! Ranks that are gone, and those that are said to be.
 //!
 //! # Rules
-//! - Who leaves a communicator says so on its connections, behind all that it has sent. What came before is delivered,
+//! - A rank that leaves a communicator says so on its connections, behind all that it has sent. What came before is delivered,
 //!   and whatever waits for more ends then ([`Group::say_goodbye`]).
 //! - Bad news by the rendezvous is checked where there is a connection to the rank in question: a question goes out, and
 //!   a sign of life of the peer's kernel, or its answer, within [`TRIED_FOR`] refutes it ([`Doubt`]).
