@@ -240,10 +240,14 @@ impl Timer {
         due && self.clock.now() >= at
     }
 
+    /// Whether it wakes the task that it was last polled by between `now` and `at`.
+    pub fn is_set(&self, now: Instant, at: Instant) -> bool {
+        self.sleep.is_some() && now < self.at && self.at <= at
+    }
+
     /// As [`Timer::poll_until`], but a timer that is already set for an earlier time stays so: it wakes the
-    /// task too early once, and takes no new sleep each time.
-    pub fn poll_lazily(&mut self, cx: &mut Context<'_>, at: Instant) -> bool {
-        let now = self.clock.now();
+    /// task too early once, and takes no new sleep each time. `now` is the time at a last look at the clock.
+    pub fn poll_lazily(&mut self, cx: &mut Context<'_>, now: Instant, at: Instant) -> bool {
         if self.at <= now {
             self.sleep = None;
         }

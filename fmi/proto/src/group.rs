@@ -52,7 +52,7 @@ mod words;
 
 pub(crate) use context::persistent_run;
 pub use loss::TRIED_FOR;
-pub use operation::{Failure, Matched, OpId, WaitsFor, What};
+pub use operation::{Failure, Matched, OpId, Table, WaitsFor, What};
 
 /// After this long without an end, an operation asks those that it waits for what they do. Longer than an
 /// ordinary difference between ranks, so that groups which work well never ask.

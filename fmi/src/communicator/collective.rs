@@ -176,13 +176,18 @@ impl Copied<'_> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         let call = self.call.as_mut().expect("polled after its end");
         let receive = &mut *self.receive;
-        let result = ready!(self.base.drive(cx, call, |engine, call, mode| engine.poll_task(mode, call, receive)));
+        let result = ready!(self.base.drive(cx, call, |engine, call, mode| {
+            let poll = engine.poll_task(mode, call, receive);
+            if poll.is_ready() {
+                engine.forget_call(call);
+            }
+            poll
+        }));
         let call = self.call.take().expect("just seen");
-        self.base.with(|engine| match &result {
-            Ok(()) => engine.forget_call(&call),
+        if let Err(error) = &result {
             // It may have failed before its task saw that.
-            Err(error) => engine.cancel_task(&call, error),
-        });
+            self.base.with(|engine| engine.cancel_task(&call, error));
+        }
         Poll::Ready(result)
     }
 }
@@ -222,7 +227,8 @@ impl<O: Sync> Operating<'_, O> {
             State::Over(error) => return Poll::Ready(Err(error.take().expect("just seen"))),
         };
         let has_failed = AtomicBool::new(false);
-        let mut job = Job { plan, signature, element_bytes: *element_bytes, send, receive, has_failed: &has_failed };
+        let (element_bytes, has_failed) = (*element_bytes, &has_failed);
+        let mut job = Job { plan, signature, element_bytes, send, receive, only_sends: false, has_failed };
         let mut panicked = None;
         let mut combine = |into: &mut [u8], own: Option<&[u8]>, other: &[u8], side| {
             if panicked.is_none() {
@@ -246,7 +252,7 @@ impl<O> Operating<'_, O> {
     /// Ends it; after an error, the communicator with it.
     fn end(&mut self, error: Option<&Error>) {
         let State::Running { call, run, plan, signature } = &mut self.state else { return };
-        let Some(run) = run.take() else { return };
+        let Some(mut run) = run.take() else { return };
         self.base.with(|engine| {
             if let Some(error) = error {
                 let job = Job {
@@ -255,13 +261,14 @@ impl<O> Operating<'_, O> {
                     element_bytes: self.element_bytes,
                     send: self.send,
                     receive: self.receive,
+                    only_sends: false,
                     has_failed: &AtomicBool::new(true),
                 };
                 run.abandon(engine, call, &job);
                 engine.abort(self.base.id, error);
             }
             engine.end(call);
-            engine.give_back(run.into_workspace());
+            engine.give_back(run.take_workspace());
         });
         self.state = State::Over(None);
     }

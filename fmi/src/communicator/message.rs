@@ -15,7 +15,7 @@ use crate::engine::parcel::{Parcel, Room};
 use crate::engine::{Call, Engine};
 use crate::error::{Error, Operation, Result};
 use crate::proto::frame::{Envelope, Kind};
-use crate::proto::group::What;
+use crate::proto::group::{Matched, What};
 use crate::proto::mailbox::Pattern;
 use crate::proto::rank::{Rank, Slot};
 
@@ -98,6 +98,13 @@ pub struct Status {
 impl Status {
     /// That of a receive from [`Source::Nobody`]: no rank and no tag, which are `u32::MAX` here, and no elements.
     pub const NOBODY: Self = Self { source: u32::MAX, tag: u32::MAX, count: 0 };
+
+    /// That of a message, with its length in bytes.
+    fn of(base: &Base, matched: &Matched) -> Self {
+        let source = base.members.rank_of(matched.peer).expect("only members' messages match").get();
+        let count = usize::try_from(matched.envelope.elements).unwrap_or(usize::MAX);
+        Self { source, tag: matched.envelope.root_or_tag, count }
+    }
 }
 
 impl Communicator {
@@ -256,9 +263,13 @@ impl Communicator {
         datatype: Datatype,
         buffer: &'a mut [u8],
     ) -> RecvRequest<'a> {
-        let matching = Some(self.matching(Operation::Receive, source, tag));
+        let state = match self.post_receive(Operation::Receive, source, tag) {
+            Ok(Some((call, pattern))) => Recv::Running { call, pattern },
+            Ok(None) => Recv::Over(Some(Ok(Status::NOBODY))),
+            Err(error) => Recv::Over(Some(Err(error))),
+        };
         let (datatype, element_bytes) = (datatype.code(), datatype.bytes());
-        RecvRequest { matching, buffer: Some(buffer), reading: None, datatype, element_bytes }
+        RecvRequest { base: self.shared.clone(), state, datatype, element_bytes, buffer, moved: 0 }
     }
 
     /// Sends `data` to `to` and receives from `source`, both at once, so that rings and exchanges do
@@ -341,14 +352,24 @@ impl Communicator {
 
     pub(super) fn matching(&self, operation: Operation, source: Source, tag: Tag) -> MatchRequest {
         let base = self.shared.clone();
-        let refused = |base, error| MatchRequest { base, pattern: None, state: Match::Refused(Some(error)) };
+        match self.post_receive(operation, source, tag) {
+            Ok(Some((call, pattern))) => {
+                MatchRequest { base, pattern: Some(pattern), state: Match::Waiting(call) }
+            }
+            Ok(None) => MatchRequest { base, pattern: None, state: Match::Nobody },
+            Err(error) => MatchRequest { base, pattern: None, state: Match::Refused(Some(error)) },
+        }
+    }
+
+    /// Registers a receive or a probe; `None` if it is from nobody.
+    fn post_receive(&self, operation: Operation, source: Source, tag: Tag) -> Result<Option<(Call, Pattern)>> {
         let source = match source {
             Source::Any => None,
-            Source::Nobody => return MatchRequest { base, pattern: None, state: Match::Nobody },
-            Source::Rank(rank) => match self.checked_rank(operation, "the sender", rank) {
-                Ok(rank) => Some(self.shared.members.slot(rank)),
-                Err(error) => return refused(base, error),
-            },
+            Source::Nobody => return Ok(None),
+            Source::Rank(rank) => {
+                let rank = self.checked_rank(operation, "the sender", rank)?;
+                Some(self.shared.members.slot(rank))
+            }
         };
         let tag = match tag {
             Tag::Any => None,
@@ -356,17 +377,13 @@ impl Communicator {
         };
         let pattern = Pattern { communicator: self.id, source, tag };
         let until = self.until();
-        let posted = self.shared.with(|engine| {
+        self.shared.with(|engine| {
             let call = engine.post(self.id, operation, What::Receive(pattern), until)?;
             if operation == Operation::Receive {
                 engine.group.take(call.id);
             }
-            Ok(call)
-        });
-        match posted {
-            Ok(call) => MatchRequest { base, pattern: Some(pattern), state: Match::Waiting(call) },
-            Err(error) => refused(base, error),
-        }
+            Ok(Some((call, pattern)))
+        })
     }
 }
 
@@ -462,10 +479,7 @@ impl Future for MatchRequest {
         };
         match poll {
             Poll::Ready(Ok(matched)) => {
-                let (peer, envelope) = (matched.peer, matched.envelope);
-                let source = this.base.members.rank_of(peer).expect("only members' messages match").get();
-                let count = usize::try_from(envelope.elements).unwrap_or(usize::MAX);
-                let status = Status { source, tag: envelope.root_or_tag, count };
+                let status = Status::of(&this.base, &matched);
                 Poll::Ready(Ok(Message { base: this.base.clone(), call: Some(call), status }))
             }
             Poll::Ready(Err(error)) => {
@@ -594,26 +608,60 @@ impl Drop for ReadRequest<'_> {
 /// A receive. MPI 3.1 §3.7.2, the request of MPI_Irecv.
 #[must_use = "a request makes progress when it is polled"]
 pub struct RecvRequest<'a> {
-    matching: Option<MatchRequest>,
-    buffer: Option<&'a mut [u8]>,
-    reading: Option<ReadRequest<'a>>,
+    base: Arc<Base>,
+    state: Recv,
     datatype: u32,
     element_bytes: usize,
+    buffer: &'a mut [u8],
+    moved: usize,
+}
+
+enum Recv {
+    Running { call: Call, pattern: Pattern },
+    Over(Option<Result<Status>>),
 }
 
 impl Future for RecvRequest<'_> {
     type Output = Result<Status>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Status>> {
-        let this = &mut *self;
-        if let Some(matching) = &mut this.matching {
-            let message = std::task::ready!(Pin::new(matching).poll(cx))?;
-            this.matching = None;
-            let buffer = this.buffer.take().expect("given with the call");
-            let (datatype, element_bytes) = (this.datatype, this.element_bytes);
-            this.reading = Some(ReadRequest { message, datatype, element_bytes, buffer, moved: 0 });
+        let Self { base, state, datatype, buffer, moved, .. } = &mut *self;
+        let (call, pattern) = match state {
+            Recv::Running { call, pattern } => (call, *pattern),
+            Recv::Over(result) => return Poll::Ready(result.take().expect("polled once after its end")),
+        };
+        let poll = base.drive(cx, call, |engine, call, mode| {
+            let matched = std::task::ready!(engine.poll_match(mode, call, &pattern))?;
+            std::task::ready!(engine.poll_message(mode, call, *datatype, &mut **buffer, moved))?;
+            engine.end(call);
+            Poll::Ready(Ok(matched))
+        });
+        match std::task::ready!(poll) {
+            Ok(matched) => {
+                self.state = Recv::Over(None);
+                let status = Status::of(&self.base, &matched);
+                Poll::Ready(Ok(Status { count: status.count / self.element_bytes.max(1), ..status }))
+            }
+            Err(error) => {
+                self.end();
+                Poll::Ready(Err(error))
+            }
         }
-        Pin::new(this.reading.as_mut().expect("there is a message")).poll(cx)
+    }
+}
+impl RecvRequest<'_> {
+    /// Ends it early; what has been read of its message goes back.
+    fn end(&mut self) {
+        if let Recv::Running { call, .. } = &self.state {
+            self.base.with(|engine| engine.release(call, &self.buffer[..self.moved]));
+            self.state = Recv::Over(None);
+        }
+    }
+}
+
+impl Drop for RecvRequest<'_> {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

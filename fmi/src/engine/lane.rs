@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use super::Turn;
-use super::wait::{Signal, Waiters};
+use super::wait::{Listings, Signal, Waiters};
 use crate::channel::{Channel, ChannelError, Mode};
 use crate::proto::frame::{ENVELOPE_BYTES, Envelope};
 use crate::proto::group::OpId;
+use crate::proto::rank::Slot;
 
 /// How much room is made at once for what comes.
 const PIECE_BYTES: usize = 64 << 10;
@@ -15,6 +16,7 @@ const PIECE_BYTES: usize = 64 << 10;
 /// The way to one peer.
 pub(super) struct Lane {
     pub(super) channel: Box<dyn Channel>,
+    pub(super) slot: Slot,
     /// Payload bytes of the frame at hand that were read by another than its owner.
     pub(super) parked: Vec<u8>,
     /// Bytes that were ever queued for the channel to send.
@@ -35,12 +37,14 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(channel: Box<dyn Channel>, signal: &Signal) -> Self {
-        let (readers, writers) = (Waiters::new(signal), Waiters::new(signal));
+    pub(super) fn new(channel: Box<dyn Channel>, slot: Slot, signal: &Arc<Signal>) -> Self {
+        let source = 2 * slot.index();
+        let (readers, writers) = (Waiters::new(signal, source), Waiters::new(signal, source + 1));
         let (read_waker, write_waker) = (readers.clone().into(), writers.clone().into());
         let (parked, behind_writer) = (Vec::new(), Turn::new());
         Self {
             channel,
+            slot,
             parked,
             queued: 0,
             told: 0,
@@ -68,6 +72,17 @@ impl Lane {
     pub(super) fn wake_all(&self) {
         self.readers.wake_all();
         self.writers.wake_all();
+    }
+
+    /// Adds an operation to those that have a frame for this peer while another one is partly sent.
+    pub(super) fn put_behind(&mut self, listings: &mut Listings, id: OpId) {
+        listings.note(id, self.slot);
+        self.behind_writer.insert(id);
+    }
+
+    /// The source of the signal with this number, if it is of this lane.
+    pub(super) fn source(&self, source: usize) -> &Waiters {
+        if source.is_multiple_of(2) { &self.readers } else { &self.writers }
     }
 
     /// Forgets an operation that has ended.

@@ -44,6 +44,7 @@ impl Engine {
 
     pub(crate) fn mark_formed(&mut self) {
         self.formed = true;
+        self.looks_at_control = true;
         self.channels().for_each(Channel::settle);
         if let Some(control) = &mut self.control {
             control.queue(&ClientMessage::Formed(self.session).emit());
@@ -54,6 +55,7 @@ impl Engine {
 
     /// Sends what the control channel takes without waiting.
     pub(super) fn flush_control(&mut self) {
+        self.looks_at_control = true;
         let mut cx = Context::from_waker(Waker::noop());
         if let Some(control) = &mut self.control
             && let Poll::Ready(Err(_)) = control.poll_flush(&mut cx)
@@ -66,18 +68,26 @@ impl Engine {
     pub(crate) fn poll_flush_lanes(&mut self, call: Option<(OpId, &Waker)>) -> Poll<()> {
         let mut left = false;
         for lane in self.lanes.iter_mut().flatten().filter(|lane| lane.channel.has_queued()) {
+            let events = lane.writers.events();
             if lane.channel.is_mid_frame() {
                 // It goes when the operation's frame is sent whose turn it is.
-                lane.behind_writer.extend(call.map(|(id, _)| id));
+                if let Some((id, _)) = call {
+                    lane.put_behind(&mut self.listings, id);
+                }
                 left = true;
                 continue;
             }
-            if let Some((id, waker)) = call {
-                lane.writers.add(id, waker);
-            }
             // A broken channel shows at its next use.
-            left |= lane.channel.poll_flush(Mode::Park(&lane.write_waker)).is_pending();
-            lane.writers.looked();
+            if lane.channel.poll_flush(Mode::Park(&lane.write_waker)).is_ready() {
+                continue;
+            }
+            left = true;
+            if let Some((id, waker)) = call {
+                self.listings.note(id, lane.slot);
+                if !lane.writers.wait(id, waker, events) {
+                    self.to_wake.push(waker.clone());
+                }
+            }
         }
         if left { Poll::Pending } else { Poll::Ready(()) }
     }
@@ -85,13 +95,14 @@ impl Engine {
     /// Makes progress without an operation.
     pub(crate) fn poll_progress(&mut self, cx: &mut Context<'_>, id: OpId) {
         self.now = self.clock.now();
+        let events = self.common.events();
         // What it waits for, operations wait for as well.
         self.common.add(id, cx.waker());
         let common = self.common_waker.clone();
         let mut shared = Context::from_waker(&common);
         self.poll_notices(&mut shared);
         self.poll_upgrade(&mut shared);
-        self.common.looked();
+        self.common.looked(events);
         let _ = self.poll_flush_lanes(Some((id, cx.waker())));
     }
 

@@ -18,14 +18,14 @@ use self::lane::Lane;
 use self::plan::{Plan, PlanKey};
 use self::run::Workspace;
 use self::spin::Spin;
-use self::wait::{Signal, Waiters};
+use self::wait::{Listings, Signal, Waiters};
 use crate::channel::{Channel, Mode};
 use crate::connect::{Control, Lifeline, Upgrade};
 use crate::error::{Error, Operation, Path, Result};
 use crate::model::Fabric;
 use crate::net::{Clock, Timer};
 use crate::proto::frame::{ENVELOPE_BYTES, Envelope, Kind};
-use crate::proto::group::{Failure, Group, Input, Limits, OpId, Output, WaitsFor, What};
+use crate::proto::group::{Failure, Group, Input, Limits, OpId, Output, Table, WaitsFor, What};
 use crate::proto::rank::Slot;
 use crate::proto::rendezvous::SessionId;
 use crate::time::Instant;
@@ -50,6 +50,8 @@ const WORKSPACES_MAX: usize = 8;
 const TOLD_BYTES_MAX: u64 = 16 << 20;
 /// How many operations are woken when the one ends that heard all peers: some may be held and never be polled.
 const LISTENERS_WOKEN: usize = 4;
+/// The number of the source that is no lane's.
+const COMMON: usize = usize::MAX;
 /// After so many operations in a row that never waited, the executor gets a turn.
 const TURNS_MAX: u32 = 256;
 
@@ -105,8 +107,10 @@ pub(crate) struct Engine {
     closing: BTreeSet<u64>,
     /// Messages whose sends were given up when they were begun.
     owed: BTreeMap<OpId, Owed>,
-    /// Collectives that own their buffers.
-    tasks: BTreeMap<OpId, task::Slot>,
+    /// Collectives under way that own their buffers.
+    tasks: Table<task::Kept>,
+    /// Those that have ended, and whose futures have not been told.
+    ended: BTreeMap<OpId, task::Kept>,
     /// Those among them to which something has happened.
     due: Vec<OpId>,
     /// Those among them that wait for room to send.
@@ -118,16 +122,24 @@ pub(crate) struct Engine {
     /// Bytes of their buffers.
     copied: usize,
     spare_buffers: Vec<task::Buffers>,
+    spare_tasks: Vec<task::Kept>,
+    /// Operators of tasks that have ended.
+    to_drop: Vec<task::Operator>,
     /// Memory for some processes.
     spare_slots: Vec<Slot>,
     /// Operations that wait, for what concerns all of them: time, and word of the rendezvous.
     common: Arc<Waiters>,
     common_waker: Waker,
     /// Whether a source has an event that nobody has looked at.
-    signal: Signal,
+    signal: Arc<Signal>,
+    /// Events of the common source at the last look at what gives them.
+    common_events: u64,
+    /// Whether a look is due without an event.
+    looks_at_control: bool,
     /// The operation that hears what peers have to say for which no other operation waits.
     listener: Option<OpId>,
-    wakers: BTreeMap<OpId, Waker>,
+    /// Where operations are listed that wait.
+    listings: Listings,
     to_wake: Vec<Waker>,
     /// Whether control frames are queued that have not been sent.
     notices_due: bool,
@@ -202,6 +214,12 @@ impl Shared {
         let value = work(&mut engine);
         engine.settle_outputs();
         drop(in_use);
+        if !engine.to_drop.is_empty() {
+            let operators = std::mem::take(&mut engine.to_drop);
+            drop(engine);
+            drop(operators);
+            engine = self.lock();
+        }
         let Some(waker) = engine.to_wake.pop() else { return value };
         if engine.to_wake.is_empty() {
             // The list keeps its memory.
@@ -223,66 +241,88 @@ impl Shared {
         call: &mut Call,
         mut advance: impl FnMut(&mut Engine, &mut Call, Mode<'_>) -> Poll<Result<T>>,
     ) -> Poll<Result<T>> {
-        let begun = self.with(|engine| {
-            if engine.is_turn_over() {
-                return None;
-            }
-            // Where several wait, each lets the others go on rather than yield.
-            engine.now = engine.clock.now();
-            let budget = if engine.group.outstanding() > 1 { None } else { engine.spin.budget() };
-            Some((budget, engine.moved))
-        });
-        let Some((budget, mut moved)) = begun else {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
+        let (budget, mut moved) = match self.with(|engine| engine.first_try(cx, call, &mut advance)) {
+            First::Over(poll) => return poll,
+            First::Again { budget, moved } => (budget, moved),
         };
-        if let Some(budget) = budget {
-            let began = self.clock.now();
-            let mut end = began + budget;
-            loop {
-                let (poll, now_moved) = self.with(|engine| {
-                    let poll = advance(engine, call, Mode::Try);
-                    engine.run_due(Mode::Try);
-                    (poll, engine.moved)
+        let began = self.clock.now();
+        let mut end = began + budget;
+        // Trying sees only what is in memory already, so without others in between a second time is of no use.
+        while self.clock.yield_now() {
+            let (poll, now_moved) = self.with(|engine| (engine.try_now(call, &mut advance), engine.moved));
+            if poll.is_ready() {
+                self.with(|engine| engine.spin.hit(engine.clock.now() - began));
+                return poll;
+            }
+            let now = self.clock.now();
+            if now_moved != moved {
+                (moved, end) = (now_moved, now + budget);
+            } else if now >= end {
+                return self.with(|engine| {
+                    engine.spin.miss();
+                    engine.try_and_park(cx, call, &mut advance)
                 });
-                if poll.is_ready() {
-                    self.with(|engine| {
-                        engine.turns += 1;
-                        engine.spin.hit(engine.clock.now() - began);
-                    });
-                    return poll;
-                }
-                let now = self.clock.now();
-                if now_moved != moved {
-                    (moved, end) = (now_moved, now + budget);
-                } else if now >= end {
-                    self.with(|engine| engine.spin.miss());
-                    break;
-                }
-                if !self.clock.yield_now() {
-                    // Trying sees only what is in memory already, so a second time is of no use.
-                    self.with(|engine| engine.spin.stop());
-                    break;
-                }
             }
         }
         self.with(|engine| {
-            engine.now = engine.clock.now();
-            // Whatever it is listed in, it leaves at its end.
-            call.is_listed = true;
-            engine.retry_blocked();
-            let poll = match advance(engine, call, Mode::Park(cx.waker())) {
-                Poll::Pending => engine.park(call, cx.waker()),
-                ready => ready,
-            };
-            if poll.is_pending() {
-                engine.turns = 0;
-            } else {
-                engine.turns += 1;
-            }
-            engine.pass_on(call.id);
-            poll
+            engine.spin.stop();
+            engine.try_and_park(cx, call, &mut advance)
         })
+    }
+}
+
+/// What came of the first look at an operation.
+enum First<T> {
+    Over(Poll<Result<T>>),
+    /// It is worth while to try again for so long.
+    Again { budget: Duration, moved: u64 },
+}
+
+/// Does what can be done for an operation.
+type Advance<'a, T> = dyn FnMut(&mut Engine, &mut Call, Mode<'_>) -> Poll<Result<T>> + 'a;
+
+impl Engine {
+    fn first_try<T>(&mut self, cx: &mut Context<'_>, call: &mut Call, advance: &mut Advance<'_, T>) -> First<T> {
+        if self.is_turn_over() {
+            self.to_wake.push(cx.waker().clone());
+            return First::Over(Poll::Pending);
+        }
+        // Where several wait, each lets the others go on rather than yield.
+        let budget = if self.group.outstanding() > 1 { None } else { self.spin.budget() };
+        let Some(budget) = budget else { return First::Over(self.try_and_park(cx, call, advance)) };
+        self.now = self.clock.now();
+        let poll = self.try_now(call, advance);
+        if poll.is_ready() {
+            self.spin.hit(Duration::ZERO);
+            return First::Over(poll);
+        }
+        First::Again { budget, moved: self.moved }
+    }
+
+    fn try_now<T>(&mut self, call: &mut Call, advance: &mut Advance<'_, T>) -> Poll<Result<T>> {
+        let poll = advance(self, call, Mode::Try);
+        self.run_due(Mode::Try);
+        self.turns += u32::from(poll.is_ready());
+        poll
+    }
+
+    fn try_and_park<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        call: &mut Call,
+        advance: &mut Advance<'_, T>,
+    ) -> Poll<Result<T>> {
+        self.now = self.clock.now();
+        // Whatever it is listed in, it leaves at its end.
+        call.is_listed = true;
+        self.retry_blocked();
+        let poll = match advance(self, call, Mode::Park(cx.waker())) {
+            Poll::Pending => self.park(call, cx.waker()),
+            ready => ready,
+        };
+        self.turns = if poll.is_pending() { 0 } else { self.turns + 1 };
+        self.pass_on(call.id);
+        poll
     }
 }
 
@@ -291,10 +331,10 @@ impl Engine {
         let limits =
             Limits::new(config.operation_deadline, config.cause_wait, config.eager_bytes_max, config.mailbox_bytes_max);
         let me = Slot::checked(config.rank, config.size).expect("a checked configuration has a rank below its size");
-        let signal = Signal::default();
-        let lane = |channel| Lane::new(channel, &signal);
-        let lanes: Vec<_> = parts.channels.into_iter().map(|channel| channel.map(lane)).collect();
-        let common = Waiters::of_all(&signal);
+        let signal = Arc::new(Signal::default());
+        let lane = |(slot, channel): (Slot, Option<_>)| channel.map(|channel| Lane::new(channel, slot, &signal));
+        let lanes: Vec<_> = Slot::all(config.size).zip(parts.channels).map(lane).collect();
+        let common = Waiters::of_all(&signal, COMMON);
         let mut engine = Self {
             me,
             group: Group::new(me, config.size, limits, |slot| lanes[slot.index()].is_some()),
@@ -302,13 +342,16 @@ impl Engine {
             lanes,
             closing: BTreeSet::new(),
             owed: BTreeMap::new(),
-            tasks: BTreeMap::new(),
+            tasks: Table::default(),
+            ended: BTreeMap::new(),
             due: Vec::new(),
             blocked: Vec::new(),
             is_blocked: false,
             at_work: None,
             copied: 0,
             spare_buffers: Vec::new(),
+            spare_tasks: Vec::new(),
+            to_drop: Vec::new(),
             spare_slots: Vec::new(),
             control: parts.control,
             upgrade: parts.upgrade,
@@ -321,8 +364,10 @@ impl Engine {
             common_waker: common.clone().into(),
             common,
             signal,
+            common_events: 0,
+            looks_at_control: true,
             listener: None,
-            wakers: BTreeMap::new(),
+            listings: Listings::default(),
             to_wake: Vec::new(),
             notices_due: false,
             communicators: 1,
@@ -382,19 +427,18 @@ impl Engine {
     /// Wakes operations that wait, so that one of them does what was done by another one.
     fn wake_another(&mut self) {
         if self.group.outstanding() > 0 {
-            self.to_wake.extend(self.common.latest(LISTENERS_WOKEN));
+            self.common.latest(LISTENERS_WOKEN, &mut self.to_wake);
         }
     }
 
     /// Wakes an operation.
     fn wake(&mut self, id: OpId) {
-        self.to_wake.extend(self.wakers.get(&id).cloned());
+        self.to_wake.extend(self.listings.waker(id));
         self.mark_due(id);
     }
 
     pub(crate) fn forget_call(&mut self, call: &Call) {
         if call.is_listed {
-            self.wakers.remove(&call.id);
             self.common.remove(call.id);
             if self.listener == Some(call.id) {
                 self.listener = None;
@@ -403,24 +447,27 @@ impl Engine {
                 // Tasks may be enlisted with its waker.
                 self.wake_another();
             }
-            for lane in self.lanes.iter_mut().flatten() {
-                lane.forget(call.id);
+            self.unlist(call.id);
+        }
+    }
+
+    /// Removes an operation from all lanes that know it.
+    fn unlist(&mut self, id: OpId) {
+        let Some(listing) = self.listings.remove(id) else { return };
+        for index in listing.lanes(self.lanes.len()) {
+            if let Some(lane) = &mut self.lanes[index] {
+                lane.forget(id);
             }
         }
     }
 
     /// Passes events on that woke an operation which has not looked at their source.
     fn pass_on(&mut self, id: OpId) {
-        if !self.signal.swap(false, Ordering::AcqRel) {
-            return;
-        }
-        let mut is_left = self.common.polled(id);
-        for lane in self.lanes.iter().flatten() {
-            is_left |= lane.readers.polled(id) | lane.writers.polled(id);
-        }
-        if is_left {
-            self.signal.store(true, Ordering::Release);
-        }
+        let (common, lanes) = (&self.common, &self.lanes);
+        self.signal.look(|source| match lanes.get(source / 2) {
+            Some(lane) => lane.as_ref().is_some_and(|lane| lane.source(source).polled(id)),
+            None => common.polled(id),
+        });
     }
 
     /// Fails what cannot go on.
@@ -481,14 +528,17 @@ impl Engine {
     /// Lets an operation wait: for its peers, for time, and for word of the rendezvous.
     fn park<T>(&mut self, call: &mut Call, waker: &Waker) -> Poll<Result<T>> {
         self.common.add(call.id, waker);
-        if self.wakers.get(&call.id).is_none_or(|known| !known.will_wake(waker)) {
-            self.wakers.insert(call.id, waker.clone());
-        }
+        self.listings.set_waker(call.id, waker);
         let common = self.common_waker.clone();
         let mut cx = Context::from_waker(&common);
         self.tell_moved();
-        self.poll_notices(&mut cx);
-        self.poll_upgrade(&mut cx);
+        let events = self.common.events();
+        let is_quiet = events == self.common_events && !self.looks_at_control;
+        (self.common_events, self.looks_at_control) = (events, false);
+        if !is_quiet {
+            self.poll_notices(&mut cx);
+            self.poll_upgrade(&mut cx);
+        }
         self.group.park(call.id, call.waits_for);
         loop {
             self.drain();
@@ -500,7 +550,7 @@ impl Engine {
             }
             self.check(call)?;
             let Some((at, _)) = self.group.poll_timeout() else { break };
-            if !self.timer.poll_lazily(&mut cx, at) {
+            if is_quiet && self.timer.is_set(self.now, at) || !self.timer.poll_lazily(&mut cx, self.now, at) {
                 break;
             }
             self.now = self.clock.now();
@@ -513,7 +563,7 @@ impl Engine {
         }
         // After all that adds something to be sent.
         let _ = self.poll_flush_lanes(Some((call.id, waker)));
-        self.common.looked();
+        self.common.looked(events);
         Poll::Pending
     }
 
@@ -523,7 +573,7 @@ impl Engine {
             return false;
         }
         // Whoever is polled at an event takes it over: the other one may be held and not be polled.
-        if self.listener.is_none() || self.signal.load(Ordering::Acquire) {
+        if self.listener.is_none() || self.signal.is_set() {
             self.listener = Some(id);
         }
         self.listener == Some(id)
@@ -640,7 +690,7 @@ impl Engine {
     /// How many operations are listed with sources.
     pub(crate) fn enlisted(&self) -> usize {
         let lanes = self.lanes.iter().flatten().map(|lane| lane.readers.len() + lane.writers.len());
-        lanes.sum::<usize>() + self.common.len() + self.wakers.len() + self.tasks.len() + self.copied
+        lanes.sum::<usize>() + self.common.len() + self.listings.len() + self.tasks.len() + self.ended.len() + self.copied
     }
 }
 

@@ -149,6 +149,8 @@ pub(crate) struct Job<'a> {
     pub(crate) element_bytes: usize,
     pub(crate) send: &'a [u8],
     pub(crate) receive: &'a mut [u8],
+    /// Whether it is only to send: what comes is for a later turn, since little can have come.
+    pub(crate) only_sends: bool,
     /// Whether its operator has failed: nothing of it is sent any more.
     pub(crate) has_failed: &'a AtomicBool,
 }
@@ -158,8 +160,9 @@ impl Run {
         Self { round: 0, entered: false, workspace }
     }
 
-    pub(crate) fn into_workspace(self) -> Workspace {
-        self.workspace
+    /// Its memory, when it has ended.
+    pub(crate) fn take_workspace(&mut self) -> Workspace {
+        std::mem::take(&mut self.workspace)
     }
 
     /// Goes on as far as it can.
@@ -236,6 +239,9 @@ impl Run {
                 call.waits_for.add(send.peer);
             }
             done &= sent;
+        }
+        if job.only_sends {
+            return Ok(done && round.receives.is_empty());
         }
         for (index, receive) in round.receives.iter().enumerate() {
             if self.workspace.receives[index].done {

@@ -59,18 +59,18 @@ pub(super) struct Task {
     element_bytes: usize,
     buffers: Buffers,
     operator: Operator,
+    /// How it ended, as far as its future has not been told.
+    end: Option<Result<()>>,
+    /// Whether it has had its first turn, at the call.
+    is_begun: bool,
     /// Whether it is among those that are due.
     is_due: bool,
     /// Whether it is among those that wait for room to send.
     is_blocked: bool,
 }
 
-#[expect(clippy::large_enum_variant, reason = "a box would be an allocation for each call")]
-pub(super) enum Slot {
-    Running(Task),
-    /// Its buffer for what was received, and how it ended.
-    Over(Buffers, Result<()>),
-}
+/// The memory of a task, which the next one gets.
+pub(super) type Kept = Box<Option<Task>>;
 
 /// What a collective is made of.
 pub(crate) struct Started<'a> {
@@ -112,53 +112,70 @@ impl Engine {
         let mut buffers = self.spare_buffers.pop().unwrap_or_default();
         buffers.fill(send, receive);
         self.copied += buffers.len();
-        let (is_due, is_blocked) = (false, false);
-        let task = Task { call, run, plan, signature, element_bytes, buffers, operator, is_due, is_blocked };
-        self.tasks.insert(id, Slot::Running(task));
+        let (end, is_begun, is_due, is_blocked) = (None, false, false, false);
+        let mut kept = self.spare_tasks.pop().unwrap_or_default();
+        *kept = Some(Task {
+            call,
+            run,
+            plan,
+            signature,
+            element_bytes,
+            buffers,
+            operator,
+            end,
+            is_begun,
+            is_due,
+            is_blocked,
+        });
+        self.tasks.insert(id, kept);
         // Nobody waits yet: whoever polls says so.
-        self.advance_task(id, Mode::Try);
+        self.advance_for_others(id, Mode::Try);
         self.drain();
-        if matches!(self.tasks.get(&id), Some(Slot::Running(_))) {
-            // Whoever waits already hears for it.
-            self.to_wake.extend(self.common.newest());
-        }
+        // Whoever waits already hears for it.
+        self.mark_due(id);
+    }
+
+    fn running(&mut self, id: OpId) -> Option<&mut Task> {
+        self.tasks.get_mut(id)?.as_mut().as_mut()
     }
 
     /// The end of a task: its result, written to `receive`, if it has ended.
     pub(crate) fn poll_task(&mut self, mode: Mode<'_>, call: &mut Call, receive: &mut [u8]) -> Poll<Result<()>> {
-        if let Some(Slot::Running(_)) = self.tasks.get(&call.id) {
-            call.waits_for = self.advance_task(call.id, mode);
+        let ended = self.advance_task(call.id, mode);
+        if let Some(task) = self.running(call.id) {
+            call.waits_for = task.call.waits_for;
+            return Poll::Pending;
         }
-        match self.tasks.remove(&call.id) {
-            Some(Slot::Over(buffers, result)) => {
-                receive.copy_from_slice(&bytemuck::cast_slice(&buffers.receive)[..receive.len()]);
-                self.spare(buffers);
-                Poll::Ready(result)
-            }
-            Some(running) => {
-                self.tasks.insert(call.id, running);
-                Poll::Pending
-            }
-            None => panic!("a task is there until its end was told"),
-        }
+        let ended = ended.or_else(|| self.ended.remove(&call.id));
+        let mut kept = ended.expect("a task is there until its end was told");
+        let task = kept.as_mut().as_mut().expect("memory in use holds a task");
+        receive.copy_from_slice(&bytemuck::cast_slice(&task.buffers.receive)[..receive.len()]);
+        let result = task.end.take().expect("it does not run");
+        self.spare(kept);
+        Poll::Ready(result)
     }
 
     /// Ends a task whose future is dropped; after its end that changes nothing.
     pub(crate) fn cancel_task(&mut self, call: &Call, error: &Error) {
-        match self.tasks.remove(&call.id) {
-            Some(Slot::Running(task)) => {
-                let buffers = self.end_task(task, Some(error));
-                self.spare(buffers);
+        if let Some(mut kept) = self.tasks.remove(call.id).or_else(|| self.ended.remove(&call.id)) {
+            if let Some(task) = kept.as_mut().as_mut().filter(|task| task.end.is_none()) {
+                self.end_task(task, Some(error));
             }
-            Some(Slot::Over(buffers, _)) => self.spare(buffers),
-            None => {}
+            self.spare(kept);
         }
         self.forget_call(call);
     }
 
-    fn spare(&mut self, buffers: Buffers) {
+    /// Keeps the memory of a task.
+    fn spare(&mut self, mut kept: Kept) {
+        let Some(Task { buffers, operator, .. }) = kept.take() else { return };
+        if size_of_val(&*operator) > 0 {
+            // What it holds may use this engine when it is dropped.
+            self.to_drop.push(operator);
+        }
         self.copied -= buffers.len();
-        if self.spare_buffers.len() < KEPT_MAX {
+        if self.spare_tasks.len() < KEPT_MAX {
+            self.spare_tasks.push(kept);
             self.spare_buffers.push(buffers);
         }
     }
@@ -167,9 +184,9 @@ impl Engine {
     pub(super) fn run_due(&mut self, mode: Mode<'_>) -> bool {
         let mut any = false;
         while let Some(id) = self.due.pop() {
-            if let Some(Slot::Running(_)) = self.tasks.get(&id) {
+            if self.running(id).is_some() {
                 any = true;
-                self.advance_task(id, mode);
+                self.advance_for_others(id, mode);
                 self.drain();
             }
         }
@@ -179,7 +196,7 @@ impl Engine {
     /// Tasks that wait for room to send are tried again: whoever is polled now is woken when there is some.
     pub(super) fn retry_blocked(&mut self) {
         while let Some(id) = self.blocked.pop() {
-            if let Some(Slot::Running(task)) = self.tasks.get_mut(&id) {
+            if let Some(task) = self.running(id) {
                 task.is_blocked = false;
             }
             self.mark_due(id);
@@ -193,7 +210,7 @@ impl Engine {
         {
             *was_woken = true;
         }
-        if let Some(Slot::Running(task)) = self.tasks.get_mut(&id)
+        if let Some(task) = self.running(id)
             && !task.is_due
         {
             task.is_due = true;
@@ -203,46 +220,57 @@ impl Engine {
 
     /// The same for all of them.
     pub(super) fn mark_all_due(&mut self) {
-        let ids: Vec<OpId> = self.tasks.keys().copied().chain(self.at_work.map(|(id, _)| id)).collect();
+        let ids: Vec<OpId> = self.tasks.ids().chain(self.at_work.map(|(id, _)| id)).collect();
         ids.into_iter().for_each(|id| self.mark_due(id));
     }
 
-    fn advance_task(&mut self, id: OpId, mode: Mode<'_>) -> WaitsFor {
-        let Some(Slot::Running(mut task)) = self.tasks.remove(&id) else { return WaitsFor::default() };
+    /// Does what can be done for a task whose owner does not ask now.
+    fn advance_for_others(&mut self, id: OpId, mode: Mode<'_>) {
+        if let Some(kept) = self.advance_task(id, mode) {
+            self.ended.insert(id, kept);
+        }
+    }
+
+    /// Does what can be done for a task, if it runs; given back if it has ended.
+    fn advance_task(&mut self, id: OpId, mode: Mode<'_>) -> Option<Kept> {
+        let mut kept = self.tasks.remove(id)?;
+        let task = kept.as_mut().as_mut().expect("memory in use holds a task");
         (self.is_blocked, task.is_due) = (false, false);
+        self.due.pop_if(|due| *due == id);
         self.at_work = Some((id, false));
-        let poll = self.run_task(&mut task, mode);
+        let poll = self.run_task(task, mode);
         let was_woken = self.at_work.take().is_some_and(|(_, was_woken)| was_woken);
         let waits_for = task.call.waits_for;
-        let slot = match poll {
+        match poll {
             Poll::Pending => {
                 if self.is_blocked && !task.is_blocked {
                     self.blocked.push(id);
                 }
                 task.is_blocked |= self.is_blocked;
                 self.group.park(id, waits_for);
-                Slot::Running(task)
+                self.tasks.insert(id, kept);
+                if was_woken {
+                    self.mark_due(id);
+                }
+                None
             }
             Poll::Ready(result) => {
-                let buffers = self.end_task(task, result.as_ref().err());
-                self.to_wake.extend(self.wakers.get(&id).cloned());
-                Slot::Over(buffers, result)
+                self.to_wake.extend(self.listings.waker(id));
+                self.end_task(task, result.as_ref().err());
+                task.end = Some(result);
+                Some(kept)
             }
-        };
-        let is_left = matches!(slot, Slot::Running(_));
-        self.tasks.insert(id, slot);
-        if was_woken && is_left {
-            self.mark_due(id);
         }
-        waits_for
     }
 
     fn run_task(&mut self, task: &mut Task, mode: Mode<'_>) -> Poll<Result<()>> {
-        let Task { call, run, plan, signature, element_bytes, buffers, operator, .. } = task;
+        let Task { call, run, plan, signature, element_bytes, buffers, operator, is_begun, .. } = task;
+        let only_sends = !std::mem::replace(is_begun, true);
         let has_failed = AtomicBool::new(false);
         let send = &bytemuck::cast_slice(&buffers.send)[..buffers.send_bytes];
         let receive = &mut bytemuck::cast_slice_mut(&mut buffers.receive)[..buffers.receive_bytes];
-        let mut job = Job { plan, signature, element_bytes: *element_bytes, send, receive, has_failed: &has_failed };
+        let element_bytes = *element_bytes;
+        let mut job = Job { plan, signature, element_bytes, send, receive, only_sends, has_failed: &has_failed };
         let mut panicked = None;
         let mut combine = |into: &mut [u8], own: Option<&[u8]>, other: &[u8], side| {
             if panicked.is_none() {
@@ -265,21 +293,19 @@ impl Engine {
     }
 
     /// Ends a task; after an error, the communicator with it.
-    fn end_task(&mut self, task: Task, error: Option<&Error>) -> Buffers {
-        let Task { call, run, plan, signature, element_bytes, mut buffers, .. } = task;
+    fn end_task(&mut self, task: &mut Task, error: Option<&Error>) {
+        let Task { call, run, plan, signature, element_bytes, buffers, .. } = task;
         if let Some(error) = error {
             let send = &bytemuck::cast_slice(&buffers.send)[..buffers.send_bytes];
             let receive = &mut bytemuck::cast_slice_mut(&mut buffers.receive)[..buffers.receive_bytes];
-            let has_failed = AtomicBool::new(true);
-            let job = Job { plan: &plan, signature: &signature, element_bytes, send, receive, has_failed: &has_failed };
-            run.abandon(self, &call, &job);
+            let (element_bytes, has_failed) = (*element_bytes, &AtomicBool::new(true));
+            let job = Job { plan, signature, element_bytes, send, receive, only_sends: false, has_failed };
+            run.abandon(self, call, &job);
             self.abort(call.communicator, error);
         }
         self.group.end(call.id);
-        for lane in self.lanes.iter_mut().flatten() {
-            lane.forget(call.id);
-        }
-        self.give_back(run.into_workspace());
-        buffers
+        self.unlist(call.id);
+        let workspace = run.take_workspace();
+        self.give_back(workspace);
     }
 }

@@ -58,22 +58,22 @@ impl Engine {
         let Some(lane) = self.lanes[slot.index()].as_mut() else { return Passed::Other };
         let now = self.now;
         let left = lane.left();
+        let events = lane.readers.events();
         let route = self.group.route(id, slot, left);
-        lane.readers.enlist(id, mode);
         let done = match route {
             Route::Mine => return Passed::Mine,
             // What is at hand is in the way, not a want of bytes.
             Route::Full => {
-                self.looked(slot, mode);
+                self.wait_to_read(slot, id, mode, events);
                 return Passed::Blocked;
             }
             Route::Offered => {
-                self.looked(slot, mode);
+                self.wait_to_read(slot, id, mode, events);
                 // A task looks again at the next poll.
                 self.is_blocked = true;
                 if let Mode::Park(waker) = mode {
                     // Its owner goes first; then this one looks again.
-                    waker.wake_by_ref();
+                    self.to_wake.push(waker.clone());
                 }
                 return Passed::Blocked;
             }
@@ -102,16 +102,30 @@ impl Engine {
                 Passed::Other
             }
             Poll::Pending => {
-                self.looked(slot, mode);
+                self.wait_to_read(slot, id, mode, events);
                 Passed::Blocked
             }
         }
     }
 
-    /// Nothing more is to be read from a peer for the moment, and the channel wakes when there is.
-    fn looked(&self, peer: Slot, mode: Mode<'_>) {
-        if let (Some(lane), Mode::Park(_)) = (&self.lanes[peer.index()], mode) {
-            lane.readers.looked();
+    /// Nothing more was to be read from a peer after so many events; an operation waits for the next one, unless it only
+    /// tries: one that nobody polls yet would take the place of one that waits.
+    fn wait_to_read(&mut self, peer: Slot, id: OpId, mode: Mode<'_>, events: u64) {
+        if let (Some(lane), Mode::Park(waker)) = (&self.lanes[peer.index()], mode) {
+            self.listings.note(id, peer);
+            if !lane.readers.wait(id, waker, events) {
+                self.to_wake.push(waker.clone());
+            }
+        }
+    }
+
+    /// The same for room to send.
+    pub(super) fn wait_to_write(&mut self, peer: Slot, id: OpId, mode: Mode<'_>, events: u64) {
+        if let (Some(lane), Mode::Park(waker)) = (&self.lanes[peer.index()], mode) {
+            self.listings.note(id, peer);
+            if !lane.writers.wait(id, waker, events) {
+                self.to_wake.push(waker.clone());
+            }
         }
     }
 
@@ -155,10 +169,10 @@ impl Engine {
         }
         let Some(lane) = self.lanes[peer.index()].as_mut() else { return Ok(false) };
         if lane.writer.is_some_and(|writer| writer != call.id) {
-            lane.behind_writer.insert(call.id);
+            lane.put_behind(&mut self.listings, call.id);
             return Ok(false);
         }
-        lane.writers.enlist(call.id, mode);
+        let events = lane.writers.events();
         let before = *sent;
         let Lane { channel, write_waker, .. } = lane;
         let poll = channel.poll_send(Lane::of(write_waker, mode), frame, sent);
@@ -184,9 +198,7 @@ impl Engine {
             }
             Poll::Pending => {
                 self.is_blocked = true;
-                if let (Some(lane), Mode::Park(_)) = (&self.lanes[peer.index()], mode) {
-                    lane.writers.looked();
-                }
+                self.wait_to_write(peer, call.id, mode, events);
                 Ok(false)
             }
         }
@@ -347,7 +359,7 @@ impl Engine {
     /// Waits until the copy of a message is handed to the network.
     fn poll_copied(&mut self, mode: Mode<'_>, call: &Call, peer: Slot, mark: u64) -> Poll<Result<()>> {
         let Some(lane) = self.lanes[peer.index()].as_mut() else { return Poll::Pending };
-        lane.writers.enlist(call.id, mode);
+        let events = lane.writers.events();
         // A broken channel shows at its next use.
         let _ = lane.channel.poll_flush(Lane::of(&lane.write_waker, mode));
         let left = lane.channel.queued();
@@ -355,7 +367,7 @@ impl Engine {
             return Poll::Ready(Ok(()));
         }
         if let Mode::Park(_) = mode {
-            lane.writers.looked();
+            self.wait_to_write(peer, call.id, mode, events);
             self.hear(mode, call.id, peer);
         }
         Poll::Pending
@@ -539,7 +551,7 @@ impl Engine {
         let now = self.now;
         let before = *moved;
         let Some(lane) = self.lanes[peer.index()].as_mut() else { return Poll::Pending };
-        lane.readers.enlist(id, mode);
+        let events = lane.readers.events();
         self.group.reclaim(peer);
         let end = usize::try_from(lane.left()).map_or(usize::MAX, |left| before.saturating_add(left));
         if !lane.parked.is_empty() {
@@ -558,13 +570,12 @@ impl Engine {
                 *moved += read;
             }
         }
-        let parks = matches!(mode, Mode::Park(_));
-        let mode = Lane::of(&lane.read_waker, mode);
+        let of_lane = Lane::of(&lane.read_waker, mode);
         let read = loop {
             if *moved == end {
                 break Poll::Ready(Ok(()));
             }
-            match fill(&mut |target| lane.channel.poll_body(mode, target), *moved) {
+            match fill(&mut |target| lane.channel.poll_body(of_lane, target), *moved) {
                 Poll::Ready(Ok(read)) => *moved += read,
                 Poll::Ready(Err(error)) => break Poll::Ready(Err(error)),
                 Poll::Pending => break Poll::Pending,
@@ -583,9 +594,7 @@ impl Engine {
                 Poll::Pending
             }
             Poll::Pending => {
-                if parks {
-                    lane.readers.looked();
-                }
+                self.wait_to_read(peer, id, mode, events);
                 if *moved > before {
                     self.group.handle_input(now, Input::Progressed(peer));
                 }

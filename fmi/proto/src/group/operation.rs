@@ -18,6 +18,14 @@ pub struct OpId {
 impl OpId {
     /// Before any operation.
     pub const FIRST: Self = Self { serial: 0, index: 0 };
+    /// The place of what is no operation.
+    const NOWHERE: u32 = u32::MAX;
+
+    /// Whether this is no operation, but waits as one does.
+    #[inline]
+    pub fn is_visitor(self) -> bool {
+        self.index == Self::NOWHERE
+    }
 }
 
 /// What an operation does.
@@ -187,7 +195,7 @@ impl Operations {
     /// An identity that no operation has or gets.
     pub(super) fn visitor(&mut self) -> OpId {
         self.serial += 1;
-        OpId { serial: self.serial, index: u32::MAX }
+        OpId { serial: self.serial, index: OpId::NOWHERE }
     }
 
     pub(super) fn get(&self, id: OpId) -> Option<&Op> {
@@ -211,5 +219,99 @@ impl Operations {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Op> {
         self.entries.iter().flatten()
+    }
+}
+
+/// A value for each of some operations that have not ended; look-ups take constant time.
+#[derive(Debug)]
+pub struct Table<T> {
+    entries: Vec<Option<(OpId, T)>>,
+    count: usize,
+}
+
+impl<T> Default for Table<T> {
+    fn default() -> Self {
+        Self { entries: Vec::new(), count: 0 }
+    }
+}
+
+impl<T> Table<T> {
+    /// The value of an operation.
+    #[inline]
+    pub fn get(&self, id: OpId) -> Option<&T> {
+        self.entries.get(id.index as usize)?.as_ref().filter(|(known, _)| *known == id).map(|(_, value)| value)
+    }
+
+    /// The same, to be changed.
+    #[inline]
+    pub fn get_mut(&mut self, id: OpId) -> Option<&mut T> {
+        self.entries.get_mut(id.index as usize)?.as_mut().filter(|(known, _)| *known == id).map(|(_, value)| value)
+    }
+
+    /// Gives an operation its value; one that an ended operation left in its place is dropped.
+    ///
+    /// # Panics
+    /// For [`Group::visitor`](super::Group::visitor), which has no place.
+    #[inline]
+    pub fn insert(&mut self, id: OpId, value: T) {
+        assert!(!id.is_visitor(), "a visitor has no place among operations");
+        let index = id.index as usize;
+        if self.entries.len() <= index {
+            self.entries.resize_with(index + 1, || None);
+        }
+        self.count += usize::from(self.entries[index].replace((id, value)).is_none());
+    }
+
+    /// The value of an operation, which has none after that.
+    #[inline]
+    pub fn remove(&mut self, id: OpId) -> Option<T> {
+        let entry = self.entries.get_mut(id.index as usize)?;
+        let (_, value) = entry.take_if(|(known, _)| *known == id)?;
+        self.count -= 1;
+        Some(value)
+    }
+
+    /// How many operations have one.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether none has.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The operations that have one.
+    pub fn ids(&self) -> impl Iterator<Item = OpId> {
+        self.entries.iter().flatten().map(|(id, _)| *id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    proptest! {
+        /// A table is a map, as long as two operations that live have different places.
+        #[test]
+        fn a_table_is_a_map(steps in proptest::collection::vec((0_u32..6, 0_u64..4, any::<bool>()), 0..60)) {
+            let (mut table, mut map) = (Table::default(), BTreeMap::new());
+            for (number, (index, age, inserts)) in steps.into_iter().enumerate() {
+                let id = OpId { serial: age, index };
+                if inserts {
+                    map.retain(|other: &OpId, _| other.index != index || *other == id);
+                    table.insert(id, number);
+                    map.insert(id, number);
+                } else {
+                    prop_assert_eq!(table.remove(id), map.remove(&id));
+                }
+                prop_assert_eq!(table.get(id), map.get(&id));
+                prop_assert_eq!(table.len(), map.len());
+                prop_assert!(table.ids().all(|id| map.contains_key(&id)));
+            }
+        }
     }
 }
