@@ -12,6 +12,7 @@ pub mod backoff;
 pub mod bucket;
 pub mod candidate;
 pub mod card;
+mod cipher;
 pub mod datatype;
 pub mod discovery;
 pub mod error;

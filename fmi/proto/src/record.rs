@@ -8,18 +8,17 @@
 
 use std::fmt;
 
-use chacha20poly1305::aead::{AeadInPlace, KeyInit};
-use chacha20poly1305::{ChaCha20Poly1305, Nonce, Tag};
 use zeroize::Zeroize;
 
 use super::card::Security;
+use super::cipher::{Cipher, NONCE_BYTES};
 
 /// Most bytes of the application in one record.
 pub const RECORD_BYTES_MAX: usize = 64 << 10;
 /// Length field.
 pub const HEADER_BYTES: usize = 4;
 /// Tag.
-pub const TAG_BYTES: usize = 16;
+pub const TAG_BYTES: usize = super::cipher::TAG_BYTES;
 /// Records under one key: at most 4 GiB, far below the limit of the cipher.
 pub const REKEY_AFTER: u64 = 1 << 16;
 
@@ -37,7 +36,7 @@ pub enum RecordError {
 /// One direction of a protected stream.
 pub struct Direction {
     key: [u8; 32],
-    cipher: ChaCha20Poly1305,
+    cipher: Cipher,
     encrypts: bool,
     number: u64,
     rekey_after: u64,
@@ -63,19 +62,19 @@ impl Direction {
     }
 
     fn rekeyed_after(security: Security, key: [u8; 32], rekey_after: u64) -> Self {
-        let cipher = ChaCha20Poly1305::new((&key).into());
+        let cipher = Cipher::new(&key);
         Self { key, cipher, encrypts: security == Security::Encrypted, number: 0, rekey_after }
     }
 
-    fn next(&mut self) -> Nonce {
+    fn next(&mut self) -> [u8; NONCE_BYTES] {
         if self.number > 0 && self.number.is_multiple_of(self.rekey_after) {
             let mut key = blake3::derive_key("fmi record key v1", &self.key);
             self.key.zeroize();
             self.key = key;
             key.zeroize();
-            self.cipher = ChaCha20Poly1305::new((&self.key).into());
+            self.cipher = Cipher::new(&self.key);
         }
-        let mut nonce = Nonce::default();
+        let mut nonce = [0; NONCE_BYTES];
         nonce[4..].copy_from_slice(&self.number.to_be_bytes());
         // A stream of 2^64 records takes longer than anybody lives.
         self.number += 1;
@@ -92,12 +91,11 @@ impl Direction {
         let header = u32::try_from(length).expect("RECORD_BYTES_MAX fits").to_be_bytes();
         record[..HEADER_BYTES].copy_from_slice(&header);
         let nonce = self.next();
-        let sealed = if self.encrypts {
-            self.cipher.encrypt_in_place_detached(&nonce, &header, &mut record[HEADER_BYTES..])
+        let tag = if self.encrypts {
+            self.cipher.seal(nonce, &header, &mut record[HEADER_BYTES..])
         } else {
-            self.cipher.encrypt_in_place_detached(&nonce, record, &mut [])
+            self.cipher.seal(nonce, record, &mut [])
         };
-        let tag = sealed.expect("a record is far below the limit of the cipher");
         record.extend_from_slice(&tag);
     }
 
@@ -121,15 +119,10 @@ impl Direction {
     /// # Panics
     /// If it is shorter than header and tag.
     pub fn open(&mut self, record: &mut [u8]) -> Result<(), RecordError> {
-        let (rest, tag) = record.split_at_mut(record.len() - TAG_BYTES);
-        let tag = *Tag::from_slice(tag);
         let nonce = self.next();
-        let opened = if self.encrypts {
-            let (header, bytes) = rest.split_at_mut(HEADER_BYTES);
-            self.cipher.decrypt_in_place_detached(&nonce, header, bytes, &tag)
-        } else {
-            self.cipher.decrypt_in_place_detached(&nonce, rest, &mut [], &tag)
-        };
+        let secret_at = if self.encrypts { HEADER_BYTES } else { record.len() - TAG_BYTES };
+        let (clear, secret) = record.split_at_mut(secret_at);
+        let opened = self.cipher.open(nonce, clear, secret);
         opened.map_err(|_| RecordError::Tag)
     }
 }

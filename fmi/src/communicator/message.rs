@@ -353,9 +353,7 @@ impl Communicator {
     pub(super) fn matching(&self, operation: Operation, source: Source, tag: Tag) -> MatchRequest {
         let base = self.shared.clone();
         match self.post_receive(operation, source, tag) {
-            Ok(Some((call, pattern))) => {
-                MatchRequest { base, pattern: Some(pattern), state: Match::Waiting(call) }
-            }
+            Ok(Some((call, pattern))) => MatchRequest { base, pattern: Some(pattern), state: Match::Waiting(call) },
             Ok(None) => MatchRequest { base, pattern: None, state: Match::Nobody },
             Err(error) => MatchRequest { base, pattern: None, state: Match::Refused(Some(error)) },
         }

@@ -275,7 +275,10 @@ impl Shared {
 enum First<T> {
     Over(Poll<Result<T>>),
     /// It is worth while to try again for so long.
-    Again { budget: Duration, moved: u64 },
+    Again {
+        budget: Duration,
+        moved: u64,
+    },
 }
 
 /// Does what can be done for an operation.
@@ -690,7 +693,12 @@ impl Engine {
     /// How many operations are listed with sources.
     pub(crate) fn enlisted(&self) -> usize {
         let lanes = self.lanes.iter().flatten().map(|lane| lane.readers.len() + lane.writers.len());
-        lanes.sum::<usize>() + self.common.len() + self.listings.len() + self.tasks.len() + self.ended.len() + self.copied
+        lanes.sum::<usize>()
+            + self.common.len()
+            + self.listings.len()
+            + self.tasks.len()
+            + self.ended.len()
+            + self.copied
     }
 }
 
