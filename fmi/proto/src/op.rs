@@ -7,7 +7,9 @@ use crate::operation::named;
 
 mod dynamic;
 
-pub use dynamic::{Bound, Operator, Undefined, combine_bytes};
+#[doc(hidden)]
+pub use dynamic::combine_bytes;
+pub use dynamic::{Bound, Operator, Undefined};
 
 /// Combines two elements; must be associative.
 ///

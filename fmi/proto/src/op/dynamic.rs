@@ -134,6 +134,7 @@ impl fmt::Debug for Bound {
 impl Bound {
     /// Combines `other`, which is on this side of the other operand, with `own` or, if that is none, with what is in
     /// `into`. The result goes to `into`. All are equally long, of whole elements.
+    #[doc(hidden)]
     pub fn combine(&self, into: &mut [u8], own: Option<&[u8]>, other: &[u8], side: Side) {
         let user = match &self.0 {
             Inner::Kernel(kernel) => return kernel(into, own, other, side),
