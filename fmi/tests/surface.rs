@@ -121,6 +121,14 @@ fn types(text: &str) -> impl Iterator<Item = &str> {
     words.filter(|word| word.starts_with(|letter: char| letter.is_uppercase()))
 }
 
+/// The types that a `use` names, by the names that they have where they come from.
+fn imported(line: &str) -> impl Iterator<Item = &str> {
+    line.split(" as ").enumerate().flat_map(|(number, part)| {
+        let is_alias = number > 0 && part.starts_with(|letter: char| letter.is_uppercase());
+        types(part).skip(usize::from(is_alias))
+    })
+}
+
 /// The statements of `text` that begin a line, at any depth, with `start`, up to the first of `ends`.
 fn statements<'a>(text: &'a str, start: &'a str, ends: &'a [char]) -> impl Iterator<Item = &'a str> {
     text.match_indices(start).filter_map(move |(at, _)| {
@@ -150,7 +158,7 @@ fn signatures_name_only_types_that_users_can_name() {
     for (path, text) in &texts {
         let used = statements(text, "use ", &[';']);
         let used = used.filter(|line| ["use crate::", "use super::", "use fmi_"].iter().any(|it| line.starts_with(it)));
-        let internal: BTreeSet<&str> = used.flat_map(types).filter(|name| !exported.contains(name)).collect();
+        let internal: BTreeSet<&str> = used.flat_map(imported).filter(|name| !exported.contains(name)).collect();
         let functions = ["pub fn ", "pub async fn ", "pub const fn "];
         let functions = functions.into_iter().flat_map(|start| statements(text, start, &['{', ';']));
         let fields = statements(text, "pub ", &[',', '\n']).filter(|line| line.contains(": "));

@@ -7,9 +7,7 @@ use crate::operation::named;
 
 mod dynamic;
 
-#[doc(hidden)]
-pub use dynamic::combine_bytes;
-pub use dynamic::{Bound, Operator, Undefined};
+pub use dynamic::{Bound, Operator, Undefined, combine_bytes};
 
 /// Combines two elements; must be associative.
 ///

@@ -204,6 +204,7 @@ fn kernel_of<T: Element, O: Op<T> + Default>(into: &mut [u8], own: Option<&[u8]>
 ///
 /// # Panics
 /// Unless the bytes are aligned, and whole elements.
+#[doc(hidden)]
 pub fn combine_bytes<T: Element, O: Op<T>>(op: &O, into: &mut [u8], own: Option<&[u8]>, other: &[u8], side: Side) {
     let into = bytemuck::cast_slice_mut::<u8, T>(into);
     let other = bytemuck::cast_slice::<u8, T>(other);
