@@ -37,10 +37,8 @@ use tokio::runtime::Runtime;
 
 use crate::communicator::{Communicator as Inner, Destination, Group, Invocation, Requests, Source, Status, Tag};
 use crate::error::{Error, ErrorKind, Operation, Result};
-use crate::model::Fabric;
 use crate::op::Op;
 use crate::request::Payload;
-use crate::schedule::{Choice, Problem};
 use crate::time::Instant;
 use crate::{Config, Element, LinkInfo, RealNet};
 
@@ -247,16 +245,6 @@ impl Communicator {
     /// How each peer is reached, in rank order.
     pub fn links(&self) -> impl Iterator<Item = LinkInfo> + use<> {
         self.inner().links()
-    }
-
-    /// What the group's network is taken for when algorithms are chosen.
-    pub fn fabric(&self) -> Fabric {
-        self.inner().fabric()
-    }
-
-    /// The algorithm that a collective of this communicator takes, with its modelled time.
-    pub fn choice(&self, problem: &Problem) -> Choice {
-        self.inner().choice(problem)
     }
 
     /// Leaves the group gracefully: [`crate::Communicator::leave`].

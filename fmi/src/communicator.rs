@@ -35,7 +35,7 @@ use crate::config::Config;
 use crate::connect::{Joined, Joiner, Prepared};
 use crate::engine::{Engine, Shared, Until};
 use crate::error::{Error, ErrorKind, Operation, Path, Result};
-use crate::model::Fabric;
+use crate::model::Costs;
 use crate::net::{BoxFuture, Clock, Net};
 use crate::proto::candidate::Technique;
 use crate::proto::group::OpId;
@@ -170,7 +170,7 @@ impl Communicator {
             let session = Default::default();
             let parts = crate::engine::Parts { channels, control: None, session, upgrade: None, lifeline: None };
             let comm = Self::over(&config, clock.clone(), parts);
-            comm.shared.with(|engine| engine.fabric = Fabric::local(1.0));
+            comm.shared.with(|engine| engine.costs = Costs::local(1.0));
             comm.mark_formed();
             comm
         };
@@ -260,11 +260,6 @@ impl Communicator {
             engine.channels().map(Channel::info).filter_map(here).collect()
         });
         infos.into_iter()
-    }
-
-    /// What the group's network is taken for when algorithms are chosen; equal on all ranks.
-    pub fn fabric(&self) -> Fabric {
-        self.shared.with(|engine| engine.fabric)
     }
 
     /// Leaves the group gracefully: what was sent arrives, as long as the peers read it. It waits for the peers to

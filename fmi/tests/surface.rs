@@ -1,5 +1,6 @@
 //! Goal: what can be done with `async` can be done without, and the reverse; every operation returns a request that has a
-//! name. Method: read the sources, and compare the methods of both surfaces.
+//! name; and no signature needs a type that users cannot name. Method: read the sources, and compare the methods of both
+//! surfaces, and the types in signatures with those that are exported.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -108,4 +109,63 @@ fn operations_return_requests_with_a_name() {
             assert!(["connect", "leave", "progress_until"].contains(&function), "`{function}` returns no request");
         }
     }
+}
+
+/// Files of other packages that this one exports whole.
+const EXPORTED: [&str; 4] =
+    ["../proto/src/error.rs", "../proto/src/op.rs", "../proto/src/op/dynamic.rs", "../net/src/time.rs"];
+
+/// The words of `text` that may name a type.
+fn types(text: &str) -> impl Iterator<Item = &str> {
+    let words = text.split(|letter: char| !letter.is_alphanumeric() && letter != '_');
+    words.filter(|word| word.starts_with(|letter: char| letter.is_uppercase()))
+}
+
+/// The types that a `use` names, by the names that they have where they come from.
+fn imported(line: &str) -> impl Iterator<Item = &str> {
+    line.split(" as ").enumerate().flat_map(|(number, part)| {
+        let is_alias = number > 0 && part.starts_with(|letter: char| letter.is_uppercase());
+        types(part).skip(usize::from(is_alias))
+    })
+}
+
+/// The statements of `text` that begin a line, at any depth, with `start`, up to the first of `ends`.
+fn statements<'a>(text: &'a str, start: &'a str, ends: &'a [char]) -> impl Iterator<Item = &'a str> {
+    text.match_indices(start).filter_map(move |(at, _)| {
+        let (before, rest) = text.split_at(at);
+        let before = before.trim_end_matches(' ');
+        let begins_a_line = before.ends_with('\n') && !before.trim_end().ends_with("#[doc(hidden)]");
+        begins_a_line.then(|| &rest[..rest.find(ends).unwrap_or(rest.len())])
+    })
+}
+
+// `unreachable_pub` sees to it that what is `pub` in this crate is exported.
+#[test]
+fn signatures_name_only_types_that_users_can_name() {
+    let mut paths = Vec::new();
+    files(source(""), &mut paths);
+    paths.extend(EXPORTED.map(source));
+    let texts: Vec<_> = paths.iter().map(|path| (path, fs::read_to_string(path).expect("readable"))).collect();
+
+    let mut exported = BTreeSet::new();
+    for (_, text) in &texts {
+        exported.extend(statements(text, "pub use ", &[';']).flat_map(types));
+        for kind in ["pub struct ", "pub enum ", "pub trait ", "pub type "] {
+            exported.extend(statements(text, kind, &['{', ';', '(', '=']).map(|head| name(&head[kind.len()..])));
+        }
+    }
+    let mut hidden = Vec::new();
+    for (path, text) in &texts {
+        let used = statements(text, "use ", &[';']);
+        let used = used.filter(|line| ["use crate::", "use super::", "use fmi_"].iter().any(|it| line.starts_with(it)));
+        let internal: BTreeSet<&str> = used.flat_map(imported).filter(|name| !exported.contains(name)).collect();
+        let functions = ["pub fn ", "pub async fn ", "pub const fn "];
+        let functions = functions.into_iter().flat_map(|start| statements(text, start, &['{', ';']));
+        let fields = statements(text, "pub ", &[',', '\n']).filter(|line| line.contains(": "));
+        for signature in functions.chain(fields) {
+            hidden.extend(types(signature).filter(|name| internal.contains(name)).map(|name| (path, name, signature)));
+        }
+    }
+    assert!(exported.contains("Communicator") && exported.contains("ErrorKind") && exported.len() > 50, "{exported:?}");
+    assert!(hidden.is_empty(), "types that users cannot name: {hidden:#?}");
 }

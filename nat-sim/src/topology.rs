@@ -29,20 +29,20 @@ pub struct GatewayId(pub usize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SiteId(pub usize);
 
-/// A host.
+/// A host: one address or more on one network, behind one link. A function runs on it, or a service.
 #[derive(Clone, Debug)]
 pub struct HostSpec {
-    /// Its network.
+    /// The network that its link leads to.
     pub network: NetworkId,
-    /// Its address there.
+    /// Its address there, unique on that network.
     pub address: Ipv4Addr,
     /// Further addresses. Those of IPv6 are reached from everywhere, as far as gateways let them.
     pub also: Vec<IpAddr>,
-    /// Its link.
+    /// Delay, loss and rate between it and its network.
     pub link: LinkConfig,
-    /// Its site.
+    /// The site that it is cut off with.
     pub site: SiteId,
-    /// Its TCP.
+    /// Sizes of its TCP, equal for all its connections.
     pub tcp: TcpConfig,
 }
 
@@ -72,22 +72,22 @@ impl Default for TcpConfig {
     }
 }
 
-/// A gateway.
+/// A gateway between an inner network and an outer one, each of which may be behind another gateway.
 #[derive(Clone, Debug)]
 pub struct GatewaySpec {
-    /// What it does.
+    /// How it translates and filters, which [`preset`](crate::nat::preset) has for known devices.
     pub nat: NatConfig,
-    /// Its outer network.
+    /// The network towards the internet.
     pub outer: NetworkId,
-    /// Its address there.
+    /// Its external address, on the outer network.
     pub address: Ipv4Addr,
-    /// Further addresses there.
+    /// Further external addresses; which a flow gets, [`NatConfig::pooling`] says.
     pub pool: Vec<Ipv4Addr>,
     /// Its outer link; the inner one is part of the links of the hosts.
     pub link: LinkConfig,
-    /// Its inner network.
+    /// The network of the hosts behind it. It serves that one alone.
     pub inner: NetworkId,
-    /// Its site.
+    /// The site that it is cut off with.
     pub site: SiteId,
 }
 
@@ -99,7 +99,7 @@ impl GatewaySpec {
     }
 }
 
-/// The whole.
+/// Networks, hosts, gateways and sites: what a world is made of.
 #[derive(Clone, Debug)]
 pub struct Topology {
     pub(crate) networks: Vec<String>,
@@ -118,9 +118,9 @@ pub enum TopologyError {
     /// Two nodes have one address on one network.
     #[error("{address} is used twice on network {network}")]
     AddressTwice {
-        /// The address.
+        /// The address of both.
         address: IpAddr,
-        /// The network.
+        /// Name of the network on which both are.
         network: String,
     },
     /// Two gateways serve one inner network, or one serves the internet.
@@ -171,13 +171,13 @@ impl Topology {
         site
     }
 
-    /// Adds a host.
+    /// Adds a host. Whether it fits is checked when the world runs.
     pub fn host(&mut self, spec: HostSpec) -> HostId {
         self.hosts.push(spec);
         HostId(self.hosts.len() - 1)
     }
 
-    /// Adds a gateway.
+    /// Adds a gateway. Whether it fits is checked when the world runs.
     pub fn gateway(&mut self, spec: GatewaySpec) -> GatewayId {
         self.gateways.push(spec);
         GatewayId(self.gateways.len() - 1)

@@ -58,16 +58,16 @@ impl Default for Limits {
 /// Why a run was ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Stuck {
-    /// [`Limits::time_max`].
+    /// It passed [`Limits::time_max`]; with the state of hosts and functions.
     #[error("not finished after {0:?} of simulated time\n{1}")]
     Time(Duration, String),
-    /// [`Limits::events_max`].
+    /// It passed [`Limits::events_max`]; with the state of hosts and functions.
     #[error("not finished after {0} events\n{1}")]
     Events(u64, String),
     /// [`Limits::capture_bytes_max`], or the disk.
     #[error("{0}")]
     Capture(String),
-    /// [`Limits::no_progress_max`].
+    /// It passed [`Limits::no_progress_max`]; with the state of hosts and functions.
     #[error("no progress for {0:?} of simulated time\n{1}")]
     NoProgress(Duration, String),
     /// Every task waits and nothing is on its way.
@@ -87,9 +87,9 @@ pub enum WorldError {
     /// A latency between sites is not a positive multiple of the resolution.
     #[error("a latency of {latency:?} between sites is not a positive multiple of the resolution of {resolution:?}")]
     Latency {
-        /// The latency.
+        /// The latency that was asked for.
         latency: Duration,
-        /// The resolution.
+        /// One tick of the world.
         resolution: Duration,
     },
     /// The capture cannot be written.
@@ -104,7 +104,7 @@ pub struct Report {
     pub digest: String,
     /// Simulated time at the end.
     pub elapsed: Duration,
-    /// Events handled.
+    /// Events that the fabric handled, each at its exact time.
     pub events: u64,
     /// Packets put on a network.
     pub packets: u64,
@@ -176,12 +176,12 @@ impl World {
         self.functions.push(Function { host, site, start: Instant::ZERO + start, matters, body });
     }
 
-    /// Plans a fault.
+    /// Lets a fault happen `at` this simulated time.
     pub fn fault(&mut self, at: Duration, fault: Fault) {
         self.faults.push((Instant::ZERO + at, fault));
     }
 
-    /// Sets the limits.
+    /// Replaces the limits at which a run is ended as [`Stuck`].
     pub fn limits(&mut self, limits: Limits) {
         self.limits = limits;
     }

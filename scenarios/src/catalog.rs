@@ -10,7 +10,7 @@ use nat_sim::topology::TcpConfig;
 use crate::attack;
 use crate::check::Check;
 use crate::oracle;
-use crate::program::{Action, Program, What};
+use crate::program::{Action, Program, Work};
 use crate::scenario::{Scenario, Target, WorldSpec, cut_between};
 use crate::swarm;
 
@@ -360,7 +360,7 @@ fn watched_again() -> Scenario {
     // So many seconds of nothing but allreduces would fill a capture.
     let pause = Action::Sleep(millis(20));
     let steps = vec![Action::Allreduce { bytes: 100_000 }, pause.clone(), pause];
-    scenario.program.what = What::Steps { steps, rounds: 100_000 };
+    scenario.program.work = Work::Steps { steps, rounds: 100_000 };
     scenario.name = "rendezvous-watches-again".into();
     scenario.about = "the rendezvous restarts under a running group; a function that then vanishes is named".into();
     let at = seconds(8);

@@ -25,7 +25,7 @@ pub mod swarm;
 
 pub use check::{Check, Claim};
 pub use outcome::{Outcome, RankEnd, Record};
-pub use program::{Action, AloneBody, Context, Ending, Failure, JoinedBody, Program, What};
+pub use program::{Action, AloneBody, Context, Ending, Failure, JoinedBody, Program, Work};
 pub use run::{Options, WriteSend, run};
 pub use scenario::{Placement, Scenario, Target, WorldSpec, cut_between};
 

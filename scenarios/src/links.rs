@@ -10,7 +10,7 @@ use fmi::net::rendezvous::{Rendezvous, ServerConfig};
 use fmi::op::BuiltIn;
 use fmi::{Communicator, Config, Error};
 use fmi::{Datatype, Invocation};
-use fmi_proto::model::Fabric;
+use fmi_proto::model::Costs;
 use fmi_proto::schedule::{Algorithm, Collective, Connections, Problem, candidates, price};
 use nat_sim::topology::{HostSpec, INTERNET, TcpConfig, Topology};
 use nat_sim::{SimNet, World, WorldError};
@@ -18,7 +18,7 @@ use nat_sim::{SimNet, World, WorldError};
 /// What lies between the ranks.
 #[derive(Clone, Copy, Debug)]
 pub struct Links {
-    /// Number of ranks.
+    /// Number of ranks, each on a host of its own.
     pub ranks: u32,
     /// From rank to rank, one way; a multiple of 20 us.
     pub latency: Duration,
@@ -26,18 +26,18 @@ pub struct Links {
     pub bytes_per_second: u64,
 }
 
-/// One collective.
+/// How long one collective took with one algorithm and one length.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Timing {
-    /// Which.
+    /// The collective.
     pub collective: Collective,
-    /// How.
+    /// The algorithm that it was made to take.
     pub algorithm: Algorithm,
-    /// Length of the vector or block.
+    /// Length of the vector, or of each rank's block, in bytes.
     pub bytes: usize,
     /// From the end of a barrier until the last rank is done, in simulated time.
     pub simulated: Duration,
-    /// What the model says.
+    /// The time that the model gives it.
     pub modelled: Duration,
 }
 
@@ -48,10 +48,10 @@ pub const RESOLUTION: Duration = Duration::from_micros(10);
 
 impl Links {
     /// What the model is told of them. Nothing computes in the lab, so messages cost no processor time.
-    pub fn fabric(&self) -> Fabric {
+    pub fn costs(&self) -> Costs {
         #[expect(clippy::cast_precision_loss, reason = "a rate")]
         let byte_ns = 1e9 / self.bytes_per_second as f64;
-        Fabric { latency: self.latency, overhead: Duration::ZERO, byte_ns, combine_ns: 0.0, crowding: 1.0 }
+        Costs { latency: self.latency, overhead: Duration::ZERO, byte_ns, combine_ns: 0.0, crowding: 1.0 }
     }
 
     /// Times every algorithm of `collectives` with vectors of `bytes`.
@@ -65,7 +65,7 @@ impl Links {
                 let problem = self.problem(*collective, *bytes);
                 for algorithm in candidates(&problem, &Connections::complete()) {
                     let simulated = self.run(&problem, algorithm)?;
-                    let modelled = price(&problem, algorithm, &self.fabric()).time;
+                    let modelled = price(&problem, algorithm, &self.costs()).time;
                     timings.push(Timing { collective: *collective, algorithm, bytes: *bytes, simulated, modelled });
                 }
             }
@@ -137,10 +137,10 @@ pub enum LinksError {
     /// The world cannot be built.
     #[error("{0}")]
     World(#[from] WorldError),
-    /// A rank failed.
+    /// An operation of a rank failed.
     #[error("{0}")]
     Rank(#[from] Error),
-    /// Nothing went on.
+    /// The run was ended, and this is why.
     #[error("the simulation made no progress: {0}")]
     Stuck(String),
 }

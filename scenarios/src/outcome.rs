@@ -10,9 +10,9 @@ use nat_sim::Report;
 /// How one rank ended.
 #[derive(Clone, Debug)]
 pub struct RankEnd {
-    /// Simulated time.
+    /// Simulated time of its end.
     pub at: Duration,
-    /// `None` for success.
+    /// The error it ended with; `None` for success.
     pub error: Option<String>,
     /// The rank that the error names.
     pub names: Option<u32>,
@@ -25,13 +25,13 @@ pub struct RankEnd {
 /// What a program recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// Simulated time.
+    /// Simulated time of the record.
     pub at: Duration,
     /// The rank that recorded it.
     pub rank: u32,
     /// What kind of thing it is.
     pub what: String,
-    /// Details.
+    /// The program's own words.
     pub detail: String,
 }
 
@@ -40,7 +40,7 @@ pub struct Record {
 pub struct Outcome {
     /// Name of the scenario.
     pub scenario: String,
-    /// Seed.
+    /// The seed that repeats it.
     pub seed: u64,
     /// What the lab reports.
     pub report: Report,

@@ -16,35 +16,35 @@ use crate::outcome::{Board, Record, SharedBoard};
 /// One thing that all ranks do.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// Barrier.
+    /// A barrier among all ranks.
     Barrier,
-    /// Broadcast of so many bytes from a root.
+    /// A broadcast, whose content every rank checks.
     Broadcast {
-        /// Root.
+        /// The rank that has the data.
         root: u32,
-        /// Bytes.
+        /// Length in bytes.
         bytes: usize,
     },
-    /// Sum of so many bytes of `u64`.
+    /// A sum of vectors of `u64` on all ranks.
     Allreduce {
-        /// Bytes.
+        /// Length of each vector in bytes.
         bytes: usize,
     },
-    /// An operator that does not commute, to a root.
+    /// A reduction by an operator that does not commute.
     OrderedReduce {
-        /// Root.
+        /// The rank that gets the result.
         root: u32,
     },
-    /// Every rank exchanges so many bytes with every other, content checked.
+    /// Every rank exchanges a message with every other, content checked.
     Exchange {
-        /// Bytes.
+        /// Length of each message in bytes.
         bytes: usize,
     },
     /// Operations of every kind, drawn from the number of the step.
     Drawn,
-    /// Waits.
+    /// Waits for this simulated time, and makes no progress meanwhile.
     Sleep(Duration),
-    /// Waits, and lets the communicator make progress.
+    /// Waits for this simulated time, and lets the communicator make progress.
     Progress(Duration),
 }
 
@@ -80,12 +80,12 @@ pub struct Program {
     /// The configuration of each rank. The lab fills in rank, size, group and rendezvous, and a key if there is none.
     pub config: Config,
     /// What each rank does.
-    pub what: What,
+    pub work: Work,
 }
 
 /// What each rank does.
 #[derive(Clone)]
-pub enum What {
+pub enum Work {
     /// It joins, takes steps whose results are checked, and leaves.
     Steps {
         /// One after the other.
@@ -99,7 +99,7 @@ pub enum What {
     Alone(Arc<dyn AloneBody>),
 }
 
-impl fmt::Debug for What {
+impl fmt::Debug for Work {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Steps { steps, rounds } => {
@@ -153,7 +153,7 @@ impl Program {
 
     /// These steps, so many times.
     pub fn steps(steps: impl Into<Vec<Action>>, rounds: u32) -> Self {
-        Self { config: Self::config(), what: What::Steps { steps: steps.into(), rounds } }
+        Self { config: Self::config(), work: Work::Steps { steps: steps.into(), rounds } }
     }
 
     /// A program of the user's: each rank joins, runs `body`, and leaves if that ends well. It is polled within the
@@ -162,7 +162,7 @@ impl Program {
     where
         F: AsyncFn(&Communicator, &Context) -> Result<(), Failure> + Send + Sync + 'static,
     {
-        Self { config, what: What::Joined(Arc::new(body)) }
+        Self { config, work: Work::Joined(Arc::new(body)) }
     }
 
     /// The same for a program that joins by itself, with [`Context::join`] or otherwise.
@@ -170,7 +170,7 @@ impl Program {
     where
         F: AsyncFn(&Context) -> Result<(), Failure> + Send + Sync + 'static,
     {
-        Self { config, what: What::Alone(Arc::new(body)) }
+        Self { config, work: Work::Alone(Arc::new(body)) }
     }
 }
 
@@ -207,7 +207,7 @@ impl Context {
         Net::now(&self.net)
     }
 
-    /// Waits.
+    /// Waits for this simulated time, and makes no progress meanwhile.
     pub async fn sleep(&self, time: Duration) {
         Net::sleep_until(&self.net, self.now() + time).await;
     }

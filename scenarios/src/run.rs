@@ -16,7 +16,7 @@ use crate::attack::{self, Knowledge};
 use crate::check::{self, SECRET};
 use crate::layout::{SERVER, gateway_address, rendezvous_names, topology};
 use crate::outcome::{Board, Outcome, RankEnd, SharedBoard};
-use crate::program::{Context, Failure, What};
+use crate::program::{Context, Failure, Work};
 use crate::scenario::Scenario;
 use crate::steps;
 
@@ -142,7 +142,7 @@ async fn rank_main(net: SimNet, rank: u32, scenario: Rc<Scenario>, board: Shared
     (config.group, config.rendezvous) = (scenario.name.clone(), rendezvous_names(&scenario.world));
     config.key.get_or_insert_with(|| SECRET.into());
     let context = Context::new(net, config, board.clone());
-    let result = execute(&context, &scenario.program.what).await;
+    let result = execute(&context, &scenario.program.work).await;
     let at = context.now().since_origin();
     let mut end = RankEnd { at, error: None, names: None, unconnected: false, wrong: false };
     match result {
@@ -162,15 +162,15 @@ async fn rank_main(net: SimNet, rank: u32, scenario: Rc<Scenario>, board: Shared
 }
 
 /// Runs the program of one rank.
-async fn execute(context: &Context, what: &What) -> Result<(), Failure> {
-    if let What::Alone(body) = what {
+async fn execute(context: &Context, work: &Work) -> Result<(), Failure> {
+    if let Work::Alone(body) = work {
         return body.run(context).await;
     }
     let comm = context.join().await?;
-    match what {
-        What::Steps { steps, rounds } => steps::run(context, &comm, steps, *rounds).await?,
-        What::Joined(body) => body.run(&comm, context).await?,
-        What::Alone(_) => {}
+    match work {
+        Work::Steps { steps, rounds } => steps::run(context, &comm, steps, *rounds).await?,
+        Work::Joined(body) => body.run(&comm, context).await?,
+        Work::Alone(_) => {}
     }
     context.note_end(&comm);
     comm.leave().await;

@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
 use crate::oracle::{self, Meeting};
-use crate::program::{Action, Program, What};
+use crate::program::{Action, Program, Work};
 use crate::scenario::{Placement, Scenario, Target, WorldSpec};
 
 /// Prefix of the names; the number follows.
@@ -132,7 +132,7 @@ pub fn operations(number: u64) -> Scenario {
     config
         .algorithms
         .retain(|collective, drawn| fmi_proto::schedule::algorithms(*collective).any(|known| known == *drawn));
-    scenario.program.what = What::Steps { steps: steps.into(), rounds: 2 };
+    scenario.program.work = Work::Steps { steps: steps.into(), rounds: 2 };
     scenario.name = format!("{OPERATIONS_PREFIX}{number}");
     scenario.about = format!("random operations with {size} functions, drawn from {number}");
     scenario

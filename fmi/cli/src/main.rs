@@ -10,6 +10,8 @@ mod output;
 
 mod launch;
 mod nat;
+#[cfg(test)]
+mod page;
 mod perf;
 mod ping;
 mod plan;
@@ -17,7 +19,7 @@ mod rendezvous;
 
 /// MPI-like message passing for functions behind NATs.
 #[derive(Parser)]
-#[command(name = "fmi", version, about)]
+#[command(name = "fmi", version)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -102,4 +104,14 @@ fn duration(text: &str) -> Result<std::time::Duration, String> {
 fn bytes(text: &str) -> Result<usize, String> {
     let bytes = fmi::config::units::bytes(text)?;
     usize::try_from(bytes).map_err(|_| format!("{text:?} is too long"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_page_of_the_reference_agrees_with_the_help() {
+        super::page::assert_agrees(super::Arguments::command());
+    }
 }

@@ -15,7 +15,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "ADDR")]
     rendezvous: Option<String>,
     /// Overall deadline.
-    #[arg(long, default_value = "30s", value_parser = crate::duration)]
+    #[arg(long, default_value = "30s", value_parser = crate::duration, value_name = "TIME")]
     deadline: Duration,
     /// Print one JSON object instead of lines.
     #[arg(long)]

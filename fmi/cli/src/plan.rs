@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use fmi_proto::model::Fabric;
+use fmi_proto::model::Costs;
 use fmi_proto::schedule::draw::{svg, timeline};
 use fmi_proto::schedule::{
     Algorithm, Choice, Collective, Connections, Problem, Schedule, Step, build, candidates, chosen, price,
@@ -71,7 +71,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         }
         Err(error) => {
             complain!("{error}");
-            ExitCode::FAILURE
+            ExitCode::from(2)
         }
     }
 }
@@ -95,20 +95,20 @@ fn plan(arguments: &Arguments) -> Result<String, String> {
     };
     #[expect(clippy::cast_precision_loss, reason = "small numbers")]
     let crowding = || f64::from(ranks) / std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as f64;
-    let fabric = if arguments.local { Fabric::local(crowding()) } else { Fabric::region() };
+    let costs = if arguments.local { Costs::local(crowding()) } else { Costs::region() };
     let connections = if arguments.sparse { Connections::of_group(ranks) } else { Connections::complete() };
     let known = candidates(&problem, &connections);
     if let Some(wanted) = arguments.algorithm.filter(|wanted| !known.contains(wanted)) {
         let names: Vec<_> = known.iter().map(|known| known.name()).collect();
         return Err(format!("unknown algorithm {wanted} for this {op} (expected one of: {})", names.join(", ")));
     }
-    let choice = chosen(&problem, arguments.algorithm, &fabric, &connections);
+    let choice = chosen(&problem, arguments.algorithm, &costs, &connections);
     let schedules: Vec<Schedule> = (0..ranks).map(|me| build(&problem, &choice, me)).collect();
-    let transfers = timeline(&schedules, arguments.element, &fabric);
+    let transfers = timeline(&schedules, arguments.element, &costs);
 
     add!(out, "{op} of {count} elements of {} bytes among {ranks} ranks", arguments.element);
-    add!(out, "network: {fabric}\n");
-    print_candidates(&mut out, &problem, &choice, &fabric, &known);
+    add!(out, "network: {costs}\n");
+    print_candidates(&mut out, &problem, &choice, &costs, &known);
     print_totals(&mut out, &schedules, arguments.element);
     let end = transfers.iter().map(|transfer| transfer.arrived_at).max().unwrap_or_default();
     add!(out, "modelled time {:.1?}; transfer by transfer, without crowding, {end:.1?}\n", choice.time);
@@ -123,8 +123,8 @@ fn plan(arguments: &Arguments) -> Result<String, String> {
     Ok(out)
 }
 
-fn print_candidates(out: &mut String, problem: &Problem, choice: &Choice, fabric: &Fabric, known: &[Algorithm]) {
-    let mut priced: Vec<Choice> = known.iter().map(|algorithm| price(problem, *algorithm, fabric)).collect();
+fn print_candidates(out: &mut String, problem: &Problem, choice: &Choice, costs: &Costs, known: &[Algorithm]) {
+    let mut priced: Vec<Choice> = known.iter().map(|algorithm| price(problem, *algorithm, costs)).collect();
     priced.sort_by_key(|priced| priced.time);
     add!(out, "{:<20} {:>14} {:>10}", "algorithm", "modelled time", "of best");
     for candidate in &priced {

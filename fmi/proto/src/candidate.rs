@@ -1,7 +1,7 @@
 //! Which addresses of a peer to try, in which order, and why: the plan for each pair. Pure policy.
 //!
 //! What the rendezvous saw of a rank on two of its endpoints tells how the rank's NAT maps
-//! ([`Class`]), and the classes of both sides choose the [`Technique`]. Candidates are
+//! ([`NatClass`]), and the classes of both sides choose the [`Technique`]. Candidates are
 //! ordered as in RFC 8445 and RFC 8305: what is nearest starts at once, the next best a little later,
 //! the relay last, so that nothing is spent where the nearest works. Of several candidates that work
 //! the lower rank nominates one ([`super::punch`]).
@@ -68,7 +68,7 @@ pub struct Roster {
 
 /// How the NAT of a rank maps, as far as it matters to its peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
+pub enum NatClass {
     /// It has no NAT.
     Public,
     /// Its peers meet it where the rendezvous does, as far as two observations, or one, can tell.
@@ -273,13 +273,13 @@ impl Roster {
         match technique {
             Technique::Local | Technique::Direct | Technique::Punch => plan.observed(Pace::Eager),
             // A firewall before this rank wants to see a SYN to where the peer's will come from.
-            Technique::Reversal if matches!(their.class(), Class::Predictable | Class::Sequential(_)) => {
+            Technique::Reversal if matches!(their.class(), NatClass::Predictable | NatClass::Sequential(_)) => {
                 plan.predicted(self.order_of(peer, rank, means.peers));
             }
             Technique::Reversal | Technique::Relay => plan.observed(Pace::Sparse),
             Technique::Prediction => plan.predicted(self.order_of(peer, rank, means.peers)),
             Technique::Listen | Technique::Spray => {
-                let is_aimed_at = own.class() != Class::Unpredictable;
+                let is_aimed_at = own.class() != NatClass::Unpredictable;
                 plan.observed(if is_aimed_at { Pace::Sparse } else { Pace::Eager });
                 if technique == Technique::Spray {
                     plan.spray(is_aimed_at, means.seed ^ u64::from(peer));
@@ -288,7 +288,7 @@ impl Roster {
         }
         // A firewall before a public address is as good as a NAT to a peer that comes from a random port.
         let is_unlikely = matches!(technique, Technique::Listen | Technique::Spray | Technique::Relay)
-            || (technique != Technique::Local && [own, their].iter().any(|it| it.class() == Class::Unpredictable));
+            || (technique != Technique::Local && [own, their].iter().any(|it| it.class() == NatClass::Unpredictable));
         if let Some(relay) = means.relay
             && (is_unlikely || means.relay_likely)
         {
@@ -325,21 +325,21 @@ impl Peer {
     }
 
     /// How its NAT maps.
-    pub fn class(&self) -> Class {
+    pub fn class(&self) -> NatClass {
         let Observed { main, second, .. } = self.observed;
         let Some(second) = second else {
-            return if self.locals().contains(&main) { Class::Public } else { Class::Predictable };
+            return if self.locals().contains(&main) { NatClass::Public } else { NatClass::Predictable };
         };
         let step = i32::from(main.port()) - i32::from(second.port());
         if self.locals().contains(&main) {
-            Class::Public
+            NatClass::Public
         } else if main == second {
-            Class::Predictable
+            NatClass::Predictable
         } else if main.ip() == second.ip() && step.abs() <= STEP_MAX {
             // The vantage is asked first.
-            Class::Sequential(step)
+            NatClass::Sequential(step)
         } else {
-            Class::Unpredictable
+            NatClass::Unpredictable
         }
     }
 }
@@ -350,19 +350,15 @@ pub fn technique(own: &Peer, their: &Peer, sprays: bool) -> Technique {
         return Technique::Local;
     }
     match (own.class(), their.class()) {
-        (_, Class::Public) => Technique::Direct,
-        (Class::Public, _) => Technique::Reversal,
-        (Class::Predictable, Class::Predictable) => Technique::Punch,
-        (Class::Predictable | Class::Sequential(_), Class::Sequential(_))
-        | (Class::Sequential(_), Class::Predictable) => Technique::Prediction,
-        (Class::Unpredictable, Class::Predictable) | (Class::Predictable, Class::Unpredictable) => {
-            if sprays {
-                Technique::Spray
-            } else {
-                Technique::Listen
-            }
+        (_, NatClass::Public) => Technique::Direct,
+        (NatClass::Public, _) => Technique::Reversal,
+        (NatClass::Predictable, NatClass::Predictable) => Technique::Punch,
+        (NatClass::Predictable | NatClass::Sequential(_), NatClass::Sequential(_))
+        | (NatClass::Sequential(_), NatClass::Predictable) => Technique::Prediction,
+        (NatClass::Unpredictable, NatClass::Predictable) | (NatClass::Predictable, NatClass::Unpredictable) => {
+            if sprays { Technique::Spray } else { Technique::Listen }
         }
-        (Class::Unpredictable, _) | (_, Class::Unpredictable) => Technique::Relay,
+        (NatClass::Unpredictable, _) | (_, NatClass::Unpredictable) => Technique::Relay,
     }
 }
 
@@ -408,7 +404,7 @@ impl Planner<'_> {
 
     /// Where a counting NAT will let the peer out, `order` connections from the last one seen.
     fn predicted(&mut self, order: u16) {
-        let Class::Sequential(step) = self.their.class() else { return self.observed(Pace::Eager) };
+        let NatClass::Sequential(step) = self.their.class() else { return self.observed(Pace::Eager) };
         let (main, delay) = (self.their.observed.main, self.delay());
         for ahead in 0..FORETOLD {
             let port = i64::from(main.port()) + i64::from(step) * (i64::from(order) + i64::from(ahead));
@@ -512,12 +508,12 @@ mod tests {
 
     #[test]
     fn classes_follow_from_two_observations() {
-        assert_eq!(public(1).class(), Class::Public);
-        assert_eq!(keeping(1).class(), Class::Predictable);
-        assert_eq!(counting(1).class(), Class::Sequential(1));
-        assert_eq!(random(1).class(), Class::Unpredictable);
+        assert_eq!(public(1).class(), NatClass::Public);
+        assert_eq!(keeping(1).class(), NatClass::Predictable);
+        assert_eq!(counting(1).class(), NatClass::Sequential(1));
+        assert_eq!(random(1).class(), NatClass::Unpredictable);
         let once = Peer { observed: Observed::once(at("203.0.113.1:4000")), ..random(1) };
-        assert_eq!(once.class(), Class::Predictable, "one observation tells nothing; the best is hoped for");
+        assert_eq!(once.class(), NatClass::Predictable, "one observation tells nothing; the best is hoped for");
     }
 
     #[test]
@@ -533,13 +529,13 @@ mod tests {
         for (own, row) in members.iter().zip(table) {
             for (their, expected) in members.iter().zip(row) {
                 let other = Peer { observed: Observed { main: at("192.0.2.77:1"), ..own.observed }, ..own.clone() };
-                let own = if own.observed.main.ip() == their.observed.main.ip() && own.class() != Class::Public {
+                let own = if own.observed.main.ip() == their.observed.main.ip() && own.class() != NatClass::Public {
                     // Another NAT of the same kind.
                     let moved = |it: SocketAddr| SocketAddr::new([192, 0, 2, 77].into(), it.port());
                     let observed = own.observed;
                     let second = observed.second.map(moved);
                     Peer { observed: Observed { main: moved(observed.main), second, other: None }, ..own.clone() }
-                } else if own.class() == Class::Public {
+                } else if own.class() == NatClass::Public {
                     Peer {
                         card: Some(Card { locals: vec![other.observed.main], ..own.card.clone().expect("one") }),
                         ..other

@@ -84,40 +84,40 @@ impl Outcome {
     }
 }
 
-/// Local ports of a discovery; each is used for the first time by its first step.
+/// Local ports of a discovery; each is used for the first time by its first trial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[expect(clippy::exhaustive_enums, reason = "internal: the driver handles each")]
-pub enum Slot {
+pub enum LocalPort {
     /// For the mapping.
     Mapping,
     /// For the filter. It has spoken to one vantage only, and listens.
     Filter,
-    /// For the hairpin: from here to where [`Slot::Filter`] is seen.
+    /// For the hairpin: from here to where [`LocalPort::Filter`] is seen.
     Hairpin,
 }
 
 /// What to try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "internal: the driver handles each")]
-pub enum Step {
+pub enum Trial {
     /// Connect from a local port to a vantage and ask where it sees one. The connection stays.
     Observe {
         /// The local port.
-        slot: Slot,
+        port: LocalPort,
         /// The vantage.
         vantage: SocketAddr,
     },
-    /// Ask on [`Slot::Filter`]'s connection to be called back from the vantage of this number.
+    /// Ask on [`LocalPort::Filter`]'s connection to be called back from the vantage of this number.
     CallBack(u8),
-    /// Connect from [`Slot::Hairpin`] to this endpoint, which is the client's own.
+    /// Connect from [`LocalPort::Hairpin`] to this endpoint, which is the client's own.
     Hairpin(SocketAddr),
 }
 
-/// The result of a step.
+/// The result of a trial.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "internal: the driver handles each")]
 pub enum Seen {
-    /// Of [`Step::Observe`].
+    /// Of [`Trial::Observe`].
     Observed {
         /// The local end.
         local: SocketAddr,
@@ -126,9 +126,9 @@ pub enum Seen {
         /// All vantages of the rendezvous.
         vantages: Vec<SocketAddr>,
     },
-    /// Of [`Step::CallBack`] and [`Step::Hairpin`].
+    /// Of [`Trial::CallBack`] and [`Trial::Hairpin`].
     Outcome(Outcome),
-    /// The step could not be made: the vantage does not answer.
+    /// It could not be made: the vantage does not answer.
     Failed,
 }
 
@@ -223,9 +223,9 @@ const PORTS_COMPARED: usize = 3;
 #[derive(Clone, Debug)]
 pub struct Discovery {
     vantages: Vec<SocketAddr>,
-    /// Local and observed endpoints of [`Slot::Mapping`], by vantage tried.
+    /// Local and observed endpoints of [`LocalPort::Mapping`], by vantage tried.
     mapped: Vec<(SocketAddr, Option<(SocketAddr, SocketAddr)>)>,
-    /// Local and observed endpoint of [`Slot::Filter`].
+    /// Local and observed endpoint of [`LocalPort::Filter`].
     filter: Option<Option<(SocketAddr, SocketAddr)>>,
     /// Numbers of vantages that called back, and the results.
     called: Vec<(u8, Option<Outcome>)>,
@@ -252,15 +252,15 @@ impl Discovery {
     }
 
     /// What to try next; `None` at the end.
-    pub fn next_step(&self) -> Option<Step> {
-        let observe = |slot, vantage| Some(Step::Observe { slot, vantage });
+    pub fn next_trial(&self) -> Option<Trial> {
+        let observe = |port, vantage| Some(Trial::Observe { port, vantage });
         if self.mapped.is_empty() {
-            return observe(Slot::Mapping, self.main());
+            return observe(LocalPort::Mapping, self.main());
         }
         if let Some(vantage) = self.others().find(|it| self.mapped.iter().all(|(tried, _)| tried != it)) {
-            return observe(Slot::Mapping, vantage);
+            return observe(LocalPort::Mapping, vantage);
         }
-        let Some(filter) = self.filter else { return observe(Slot::Filter, self.main()) };
+        let Some(filter) = self.filter else { return observe(LocalPort::Filter, self.main()) };
         let (local, observed) = filter?;
         // From another address first: if that is let in, everybody is.
         let uncalled = |it: &SocketAddr| {
@@ -270,15 +270,15 @@ impl Discovery {
         };
         let candidates: Vec<_> = self.others().collect();
         if let Some(number) = candidates.iter().rev().find_map(uncalled) {
-            return Some(Step::CallBack(number));
+            return Some(Trial::CallBack(number));
         }
-        (self.hairpin.is_none() && local != observed).then_some(Step::Hairpin(observed))
+        (self.hairpin.is_none() && local != observed).then_some(Trial::Hairpin(observed))
     }
 
-    /// Takes the result of the step that [`Discovery::next_step`] says.
-    pub fn handle_seen(&mut self, step: Step, seen: Seen) {
-        match (step, seen) {
-            (Step::Observe { slot: Slot::Mapping, vantage }, Seen::Observed { local, observed, vantages }) => {
+    /// Takes the result of the trial that [`Discovery::next_trial`] says.
+    pub fn handle_seen(&mut self, trial: Trial, seen: Seen) {
+        match (trial, seen) {
+            (Trial::Observe { port: LocalPort::Mapping, vantage }, Seen::Observed { local, observed, vantages }) => {
                 if self.mapped.is_empty() {
                     // Numbers count the rendezvous' own list, in which the main one comes first. A
                     // rendezvous on all addresses does not know by which it is reached.
@@ -291,15 +291,15 @@ impl Discovery {
                 }
                 self.mapped.push((vantage, Some((local, observed))));
             }
-            (Step::Observe { slot: Slot::Filter, .. }, Seen::Observed { local, observed, .. }) => {
+            (Trial::Observe { port: LocalPort::Filter, .. }, Seen::Observed { local, observed, .. }) => {
                 self.filter = Some(Some((local, observed)));
             }
-            (Step::Observe { slot: Slot::Mapping, vantage }, _) => self.mapped.push((vantage, None)),
-            (Step::Observe { .. }, _) => self.filter = Some(None),
-            (Step::CallBack(number), Seen::Outcome(outcome)) => self.called.push((number, Some(outcome))),
-            (Step::CallBack(number), _) => self.called.push((number, None)),
-            (Step::Hairpin(_), Seen::Outcome(outcome)) => self.hairpin = Some(Some(outcome)),
-            (Step::Hairpin(_), _) => self.hairpin = Some(None),
+            (Trial::Observe { port: LocalPort::Mapping, vantage }, _) => self.mapped.push((vantage, None)),
+            (Trial::Observe { .. }, _) => self.filter = Some(None),
+            (Trial::CallBack(number), Seen::Outcome(outcome)) => self.called.push((number, Some(outcome))),
+            (Trial::CallBack(number), _) => self.called.push((number, None)),
+            (Trial::Hairpin(_), Seen::Outcome(outcome)) => self.hairpin = Some(Some(outcome)),
+            (Trial::Hairpin(_), _) => self.hairpin = Some(None),
         }
     }
 
@@ -394,22 +394,22 @@ mod tests {
     /// Runs a discovery against a NAT that shows `observed` and lets in what `admits` says.
     fn discover(
         vantages: &[&str],
-        observed: impl Fn(Slot, SocketAddr) -> SocketAddr,
+        observed: impl Fn(LocalPort, SocketAddr) -> SocketAddr,
         call: impl Fn(u8) -> Outcome,
         hairpin: Outcome,
     ) -> Finding {
         let vantages: Vec<_> = vantages.iter().map(|text| at(text)).collect();
         let mut discovery = Discovery::new(vantages[0]);
-        while let Some(step) = discovery.next_step() {
-            let seen = match step {
-                Step::Observe { slot, vantage } => {
-                    let local = if slot == Slot::Mapping { at("10.0.0.2:4000") } else { at("10.0.0.2:4001") };
-                    Seen::Observed { local, observed: observed(slot, vantage), vantages: vantages.clone() }
+        while let Some(trial) = discovery.next_trial() {
+            let seen = match trial {
+                Trial::Observe { port, vantage } => {
+                    let local = if port == LocalPort::Mapping { at("10.0.0.2:4000") } else { at("10.0.0.2:4001") };
+                    Seen::Observed { local, observed: observed(port, vantage), vantages: vantages.clone() }
                 }
-                Step::CallBack(number) => Seen::Outcome(call(number)),
-                Step::Hairpin(_) => Seen::Outcome(hairpin),
+                Trial::CallBack(number) => Seen::Outcome(call(number)),
+                Trial::Hairpin(_) => Seen::Outcome(hairpin),
             };
-            discovery.handle_seen(step, seen);
+            discovery.handle_seen(trial, seen);
         }
         discovery.finding().expect("the main vantage answered")
     }
@@ -419,9 +419,9 @@ mod tests {
     #[test]
     fn the_classes_of_rfc_5780_are_told_apart() {
         let external = |port| SocketAddr::from(([203, 0, 113, 1], port));
-        let same = |slot, _| external(if slot == Slot::Mapping { 5000 } else { 5900 });
-        let by_address = |slot, vantage: SocketAddr| {
-            if vantage.ip() == at(FOUR[0]).ip() { same(slot, vantage) } else { external(6000) }
+        let same = |port, _| external(if port == LocalPort::Mapping { 5000 } else { 5900 });
+        let by_address = |port, vantage: SocketAddr| {
+            if vantage.ip() == at(FOUR[0]).ip() { same(port, vantage) } else { external(6000) }
         };
         let by_port =
             |_, vantage: SocketAddr| external(vantage.port() * 100 + u16::from(vantage.ip() == at(FOUR[2]).ip()));
@@ -469,7 +469,7 @@ mod tests {
         assert_eq!(counting.ports, Some(Ports::Sequential(1)));
         let kept = discover(
             &FOUR,
-            |slot, _| SocketAddr::from(([203, 0, 113, 1], if slot == Slot::Mapping { 4000 } else { 4001 })),
+            |port, _| SocketAddr::from(([203, 0, 113, 1], if port == LocalPort::Mapping { 4000 } else { 4001 })),
             |_| Outcome::Silence,
             Outcome::Silence,
         );
@@ -480,8 +480,8 @@ mod tests {
     #[test]
     fn nothing_is_found_where_nobody_answers() {
         let mut discovery = Discovery::new(at(FOUR[0]));
-        while let Some(step) = discovery.next_step() {
-            discovery.handle_seen(step, Seen::Failed);
+        while let Some(trial) = discovery.next_trial() {
+            discovery.handle_seen(trial, Seen::Failed);
         }
         assert_eq!(discovery.finding(), None);
     }

@@ -2,7 +2,7 @@
 //!
 //! The time of a schedule is that of its rounds, one latency each, and of what the busiest rank sends and
 //! combines. Where ranks share cores, work adds up: `crowding` ranks on a core take as long as all of
-//! their messages and bytes. All ranks must choose alike, so a [`Fabric`] is the same on all of them: the
+//! their messages and bytes. All ranks must choose alike, so a [`Costs`] is the same on all of them: the
 //! group agrees on it when it forms.
 
 use std::fmt;
@@ -27,7 +27,7 @@ pub struct Shape {
 
 /// The network between the ranks and the machines below them.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Fabric {
+pub struct Costs {
     /// From a send to the end of its receive, for a short message.
     pub latency: Duration,
     /// Processor time for each message, on each side.
@@ -40,7 +40,7 @@ pub struct Fabric {
     pub crowding: f64,
 }
 
-impl Fabric {
+impl Costs {
     /// Ranks on one machine, `crowding` on each core. From `cargo bench` and `fmi perf` on a shared machine of
     /// two cores. Where ranks share cores, one that waits costs nothing: another runs.
     pub fn local(crowding: f64) -> Self {
@@ -96,7 +96,7 @@ const SEGMENT_BYTES_MIN: usize = 32 << 10;
 /// What fits the second-level cache of today's cores, so that what is handed on is still there.
 const SEGMENT_BYTES_MAX: usize = 256 << 10;
 
-impl fmt::Display for Fabric {
+impl fmt::Display for Costs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rate = 1e3 / self.byte_ns;
         write!(
@@ -114,15 +114,15 @@ mod tests {
     #[test]
     fn crowded_ranks_pay_for_each_others_work() {
         let shape = Shape { rounds: 1.0, messages: 1.0, messages_total: 16.0, ..Shape::default() };
-        let alone = Fabric { crowding: 1.0, ..Fabric::local(8.0) };
-        let crowded = Fabric::local(8.0);
+        let alone = Costs { crowding: 1.0, ..Costs::local(8.0) };
+        let crowded = Costs::local(8.0);
         assert_eq!(crowded.time(&shape, 16) - alone.time(&shape, 16), 7 * alone.overhead);
     }
 
     #[test]
     fn segments_grow_with_the_vector_within_bounds() {
-        let fabric = Fabric::region();
-        let sizes = [1 << 10, 1 << 20, 1 << 24, 1 << 30].map(|bytes| fabric.segment_bytes(bytes, 14));
+        let costs = Costs::region();
+        let sizes = [1 << 10, 1 << 20, 1 << 24, 1 << 30].map(|bytes| costs.segment_bytes(bytes, 14));
         assert!(sizes.is_sorted());
         assert_eq!((sizes[0], sizes[3]), (SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX));
     }

@@ -172,6 +172,7 @@ macro_rules! operations {
             }
 
             /// The function of MPI that it corresponds to, if there is one.
+            #[doc(hidden)]
             pub fn standard(self) -> Option<Standard> {
                 match self {
                     $($(Self::$name => Some(Standard { function: $function, section: $section }),)?)+
@@ -180,6 +181,7 @@ macro_rules! operations {
             }
 
             /// What it moves; `None` if the application gives it no data.
+            #[doc(hidden)]
             pub fn moves(self) -> Option<Moves> {
                 match self {
                     $($(Self::$name => Some(Moves::new(Extent::$send, Extent::$receive, How::$how)),)?)+
@@ -188,6 +190,7 @@ macro_rules! operations {
             }
 
             /// The kind of its frames; `None` if it sends none of its own.
+            #[doc(hidden)]
             pub fn kind(self) -> Option<Kind> {
                 match self {
                     $($(Self::$name => Some(Kind::$kind),)?)+
@@ -330,6 +333,7 @@ operations! {
 
 impl Operation {
     /// Which ranks take part in it.
+    #[doc(hidden)]
     pub fn class(self) -> Class {
         match self.role() {
             Role::Setup => Class::Setup,

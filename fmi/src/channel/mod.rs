@@ -24,7 +24,7 @@ pub(crate) mod stream;
 pub struct LinkInfo {
     /// Rank of the peer.
     pub peer: u32,
-    /// Path to it.
+    /// Whether bytes reach it by its own address, through a NAT, or by the relay.
     pub path: Path,
     /// How the two came together.
     pub technique: Technique,

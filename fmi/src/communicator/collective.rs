@@ -16,7 +16,7 @@ use crate::engine::run::{Combine, Job, Run};
 use crate::engine::task::{Operator, Started, told_by};
 use crate::engine::{Call, Engine, Until};
 use crate::error::{Error, ErrorKind, Operation, Result};
-use crate::model::Fabric;
+use crate::model::Costs;
 use crate::op::{Max, Op, combine_bytes};
 use crate::proto::frame::{Envelope, Kind};
 use crate::proto::group::What;
@@ -352,12 +352,12 @@ impl Communicator {
         self.launch(Ok(spec), &[], &mut view, Max).await?;
         #[expect(clippy::cast_precision_loss, reason = "small numbers")]
         let crowding = view[0] as f64 / 1000.0;
-        let fabric = if view[1] == 0 {
-            Fabric::local(crowding)
+        let costs = if view[1] == 0 {
+            Costs::local(crowding)
         } else {
-            Fabric { crowding: crowding.max(1.0), ..Fabric::region() }
+            Costs { crowding: crowding.max(1.0), ..Costs::region() }
         };
-        self.shared.with(|engine| engine.fabric = fabric);
+        self.shared.with(|engine| engine.costs = costs);
         Ok(())
     }
 
@@ -525,10 +525,10 @@ impl Communicator {
                 Arc::new(Plan::new(schedule, choice, self.size, slot))
             }
             Recipe::Chosen(problem) => {
-                let (fabric, connections) = (engine.fabric, &self.connections);
+                let (costs, connections) = (engine.costs, &self.connections);
                 let forced = engine.algorithms.get(&problem.collective).copied();
                 engine.plan(PlanKey { communicator: self.id, problem: *problem }, || {
-                    let choice = schedule::chosen(problem, forced, &fabric, connections);
+                    let choice = schedule::chosen(problem, forced, &costs, connections);
                     Plan::new(&schedule::build_on(problem, &choice, self.rank, connections), choice, self.size, slot)
                 })
             }
@@ -536,10 +536,10 @@ impl Communicator {
     }
 
     /// The algorithm that a collective of this communicator takes, with its modelled time.
-    pub fn choice(&self, problem: &Problem) -> Choice {
+    pub(super) fn choice(&self, problem: &Problem) -> Choice {
         self.shared.with(|engine| {
             let forced = engine.algorithms.get(&problem.collective).copied();
-            schedule::chosen(problem, forced, &engine.fabric, &self.connections)
+            schedule::chosen(problem, forced, &engine.costs, &self.connections)
         })
     }
 

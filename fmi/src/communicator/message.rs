@@ -71,7 +71,7 @@ impl From<u32> for Source {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Tag {
-    /// This one.
+    /// This tag alone.
     Is(u32),
     /// Any tag. MPI_ANY_TAG.
     Any,
@@ -87,9 +87,9 @@ impl From<u32> for Tag {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Status {
-    /// Its sender.
+    /// Rank of its sender in the communicator.
     pub source: u32,
-    /// Its tag.
+    /// The tag that it was sent with.
     pub tag: u32,
     /// Its number of elements; of a probe, its number of bytes.
     pub count: usize,

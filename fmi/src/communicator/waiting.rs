@@ -155,7 +155,7 @@ impl<F> fmt::Debug for Requests<F> {
 }
 
 impl<F: Future + Unpin> Requests<F> {
-    /// None.
+    /// An empty set, to which requests are added by [`Requests::push`].
     pub fn new() -> Self {
         Self::default()
     }

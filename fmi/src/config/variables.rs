@@ -63,7 +63,7 @@ impl Variables {
         self.0.insert(name.into(), Zeroizing::new(value.into()));
     }
 
-    /// Removes a variable.
+    /// Removes a variable, as if the environment did not have it. One that is not there stays so.
     pub fn unset(&mut self, name: &str) {
         self.0.remove(name);
     }

@@ -22,7 +22,7 @@ use self::wait::{Listings, Signal, Waiters};
 use crate::channel::{Channel, Mode};
 use crate::connect::{Control, Lifeline, Upgrade};
 use crate::error::{Error, Operation, Path, Result};
-use crate::model::Fabric;
+use crate::model::Costs;
 use crate::net::{Clock, Timer};
 use crate::proto::frame::{ENVELOPE_BYTES, Envelope, Kind};
 use crate::proto::group::{Failure, Group, Input, Limits, OpId, Output, Table, WaitsFor, What};
@@ -146,7 +146,7 @@ pub(crate) struct Engine {
     communicators: usize,
     plans: BTreeMap<PlanKey, Arc<Plan>>,
     workspaces: Vec<Workspace>,
-    pub(crate) fabric: Fabric,
+    pub(crate) costs: Costs,
     pub(crate) sparse: bool,
     pub(crate) algorithms: BTreeMap<crate::schedule::Collective, crate::schedule::Algorithm>,
     /// How often groups were made of equal members, so that each gets an identity of its own.
@@ -376,7 +376,7 @@ impl Engine {
             communicators: 1,
             plans: BTreeMap::new(),
             workspaces: Vec::new(),
-            fabric: Fabric::region(),
+            costs: Costs::region(),
             sparse: config.peers == crate::Peers::Collectives,
             algorithms: config.algorithms.clone(),
             created: BTreeMap::new(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::framed::{Framed, ReceiveError};
 use super::{ByteStream, Listener, Net, within};
 use crate::error::{Error, ErrorKind, Operation, Result};
-use crate::proto::discovery::{Discovery, Seen, Slot, Step};
+use crate::proto::discovery::{Discovery, LocalPort, Seen, Trial};
 use crate::proto::rendezvous::{ClientMessage, SERVER_MESSAGE_BYTES_MAX, ServerMessage};
 use crate::time::Instant;
 
@@ -39,12 +39,12 @@ pub async fn discover<N: Net>(net: &N, rendezvous: &str, within_time: Duration) 
     let address = address.ok_or_else(|| failed("it has no address".into()))?;
     let mut prober = Prober { net, streams: BTreeMap::new(), listener: None, deadline };
     let mut discovery = Discovery::new(address);
-    while let Some(step) = discovery.next_step() {
-        let seen = prober.make(step).await;
+    while let Some(trial) = discovery.next_trial() {
+        let seen = prober.make(trial).await;
         if net.now() >= deadline {
             break;
         }
-        discovery.handle_seen(step, seen);
+        discovery.handle_seen(trial, seen);
     }
     discovery.finding().ok_or_else(|| failed("no answer that a rendezvous would give".into()))
 }
@@ -52,18 +52,18 @@ pub async fn discover<N: Net>(net: &N, rendezvous: &str, within_time: Duration) 
 /// Connections stay open until the end: they keep their mappings alive.
 struct Prober<'a, N: Net> {
     net: &'a N,
-    streams: BTreeMap<(Slot, SocketAddr), Framed<N::Stream>>,
-    /// On the port of [`Slot::Filter`].
+    streams: BTreeMap<(LocalPort, SocketAddr), Framed<N::Stream>>,
+    /// On the port of [`LocalPort::Filter`].
     listener: Option<N::Listener>,
     deadline: Instant,
 }
 
 impl<N: Net> Prober<'_, N> {
-    async fn make(&mut self, step: Step) -> Seen {
-        match step {
-            Step::Observe { slot, vantage } => self.observe(slot, vantage).await.unwrap_or(Seen::Failed),
-            Step::CallBack(number) => self.call_back(number).await.map_or(Seen::Failed, Seen::Outcome),
-            Step::Hairpin(own) => Seen::Outcome(self.hairpin(own).await),
+    async fn make(&mut self, trial: Trial) -> Seen {
+        match trial {
+            Trial::Observe { port, vantage } => self.observe(port, vantage).await.unwrap_or(Seen::Failed),
+            Trial::CallBack(number) => self.call_back(number).await.map_or(Seen::Failed, Seen::Outcome),
+            Trial::Hairpin(own) => Seen::Outcome(self.hairpin(own).await),
         }
     }
 
@@ -71,9 +71,9 @@ impl<N: Net> Prober<'_, N> {
         (self.net.now() + time).min(self.deadline)
     }
 
-    /// The local end of a slot; any port for its first connection.
-    fn local(&self, slot: Slot, towards: SocketAddr) -> SocketAddr {
-        let known = self.streams.iter().find(|((used, _), _)| *used == slot);
+    /// The local end of a port; any port for its first connection.
+    fn local(&self, port: LocalPort, towards: SocketAddr) -> SocketAddr {
+        let known = self.streams.iter().find(|((used, _), _)| *used == port);
         let port = known.and_then(|(_, framed)| framed.stream().local_addr().ok()).map_or(0, |local| local.port());
         match towards {
             SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, port).into(),
@@ -81,19 +81,19 @@ impl<N: Net> Prober<'_, N> {
         }
     }
 
-    async fn observe(&mut self, slot: Slot, vantage: SocketAddr) -> io::Result<Seen> {
+    async fn observe(&mut self, port: LocalPort, vantage: SocketAddr) -> io::Result<Seen> {
         let at = self.soon(ANSWER_WITHIN);
-        let connect = self.net.connect(self.local(slot, vantage), vantage);
+        let connect = self.net.connect(self.local(port, vantage), vantage);
         let stream = within(self.net, at, connect).await?;
         let local = stream.local_addr()?;
         let mut framed = Framed::new(stream, SERVER_MESSAGE_BYTES_MAX);
         framed.queue(&ClientMessage::Observe.emit());
         let answer = within(self.net, at, receive(&mut framed)).await?;
-        if slot == Slot::Filter {
+        if port == LocalPort::Filter {
             // Without a listener connections that are let in could not be told from those that are not.
             self.listener = Some(self.net.listen(self.local_any(local), 8)?);
         }
-        self.streams.insert((slot, vantage), framed);
+        self.streams.insert((port, vantage), framed);
         let ServerMessage::Observed { observed, vantages } = answer else {
             return Err(io::ErrorKind::InvalidData.into());
         };
@@ -109,7 +109,7 @@ impl<N: Net> Prober<'_, N> {
 
     async fn call_back(&mut self, number: u8) -> io::Result<Outcome> {
         let at = self.soon(SILENCE + ANSWER_WITHIN);
-        let filter = self.streams.iter_mut().find(|((slot, _), _)| *slot == Slot::Filter);
+        let filter = self.streams.iter_mut().find(|((port, _), _)| *port == LocalPort::Filter);
         let Some((_, framed)) = filter else { return Err(io::ErrorKind::NotConnected.into()) };
         framed.queue(&ClientMessage::CallBack(number).emit());
         let answer = within(self.net, at, receive(framed)).await?;

@@ -25,7 +25,7 @@ pub enum Mapping {
 /// Which remotes may send to an external endpoint in use. RFC 4787 §5.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Filtering {
-    /// All.
+    /// All remotes, as long as the mapping lives.
     EndpointIndependent,
     /// Those of an address that the inside has sent to.
     AddressDependent,
@@ -54,14 +54,14 @@ pub enum Fallback {
 pub enum Allocation {
     /// The internal port if it lies in its class and is free.
     Preserve(Fallback),
-    /// A counter.
+    /// The port a fixed distance above the last one given out, or the next free one.
     Sequential {
         /// Distance from one port to the next.
         step: u16,
         /// Whether each host has a counter of its own.
         per_host: bool,
     },
-    /// A random one.
+    /// A random free port of the class.
     Random,
     /// Random ports from blocks that belong to one host each.
     Block {
@@ -111,7 +111,7 @@ impl PortClass {
 /// Whether two mappings may share an external port. RFC 4787 REQ-3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Overload {
-    /// Never.
+    /// Never: each external port is one mapping's.
     Never,
     /// While their remotes differ (RFC 7857 §3).
     DistinctRemote,
@@ -133,15 +133,15 @@ pub enum Pooling {
 /// What decides about one transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
-    /// Mapping.
+    /// For which remotes a mapping is used again.
     pub mapping: Mapping,
-    /// Filtering.
+    /// Which remotes may send to it.
     pub filtering: Filtering,
-    /// Port allocation.
+    /// How its external port is chosen.
     pub allocation: Allocation,
-    /// Ports.
+    /// Among which ports.
     pub ports: PortClass,
-    /// Port sharing.
+    /// Whether another mapping may have the same port.
     pub overload: Overload,
 }
 
@@ -152,7 +152,7 @@ pub struct Quarantine {
     pub same_remote_only: bool,
     /// After FINs from both sides.
     pub fin: Duration,
-    /// After an RST.
+    /// After an RST from either side.
     pub reset: Duration,
     /// After a handshake that never ended.
     pub half_open: Duration,
@@ -163,7 +163,7 @@ pub struct Quarantine {
 /// The answer to a SYN from outside that nothing inside asked for. RFC 5382 §4.3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum OnSyn {
-    /// None.
+    /// No answer.
     Drop,
     /// An RST at once.
     Reset,
@@ -174,7 +174,7 @@ pub enum OnSyn {
     },
     /// None for a while, so that an outbound SYN can meet the inbound one (REQ-4).
     Hold {
-        /// For how long.
+        /// For how long; RFC 5382 asks for at least 6 s.
         time: Duration,
         /// Whether an ICMP port unreachable follows.
         then_icmp: bool,
@@ -187,13 +187,13 @@ pub enum OnSyn {
 /// The answer to any other unsolicited segment or datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum OnStray {
-    /// None.
+    /// No answer.
     Drop,
     /// An RST to what is no RST; nothing to UDP.
     Reset,
     /// An ICMP destination unreachable of this code.
     Icmp {
-        /// The code.
+        /// Code of the ICMP message, like 13 for administratively prohibited.
         code: u8,
     },
     /// None, and the gateway's tracker remembers it as its own.
@@ -206,13 +206,13 @@ pub enum OnStray {
 /// The answer to an echo that belongs to nobody inside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum OnEcho {
-    /// None.
+    /// No answer.
     Drop,
     /// A reply, to a request.
     Reply,
     /// An ICMP destination unreachable of this code.
     Icmp {
-        /// The code.
+        /// Code of the ICMP message, like 13 for administratively prohibited.
         code: u8,
     },
 }
@@ -220,13 +220,13 @@ pub enum OnEcho {
 /// Answers to what nothing inside asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unsolicited {
-    /// To SYNs.
+    /// To TCP segments that open a connection.
     pub syn: OnSyn,
-    /// To other segments.
+    /// To all other TCP segments.
     pub segment: OnStray,
-    /// To datagrams.
+    /// To UDP datagrams.
     pub datagram: OnStray,
-    /// To echoes.
+    /// To ICMP echo requests and replies.
     pub echo: OnEcho,
 }
 
@@ -313,7 +313,7 @@ pub enum Hairpin {
 /// Which packets keep a UDP session alive. RFC 4787 REQ-6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refresh {
-    /// Those from inside.
+    /// Those from inside, which RFC 4787 requires.
     pub outbound: bool,
     /// Those from outside, to a session that the inside began.
     pub inbound: bool,
@@ -324,7 +324,7 @@ pub struct Refresh {
 /// Bounds of the tables. `usize::MAX` is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableLimits {
-    /// Sessions at once.
+    /// Sessions of all hosts at once.
     pub sessions_max: usize,
     /// Sessions of one host.
     pub sessions_per_host_max: usize,
@@ -347,7 +347,7 @@ pub enum Exhaustion {
     Drop,
     /// It is refused by ICMP destination unreachable of this code: 13 administratively, 1 host.
     Icmp {
-        /// The code.
+        /// Code of the ICMP message, like 13 for administratively prohibited.
         code: u8,
     },
     /// The session that would expire first of those that are closing gives way (Linux); else it is
@@ -364,7 +364,7 @@ pub struct Timers {
     pub syn_sent: Duration,
     /// TCP, both sides have spoken and the handshake is not over.
     pub syn_received: Duration,
-    /// TCP established.
+    /// TCP, the handshake has ended; RFC 5382 asks for at least 2 h 4 min.
     pub established: Duration,
     /// TCP, one FIN.
     pub fin_wait: Duration,
@@ -380,9 +380,9 @@ pub struct Timers {
     pub unacknowledged: Duration,
     /// UDP until the remote has answered.
     pub udp_new: Duration,
-    /// UDP.
+    /// UDP once the remote has answered; RFC 4787 asks for at least 2 min.
     pub udp_stream: Duration,
-    /// ICMP echo.
+    /// ICMP echo; RFC 5508 asks for at least 60 s.
     pub icmp: Duration,
 }
 
@@ -436,7 +436,7 @@ pub enum Ipv6 {
     Stateful,
 }
 
-/// All of it. [`preset`](super::preset) has values for known devices.
+/// All that a gateway does. [`preset`](super::preset) has values for known devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NatConfig {
     /// Rules for TCP.
@@ -453,9 +453,9 @@ pub struct NatConfig {
     pub unsolicited: Unsolicited,
     /// Segments from inside without a session.
     pub midstream: Midstream,
-    /// TCP tracker.
+    /// How much of TCP it follows.
     pub tracking: Tracking,
-    /// Simultaneous open.
+    /// What it does with a SYN from outside that meets one from inside.
     pub simultaneous_open: SimultaneousOpen,
     /// Whether the initial sequence numbers of the inside are replaced, as some firewalls do. Selective
     /// acknowledgements are not rewritten.
@@ -464,23 +464,23 @@ pub struct NatConfig {
     pub reset: OnReset,
     /// Whether an RST must have a sequence number within its connection's window to have an effect.
     pub checks_reset: bool,
-    /// ICMP errors.
+    /// What it does with ICMP errors about sessions.
     pub icmp_errors: IcmpErrors,
-    /// Hairpinning.
+    /// What it does with packets from inside to its own external address.
     pub hairpin: Hairpin,
-    /// Refreshing.
+    /// Which packets keep a UDP session alive.
     pub refresh: Refresh,
-    /// Bounds.
+    /// Bounds of its tables.
     pub limits: TableLimits,
     /// What happens at the bounds.
     pub exhaustion: Exhaustion,
-    /// Idle times.
+    /// Idle times after which sessions are forgotten.
     pub timers: Timers,
-    /// Fragments of UDP and ICMP.
+    /// What it does with fragments of UDP and ICMP.
     pub fragments: Fragments,
-    /// Fragments of TCP.
+    /// What it does with fragments of TCP.
     pub tcp_fragments: Fragments,
-    /// IPv6.
+    /// What it does with IPv6.
     pub ipv6: Ipv6,
     /// Largest packet that goes on, in bytes. Larger ones are cut, or refused if they forbid that (RFC
     /// 4787 REQ-13). At least 576.

@@ -134,6 +134,7 @@ impl fmt::Debug for Bound {
 impl Bound {
     /// Combines `other`, which is on this side of the other operand, with `own` or, if that is none, with what is in
     /// `into`. The result goes to `into`. All are equally long, of whole elements.
+    #[doc(hidden)]
     pub fn combine(&self, into: &mut [u8], own: Option<&[u8]>, other: &[u8], side: Side) {
         let user = match &self.0 {
             Inner::Kernel(kernel) => return kernel(into, own, other, side),
@@ -203,6 +204,7 @@ fn kernel_of<T: Element, O: Op<T> + Default>(into: &mut [u8], own: Option<&[u8]>
 ///
 /// # Panics
 /// Unless the bytes are aligned, and whole elements.
+#[doc(hidden)]
 pub fn combine_bytes<T: Element, O: Op<T>>(op: &O, into: &mut [u8], own: Option<&[u8]>, other: &[u8], side: Side) {
     let into = bytemuck::cast_slice_mut::<u8, T>(into);
     let other = bytemuck::cast_slice::<u8, T>(other);

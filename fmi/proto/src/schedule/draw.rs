@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use super::{Schedule, Step};
-use crate::model::Fabric;
+use crate::model::Costs;
 
 /// One message of a collective.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -26,7 +26,7 @@ pub struct Transfer {
 
 /// The schedules of all ranks in time: a rank sends the messages of a round one after the other, and begins the next
 /// round when those that it waits for have come. What ranks on one core cost each other is left out.
-pub fn timeline(schedules: &[Schedule], element_bytes: usize, fabric: &Fabric) -> Vec<Transfer> {
+pub fn timeline(schedules: &[Schedule], element_bytes: usize, costs: &Costs) -> Vec<Transfer> {
     let mut wires: BTreeMap<(u32, u32), VecDeque<(Duration, usize)>> = BTreeMap::new();
     let mut places = vec![(0usize, false, Duration::ZERO); schedules.len()];
     // When the last message has come in: what comes from several comes one after the other.
@@ -43,8 +43,8 @@ pub fn timeline(schedules: &[Schedule], element_bytes: usize, fabric: &Fabric) -
                         let Step::Send { to, data } = step else { continue };
                         let bytes = data.len() * element_bytes;
                         let sent_at = at;
-                        at += fabric.overhead + bytes_time(bytes, fabric.byte_ns);
-                        let arrived_at = at + fabric.latency;
+                        at += costs.overhead + bytes_time(bytes, costs.byte_ns);
+                        let arrived_at = at + costs.latency;
                         wires.entry((me, *to)).or_default().push_back((arrived_at, transfers.len()));
                         transfers.push(Transfer { from: me, to: *to, bytes, combines: false, sent_at, arrived_at });
                     }
@@ -52,7 +52,7 @@ pub fn timeline(schedules: &[Schedule], element_bytes: usize, fabric: &Fabric) -
                 }
                 let busy = &mut incoming[me as usize];
                 let Some(until) =
-                    arrivals(round, (me, place.2, busy), &mut wires, &mut transfers, element_bytes, fabric)
+                    arrivals(round, (me, place.2, busy), &mut wires, &mut transfers, element_bytes, costs)
                 else {
                     break;
                 };
@@ -74,7 +74,7 @@ fn arrivals(
     wires: &mut BTreeMap<(u32, u32), VecDeque<(Duration, usize)>>,
     transfers: &mut [Transfer],
     element_bytes: usize,
-    fabric: &Fabric,
+    costs: &Costs,
 ) -> Option<Duration> {
     let mut wanted: BTreeMap<u32, usize> = BTreeMap::new();
     for (from, _) in round.iter().filter_map(Step::lands) {
@@ -89,9 +89,9 @@ fn arrivals(
         let (arrived, index) = wires.get_mut(&(from, me)).and_then(VecDeque::pop_front).expect("counted above");
         let combines = matches!(step, Step::Reduce { .. });
         let length = into.len() * element_bytes;
-        *busy = arrived.max(*busy + fabric.overhead + bytes_time(length, fabric.byte_ns));
+        *busy = arrived.max(*busy + costs.overhead + bytes_time(length, costs.byte_ns));
         (transfers[index].combines, transfers[index].arrived_at) = (combines, *busy);
-        until = until.max(*busy) + bytes_time(if combines { length } else { 0 }, fabric.combine_ns);
+        until = until.max(*busy) + bytes_time(if combines { length } else { 0 }, costs.combine_ns);
     }
     Some(until)
 }
@@ -185,14 +185,14 @@ mod tests {
     /// Two views of one cost: the formula of the model, and the schedules themselves in time.
     #[test]
     fn the_model_is_near_the_timeline() {
-        let fabric = Fabric::region();
+        let costs = Costs::region();
         for (size, count) in [(4, 1), (16, 1), (24, 1 << 18), (16, 1 << 22)] {
             for collective in Collective::ALL {
                 let problem = problem(*collective, size, count);
                 for algorithm in &candidates(&problem, &Connections::complete()) {
-                    let choice = price(&problem, *algorithm, &fabric);
+                    let choice = price(&problem, *algorithm, &costs);
                     let schedules: Vec<_> = (0..size).map(|me| build(&problem, &choice, me)).collect();
-                    let transfers = timeline(&schedules, 4, &fabric);
+                    let transfers = timeline(&schedules, 4, &costs);
                     let sent: usize = schedules.iter().map(Schedule::messages).sum();
                     assert_eq!(transfers.len(), sent, "every message is in it");
                     let last = transfers.iter().map(|transfer| transfer.arrived_at).max().unwrap_or_default();
@@ -206,9 +206,9 @@ mod tests {
     #[test]
     fn a_picture_has_a_stroke_for_each_message() {
         let problem = problem(Collective::Allreduce, 5, 100);
-        let choice = price(&problem, crate::schedule::Algorithm::Ring, &Fabric::local(1.0));
+        let choice = price(&problem, crate::schedule::Algorithm::Ring, &Costs::local(1.0));
         let schedules: Vec<_> = (0..5).map(|me| build(&problem, &choice, me)).collect();
-        let transfers = timeline(&schedules, 4, &Fabric::local(1.0));
+        let transfers = timeline(&schedules, 4, &Costs::local(1.0));
         let svg = svg("5 < 6 & more", 5, &transfers);
         assert_eq!(svg.matches("<title>").count(), 5 * 8);
         assert!(svg.contains("5 &lt; 6 &amp; more") && svg.ends_with("</svg>\n"));

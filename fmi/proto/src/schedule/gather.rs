@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::family::{Measures, Method, always, tally};
-use super::{Algorithm, Memory, Problem, Relative, Schedule, Step, rounds_for, subtree};
+use super::{Algorithm, Memory, Problem, Relative, Schedule, Span, Step, rounds_for, subtree};
 use crate::model::Shape;
 
 pub(super) const GATHER: &[Method] = &[
@@ -71,10 +71,21 @@ pub fn gather_linear(
     in_place: bool,
     block: impl Fn(u32) -> Range<usize>,
 ) -> Schedule {
-    linear(true, me, Relative { size, root }, own, in_place, block)
+    let mine = Memory::Send.at(0..own);
+    let mut schedule = Schedule::default();
+    if me != root {
+        schedule.push_all([Step::Send { to: root, data: mine }]);
+        return schedule;
+    }
+    let relative = Relative { size, root };
+    let others = (1..size).map(|distance| relative.rank(distance));
+    let receives = others.map(|from| Step::Receive { from, into: Memory::Receive.at(block(from)) });
+    let copy = (!in_place).then(|| Step::Copy { data: mine, into: Memory::Receive.at(block(me)) });
+    schedule.push_all(receives.chain(copy));
+    schedule
 }
 
-/// The root sends each of the others its block at once.
+/// The root sends each of the others its block at once: [`gather_linear`] backwards.
 pub fn scatter_linear(
     me: u32,
     size: u32,
@@ -83,33 +94,29 @@ pub fn scatter_linear(
     in_place: bool,
     block: impl Fn(u32) -> Range<usize>,
 ) -> Schedule {
-    linear(false, me, Relative { size, root }, own, in_place, block)
+    backwards(gather_linear(me, size, root, own, in_place, block))
 }
 
-/// A block between the root and each of the others, at once: to the root if it is a gather, else from there.
-fn linear(
-    is_gather: bool,
-    me: u32,
-    relative: Relative,
-    own: usize,
-    in_place: bool,
-    block: impl Fn(u32) -> Range<usize>,
-) -> Schedule {
-    let (all, own) =
-        if is_gather { (Memory::Receive, Memory::Send.at(0..own)) } else { (Memory::Send, Memory::Receive.at(0..own)) };
-    let transfer = |peer, span, is_sent| {
-        if is_sent { Step::Send { to: peer, data: span } } else { Step::Receive { from: peer, into: span } }
+/// A schedule that takes everything back where it came from: its rounds in the opposite order, each with the transfers
+/// and copies the other way. What was sent is received, so both buffers change places.
+fn backwards(mut schedule: Schedule) -> Schedule {
+    let other = |span: Span| {
+        let memory = match span.memory {
+            Memory::Send => Memory::Receive,
+            Memory::Receive => Memory::Send,
+            Memory::Work => Memory::Work,
+        };
+        Span { memory, ..span }
     };
-    let mut schedule = Schedule::default();
-    if me != relative.root {
-        schedule.push_all([transfer(relative.root, own, is_gather)]);
-        return schedule;
+    schedule.rounds.reverse();
+    for step in schedule.rounds.iter_mut().flatten() {
+        *step = match *step {
+            Step::Send { to, data } => Step::Receive { from: to, into: other(data) },
+            Step::Receive { from, into } => Step::Send { to: from, data: other(into) },
+            Step::Copy { data, into } => Step::Copy { data: other(into), into: other(data) },
+            Step::Reduce { .. } | Step::Combine { .. } => unreachable!("what is combined cannot be taken apart"),
+        };
     }
-    let others = (1..relative.size).map(|distance| relative.rank(distance));
-    let transfers = others.map(|other| transfer(other, all.at(block(other)), !is_gather));
-    let at_home = all.at(block(me));
-    let (data, into) = if is_gather { (own, at_home) } else { (at_home, own) };
-    schedule.push_all(transfers.chain((!in_place).then_some(Step::Copy { data, into })));
     schedule
 }
 
@@ -165,37 +172,7 @@ pub fn gather_binomial(me: u32, size: u32, root: u32, count: usize, in_place: bo
     schedule
 }
 
-/// Blocks of `count` elements each go down a binomial tree, split on the way.
+/// Blocks of `count` elements each go down a binomial tree, split on the way: [`gather_binomial`] backwards.
 pub fn scatter_binomial(me: u32, size: u32, root: u32, count: usize, in_place: bool) -> Schedule {
-    let relative = Relative { size, root };
-    let own = relative.of(me);
-    let mut schedule = Schedule::default();
-    let mine = Memory::Receive.at(0..count);
-    let held = |run: &Range<u32>| Memory::Work.at((run.start - own) as usize * count..(run.end - own) as usize * count);
-    let at_root = |run: &Range<u32>| {
-        let first = relative.rank(run.start) as usize;
-        Memory::Send.at(first * count..(first + run.len()) * count)
-    };
-    let place = |run: &Range<u32>| if own == 0 { at_root(run) } else { held(run) };
-    let blocks = own..own + subtree(own, size);
-    let is_leaf = own != 0 && blocks.len() == 1;
-    if own != 0 {
-        let parent = own & (own - 1);
-        let from = relative.rank(parent);
-        let cuts: Vec<_> = if parent == 0 { runs(relative, blocks.clone()).collect() } else { vec![blocks.clone()] };
-        schedule.push(cuts.iter().map(|run| Step::Receive { from, into: if is_leaf { mine } else { held(run) } }));
-    }
-    if !is_leaf {
-        let sends = children(own, size).flat_map(|child| {
-            let blocks = child..child + subtree(child, size);
-            let cuts: Vec<_> = if own == 0 { runs(relative, blocks).collect() } else { vec![blocks] };
-            cuts.into_iter().map(move |run| (child, run))
-        });
-        let sends: Vec<Step> =
-            sends.map(|(child, run)| Step::Send { to: relative.rank(child), data: place(&run) }).collect();
-        let copy = (own != 0 || !in_place).then(|| Step::Copy { data: place(&(own..own + 1)), into: mine });
-        schedule.push(sends.into_iter().chain(copy));
-        schedule.work = if own == 0 { 0 } else { blocks.len() * count };
-    }
-    schedule
+    backwards(gather_binomial(me, size, root, count, in_place))
 }

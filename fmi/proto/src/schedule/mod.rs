@@ -54,7 +54,7 @@
 //! Sums of floats depend on the order in which they are added. All ranks that get one result get the same bits: each
 //! element is combined on one rank and copied, or combined in the same order on all. The order follows
 //! from the size, the algorithm, and for some algorithms the root and where in the vector an element lies; the
-//! algorithm follows from the arguments and the [`Fabric`](crate::model::Fabric) that the ranks agree on when they form.
+//! algorithm follows from the arguments and the [`Costs`](crate::model::Costs) that the ranks agree on when they form.
 //! So a program that runs again on the same layout gets the same bits, and one on another layout, or with a vector of
 //! another length, may not.
 //!

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::family::{Measures, Method};
 use super::*;
-use crate::model::{Fabric, Shape};
+use crate::model::{Costs, Shape};
 use crate::operation::named;
 pub use crate::operation::{Collective, UnknownName};
 
@@ -149,27 +149,27 @@ fn is_direct(problem: &Problem, method: &Method, connections: &Connections) -> b
 }
 
 /// The candidate with the least modelled time.
-pub fn choose(problem: &Problem, fabric: &Fabric, connections: &Connections) -> Choice {
-    let priced = candidates(problem, connections).into_iter().map(|algorithm| price(problem, algorithm, fabric));
+pub fn choose(problem: &Problem, costs: &Costs, connections: &Connections) -> Choice {
+    let priced = candidates(problem, connections).into_iter().map(|algorithm| price(problem, algorithm, costs));
     // The first of equals, on every rank.
     priced.min_by(|a, b| a.time.cmp(&b.time)).expect("every collective has an algorithm")
 }
 
 /// `forced` if it is one of the candidates, else the best of them.
-pub fn chosen(problem: &Problem, forced: Option<Algorithm>, fabric: &Fabric, connections: &Connections) -> Choice {
+pub fn chosen(problem: &Problem, forced: Option<Algorithm>, costs: &Costs, connections: &Connections) -> Choice {
     match forced.filter(|forced| candidates(problem, connections).contains(forced)) {
-        Some(forced) => price(problem, forced, fabric),
-        None => choose(problem, fabric, connections),
+        Some(forced) => price(problem, forced, costs),
+        None => choose(problem, costs, connections),
     }
 }
 
 /// What `algorithm` would cost.
-pub fn price(problem: &Problem, algorithm: Algorithm, fabric: &Fabric) -> Choice {
+pub fn price(problem: &Problem, algorithm: Algorithm, costs: &Costs) -> Choice {
     let is_tree = algorithm == Algorithm::Tree;
     let stages = if is_tree { 2 * problem.size.max(2).ilog2() } else { problem.size.saturating_sub(1) };
     let bytes = problem.count.saturating_mul(problem.element_bytes);
-    let segment = (fabric.segment_bytes(bytes, stages) / problem.element_bytes.max(1)).max(1);
-    let time = fabric.time(&shape(problem, algorithm, segment), problem.size);
+    let segment = (costs.segment_bytes(bytes, stages) / problem.element_bytes.max(1)).max(1);
+    let time = costs.time(&shape(problem, algorithm, segment), problem.size);
     Choice { algorithm, time, segment }
 }
 

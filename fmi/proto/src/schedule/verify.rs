@@ -11,7 +11,7 @@ use std::rc::Rc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::Fabric;
+use crate::model::Costs;
 
 mod choices;
 mod order;
@@ -246,7 +246,7 @@ fn memories(problem: &Problem, me: u32, in_place: bool, work: usize) -> Rank {
 
 fn choice(problem: &Problem, algorithm: Algorithm) -> Choice {
     // Segments that do not divide the vector.
-    Choice { segment: (problem.count / 3).max(1), ..price(problem, algorithm, &Fabric::local(1.0)) }
+    Choice { segment: (problem.count / 3).max(1), ..price(problem, algorithm, &Costs::local(1.0)) }
 }
 
 /// Builds the schedules of all ranks, runs them and compares.
@@ -506,9 +506,9 @@ fn the_ring_moves_the_least_possible() {
 
 #[test]
 fn choices_follow_size_and_length() {
-    let (crowded, region) = (Fabric::local(8.0), Fabric::region());
-    let chosen = |collective, size, count, fabric| {
-        choose(&problem(collective, size, 0, count, true), fabric, &Connections::complete()).algorithm
+    let (crowded, region) = (Costs::local(8.0), Costs::region());
+    let chosen = |collective, size, count, costs| {
+        choose(&problem(collective, size, 0, count, true), costs, &Connections::complete()).algorithm
     };
     let allreduce = Collective::Allreduce;
     assert_eq!(chosen(allreduce, 16, 1, &region), Algorithm::RecursiveDoubling);

@@ -16,12 +16,15 @@ mod output;
 
 mod matrix;
 mod nats;
+#[cfg(test)]
+#[path = "../../../../fmi/cli/src/page.rs"]
+mod page;
 mod perf;
 mod sweep;
 
 /// Runs scenarios of functions behind NATs, each from a seed.
 #[derive(Parser)]
-#[command(version, about, after_help = "Without a command, runs the whole catalogue with one seed.")]
+#[command(name = "lab", version, after_help = "Without a command, runs the whole catalogue with one seed.")]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
@@ -203,4 +206,14 @@ fn replay(arguments: &ReplayArguments) -> ExitCode {
         complain!("lab: {violation}");
     }
     ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_page_of_the_reference_agrees_with_the_help() {
+        super::page::assert_agrees(super::Arguments::command());
+    }
 }

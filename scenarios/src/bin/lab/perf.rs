@@ -16,7 +16,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_delimiter = ',', value_parser = length, default_value = "8,64KiB,1MiB", value_name = "LIST")]
     bytes: Vec<usize>,
     /// Number of ranks.
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=256))]
+    #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     ranks: u32,
     /// From rank to rank, one way, like 340us or 10ms; a multiple of 20us.
     #[arg(long, default_value = "340us", value_name = "TIME", value_parser = latency)]

@@ -12,28 +12,28 @@ const COUNTS: [usize; 5] = [1, 1 << 7, 1 << 13, 1 << 17, 1 << 23];
 const LENGTHS: &str = "8 B, 1 KiB, 64 KiB, 1 MiB, 64 MiB";
 
 /// One line: what is chosen for each length.
-fn line(out: &mut String, what: &str, problem: &Problem, fabric: &Fabric, connections: &Connections) {
+fn line(out: &mut String, what: &str, problem: &Problem, costs: &Costs, connections: &Connections) {
     let chosen =
-        COUNTS.map(|count| choose(&Problem { count, ..*problem }, fabric, connections).algorithm.name().to_owned());
+        COUNTS.map(|count| choose(&Problem { count, ..*problem }, costs, connections).algorithm.name().to_owned());
     writeln!(out, "{:>5} {what:<13} {}", problem.size, chosen.join(", ")).expect("memory takes all");
 }
 
 fn table() -> String {
     let mut out = String::new();
     let networks =
-        [("one machine", Fabric::local(1.0)), ("8 ranks a core", Fabric::local(8.0)), ("a region", Fabric::region())];
-    for (name, fabric) in networks {
+        [("one machine", Costs::local(1.0)), ("8 ranks a core", Costs::local(8.0)), ("a region", Costs::region())];
+    for (name, costs) in networks {
         for collective in Collective::ALL {
             writeln!(out, "{collective}, {name}: {LENGTHS}").expect("memory takes all");
             for size in SIZES {
                 let plain = problem(*collective, size, 0, 1, true);
-                line(&mut out, "", &plain, &fabric, &Connections::complete());
-                line(&mut out, "sparse", &plain, &fabric, &Connections::of_group(size));
+                line(&mut out, "", &plain, &costs, &Connections::complete());
+                line(&mut out, "sparse", &plain, &costs, &Connections::of_group(size));
                 if order::REDUCTIONS.contains(collective) {
                     let ordered = Problem { commutative: false, ..plain };
-                    line(&mut out, "ordered", &ordered, &fabric, &Connections::complete());
+                    line(&mut out, "ordered", &ordered, &costs, &Connections::complete());
                     let reproducible = Problem { reproducible: true, ..plain };
-                    line(&mut out, "reproducible", &reproducible, &fabric, &Connections::complete());
+                    line(&mut out, "reproducible", &reproducible, &costs, &Connections::complete());
                 }
             }
         }

@@ -129,6 +129,6 @@ fn a_ring_combines_in_another_order() {
     assert!((0..8).any(|index| terms[index] != balanced(4, index)));
     let strict = Problem { reproducible: true, ..problem };
     assert!(!candidates(&strict, &Connections::complete()).contains(&Algorithm::Ring));
-    let choice = chosen(&strict, Some(Algorithm::Ring), &Fabric::region(), &Connections::complete());
+    let choice = chosen(&strict, Some(Algorithm::Ring), &Costs::region(), &Connections::complete());
     assert_ne!(choice.algorithm, Algorithm::Ring);
 }
