@@ -89,7 +89,7 @@ mod tests {
             key: [u8; 32], nonce: [u8; NONCE_BYTES], also in proptest::collection::vec(any::<u8>(), 0..40),
             text in proptest::collection::vec(any::<u8>(), 0..300), flipped in proptest::option::of(any::<proptest::sample::Index>()),
         ) {
-            let (swift, pure) = (swift::Cipher::new(&key), pure::Cipher::new(&key));
+            let (swift, pure) = (Cipher::new(&key), pure::Cipher::new(&key));
             let (mut ours, mut theirs) = (text.clone(), text.clone());
             let (tag, other) = (swift.seal(nonce, &also, &mut ours), pure.seal(nonce, &also, &mut theirs));
             prop_assert_eq!((&ours, tag), (&theirs, other));

@@ -186,6 +186,8 @@ pub enum Route {
     Store,
     /// A frame that was just offered to its owner: the operation that asks looks again after it.
     Offered,
+    /// A frame whose owner, which is named, reads it whatever is polled: the operation that asks is woken behind it.
+    Driven(OpId),
     /// A frame for which there is no room: the operation is woken when there may be.
     Full,
 }
@@ -530,6 +532,7 @@ impl Group {
             matched: None,
             begun: false,
             takes: false,
+            is_driven: false,
             unmatched: None,
             failed: None,
             suspicion: None,
@@ -673,8 +676,11 @@ impl Group {
     /// Notes that the frame of a send is partly sent: it will be sent whole, and the next one may follow.
     #[inline]
     pub fn begun(&mut self, id: OpId) {
-        if let Some(op) = self.operations.get_mut(id) {
-            op.begun = true;
+        if let Some(op) = self.operations.get_mut(id)
+            && !std::mem::replace(&mut op.begun, true)
+            && let What::Send(to) = op.what
+        {
+            self.wake_next_send(to);
         }
     }
 

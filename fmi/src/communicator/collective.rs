@@ -186,7 +186,7 @@ impl Copied<'_> {
         let call = self.call.take().expect("just seen");
         if let Err(error) = &result {
             // It may have failed before its task saw that.
-            self.base.with(|engine| engine.cancel_task(&call, error));
+            self.base.with(|engine| engine.cancel_task(&call, Some(error)));
         }
         Poll::Ready(result)
     }
@@ -196,7 +196,7 @@ impl Drop for Copied<'_> {
     fn drop(&mut self) {
         if let Some(call) = self.call.take() {
             let error = cancelled(call.operation, self.base.rank());
-            self.base.with(|engine| engine.cancel_task(&call, &error));
+            self.base.with(|engine| engine.cancel_task(&call, Some(&error)));
         }
     }
 }

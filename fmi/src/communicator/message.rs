@@ -11,6 +11,7 @@ use crate::communicator::Communicator;
 use crate::communicator::base::Base;
 use crate::communicator::payload::{Data, Payload};
 use crate::datatype::{Datatype, Element, code_of};
+use crate::engine::owned::Outbound;
 use crate::engine::parcel::{Parcel, Room};
 use crate::engine::{Call, Engine};
 use crate::error::{Error, Operation, Result};
@@ -100,7 +101,7 @@ impl Status {
     pub const NOBODY: Self = Self { source: u32::MAX, tag: u32::MAX, count: 0 };
 
     /// That of a message, with its length in bytes.
-    fn of(base: &Base, matched: &Matched) -> Self {
+    pub(super) fn of(base: &Base, matched: &Matched) -> Self {
         let source = base.members.rank_of(matched.peer).expect("only members' messages match").get();
         let count = usize::try_from(matched.envelope.elements).unwrap_or(usize::MAX);
         Self { source, tag: matched.envelope.root_or_tag, count }
@@ -198,7 +199,7 @@ impl Communicator {
         }
     }
 
-    fn begin_send(&self, to: Rank, tag: u32, datatype: u32, data: &[u8]) -> SendState {
+    fn begin_send(&self, to: Rank, tag: u32, datatype: u32, data: &Data<'_>) -> SendState {
         let peer = self.shared.members.slot(to);
         self.shared.with(|engine| {
             if let Some(error) = engine.revocation(self.id, Operation::Send) {
@@ -228,7 +229,14 @@ impl Communicator {
                 }
                 Poll::Pending => {
                     engine.copy_send(&call, peer, (&envelope, data), &mut parcel);
-                    SendState::Running { call, peer, envelope, parcel }
+                    match data {
+                        Data::Owned(data) if !parcel.is_copied() => {
+                            let send = Outbound { peer, envelope, data: data.clone(), parcel };
+                            engine.start_send(&call, send);
+                            SendState::TakenOver(call)
+                        }
+                        Data::Owned(_) | Data::Lent(_) => SendState::Running { call, peer, envelope, parcel },
+                    }
                 }
             }
         })
@@ -360,7 +368,7 @@ impl Communicator {
     }
 
     /// Registers a receive or a probe; `None` if it is from nobody.
-    fn post_receive(&self, operation: Operation, source: Source, tag: Tag) -> Result<Option<(Call, Pattern)>> {
+    pub(super) fn post_receive(&self, operation: Operation, source: Source, tag: Tag) -> Result<Option<(Call, Pattern)>> {
         let source = match source {
             Source::Any => None,
             Source::Nobody => return Ok(None),
@@ -395,6 +403,8 @@ pub struct SendRequest<'a> {
 
 enum SendState {
     Running { call: Call, peer: Slot, envelope: Envelope, parcel: Parcel },
+    /// The engine has its data, and moves it.
+    TakenOver(Call),
     Over(Option<Result<()>>),
 }
 
@@ -405,6 +415,13 @@ impl Future for SendRequest<'_> {
         let Self { base, data, state } = &mut *self;
         let (call, peer, envelope, parcel) = match state {
             SendState::Running { call, peer, envelope, parcel } => (call, *peer, envelope, parcel),
+            SendState::TakenOver(call) => {
+                let poll = base.drive(cx, call, |engine, call, mode| engine.poll_sent(mode, call));
+                if poll.is_ready() {
+                    self.end();
+                }
+                return poll;
+            }
             SendState::Over(result) => return Poll::Ready(result.take().expect("polled once after its end")),
         };
         let poll = base
@@ -424,9 +441,12 @@ impl SendRequest<'_> {
     }
 
     fn end(&mut self) {
-        if let SendState::Running { call, peer, envelope, parcel } = &self.state {
-            self.base.with(|engine| engine.give_up_send(call, *peer, envelope, &self.data, *parcel));
-            self.state = SendState::Over(None);
+        match std::mem::replace(&mut self.state, SendState::Over(None)) {
+            SendState::Running { call, peer, envelope, parcel } => {
+                self.base.with(|engine| engine.give_up_send(&call, peer, &envelope, &self.data, parcel));
+            }
+            SendState::TakenOver(call) => self.base.with(|engine| engine.cancel_task(&call, None)),
+            over @ SendState::Over(_) => self.state = over,
         }
     }
 }

@@ -10,8 +10,11 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 
 use crate::communicator::Communicator;
-use crate::communicator::message::{MatchRequest, Message, Source, Status, Tag};
+use crate::communicator::base::Base;
+use crate::communicator::message::{Source, Status, Tag};
 use crate::datatype::{Element, code_of};
+use crate::engine::Call;
+use crate::engine::owned::Inbound;
 use crate::error::{Operation, Result};
 
 /// Elements that a send owns, made of a `Vec`, `Box` or `Arc` of them or of [`Bytes`] without a copy. For
@@ -145,18 +148,30 @@ impl Communicator {
         tag: impl Into<Tag>,
         buffer: Vec<T>,
     ) -> RecvVecRequest<T> {
-        let matching = self.matching(Operation::Receive, source.into(), tag.into());
-        RecvVecRequest { matching: Some(matching), reading: None, buffer, moved: 0 }
+        let base = self.shared.clone();
+        let state = match self.post_receive(Operation::Receive, source.into(), tag.into()) {
+            Ok(Some((call, pattern))) => {
+                base.with(|engine| engine.start_receive(&call, Inbound::new(pattern, buffer)));
+                RecvVec::TakenOver(call)
+            }
+            Ok(None) => RecvVec::Over(Some(Ok((Vec::new(), Status::NOBODY)))),
+            Err(error) => RecvVec::Over(Some(Err(error))),
+        };
+        RecvVecRequest { base, state }
     }
 }
 
 /// A receive into memory of its own. The request of [`Communicator::recv_vec`] and [`Communicator::recv_owned`].
-#[must_use = "a request makes progress when it is polled"]
+#[must_use = "a dropped request leaves its message to others"]
 pub struct RecvVecRequest<T: Element> {
-    matching: Option<MatchRequest>,
-    reading: Option<Message>,
-    buffer: Vec<T>,
-    moved: usize,
+    base: Arc<Base>,
+    state: RecvVec<T>,
+}
+
+enum RecvVec<T> {
+    /// The engine has the memory, and fills it.
+    TakenOver(Call),
+    Over(Option<Result<(Vec<T>, Status)>>),
 }
 
 impl<T: Element> Unpin for RecvVecRequest<T> {}
@@ -171,27 +186,29 @@ impl<T: Element> Future for RecvVecRequest<T> {
     type Output = Result<(Vec<T>, Status)>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = &mut *self;
-        if let Some(matching) = &mut this.matching {
-            let message = ready!(Pin::new(matching).poll(cx))?;
-            this.matching = None;
-            this.buffer.clear();
-            this.reading = Some(message);
+        let Self { base, state } = &mut *self;
+        let call = match state {
+            RecvVec::TakenOver(call) => call,
+            RecvVec::Over(result) => return Poll::Ready(result.take().expect("polled once after its end")),
+        };
+        let result = ready!(base.drive(cx, call, |engine, call, mode| engine.poll_received(mode, call)));
+        self.end();
+        let (elements, matched) = result?.into_parts();
+        let status = Status::of(&self.base, &matched);
+        Poll::Ready(Ok((elements, Status { count: status.count / size_of::<T>().max(1), ..status })))
+    }
+}
+
+impl<T: Element> RecvVecRequest<T> {
+    fn end(&mut self) {
+        if let RecvVec::TakenOver(call) = std::mem::replace(&mut self.state, RecvVec::Over(None)) {
+            self.base.with(|engine| engine.cancel_task(&call, None));
         }
-        let message = this.reading.as_mut().expect("polled once after its end");
-        // Its memory grows with what comes, whatever was announced.
-        let (code, size) = (code_of::<T>(), size_of::<T>());
-        let status = ready!(message.poll_read(cx, code, size, &mut this.buffer, &mut this.moved))?;
-        this.reading = None;
-        Poll::Ready(Ok((std::mem::take(&mut this.buffer), status)))
     }
 }
 
 impl<T: Element> Drop for RecvVecRequest<T> {
     fn drop(&mut self) {
-        if let Some(message) = &mut self.reading {
-            let bytes: &[u8] = bytemuck::cast_slice(&self.buffer);
-            message.release(&bytes[..self.moved]);
-        }
+        self.end();
     }
 }

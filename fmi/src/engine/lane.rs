@@ -27,6 +27,8 @@ pub(super) struct Lane {
     pub(super) writer: Option<OpId>,
     /// Operations that have a frame for this peer while another one is partly sent.
     pub(super) behind_writer: Turn,
+    /// The owner of the frame at hand that was last asked to read it, and the events of the readers by then.
+    pub(super) driven: Option<(OpId, u64)>,
     /// Operations that wait for something to come: whichever is woken reads for all.
     pub(super) readers: Arc<Waiters>,
     pub(super) read_waker: Waker,
@@ -50,6 +52,7 @@ impl Lane {
             told: 0,
             writer: None,
             behind_writer,
+            driven: None,
             readers,
             read_waker,
             writers,

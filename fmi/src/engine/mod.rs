@@ -33,6 +33,7 @@ use crate::time::Instant;
 mod lane;
 mod membership;
 mod notices;
+pub(crate) mod owned;
 pub(crate) mod parcel;
 pub(crate) mod plan;
 pub(crate) mod run;
@@ -107,7 +108,7 @@ pub(crate) struct Engine {
     closing: BTreeSet<u64>,
     /// Messages whose sends were given up when they were begun.
     owed: BTreeMap<OpId, Owed>,
-    /// Collectives under way that own their buffers.
+    /// Operations under way that own their memory.
     tasks: Table<task::Kept>,
     /// Those that have ended, and whose futures have not been told.
     ended: BTreeMap<OpId, task::Kept>,
@@ -123,8 +124,8 @@ pub(crate) struct Engine {
     copied: usize,
     spare_buffers: Vec<task::Buffers>,
     spare_tasks: Vec<task::Kept>,
-    /// Operators of tasks that have ended.
-    to_drop: Vec<task::Operator>,
+    /// What is dropped when the lock is free: that may run anything.
+    to_drop: Vec<Box<dyn std::any::Any + Send>>,
     /// Memory for some processes.
     spare_slots: Vec<Slot>,
     /// Operations that wait, for what concerns all of them: time, and word of the rendezvous.
@@ -215,9 +216,9 @@ impl Shared {
         engine.settle_outputs();
         drop(in_use);
         if !engine.to_drop.is_empty() {
-            let operators = std::mem::take(&mut engine.to_drop);
+            let dropped = std::mem::take(&mut engine.to_drop);
             drop(engine);
-            drop(operators);
+            drop(dropped);
             engine = self.lock();
         }
         let Some(waker) = engine.to_wake.pop() else { return value };

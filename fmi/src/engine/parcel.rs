@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::channel::Head;
+use crate::datatype::Element;
 use crate::proto::frame::Envelope;
 
 /// The rest of a long parcel is cut into frames of this length, so that word of other things comes between them.
@@ -33,6 +34,11 @@ impl Parcel {
         self.done > 0 || self.sent > 0
     }
 
+    /// Whether all of it is sent, or copied.
+    pub(crate) fn is_copied(&self) -> bool {
+        self.copied.is_some()
+    }
+
     /// A frame is sent whole, up to `end`.
     pub(super) fn complete_frame(&mut self, end: usize) {
         (self.done, self.sent) = (end, 0);
@@ -61,7 +67,7 @@ impl Room for [u8] {
 /// What a vector grows by at least: its memory follows what has come, not what was announced.
 const GROWTH_BYTES: usize = 1 << 20;
 
-impl<T: crate::datatype::Element> Room for Vec<T> {
+impl<T: Element> Room for Vec<T> {
     fn from(&mut self, moved: usize, length: usize) -> &mut [u8] {
         let size = size_of::<T>();
         if self.len() * size < length && self.len() * size <= moved {

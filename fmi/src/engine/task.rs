@@ -1,8 +1,9 @@
-//! Collectives whose buffers are copied at the call: they move whichever operation is polled.
+//! Operations that own their memory: they move whichever operation is polled.
 //!
-//! A collective that borrows its buffers moves only while its own future is polled, since a future may be forgotten. So
-//! ranks that await several of them in different orders could wait for each other. Short ones are therefore copied:
-//! always if that costs next to nothing, and up to what is sent unasked where other operations are outstanding.
+//! An operation that borrows its buffers moves only while its own future is polled, since a future may be forgotten. So
+//! ranks that await several of them in different orders could wait for each other. Sends and receives whose memory
+//! belongs to their requests are therefore the engine's until they end ([`owned`](super::owned)), and short collectives
+//! are copied: always if that costs next to nothing, and up to what is sent unasked where other operations are outstanding.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 
+use super::owned::{Inbound, Outbound};
 use super::plan::Plan;
 use super::run::{Combine, Job, Run};
 use super::{Call, Engine};
@@ -27,7 +29,7 @@ const KEPT_MAX: usize = 8;
 /// An operator over bytes.
 pub(crate) type Operator = Box<dyn FnMut(&mut [u8], Option<&[u8]>, &[u8], Side) + Send>;
 
-/// A collective that owns its buffers, in units that are aligned for any element.
+/// Buffers of a collective, in units that are aligned for any element.
 #[derive(Default)]
 pub(super) struct Buffers {
     send: Vec<u128>,
@@ -50,15 +52,10 @@ impl Buffers {
     }
 }
 
-/// A collective under way, or at its end.
+/// An operation under way, or at its end.
 pub(super) struct Task {
-    call: Call,
-    run: Run,
-    plan: Arc<Plan>,
-    signature: Envelope,
-    element_bytes: usize,
-    buffers: Buffers,
-    operator: Operator,
+    pub(super) call: Call,
+    body: Body,
     /// How it ended, as far as its future has not been told.
     end: Option<Result<()>>,
     /// Whether it has had its first turn, at the call.
@@ -67,6 +64,23 @@ pub(super) struct Task {
     is_due: bool,
     /// Whether it is among those that wait for room to send.
     is_blocked: bool,
+}
+
+/// What it does, with its memory.
+pub(crate) enum Body {
+    Collective(Collective),
+    Send(Outbound),
+    Receive(Inbound),
+}
+
+/// A collective, with copies of its buffers.
+pub(crate) struct Collective {
+    run: Run,
+    plan: Arc<Plan>,
+    signature: Envelope,
+    element_bytes: usize,
+    buffers: Buffers,
+    operator: Operator,
 }
 
 /// The memory of a task, which the next one gets.
@@ -107,26 +121,18 @@ impl Engine {
     /// Takes over a collective, and does what can be done of it at once.
     pub(crate) fn start_task(&mut self, started: Started<'_>, operator: Operator) {
         let Started { call, run, plan, signature, element_bytes, send, receive } = started;
-        let Call { id, operation, communicator, .. } = *call;
-        let call = Call { id, operation, communicator, waits_for: WaitsFor::default(), is_listed: true };
         let mut buffers = self.spare_buffers.pop().unwrap_or_default();
         buffers.fill(send, receive);
         self.copied += buffers.len();
-        let (end, is_begun, is_due, is_blocked) = (None, false, false, false);
+        self.start(call, Body::Collective(Collective { run, plan, signature, element_bytes, buffers, operator }));
+    }
+
+    /// Takes over an operation, and does what can be done of it at once.
+    pub(super) fn start(&mut self, call: &Call, body: Body) {
+        let Call { id, operation, communicator, .. } = *call;
+        let call = Call { id, operation, communicator, waits_for: WaitsFor::default(), is_listed: true };
         let mut kept = self.spare_tasks.pop().unwrap_or_default();
-        *kept = Some(Task {
-            call,
-            run,
-            plan,
-            signature,
-            element_bytes,
-            buffers,
-            operator,
-            end,
-            is_begun,
-            is_due,
-            is_blocked,
-        });
+        *kept = Some(Task { call, body, end: None, is_begun: false, is_due: false, is_blocked: false });
         self.tasks.insert(id, kept);
         // Nobody waits yet: whoever polls says so.
         self.advance_for_others(id, Mode::Try);
@@ -139,8 +145,8 @@ impl Engine {
         self.tasks.get_mut(id)?.as_mut().as_mut()
     }
 
-    /// The end of a task: its result, written to `receive`, if it has ended.
-    pub(crate) fn poll_task(&mut self, mode: Mode<'_>, call: &mut Call, receive: &mut [u8]) -> Poll<Result<()>> {
+    /// The end of a task, with what it leaves, if it has ended.
+    pub(super) fn poll_end(&mut self, mode: Mode<'_>, call: &mut Call) -> Poll<(Result<()>, Body)> {
         let ended = self.advance_task(call.id, mode);
         if let Some(task) = self.running(call.id) {
             call.waits_for = task.call.waits_for;
@@ -148,35 +154,54 @@ impl Engine {
         }
         let ended = ended.or_else(|| self.ended.remove(&call.id));
         let mut kept = ended.expect("a task is there until its end was told");
-        let task = kept.as_mut().as_mut().expect("memory in use holds a task");
-        receive.copy_from_slice(&bytemuck::cast_slice(&task.buffers.receive)[..receive.len()]);
-        let result = task.end.take().expect("it does not run");
+        let Task { end, body, .. } = kept.take().expect("memory in use holds a task");
         self.spare(kept);
+        Poll::Ready((end.expect("it does not run"), body))
+    }
+
+    /// The end of a collective: its result, written to `receive`, if it has ended.
+    pub(crate) fn poll_task(&mut self, mode: Mode<'_>, call: &mut Call, receive: &mut [u8]) -> Poll<Result<()>> {
+        let (result, body) = std::task::ready!(self.poll_end(mode, call));
+        if let Body::Collective(collective) = &body {
+            receive.copy_from_slice(&bytemuck::cast_slice(&collective.buffers.receive)[..receive.len()]);
+        }
+        self.dispose(body);
         Poll::Ready(result)
     }
 
     /// Ends a task whose future is dropped; after its end that changes nothing.
-    pub(crate) fn cancel_task(&mut self, call: &Call, error: &Error) {
+    pub(crate) fn cancel_task(&mut self, call: &Call, error: Option<&Error>) {
         if let Some(mut kept) = self.tasks.remove(call.id).or_else(|| self.ended.remove(&call.id)) {
-            if let Some(task) = kept.as_mut().as_mut().filter(|task| task.end.is_none()) {
-                self.end_task(task, Some(error));
+            let mut task = kept.take().expect("memory in use holds a task");
+            if task.end.is_none() {
+                self.end_task(&mut task, error);
             }
+            self.dispose(task.body);
             self.spare(kept);
         }
         self.forget_call(call);
     }
 
-    /// Keeps the memory of a task.
-    fn spare(&mut self, mut kept: Kept) {
-        let Some(Task { buffers, operator, .. }) = kept.take() else { return };
-        if size_of_val(&*operator) > 0 {
-            // What it holds may use this engine when it is dropped.
-            self.to_drop.push(operator);
-        }
-        self.copied -= buffers.len();
+    fn spare(&mut self, kept: Kept) {
         if self.spare_tasks.len() < KEPT_MAX {
             self.spare_tasks.push(kept);
-            self.spare_buffers.push(buffers);
+        }
+    }
+
+    /// Frees what an operation leaves, and keeps the memory of buffers.
+    pub(super) fn dispose(&mut self, body: Body) {
+        match body {
+            Body::Collective(Collective { buffers, operator, .. }) => {
+                self.copied -= buffers.len();
+                if self.spare_buffers.len() < KEPT_MAX {
+                    self.spare_buffers.push(buffers);
+                }
+                if size_of_val(&*operator) > 0 {
+                    self.to_drop.push(Box::new(operator));
+                }
+            }
+            Body::Send(send) => self.to_drop.push(Box::new(send)),
+            Body::Receive(receive) => self.to_drop.push(Box::new(receive)),
         }
     }
 
@@ -264,8 +289,23 @@ impl Engine {
     }
 
     fn run_task(&mut self, task: &mut Task, mode: Mode<'_>) -> Poll<Result<()>> {
-        let Task { call, run, plan, signature, element_bytes, buffers, operator, is_begun, .. } = task;
-        let only_sends = !std::mem::replace(is_begun, true);
+        let Task { call, body, is_begun, .. } = task;
+        let is_first = !std::mem::replace(is_begun, true);
+        match body {
+            Body::Collective(collective) => self.run_collective(mode, call, collective, is_first),
+            Body::Send(send) => self.run_send(mode, call, send),
+            Body::Receive(receive) => self.run_receive(mode, call, receive),
+        }
+    }
+
+    fn run_collective(
+        &mut self,
+        mode: Mode<'_>,
+        call: &mut Call,
+        collective: &mut Collective,
+        only_sends: bool,
+    ) -> Poll<Result<()>> {
+        let Collective { run, plan, signature, element_bytes, buffers, operator } = collective;
         let has_failed = AtomicBool::new(false);
         let send = &bytemuck::cast_slice(&buffers.send)[..buffers.send_bytes];
         let receive = &mut bytemuck::cast_slice_mut(&mut buffers.receive)[..buffers.receive_bytes];
@@ -292,9 +332,19 @@ impl Engine {
         }
     }
 
-    /// Ends a task; after an error, the communicator with it.
+    /// Ends a task.
     fn end_task(&mut self, task: &mut Task, error: Option<&Error>) {
-        let Task { call, run, plan, signature, element_bytes, buffers, .. } = task;
+        let Task { call, body, .. } = task;
+        match body {
+            Body::Collective(collective) => self.end_collective(call, collective, error),
+            Body::Send(send) => self.end_send(call, send),
+            Body::Receive(receive) => self.end_receive(call, receive),
+        }
+    }
+
+    /// Ends a collective; after an error, the communicator with it.
+    fn end_collective(&mut self, call: &Call, collective: &mut Collective, error: Option<&Error>) {
+        let Collective { run, plan, signature, element_bytes, buffers, .. } = collective;
         if let Some(error) = error {
             let send = &bytemuck::cast_slice(&buffers.send)[..buffers.send_bytes];
             let receive = &mut bytemuck::cast_slice_mut(&mut buffers.receive)[..buffers.receive_bytes];

@@ -67,6 +67,19 @@ impl Engine {
                 self.wait_to_read(slot, id, mode, events);
                 return Passed::Blocked;
             }
+            Route::Driven(owner) => {
+                // Once for each event is enough, if that look waited for the next one.
+                let parks = matches!(mode, Mode::Park(_));
+                let is_new = lane.driven.replace((owner, events)) != Some((owner, events)) || !parks;
+                if !parks {
+                    lane.driven = None;
+                }
+                self.wait_to_read(slot, id, mode, events);
+                if is_new {
+                    self.mark_due(owner);
+                }
+                return Passed::Blocked;
+            }
             Route::Offered => {
                 self.wait_to_read(slot, id, mode, events);
                 // A task looks again at the next poll.

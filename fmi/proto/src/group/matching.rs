@@ -169,6 +169,14 @@ impl Group {
     /// comes; `left` is how much of the frame at hand no operation has taken.
     pub fn route(&mut self, id: OpId, slot: Slot, left: u64) -> Route {
         self.asking = Some(id);
+        let Some(frame) = &self.peers[slot.index()].at_hand else { return Route::Head };
+        if let Owner::Operation(owner) = frame.owner
+            && owner != id
+            && self.operations.get(owner).is_some_and(|op| op.is_driven)
+        {
+            self.peers[slot.index()].behind.insert(id);
+            return Route::Driven(owner);
+        }
         let peer = &mut self.peers[slot.index()];
         let Some(frame) = &mut peer.at_hand else { return Route::Head };
         match frame.owner {
@@ -200,6 +208,13 @@ impl Group {
             }
         }
         Route::Store
+    }
+
+    /// Notes that a receive reads its message whatever is polled, so that it is never put aside for others.
+    pub fn drive(&mut self, id: OpId) {
+        if let Some(op) = self.operations.get_mut(id) {
+            op.is_driven = true;
+        }
     }
 
     /// Takes back the room that was set aside for the frame at hand: its owner has come for it.

@@ -109,6 +109,8 @@ pub(super) struct Op {
     pub(super) begun: bool,
     /// Of a receive: whether it takes its message, as a probe does not.
     pub(super) takes: bool,
+    /// Of a receive: whether it reads its message whatever is polled.
+    pub(super) is_driven: bool,
     /// Of a synchronous send: the number of its message, and whether a receive has got that.
     pub(super) unmatched: Option<(u64, bool)>,
     pub(super) failed: Option<Failure>,

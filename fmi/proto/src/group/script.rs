@@ -243,7 +243,7 @@ impl Driver {
                 let payload = vec![0; usize::try_from(left).expect("room was reserved for it")];
                 self.group.handle_input(now, Input::Stored { peer, payload });
             }
-            Route::Offered | Route::Full => {}
+            Route::Offered | Route::Driven(_) | Route::Full => {}
         }
     }
 

@@ -338,3 +338,91 @@ fn a_long_message_keeps_its_place_when_its_receive_is_dropped() {
         assert!(first_got == long && then == [9], "after {polls} polls: a message was overtaken");
     }
 }
+
+#[test]
+fn owned_messages_beyond_all_bounds_move_whatever_is_awaited() {
+    // Each rank awaits all its sends, longer in sum than any memory for others, before its receives, and those of one
+    // peer before those of another: with borrowed buffers a cycle.
+    for wire in WIRES {
+        let bench = bench(3, wire);
+        let mut executor = Executor::default();
+        for comm in &bench.comms {
+            executor.must(async move {
+                let peers: Vec<u32> = (0..3).filter(|peer| *peer != comm.rank()).collect();
+                let mut receives = Vec::new();
+                let mut sends = Vec::new();
+                for tag in 0..4 {
+                    for peer in &peers {
+                        receives.push((*peer, tag, comm.recv_vec::<u32>(*peer, tag)));
+                        sends.push(comm.send_owned(*peer, tag, numbers(20_000, tag + comm.rank())));
+                    }
+                }
+                let (last, others) = sends.split_last_mut().expect("eight sends");
+                last.await?;
+                for send in others.iter_mut().rev() {
+                    send.await?;
+                }
+                comm.barrier().await?;
+                for (peer, tag, receive) in receives.into_iter().rev() {
+                    let (got, status) = receive.await?;
+                    assert_eq!((status.source, status.tag, status.count), (peer, tag, 20_000));
+                    assert!(got == numbers(20_000, tag + peer), "the message came out changed");
+                }
+                Ok(())
+            });
+        }
+        assert!(executor.run(first), "{wire:?}: somebody was not woken");
+        for comm in &bench.comms {
+            assert_eq!(comm.shared.with(|engine| engine.enlisted()), 0, "nothing stays of what has ended");
+        }
+    }
+}
+
+#[test]
+fn an_owned_exchange_ends_while_only_another_operation_is_polled() {
+    for wire in WIRES {
+        let bench = bench(2, wire);
+        let [zero, one] = &bench.comms[..] else { panic!("two ranks") };
+        let has_come = std::cell::Cell::new(false);
+        let mut executor = Executor::default();
+        executor.must(async {
+            let sent = zero.send_owned(1, 1, numbers(100_000, 1));
+            // Only this is polled until the other rank has all of it.
+            zero.recv(1, 2, &mut [0u8]).await?;
+            assert!(has_come.get(), "the message went while its send was not polled");
+            sent.await
+        });
+        executor.must(async {
+            let (got, _) = one.recv_vec::<u32>(0, 1).await?;
+            assert!(got == numbers(100_000, 1), "the message came out changed");
+            has_come.set(true);
+            one.send(0, 2, &[1u8]).await
+        });
+        assert!(executor.run(first), "{wire:?}: somebody was not woken");
+    }
+}
+
+#[test]
+fn owned_requests_that_are_dropped_half_way_lose_nothing() {
+    for wire in WIRES {
+        let bench = bench(2, wire);
+        let [zero, one] = &bench.comms[..] else { panic!("two ranks") };
+        let mut executor = Executor::default();
+        let receive = executor.must(one.recv_vec::<u32>(0, 1));
+        executor.poll(receive);
+        let send = executor.must(zero.send_owned(1, 1, numbers(30_000, 1)));
+        executor.poll(send);
+        executor.poll(receive);
+        executor.cancel(receive);
+        // It is begun, so it arrives whole.
+        executor.cancel(send);
+        executor.must(async {
+            let (got, status) = one.recv_vec::<u32>(0, 1).await?;
+            assert_eq!(status.count, 30_000);
+            assert!(got == numbers(30_000, 1), "the message came out changed");
+            one.send(0, 2, &[1u8]).await
+        });
+        executor.must(async { zero.recv(1, 2, &mut [0u8]).await.map(drop) });
+        assert!(executor.run(first), "{wire:?}: somebody was not woken");
+    }
+}
