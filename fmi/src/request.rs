@@ -15,7 +15,7 @@
 //! | MPI_Start | [`Persistent::start`](crate::Persistent::start) |
 //!
 //! A request makes progress when it is polled. Those that own their data ([`send_owned`](crate::Communicator::send_owned),
-//! [`recv_vec`](crate::Communicator::recv_vec)) have no lifetime.
+//! [`recv_vec`](crate::Communicator::recv_vec)) have no lifetime, and move whichever operation of the group is polled.
 
 pub use crate::communicator::{
     CollectiveRequest, InvokeRequest, MatchRequest, Nothing, Payload, ProbeRequest, ReadRequest, RecvRequest,

@@ -368,7 +368,12 @@ impl Communicator {
     }
 
     /// Registers a receive or a probe; `None` if it is from nobody.
-    pub(super) fn post_receive(&self, operation: Operation, source: Source, tag: Tag) -> Result<Option<(Call, Pattern)>> {
+    pub(super) fn post_receive(
+        &self,
+        operation: Operation,
+        source: Source,
+        tag: Tag,
+    ) -> Result<Option<(Call, Pattern)>> {
         let source = match source {
             Source::Any => None,
             Source::Nobody => return Ok(None),
@@ -402,7 +407,12 @@ pub struct SendRequest<'a> {
 }
 
 enum SendState {
-    Running { call: Call, peer: Slot, envelope: Envelope, parcel: Parcel },
+    Running {
+        call: Call,
+        peer: Slot,
+        envelope: Envelope,
+        parcel: Parcel,
+    },
     /// The engine has its data, and moves it.
     TakenOver(Call),
     Over(Option<Result<()>>),

@@ -305,7 +305,8 @@ fn a_frame_of_a_stranger_to_its_communicator_ends_that_connection_alone() {
 
 #[derive(Clone, Debug)]
 enum Deed {
-    /// A message of this length from a rank to another, which is received with its tag, its source or neither.
+    /// A message of this length from a rank to another, which is received with its tag, its source or neither, or owned
+    /// by one of its ends or both.
     Message {
         from: u32,
         to: u32,
@@ -328,7 +329,7 @@ fn deed() -> impl Strategy<Value = Deed> {
     let pair = (0u32..3, 0u32..3);
     let words = prop_oneof![Just(0usize), 1usize..4, 100usize..400];
     prop_oneof![
-        4 => (pair.clone(), words.clone(), 0u8..3)
+        4 => (pair.clone(), words.clone(), 0u8..6)
             .prop_map(|((from, to), words, by)| Deed::Message { from, to, words, by }),
         2 => (pair, words.clone(), 0u8..6)
             .prop_map(|((from, to), words, polls)| Deed::Dropped { from, to, words, polls }),
@@ -352,7 +353,18 @@ async fn receive_after_dropping(
     let tag = tag_of(number);
     let mut lost = vec![0; length];
     let mut left = polls;
-    {
+    let owned = polls.is_multiple_of(2).then(|| receiver.recv_vec::<u64>(from, tag));
+    if let Some(mut receive) = owned {
+        let ended = std::future::poll_fn(|cx| {
+            left = left.saturating_sub(1);
+            let poll = std::pin::Pin::new(&mut receive).poll(cx);
+            if poll.is_ready() || left == 0 { Poll::Ready(poll) } else { Poll::Pending }
+        });
+        if let Poll::Ready(result) = ended.await {
+            assert!(result?.0 == words(number, from, length), "message {number} came out changed");
+            return Ok(());
+        }
+    } else {
         let mut receive = receiver.recv(from, tag, &mut lost);
         let ended = std::future::poll_fn(|cx| {
             if let Poll::Ready(result) = std::pin::Pin::new(&mut receive).poll(cx) {
@@ -386,13 +398,22 @@ fn call<'a>(executor: &mut Executor<'a>, bench: &'a Bench, number: usize, deed: 
             let (sender, receiver) = (&bench.comms[from as usize], &bench.comms[to as usize]);
             let data = words(number, from, length);
             // The call has its place now; the task makes it progress.
-            executor.must(async move { sender.send(to, tag, &data).await });
+            if by < 4 {
+                executor.must(async move { sender.send(to, tag, &data).await });
+            } else {
+                executor.must(sender.send_owned(to, tag, data));
+            }
             executor.must(async move {
                 let mut got = vec![0; length];
                 let status = match by {
-                    0 => receiver.recv(from, tag, &mut got).await?,
+                    0 | 4 => receiver.recv(from, tag, &mut got).await?,
                     1 => receiver.recv(Source::Any, tag, &mut got).await?,
-                    _ => receiver.matched_probe(Source::Any, tag).await?.recv(&mut got).await?,
+                    2 => receiver.matched_probe(Source::Any, tag).await?.recv(&mut got).await?,
+                    _ => {
+                        let (owned, status) = receiver.recv_vec(Source::Any, tag).await?;
+                        got = owned;
+                        status
+                    }
                 };
                 assert_eq!((status.source, status.tag, status.count), (from, tag, length));
                 assert!(got == words(number, from, length), "message {number} came out changed");

@@ -63,6 +63,33 @@ fn the_receive_that_was_called_first_gets_the_message() {
 }
 
 #[test]
+fn a_send_that_has_begun_lets_the_next_one_begin() {
+    let mut group = group();
+    let send = |group: &mut Group| group.post(Instant::ZERO, 0, What::Send(slot(1)), None).expect("nothing is wrong");
+    let (first, second) = (send(&mut group), send(&mut group));
+    assert!(group.may_begin(first) && !group.may_begin(second));
+    // Its rest may wait for the receiver.
+    group.begun(first);
+    assert_eq!(woken(&mut group), [second]);
+    assert!(group.may_begin(second));
+}
+
+#[test]
+fn what_a_receive_reads_whatever_is_polled_is_never_put_aside() {
+    let mut group = group();
+    let (owner, other) = (receive(&mut group, Some(1), Some(1)), receive(&mut group, Some(1), Some(2)));
+    group.drive(owner);
+    arrive(&mut group, 1, 1, 10_000);
+    for _ in 0..3 {
+        assert_eq!(group.route(other, slot(1), 10_000), Route::Driven(owner));
+    }
+    woken(&mut group);
+    group.handle_input(Instant::ZERO, Input::Consumed(slot(1)));
+    assert_eq!(woken(&mut group), [other], "the way is free");
+    group.check_invariants();
+}
+
+#[test]
 fn a_long_frame_is_put_aside_only_after_its_owner_had_its_turn() {
     let mut group = group();
     let (owner, other) = (receive(&mut group, Some(1), Some(1)), receive(&mut group, Some(1), Some(2)));
