@@ -88,6 +88,26 @@ fn every_package_carries_both_licences_and_a_readme() {
     }
 }
 
+/// Faults that tests plant are enabled by dev-dependencies alone, and by no feature of another package.
+#[test]
+fn no_package_enables_planted_faults() {
+    let mut enabled = Vec::new();
+    for package in PACKAGES.into_iter().chain(["benches", "fuzz"]) {
+        let manifest = fs::read_to_string(root().join(package).join("Cargo.toml")).expect("readable");
+        let mut section = "";
+        for line in manifest.lines().filter(|line| !line.starts_with('#')) {
+            if line.starts_with('[') {
+                section = line;
+            }
+            if line.contains("planted-faults") {
+                enabled.push((package, section.to_owned(), line.to_owned()));
+            }
+        }
+    }
+    let places: Vec<_> = enabled.iter().map(|(package, section, _)| (*package, section.as_str())).collect();
+    assert_eq!(places, [("fmi/net", "[features]"), ("scenarios", "[dev-dependencies]")], "{enabled:?}");
+}
+
 #[test]
 fn nothing_spawns_or_selects() {
     for file in below(&root(), &["fmi/cli/src", "fmi/net/src", "fmi/src", "nat-sim/src", "scenarios/src"]) {
