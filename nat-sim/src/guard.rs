@@ -218,3 +218,6 @@ fn longest(timers: &Timers, transport: Transport) -> Duration {
         Transport::Icmp => timers.icmp.max(syn_sent),
     }
 }
+
+#[cfg(test)]
+mod tests;

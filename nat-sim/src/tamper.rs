@@ -64,3 +64,48 @@ impl Tamper {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddrV4;
+
+    use rand_core::SeedableRng;
+
+    use super::*;
+    use crate::packet::Segment;
+
+    fn segment(byte: u8, length: usize) -> Packet {
+        let flags = Segment {
+            syn: false,
+            ack: true,
+            fin: false,
+            rst: false,
+            sequence: 1,
+            acknowledgement: 1,
+            window: 9,
+            payload: length,
+        };
+        let end = |last| SocketAddrV4::new([10, 0, 0, last].into(), 5);
+        Packet::tcp(end(1), end(2), flags, &vec![byte; length])
+    }
+
+    #[test]
+    fn what_is_changed_has_a_valid_checksum_and_its_length() {
+        let mut entropy = ChaCha8Rng::seed_from_u64(1);
+        for length in [BYTES_MIN, BYTES_MIN + 1, 1000] {
+            for how in [Tampering::Flip, Tampering::Repeat] {
+                let mut tamper = Tamper::new(how, 1_000_000);
+                assert_eq!(tamper.touch(&mut entropy, &mut segment(1, length)), how == Tampering::Flip);
+                let mut packet = segment(2, length);
+                assert!(tamper.touch(&mut entropy, &mut packet));
+                assert!(packet.checksums_are_valid());
+                assert_eq!(packet.stream_bytes().len(), length);
+                assert_eq!(packet.stream_bytes() == vec![1; length], how == Tampering::Repeat);
+                assert_eq!(packet.stream_bytes()[..KEPT_BYTES] == [2; KEPT_BYTES], how == Tampering::Flip);
+            }
+        }
+        let mut tamper = Tamper::new(Tampering::Flip, 1_000_000);
+        assert!(!tamper.touch(&mut entropy, &mut segment(1, BYTES_MIN - 1)));
+        assert!(!Tamper::new(Tampering::Flip, 0).touch(&mut entropy, &mut segment(1, 100)));
+    }
+}

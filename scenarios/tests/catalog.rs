@@ -168,6 +168,8 @@ fn a_wrong_expectation_fails() {
     let lost = |rank| Check::Lost { rank, at, bound };
     assert!(wrong("killed-in-allreduce", lost(5)).contains("learnt of the loss after"));
     assert!(wrong("killed-in-allreduce", lost(4)).contains("does not name rank 4"));
+    let later = Check::Lost { rank: 5, at: std::time::Duration::from_secs(100), bound };
+    assert!(wrong("killed-in-allreduce", later).contains("before it was lost at 100s"));
     assert!(wrong("killed-in-allreduce", Check::Succeeds).contains("failed:"));
     assert!(wrong("frozen-briefly", Check::Fails { rank: 5 }).contains("rank 5 finished"));
     let claim = Check::that("nobody joins", |outcome| match outcome.joined_at.len() {

@@ -7,11 +7,11 @@
 
 #[cfg(feature = "io")]
 pub mod liveness;
+pub mod planted;
 #[cfg(feature = "real")]
 pub mod real;
 #[cfg(feature = "io")]
 mod seam;
-pub mod planted;
 pub mod time;
 
 #[cfg(feature = "io")]

@@ -11,7 +11,10 @@ compile_error!("the feature planted-faults is for tests: no build without debug 
 /// A fault that can be planted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "planted-faults", derive(Debug))]
-#[cfg_attr(not(feature = "planted-faults"), expect(missing_debug_implementations, reason = "no program shows its name"))]
+#[cfg_attr(
+    not(feature = "planted-faults"),
+    expect(missing_debug_implementations, reason = "no program shows its name")
+)]
 #[non_exhaustive]
 pub enum Fault {
     /// A frame in 1,000 is not sent, though its operation believes that it was.
@@ -126,7 +129,8 @@ mod switched {
 
         #[test]
         fn a_rare_fault_is_as_rare_as_it_says() {
-            let (hits, reached) = with(Fault::LeakyFilter, || (0..10).filter(|_| one_in(Fault::LeakyFilter, 4)).count());
+            let (hits, reached) =
+                with(Fault::LeakyFilter, || (0..10).filter(|_| one_in(Fault::LeakyFilter, 4)).count());
             assert_eq!((hits, reached), (2, 10));
         }
     }
