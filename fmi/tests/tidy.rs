@@ -52,13 +52,15 @@ fn pure_modules_contain_nothing_impure() {
     }
 }
 
-/// The protocols may depend on the time of a network, and in a build of the whole workspace they would find the rest.
+/// The protocols may depend on the time of a network and on the switches of planted faults, and in a build of the whole
+/// workspace they would find the rest.
 #[test]
 fn protocols_know_no_more_of_the_seam_than_its_time() {
     for file in below(&root(), &["fmi/proto/src"]) {
         let text = fs::read_to_string(&file).expect("readable");
         for rest in text.split("fmi_net::").skip(1) {
-            assert!(rest.starts_with("time::"), "{} uses fmi_net::{:.20}", file.display(), rest);
+            let is_known = rest.starts_with("time::") || rest.starts_with("planted;");
+            assert!(is_known, "{} uses fmi_net::{:.20}", file.display(), rest);
         }
     }
 }
@@ -84,6 +86,26 @@ fn every_package_carries_both_licences_and_a_readme() {
         assert!(folder.join(readme).is_file(), "{package} has no README.md");
         assert!(manifest.contains("/LICENSE-*"), "{package} leaves its licences out");
     }
+}
+
+/// Faults that tests plant are enabled by dev-dependencies alone, and by no feature of another package.
+#[test]
+fn no_package_enables_planted_faults() {
+    let mut enabled = Vec::new();
+    for package in PACKAGES.into_iter().chain(["benches", "fuzz"]) {
+        let manifest = fs::read_to_string(root().join(package).join("Cargo.toml")).expect("readable");
+        let mut section = "";
+        for line in manifest.lines().filter(|line| !line.starts_with('#')) {
+            if line.starts_with('[') {
+                section = line;
+            }
+            if line.contains("planted-faults") {
+                enabled.push((package, section.to_owned(), line.to_owned()));
+            }
+        }
+    }
+    let places: Vec<_> = enabled.iter().map(|(package, section, _)| (*package, section.as_str())).collect();
+    assert_eq!(places, [("fmi/net", "[features]"), ("scenarios", "[dev-dependencies]")], "{enabled:?}");
 }
 
 #[test]

@@ -13,6 +13,8 @@ pub enum Purpose {
     Gateways = 2,
     /// Entropy of hosts; each has a stream of its own above this number.
     Hosts = 1 << 32,
+    /// What is changed on the way.
+    Tampering = 4,
     /// What a scenario draws for itself.
     Workload = 3,
 }

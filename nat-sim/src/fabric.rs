@@ -15,10 +15,12 @@ use rand_core::Rng;
 
 use crate::capture::Capture;
 use crate::entropy::{Purpose, stream};
+use crate::guard::{Arrived, Guard};
 use crate::host::{ConnectionId, Effects, Host};
 use crate::link::{Direction, LinkConfig};
 use crate::nat::{DropReason, Mapping, Nat, Side, Verdict};
 use crate::packet::Packet;
+use crate::tamper::Tamper;
 use crate::topology::{GatewayId, HostId, NetworkId, SiteId, Topology};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +85,9 @@ struct Queue {
     planned: Option<Instant>,
 }
 
+/// How many packets are remembered that a gateway must not have let in.
+const LET_IN_MAX: usize = 8;
+
 /// The state of all networks, gateways and hosts.
 #[derive(Debug)]
 pub(crate) struct Fabric {
@@ -95,6 +100,12 @@ pub(crate) struct Fabric {
     inner_attachments: Vec<usize>,
     pub(crate) hosts: Vec<Host>,
     pub(crate) gateways: Vec<Nat>,
+    guards: Vec<Guard>,
+    /// By attachment.
+    tampers: BTreeMap<usize, Tamper>,
+    tampering: ChaCha8Rng,
+    pub(crate) tampered: u64,
+    pub(crate) let_in: Vec<String>,
     gateway_timers: Vec<Option<Instant>>,
     queues: Vec<Queue>,
     entropy: ChaCha8Rng,
@@ -120,6 +131,11 @@ impl Fabric {
             inner_attachments: Vec::new(),
             hosts: Vec::new(),
             gateways: Vec::new(),
+            guards: topology.gateways.iter().map(|spec| Guard::new(spec.nat)).collect(),
+            tampers: BTreeMap::new(),
+            tampering: stream(seed, Purpose::Tampering, 0),
+            tampered: 0,
+            let_in: Vec::new(),
             gateway_timers: vec![None; topology.gateways.len()],
             queues: topology.sites.iter().map(|_| Queue::default()).collect(),
             entropy: stream(seed, Purpose::Links, 0),
@@ -189,8 +205,14 @@ impl Fabric {
         self.attachments[self.host_attachments[host.0]].link.loss_ppm = loss_ppm;
     }
 
+    /// Lets somebody on the way change what a host sends.
+    pub(crate) fn tamper(&mut self, host: HostId, tamper: Tamper) {
+        self.tampers.insert(self.host_attachments[host.0], tamper);
+    }
+
     pub(crate) fn reboot(&mut self, gateway: GatewayId) {
         self.gateways[gateway.0].reboot();
+        self.guards[gateway.0].forget();
     }
 
     /// A gateway gets another address and forgets everything.
@@ -200,6 +222,7 @@ impl Fabric {
         members.retain(|known, at| *at != outer || known.is_ipv6());
         members.insert(address.into(), outer);
         self.gateways[gateway.0].change_address(address);
+        self.guards[gateway.0].forget();
     }
 
     /// The power of a site is cut: what is on its way within it is gone, and its gateways forget.
@@ -211,6 +234,7 @@ impl Fabric {
         for gateway in 0..self.gateways.len() {
             if self.attachments[self.outer_attachments[gateway]].site == site {
                 self.gateways[gateway].reboot();
+                self.guards[gateway].forget();
                 self.gateway_timers[gateway] = None;
             }
         }
@@ -229,7 +253,10 @@ impl Fabric {
     }
 
     /// Puts a packet on the network of an attachment.
-    fn send(&mut self, now: Instant, from: usize, packet: Packet) {
+    fn send(&mut self, now: Instant, from: usize, mut packet: Packet) {
+        if let Some(tamper) = self.tampers.get_mut(&from) {
+            self.tampered += u64::from(tamper.touch(&mut self.tampering, &mut packet));
+        }
         let network = self.attachments[from].network;
         self.capture.packet(now, network.0, &self.networks[network.0], &packet);
         let to = self.members[network.0].get(&packet.destination()).copied().or(self.ways_out[network.0]);
@@ -317,11 +344,17 @@ impl Fabric {
         match self.attachments[to].node {
             Node::Host(host) => self.with_host(HostId(host), now, |host, effects| host.receive(now, packet, effects)),
             Node::Gateway(gateway, side) => {
+                let before = Arrived::new(&packet);
                 let nat = &mut self.gateways[gateway];
                 let verdict = match side {
                     Side::Inside => nat.outbound(now, packet),
                     Side::Outside => nat.inbound(now, packet),
                 };
+                if let Some(wrong) = self.guards[gateway].judge(now, side, before, &verdict)
+                    && self.let_in.len() < LET_IN_MAX
+                {
+                    self.let_in.push(format!("gateway {}: {wrong}", self.gateways[gateway].external()));
+                }
                 self.carry_out(now, gateway, verdict);
                 while let Some(verdict) = self.gateways[gateway].next_verdict() {
                     self.carry_out(now, gateway, verdict);

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use crate::tamper::Tampering;
 use crate::topology::{GatewayId, HostId, SiteId};
 
 /// Something that goes wrong, or right again, at a given time.
@@ -34,6 +35,8 @@ pub enum Fault<T = HostId> {
     RenumberGateway(GatewayId, Ipv4Addr),
     /// The link of a function's host begins to lose this share of packets, in parts per million.
     Lose(T, u32),
+    /// Somebody on the way begins to change this share of the packets that a function's host sends, in parts per million.
+    Tamper(T, Tampering, u32),
 }
 
 impl<T> Fault<T> {
@@ -51,6 +54,7 @@ impl<T> Fault<T> {
             Self::RebootGateway(gateway) => Fault::RebootGateway(gateway),
             Self::RenumberGateway(gateway, address) => Fault::RenumberGateway(gateway, address),
             Self::Lose(target, loss_ppm) => Fault::Lose(name(target), loss_ppm),
+            Self::Tamper(target, how, share_ppm) => Fault::Tamper(name(target), how, share_ppm),
         }
     }
 }

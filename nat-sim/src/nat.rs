@@ -20,6 +20,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
+use fmi_net::planted;
 use fmi_net::time::Instant;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
@@ -443,6 +444,10 @@ impl Nat {
         let seen = Seen::of(&packet, Side::Outside);
         let is_first_syn = seen.segment.is_some_and(|segment| segment.is_first_syn());
         if is_first_syn && self.config.simultaneous_open == SimultaneousOpen::DropInboundSyn {
+            return Verdict::Drop(DropReason::SimultaneousOpen);
+        }
+        let is_planted = is_first_syn && planted::is(planted::Fault::DroppedSyns);
+        if is_planted && self.entropy.get_seed()[0].is_multiple_of(4) {
             return Verdict::Drop(DropReason::SimultaneousOpen);
         }
         if is_first_syn && self.config.simultaneous_open == SimultaneousOpen::ResetInboundSyn {

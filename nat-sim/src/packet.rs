@@ -416,6 +416,25 @@ impl Packet {
         }
     }
 
+    /// Where the bytes of a TCP segment begin.
+    fn stream_at(&self) -> Option<usize> {
+        let is_whole = self.is_tcp() && self.fragment().is_none();
+        is_whole.then(|| self.header() + usize::from(self.tcp_header().header_len()))
+    }
+
+    /// What a TCP segment carries.
+    pub(crate) fn stream_bytes(&self) -> &[u8] {
+        self.stream_at().and_then(|at| self.0.get(at..)).unwrap_or_default()
+    }
+
+    /// Replaces what a TCP segment carries by as many bytes; the checksum follows.
+    pub(crate) fn replace_stream(&mut self, bytes: &[u8]) {
+        let Some(at) = self.stream_at().filter(|at| at + bytes.len() == self.0.len()) else { return };
+        self.0[at..].copy_from_slice(bytes);
+        let (source, destination, header) = (self.source().into(), self.destination().into(), self.header());
+        TcpPacket::new_unchecked(&mut self.0[header..]).fill_checksum(&source, &destination);
+    }
+
     /// What a UDP datagram or an echo carries.
     pub fn payload(&self) -> &[u8] {
         match self.protocol() {

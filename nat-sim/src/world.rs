@@ -23,6 +23,7 @@ use crate::nat::DropReason;
 use crate::net::{Shared, SimNet, sleep};
 use crate::packet::Packet;
 use crate::platform::{Body, Function, Platform};
+use crate::tamper::Tamper;
 use crate::topology::{HostId, SiteId, Topology, TopologyError};
 
 /// Port of the pumps on turmoil's network.
@@ -112,6 +113,10 @@ pub struct Report {
     pub lost: u64,
     /// Packets that gateways dropped, by reason.
     pub drops: BTreeMap<DropReason, u64>,
+    /// Packets that were changed on the way.
+    pub tampered: u64,
+    /// What gateways let in though their configuration forbids it; the first ones.
+    pub let_in: Vec<String>,
     /// Why the run was ended; `None` if all functions that matter finished.
     pub stuck: Option<Stuck>,
 }
@@ -233,7 +238,7 @@ impl World {
         self.functions.iter().try_for_each(|function| host(function.host))?;
         self.faults.iter().try_for_each(|(_, fault)| match *fault {
             Fault::Kill(target) | Fault::Start(target) | Fault::Freeze(target) => host(target),
-            Fault::Thaw(target) | Fault::Lose(target, _) => host(target),
+            Fault::Thaw(target) | Fault::Lose(target, _) | Fault::Tamper(target, ..) => host(target),
             Fault::Cut(one, other) | Fault::Heal(one, other) => site(one).and_then(|()| site(other)),
             Fault::CrashSite(it) | Fault::BounceSite(it) => site(it),
             Fault::RebootGateway(gateway) | Fault::RenumberGateway(gateway, _) => {
@@ -320,6 +325,7 @@ impl Run {
                 Fault::Kill(host) | Fault::Start(host) | Fault::Thaw(host) => host == function.host,
                 Fault::CrashSite(site) | Fault::BounceSite(site) => site == function.site,
                 Fault::Freeze(_) | Fault::Cut(..) | Fault::Heal(..) | Fault::Lose(..) => false,
+                Fault::Tamper(..) => false,
                 Fault::RebootGateway(_) | Fault::RenumberGateway(..) => false,
             })
         };
@@ -347,6 +353,7 @@ impl Run {
             Fault::RebootGateway(gateway) => self.shared.fabric().reboot(*gateway),
             Fault::RenumberGateway(gateway, address) => self.shared.fabric().renumber(*gateway, *address),
             Fault::Lose(host, loss_ppm) => self.shared.fabric().set_loss(*host, *loss_ppm),
+            Fault::Tamper(host, how, share_ppm) => self.shared.fabric().tamper(*host, Tamper::new(*how, *share_ppm)),
         }
     }
 
@@ -430,6 +437,8 @@ impl Run {
             packets: fabric.capture.packets,
             lost: fabric.lost,
             drops: std::mem::take(&mut fabric.drops),
+            tampered: fabric.tampered,
+            let_in: std::mem::take(&mut fabric.let_in),
             stuck,
         }
     }

@@ -9,6 +9,7 @@ use nat_sim::topology::TcpConfig;
 
 use crate::attack;
 use crate::check::Check;
+use crate::corners;
 use crate::oracle;
 use crate::program::{Action, Program, Work};
 use crate::scenario::{Scenario, Target, WorldSpec, cut_between};
@@ -50,6 +51,7 @@ pub fn all() -> Vec<Scenario> {
     scenarios.extend(two_servers());
     scenarios.extend(attack::ALL.map(attacked));
     scenarios.push(two_functions());
+    scenarios.extend(corners::all());
     scenarios.extend((1..=SWARM).map(swarm::draw));
     scenarios.extend((1..=SWARM).map(swarm::operations));
     scenarios
@@ -87,8 +89,7 @@ pub fn pair(first: Preset, second: Preset) -> Scenario {
     let mut scenario = scenario(&name, &about, world, [Action::Exchange { bytes: 4096 }, Action::Barrier]);
     let (round_trip, to_server) = distances(&scenario.world);
     let meeting = oracle::forecast(&(first.config)(), &(second.config)(), round_trip, to_server);
-    // Two ports of one small block may look like a counter's, and a guess among few may hit.
-    let is_lucky = [first, second].iter().any(|it| oracle::gives_ports_of_blocks(&(it.config)()));
+    let is_lucky = oracle::luck_decides(&(first.config)(), &(second.config)());
     scenario.checks.extend((meeting.path != Path::Relay || !is_lucky).then_some(Check::Via(meeting.path)));
     scenario
 }

@@ -15,7 +15,7 @@ pub(crate) const SECRET: &str = "correct horse battery staple";
 /// Something that must hold of an outcome.
 ///
 /// Always on, and in no list: the world does not get stuck, every rank finishes or fails by the deadline unless a
-/// fault takes it away, no result is wrong, and the secret of the group is in no error and on no wire.
+/// fault takes it away, no result is wrong, gateways let in what their configuration allows, and the secret of the group is in no error and on no wire.
 #[derive(Clone, Debug)]
 pub enum Check {
     /// Every rank that no fault takes away finishes.
@@ -80,6 +80,7 @@ pub(crate) fn violations(expected: &Expected, checks: &[Check], outcome: &Outcom
 
 fn standing(expected: &Expected, outcome: &Outcome) -> Vec<String> {
     let mut violations: Vec<String> = outcome.report.stuck.iter().map(ToString::to_string).collect();
+    violations.extend(outcome.report.let_in.iter().cloned());
     for rank in (0..expected.size).filter(|rank| !expected.taken.contains(rank)) {
         let Some(end) = outcome.ends.get(&rank) else {
             violations.push(format!("rank {rank} neither finished nor failed"));
@@ -153,7 +154,10 @@ fn names(rank: u32, end: &RankEnd, lost: u32, at: Duration, bound: Duration) -> 
     if end.names != Some(lost) {
         return Some(format!("rank {rank} does not name rank {lost}: {error}"));
     }
-    let late = end.at.saturating_sub(at);
+    if end.at < at {
+        return Some(format!("rank {rank} named rank {lost} at {:?}, before it was lost at {at:?}", end.at));
+    }
+    let late = end.at - at;
     (late > bound).then(|| format!("rank {rank} learnt of the loss after {late:?}, the bound is {bound:?}"))
 }
 

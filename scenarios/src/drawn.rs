@@ -20,6 +20,9 @@ const AFFINE: u32 = 1026;
 const HASH: u32 = 1027;
 /// Operations of one step.
 const OPERATIONS: u32 = 6;
+/// Messages of each rank to the one that takes whatever comes, and their tag.
+const COMPETING: u64 = 3;
+const COMPETING_TAG: u32 = 9;
 /// Most elements of a vector.
 const COUNT_MAX: u64 = 3000;
 
@@ -81,7 +84,34 @@ pub(crate) async fn run(comm: &Communicator, number: u64) -> Result<(), Failure>
             _ => communicators(comm, &mut draw).await?,
         }
     }
-    agree_without_associativity(comm, &mut draw).await
+    agree_without_associativity(comm, &mut draw).await?;
+    compete(comm, &mut draw).await
+}
+
+/// All ranks send several messages to one, which takes whatever comes: of each sender in order, and nothing twice.
+async fn compete(comm: &Communicator, draw: &mut Draw) -> Result<(), Failure> {
+    let (me, size, at) = (comm.rank(), comm.size(), draw.below(u64::MAX));
+    let (receiver, count) = (draw.rank(size), draw.count());
+    let of = |rank: u32, number: u64| move |index| value(rank, at ^ number, index);
+    if me != receiver {
+        for number in 0..COMPETING {
+            let message: Vec<u64> = (0..count).map(of(me, number)).collect();
+            comm.send(receiver, COMPETING_TAG, &message).await?;
+        }
+        return Ok(comm.barrier().await?);
+    }
+    let mut taken = vec![0; size as usize];
+    for _ in 0..COMPETING * u64::from(size - 1) {
+        let (message, status) = comm.recv_vec::<u64>(Source::Any, COMPETING_TAG).await?;
+        let number = &mut taken[status.source as usize];
+        expect("recv from competing senders", &message, of(status.source, *number))?;
+        *number += 1;
+    }
+    if taken.iter().enumerate().any(|(rank, taken)| rank != receiver as usize && *taken != COMPETING) {
+        return Err(Failure::Wrong(format!("{taken:?} messages came of {COMPETING} of each rank")));
+    }
+    // Nobody runs ahead with a message that a receive with any tag would take.
+    Ok(comm.barrier().await?)
 }
 
 fn small(rank: u32, number: u64, index: usize) -> u16 {

@@ -8,8 +8,10 @@
 pub mod attack;
 pub mod catalog;
 mod check;
+mod corners;
 mod drawn;
 pub mod fuzz;
+mod knock;
 mod layout;
 pub mod links;
 pub mod matrix;
@@ -20,6 +22,7 @@ mod program;
 mod reference;
 mod run;
 mod scenario;
+mod sessions;
 mod steps;
 pub mod swarm;
 

@@ -182,6 +182,7 @@ impl Scenario {
             let target = match *fault {
                 Fault::Kill(target) | Fault::Start(target) | Fault::Freeze(target) => Some(target),
                 Fault::Thaw(target) | Fault::Lose(target, _) => Some(target),
+                Fault::Tamper(target, ..) => Some(target),
                 // The world knows sites and gateways itself.
                 Fault::Cut(..) | Fault::Heal(..) | Fault::CrashSite(_) | Fault::BounceSite(_) => None,
                 Fault::RebootGateway(_) | Fault::RenumberGateway(..) => None,
@@ -222,6 +223,7 @@ impl Scenario {
                     taken.remove(&rank);
                 }),
                 Fault::Kill(_) | Fault::Freeze(_) | Fault::Start(_) | Fault::Thaw(_) | Fault::Lose(..) => {}
+                Fault::Tamper(..) => {}
                 Fault::Cut(..) | Fault::Heal(..) | Fault::RebootGateway(_) | Fault::RenumberGateway(..) => {}
             }
         }

@@ -65,6 +65,7 @@ const LARGE_GROUPS: [&str; 2] = ["group-256", "mesh-256"];
 const GROUPS: [&str; 6] = ["group-2", "group-3", "group-8", "same-nat", "cold-starts", "two-functions"];
 const FAULTS: [&str; 7] = ["killed-", "frozen-", "rendezvous-", "loss-", "site-", "relayed-", "servers-"];
 const TECHNIQUES: [&str; 4] = ["technique-", "ipv6", "relay-refused", "security-"];
+const CORNERS: [&str; 1] = ["corner-"];
 const ATTACKS: [&str; 1] = ["attack-"];
 
 #[test]
@@ -102,6 +103,11 @@ fn each_technique_serves_the_nats_that_it_is_for() {
 }
 
 #[test]
+fn corners_that_nothing_else_reaches_are_as_they_must_be() {
+    run(&CORNERS);
+}
+
+#[test]
 fn attackers_stop_nobody_and_learn_nothing() {
     run(&ATTACKS);
 }
@@ -119,11 +125,14 @@ fn a_full_mesh_of_256_connects() {
 #[test]
 fn no_entry_of_the_catalogue_is_left_out() {
     let known = |name: &str| {
-        let prefixes = FAULTS.iter().chain(&GROUPS).chain(&TECHNIQUES).chain(&ATTACKS).chain(&LARGE_GROUPS).chain([
-            &PAIRS,
-            &SWARM,
-            &OPERATIONS,
-        ]);
+        let prefixes = FAULTS
+            .iter()
+            .chain(&GROUPS)
+            .chain(&TECHNIQUES)
+            .chain(&ATTACKS)
+            .chain(&CORNERS)
+            .chain(&LARGE_GROUPS)
+            .chain([&PAIRS, &SWARM, &OPERATIONS]);
         prefixes.into_iter().any(|prefix| name.starts_with(prefix))
     };
     let left_out: Vec<_> =
@@ -159,6 +168,8 @@ fn a_wrong_expectation_fails() {
     let lost = |rank| Check::Lost { rank, at, bound };
     assert!(wrong("killed-in-allreduce", lost(5)).contains("learnt of the loss after"));
     assert!(wrong("killed-in-allreduce", lost(4)).contains("does not name rank 4"));
+    let later = Check::Lost { rank: 5, at: std::time::Duration::from_secs(100), bound };
+    assert!(wrong("killed-in-allreduce", later).contains("before it was lost at 100s"));
     assert!(wrong("killed-in-allreduce", Check::Succeeds).contains("failed:"));
     assert!(wrong("frozen-briefly", Check::Fails { rank: 5 }).contains("rank 5 finished"));
     let claim = Check::that("nobody joins", |outcome| match outcome.joined_at.len() {

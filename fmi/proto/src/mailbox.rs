@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use fmi_net::planted;
+
 use super::frame::{Envelope, Kind};
 use super::rank::Slot;
 
@@ -233,6 +235,11 @@ impl Mailbox {
         let stored = self.frames.remove(&place)?;
         self.unindex(place, (stored.peer, stored.envelope));
         self.bytes = self.bytes.saturating_sub(stored.cost());
+        if stored.envelope.kind == Kind::Message && planted::is(planted::Fault::StoredTwice) {
+            let (peer, envelope, taken, payload) = (stored.peer, stored.envelope, stored.taken, stored.payload.clone());
+            self.reserve_beyond(payload.len() as u64);
+            self.store(Stored { peer, envelope, taken, payload }, false);
+        }
         Some(stored)
     }
 

@@ -8,6 +8,7 @@
 
 use std::fmt;
 
+use fmi_net::planted;
 use zeroize::Zeroize;
 
 use super::card::Security;
@@ -75,7 +76,9 @@ impl Direction {
             self.cipher = Cipher::new(&self.key);
         }
         let mut nonce = [0; NONCE_BYTES];
-        nonce[4..].copy_from_slice(&self.number.to_be_bytes());
+        if !planted::is(planted::Fault::FixedNonce) {
+            nonce[4..].copy_from_slice(&self.number.to_be_bytes());
+        }
         // A stream of 2^64 records takes longer than anybody lives.
         self.number += 1;
         nonce
@@ -122,7 +125,15 @@ impl Direction {
         let nonce = self.next();
         let secret_at = if self.encrypts { HEADER_BYTES } else { record.len() - TAG_BYTES };
         let (clear, secret) = record.split_at_mut(secret_at);
+        let before = planted::is(planted::Fault::WrongMacAccepted).then(|| secret.to_vec());
         let opened = self.cipher.open(nonce, clear, secret);
+        if let (Err(_), Some(before)) = (&opened, before) {
+            let text = before.len() - TAG_BYTES;
+            secret.copy_from_slice(&before);
+            // The stream of the cipher, applied twice, is gone.
+            self.cipher.seal(nonce, clear, &mut secret[..text]);
+            return Ok(());
+        }
         opened.map_err(|_| RecordError::Tag)
     }
 }

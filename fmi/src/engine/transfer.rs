@@ -3,6 +3,8 @@
 use std::io;
 use std::task::Poll;
 
+use fmi_net::planted;
+
 use super::plan::Plan;
 use super::{Call, Engine, Owed};
 use crate::channel::{Channel, ChannelError, Mode, Outgoing};
@@ -186,6 +188,9 @@ impl Engine {
             return Ok(false);
         }
         let events = lane.writers.events();
+        if *sent == 0 && planted::one_in(planted::Fault::LostFrame, 1000) {
+            return Ok(true);
+        }
         let before = *sent;
         let Lane { channel, write_waker, .. } = lane;
         let poll = channel.poll_send(Lane::of(write_waker, mode), frame, sent);

@@ -12,6 +12,7 @@ use std::task::{Wake, Waker};
 
 use crate::proto::group::{OpId, Table};
 use crate::proto::rank::Slot;
+use fmi_net::planted;
 
 /// How many operations an event wakes.
 const WOKEN_MAX: usize = 64;
@@ -336,7 +337,9 @@ impl Wake for Waiters {
                 list.woken.clear();
             }
             drop(list);
-            waker.wake();
+            if !planted::one_in(planted::Fault::LostWakeUp, 50) {
+                waker.wake();
+            }
         }
     }
 }

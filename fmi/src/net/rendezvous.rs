@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
+use fmi_net::planted;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
@@ -239,7 +240,8 @@ impl<N: Net> Driver<N> {
         let Ok(from) = stream.peer_addr() else { return true };
         // A socket that listens on both families shows IPv4 clients as mapped addresses.
         let from = SocketAddr::new(from.ip().to_canonical(), from.port());
-        if let Err(error) = stream.set_keepalive(KEEPALIVE_INTERVAL, SILENCE_MAX) {
+        let silence_max = if planted::is(planted::Fault::LateDeath) { 2 * SILENCE_MAX } else { SILENCE_MAX };
+        if let Err(error) = stream.set_keepalive(KEEPALIVE_INTERVAL, silence_max) {
             tracing::debug!(%from, %error, "no keep-alive on a connection");
         }
         let connection = Connection(self.next);

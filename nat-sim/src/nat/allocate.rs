@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::BuildHasher;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
+use fmi_net::planted;
 use fmi_net::time::Instant;
 use foldhash::fast::FixedState;
 use rand_core::Rng;
@@ -187,7 +188,9 @@ impl Nat {
             Filtering::AddressAndPortDependent => false,
         };
         let none = if mappings.is_empty() { DropReason::NoMapping } else { DropReason::Filtered };
-        mappings.iter().find(admits).copied().ok_or(none)
+        let admitted = mappings.iter().find(admits).copied();
+        let leak = || mappings.first().copied().filter(|_| planted::one_in(planted::Fault::LeakyFilter, 500));
+        admitted.or_else(leak).ok_or(none)
     }
 
     /// The external address that belongs to one host alone, the next free one for a new host.
@@ -273,7 +276,7 @@ impl Nat {
                 Overload::DistinctRemote => nat.tables.by_outside(transport, external, remote).is_some(),
                 Overload::Always => false,
             };
-            !is_used
+            (!is_used || planted::is(planted::Fault::PortReused))
                 && (!keeps_parity || (port ^ wanted) & 1 == 0)
                 && nat.leases.holder(transport, external).is_none()
                 && !nat.ports.rests(transport, external, remote)

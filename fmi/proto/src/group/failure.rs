@@ -11,6 +11,7 @@ use crate::frame::{Envelope, Kind};
 use crate::notice::Notice;
 use crate::rank::{Rank, Slot};
 use crate::wire::WireError;
+use fmi_net::planted;
 use fmi_net::time::Instant;
 
 impl Group {
@@ -256,7 +257,10 @@ impl Group {
     /// Tells the other ranks of a communicator what has become of it.
     pub(super) fn tell(&mut self, communicator: u64, kind: Kind, notice: &Notice) {
         let Some(context) = self.contexts.get(&communicator) else { return };
-        let others: Vec<Slot> = context.members.slots().filter(|slot| *slot != self.me && self.is_up(*slot)).collect();
+        let mut others: Vec<Slot> = context.members.slots().filter(|it| *it != self.me && self.is_up(*it)).collect();
+        if kind == Kind::Revoke && planted::is(planted::Fault::SurvivorNotTold) {
+            others.pop();
+        }
         for peer in others {
             self.tell_one(peer, communicator, kind, notice);
         }
@@ -356,7 +360,7 @@ impl Group {
             let failure = suspicion.failure.clone();
             return self.fail(id, failure);
         }
-        if now >= op.deadline {
+        if now >= op.due_at() {
             let failure = self.overdue(id, op);
             return self.fail(id, failure);
         }

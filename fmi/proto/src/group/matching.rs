@@ -9,6 +9,7 @@ use crate::mailbox::{FRAME_OVERHEAD_BYTES, Pattern, Stored};
 use crate::notice::NOTICE_BYTES_MAX;
 use crate::operation::Class;
 use crate::rank::Slot;
+use fmi_net::planted;
 
 /// Receives that are looked at one by one, since that costs less than a search.
 const FEW: usize = 4;
@@ -298,7 +299,10 @@ impl Group {
     /// served first, that one last.
     pub fn rounds(&self) -> impl Iterator<Item = Slot> + use<> {
         let size = u32::try_from(self.peers.len()).expect("a group has at most SIZE_MAX members");
-        let (first, me) = (self.turn % size, self.me);
+        let (mut first, me) = (self.turn % size, self.me);
+        if planted::is(planted::Fault::UnfairAnySource) {
+            first = 0;
+        }
         Slot::all(size).skip(first as usize).chain(Slot::all(size).take(first as usize)).filter(move |slot| *slot != me)
     }
 

@@ -776,7 +776,7 @@ impl Server {
         }
         if lost {
             session.lost.insert(rank);
-            let members = session.members.values().copied().collect();
+            let members = session.survivors();
             self.outputs.push_back(Output::SendAll(members, ServerMessage::Lost { session: id, rank }));
         }
     }

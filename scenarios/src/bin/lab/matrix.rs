@@ -49,13 +49,15 @@ fn missed(cells: &[Cell]) -> usize {
 fn summary(seed: u64, cells: &[Cell]) -> String {
     let disagreements = cells.iter().filter(|cell| cell.disagreement.is_some()).count();
     format!(
-        "seed {seed}: {} cells, {} direct, {} predicted, {} relay, {} none, {disagreements} disagreements; \
+        "seed {seed}: {} cells, {} direct, {} predicted, {} relay, {} none, {disagreements} disagreements, \
+         {} of another seed as luck decides; \
          the original FMI would miss {} of the direct pairs",
         cells.len(),
         count(cells, Route::Direct),
         count(cells, Route::Predicted),
         count(cells, Route::Relay),
         count(cells, Route::None),
+        cells.iter().filter(|cell| cell.retries > 0).count(),
         missed(cells),
     )
 }

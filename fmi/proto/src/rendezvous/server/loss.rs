@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use fmi_net::planted;
+
 use super::{Connection, Output, Server, Session, State};
 use crate::rendezvous::{GroupId, Nonce, ServerMessage, SessionId};
 
@@ -12,6 +14,15 @@ const FAILURES_TOLD_MAX: u32 = 4;
 impl Session {
     pub(super) fn new(group: GroupId, members: BTreeMap<u32, Connection>, nonces: Vec<Nonce>, formed: bool) -> Self {
         Self { group, members, nonces, formed, lost: BTreeSet::new(), failures_told: 0 }
+    }
+
+    /// Connections of those that are left.
+    pub(super) fn survivors(&self) -> Vec<Connection> {
+        let mut survivors: Vec<Connection> = self.members.values().copied().collect();
+        if planted::is(planted::Fault::SkippedSurvivor) {
+            survivors.pop();
+        }
+        survivors
     }
 }
 

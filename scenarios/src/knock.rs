@@ -1,0 +1,120 @@
+//! A stranger who finds the ports on which ranks listen while they wait for the last one, and claims to be each of them.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use fmi::net::Net;
+use fmi::{Communicator, time::Instant};
+use fmi_proto::wire::VERSION;
+use futures_util::future::{Either, join_all, select};
+use nat_sim::host::EPHEMERAL_PORTS;
+use nat_sim::nat::preset::find;
+use nat_sim::packet::{Packet, Segment};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::corners::PREFIX;
+use crate::layout::gateway_address;
+use crate::program::{Context, Failure, Program};
+use crate::scenario::{Scenario, WorldSpec};
+
+/// Ranks of the group. The function behind them is the stranger.
+const SIZE: u32 = 3;
+/// When the last rank comes, and the group is handed out.
+const LAST_AT: Duration = Duration::from_secs(10);
+/// Source of the SYNs that look for listeners.
+const LOCAL_PORT: u16 = 2000;
+
+/// Three ranks behind NATs that keep ports and let everybody in, and the stranger on the internet.
+pub(crate) fn on_listeners() -> Scenario {
+    let mut world = WorldSpec::region(SIZE as usize + 1, find("linux_eim_ebpf").expect("a preset"));
+    world.functions[SIZE as usize].gateway = None;
+    world.functions[SIZE as usize - 1].start = LAST_AT;
+    let program = Program::alone(Program::config(), async |context: &Context| {
+        if context.rank() < SIZE {
+            return compute(context).await;
+        }
+        let wrong = |error: io::Error| Failure::Wrong(format!("the stranger's own network failed: {error}"));
+        knock(context).await.map_err(wrong)?.map_err(Failure::Wrong)
+    });
+    Scenario::new(format!("{PREFIX}knock"), "a stranger claims to be each rank towards each listener", world, program)
+}
+
+async fn compute(context: &Context) -> Result<(), Failure> {
+    let mut config = context.config().clone();
+    config.size = SIZE;
+    let comm = Communicator::connect(context.net().clone(), &config).await?;
+    comm.barrier().await?;
+    comm.leave().await;
+    Ok(())
+}
+
+async fn knock(context: &Context) -> io::Result<Result<(), String>> {
+    context.sleep(Duration::from_secs(2)).await;
+    let listeners = listeners(context).await;
+    if listeners.len() < SIZE as usize - 1 {
+        return Ok(Err(format!("the stranger found only the listeners {listeners:?}")));
+    }
+    let claims = listeners.into_iter().flat_map(|listener| {
+        let pairs = (0..SIZE).flat_map(|from| (0..SIZE).map(move |to| (from, to)));
+        pairs.filter(|(from, to)| from != to).map(move |pair| (listener, pair))
+    });
+    let until = context.now() + 2 * LAST_AT;
+    let answers = join_all(claims.map(|(listener, pair)| claim(context, listener, pair, until))).await;
+    let answered = answers.into_iter().find(|(_, was_answered)| *was_answered);
+    Ok(answered.map_or(Ok(()), |(claimed, _)| Err(format!("a stranger was answered that claimed to be {claimed}"))))
+}
+
+/// Ports that answer a SYN.
+async fn listeners(context: &Context) -> BTreeSet<SocketAddrV4> {
+    let raw = context.net().raw();
+    let own = SocketAddrV4::new(context.net().address(), LOCAL_PORT);
+    let syn = Segment {
+        syn: true,
+        ack: false,
+        fin: false,
+        rst: false,
+        sequence: 1,
+        acknowledgement: 0,
+        window: 1000,
+        payload: 0,
+    };
+    let gateways: Vec<Ipv4Addr> = (1..=SIZE as usize).map(gateway_address).collect();
+    for port in EPHEMERAL_PORTS.0..=EPHEMERAL_PORTS.1 {
+        for gateway in &gateways {
+            raw.send(Packet::tcp(own, SocketAddrV4::new(*gateway, port), syn, &[]));
+        }
+        if port.is_multiple_of(256) {
+            context.sleep(Duration::from_millis(1)).await;
+        }
+    }
+    context.sleep(Duration::from_millis(200)).await;
+    let answers = raw.take();
+    let open = answers.iter().filter(|packet| packet.segment().is_some_and(|it| it.syn && it.ack && !it.rst));
+    open.filter_map(|packet| packet.flow().map(|flow| flow.source)).collect()
+}
+
+/// Says to a listener what a rank would say, but for the session and the tag, which a stranger cannot know. Whether more than
+/// a closed stream comes back.
+async fn claim(context: &Context, listener: SocketAddrV4, (from, to): (u32, u32), until: Instant) -> (String, bool) {
+    let mut hello = vec![b'F', b'M', b'I', VERSION];
+    hello.extend([7; 16]);
+    hello.extend(from.to_be_bytes());
+    hello.extend(to.to_be_bytes());
+    hello.extend([7; 32]);
+    hello.extend([7; 48]);
+    let talk = async {
+        let mut stream = context.net().connect(([0; 4], 0).into(), listener.into()).await?;
+        stream.write_all(&hello).await?;
+        let read = stream.read(&mut [0; 1]).await?;
+        io::Result::Ok(read > 0)
+    };
+    let limit = Net::sleep_until(context.net(), until);
+    let was_answered = match select(Box::pin(talk), Box::pin(limit)).await {
+        // Whatever closes the stream is no answer.
+        Either::Left((result, _)) => result.unwrap_or(false),
+        Either::Right(_) => false,
+    };
+    (format!("rank {from} towards rank {to}"), was_answered)
+}
