@@ -83,8 +83,10 @@ struct Queue {
     planned: Option<Instant>,
 }
 
+/// Sees the packets that hosts send.
+pub(crate) type Tap = Box<dyn FnMut(HostId, &Packet) + Send>;
+
 /// The state of all networks, gateways and hosts.
-#[derive(Debug)]
 pub(crate) struct Fabric {
     networks: Vec<String>,
     members: Vec<BTreeMap<IpAddr, usize>>,
@@ -106,6 +108,13 @@ pub(crate) struct Fabric {
     /// Sleeps of functions, to tell a world that waits from one that is stuck.
     pub(crate) sleeps: BTreeMap<(HostId, u64), Instant>,
     pub(crate) next_sleep: u64,
+    pub(crate) tap: Option<Tap>,
+}
+
+impl std::fmt::Debug for Fabric {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fabric").field("networks", &self.networks).field("events", &self.events).finish_non_exhaustive()
+    }
 }
 
 impl Fabric {
@@ -130,6 +139,7 @@ impl Fabric {
             capture,
             sleeps: BTreeMap::new(),
             next_sleep: 0,
+            tap: None,
         };
         for (index, spec) in topology.hosts.iter().enumerate() {
             let entropy = stream(seed, Purpose::Hosts, index as u64);
@@ -370,6 +380,9 @@ impl Fabric {
         let attachment = self.host_attachments[host.0];
         let site = self.attachments[attachment].site;
         for packet in effects.packets {
+            if let Some(tap) = &mut self.tap {
+                tap(host, &packet);
+            }
             self.send(now, attachment, packet);
         }
         for (at, id) in effects.timers {

@@ -81,6 +81,7 @@ pub mod link;
 pub mod nat;
 pub mod net;
 pub mod packet;
+mod panics;
 mod platform;
 pub mod topology;
 pub mod world;
