@@ -10,6 +10,7 @@ use std::fmt;
 
 use chacha20poly1305::aead::{AeadInPlace, KeyInit};
 use chacha20poly1305::{ChaCha20Poly1305, Nonce, Tag};
+use fmi_net::noted;
 use zeroize::Zeroize;
 
 use super::card::Security;
@@ -70,6 +71,7 @@ impl Direction {
     fn next(&mut self) -> Nonce {
         if self.number > 0 && self.number.is_multiple_of(self.rekey_after) {
             let mut key = blake3::derive_key("fmi record key v1", &self.key);
+            noted::note("a later key of a stream", &key);
             self.key.zeroize();
             self.key = key;
             key.zeroize();
