@@ -2,9 +2,14 @@
 //!
 //! Every packet is recorded once on each network that it crosses, when it is put there. The digest
 //! chains all of it with its times, so two runs are the same exactly if their digests are.
+//!
+//! Within a tick, sites and functions act one after the other, so that records come out of order by up to a tick. The
+//! digest takes them as they come; files get them in order of time.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Write};
+use std::time::Duration;
 
 use fmi_net::time::Instant;
 use pcap_file::pcapng::PcapNgWriter;
@@ -33,6 +38,9 @@ pub(crate) struct Capture {
     pcap: Option<PcapNgWriter<Box<dyn Write + Send>>>,
     log: Option<Box<dyn Write + Send>>,
     digest: Digest,
+    /// Records that are not written yet, by time and sequence.
+    waiting: BTreeMap<(Instant, u64), Record>,
+    sequence: u64,
     pub(crate) packets: u64,
     bytes: u64,
     bytes_max: u64,
@@ -43,6 +51,14 @@ impl fmt::Debug for Capture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Capture").field("packets", &self.packets).finish_non_exhaustive()
     }
+}
+
+/// A record for the files.
+enum Record {
+    /// A packet, on a network.
+    Packet(usize, Packet),
+    /// A line of the log.
+    Line(String),
 }
 
 /// A hash over all records. Records are gathered first: hashing them one by one costs twice as much.
@@ -71,42 +87,31 @@ impl Digest {
     }
 }
 
+/// Bytes of a capture around each packet.
+const PACKET_BLOCK_BYTES: usize = 32;
+/// Ticks by which a record may come late: a site runs what was due within the last one.
+const LATE_TICKS: u32 = 2;
+
 /// Most bytes of one packet that are recorded.
 const SNAPLEN: u32 = 65_535;
 
 impl Capture {
     pub(crate) fn new(sinks: Sinks, networks: &[String], bytes_max: u64) -> io::Result<Self> {
         let pcap = sinks.pcap.map(|file| open_pcap(file, networks)).transpose()?;
-        Ok(Self { pcap, log: sinks.log, digest: Digest::default(), packets: 0, bytes: 0, bytes_max, failed: None })
+        let (digest, waiting) = (Digest::default(), BTreeMap::new());
+        Ok(Self { pcap, log: sinks.log, digest, waiting, sequence: 0, packets: 0, bytes: 0, bytes_max, failed: None })
     }
 
     pub(crate) fn packet(&mut self, now: Instant, network: usize, name: &str, packet: &Packet) {
         self.packets += 1;
         self.digest.update(&now.as_nanos().to_le_bytes()).update(&(network as u64).to_le_bytes());
         self.digest.update(packet.bytes());
-        if self.pcap.is_none() && self.log.is_none() {
-            return;
-        }
-        self.bytes += packet.bytes().len() as u64 + 32;
-        if self.bytes > self.bytes_max {
-            self.failed.get_or_insert_with(|| format!("the capture exceeds {} bytes", self.bytes_max));
-            return;
-        }
-        if let Some(pcap) = &mut self.pcap {
-            let block = EnhancedPacketBlock {
-                interface_id: u32::try_from(network).expect("few networks"),
-                timestamp: now.since_origin(),
-                original_len: u32::try_from(packet.bytes().len()).expect("packets are below 64 KiB"),
-                data: packet.bytes().into(),
-                options: vec![],
-            };
-            if let Err(error) = pcap.write_pcapng_block(block) {
-                self.failed.get_or_insert_with(|| format!("the capture cannot be written: {error}"));
-            }
+        if self.pcap.is_some() {
+            self.record(now, packet.bytes().len() + PACKET_BLOCK_BYTES, || Record::Packet(network, packet.clone()));
         }
         if self.log.is_some() {
             let text = describe(packet);
-            self.line(&serde_json::json!({ "ns": now.as_nanos(), "on": name, "packet": text }));
+            self.line(now, &serde_json::json!({ "ns": now.as_nanos(), "on": name, "packet": text }));
         }
     }
 
@@ -114,15 +119,56 @@ impl Capture {
     pub(crate) fn event(&mut self, now: Instant, what: &str, detail: &str) {
         self.digest.update(&now.as_nanos().to_le_bytes()).update(what.as_bytes()).update(detail.as_bytes());
         if self.log.is_some() {
-            self.line(&serde_json::json!({ "ns": now.as_nanos(), "event": what, "detail": detail }));
+            self.line(now, &serde_json::json!({ "ns": now.as_nanos(), "event": what, "detail": detail }));
         }
     }
 
-    fn line(&mut self, value: &serde_json::Value) {
-        if let Some(log) = &mut self.log
-            && let Err(error) = writeln!(log, "{value}")
+    fn line(&mut self, now: Instant, value: &serde_json::Value) {
+        let line = value.to_string();
+        self.record(now, line.len() + 1, || Record::Line(line));
+    }
+
+    fn record(&mut self, now: Instant, bytes: usize, record: impl FnOnce() -> Record) {
+        self.bytes += bytes as u64;
+        if self.bytes > self.bytes_max {
+            self.failed.get_or_insert_with(|| format!("capture and log exceed {} bytes", self.bytes_max));
+            return;
+        }
+        self.sequence += 1;
+        self.waiting.insert((now, self.sequence), record());
+    }
+
+    /// Writes what will have nothing before it: everything is recorded at most a few ticks late.
+    pub(crate) fn settle(&mut self, now: Instant, tick: Duration) {
+        let settled = now - Instant::ZERO;
+        let settled = Instant::ZERO + settled.saturating_sub(tick * LATE_TICKS);
+        while let Some(entry) = self.waiting.first_entry()
+            && entry.key().0 < settled
         {
-            self.failed.get_or_insert_with(|| format!("the event log cannot be written: {error}"));
+            let ((at, _), record) = entry.remove_entry();
+            self.write(at, record);
+        }
+    }
+
+    fn write(&mut self, at: Instant, record: Record) {
+        let written = match record {
+            Record::Packet(network, packet) => self.pcap.as_mut().map(|pcap| {
+                let block = EnhancedPacketBlock {
+                    interface_id: u32::try_from(network).expect("few networks"),
+                    timestamp: at.since_origin(),
+                    original_len: u32::try_from(packet.bytes().len()).expect("packets are below 64 KiB"),
+                    data: packet.bytes().into(),
+                    options: vec![],
+                };
+                let written = pcap.write_pcapng_block(block);
+                written.map(drop).map_err(|error| format!("the capture cannot be written: {error}"))
+            }),
+            Record::Line(line) => self.log.as_mut().map(|log| {
+                writeln!(log, "{line}").map_err(|error| format!("the event log cannot be written: {error}"))
+            }),
+        };
+        if let Some(Err(error)) = written {
+            self.failed.get_or_insert(error);
         }
     }
 
@@ -132,6 +178,9 @@ impl Capture {
     }
 
     pub(crate) fn finish(&mut self) -> String {
+        for ((at, _), record) in std::mem::take(&mut self.waiting) {
+            self.write(at, record);
+        }
         if let Some(log) = &mut self.log
             && let Err(error) = log.flush()
         {

@@ -87,9 +87,10 @@ struct Queue {
 
 /// How many packets are remembered that a gateway must not have let in.
 const LET_IN_MAX: usize = 8;
+/// Sees the packets that hosts send.
+pub(crate) type Tap = Box<dyn FnMut(HostId, &Packet) + Send>;
 
 /// The state of all networks, gateways and hosts.
-#[derive(Debug)]
 pub(crate) struct Fabric {
     networks: Vec<String>,
     members: Vec<BTreeMap<IpAddr, usize>>,
@@ -117,6 +118,13 @@ pub(crate) struct Fabric {
     /// Sleeps of functions, to tell a world that waits from one that is stuck.
     pub(crate) sleeps: BTreeMap<(HostId, u64), Instant>,
     pub(crate) next_sleep: u64,
+    pub(crate) tap: Option<Tap>,
+}
+
+impl std::fmt::Debug for Fabric {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fabric").field("networks", &self.networks).field("events", &self.events).finish_non_exhaustive()
+    }
 }
 
 impl Fabric {
@@ -146,6 +154,7 @@ impl Fabric {
             capture,
             sleeps: BTreeMap::new(),
             next_sleep: 0,
+            tap: None,
         };
         for (index, spec) in topology.hosts.iter().enumerate() {
             let entropy = stream(seed, Purpose::Hosts, index as u64);
@@ -403,6 +412,9 @@ impl Fabric {
         let attachment = self.host_attachments[host.0];
         let site = self.attachments[attachment].site;
         for packet in effects.packets {
+            if let Some(tap) = &mut self.tap {
+                tap(host, &packet);
+            }
             self.send(now, attachment, packet);
         }
         for (at, id) in effects.timers {

@@ -107,6 +107,8 @@ pub(crate) struct Host {
     next: u64,
     /// Things that applications got done: the detector of no progress watches it.
     pub(crate) progress: u64,
+    /// Resets of established connections that did not have the number that ends one.
+    pub(crate) blind_resets: u64,
 }
 
 /// Wakes whoever waits, once.
@@ -145,6 +147,7 @@ impl Host {
             listeners: BTreeMap::new(),
             next: 0,
             progress: 0,
+            blind_resets: 0,
         }
     }
 
@@ -291,7 +294,10 @@ impl Host {
             let reopens =
                 segment.syn && !segment.ack && self.connections.get(&id).is_some_and(|connection| connection.is_over());
             if !reopens {
-                return self.service(now, id, Some((packet, segment)), effects);
+                self.service(now, id, Some((packet, segment)), effects);
+                let survives = |connection: &Connection| connection.state() == State::Established;
+                self.blind_resets += u64::from(segment.rst && self.connections.get(&id).is_some_and(survives));
+                return;
             }
             self.forget(id);
         }

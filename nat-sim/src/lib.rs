@@ -82,6 +82,7 @@ pub mod link;
 pub mod nat;
 pub mod net;
 pub mod packet;
+mod panics;
 mod platform;
 mod tamper;
 pub mod topology;

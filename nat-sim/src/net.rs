@@ -3,8 +3,9 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::fabric::Fabric;
 use crate::host::{ConnectionId, Effects, Host, ListenerId};
+use crate::packet::Transport;
 use crate::topology::HostId;
 
 mod raw;
@@ -29,6 +31,8 @@ pub(crate) struct Shared {
     fabric: Mutex<Fabric>,
     /// Simulated time of one millisecond of tokio's clock.
     resolution: Duration,
+    /// What [`Shared::now`] says outside of the sites' tasks, in nanoseconds.
+    between_ticks: AtomicU64,
 }
 
 impl fmt::Debug for Shared {
@@ -39,7 +43,7 @@ impl fmt::Debug for Shared {
 
 impl Shared {
     pub(crate) fn new(fabric: Fabric, resolution: Duration) -> Arc<Self> {
-        Arc::new(Self { fabric: Mutex::new(fabric), resolution })
+        Arc::new(Self { fabric: Mutex::new(fabric), resolution, between_ticks: AtomicU64::new(0) })
     }
 
     pub(crate) fn fabric(&self) -> MutexGuard<'_, Fabric> {
@@ -57,9 +61,16 @@ impl Shared {
         Instant::from_nanos(u64::try_from(tokio.as_micros()).expect("runs are short") / 1000 * resolution)
     }
 
-    /// The simulated time. The origin of turmoil's clock, before the first step.
+    /// The simulated time. turmoil knows it while a site's tasks run; they are dropped outside of that, at a fault or at
+    /// the end of a run, and what they drop may still send.
     pub(crate) fn now(&self) -> Instant {
-        self.scale(turmoil::sim_elapsed().unwrap_or_default())
+        let between_ticks = || Instant::from_nanos(self.between_ticks.load(Ordering::Relaxed));
+        turmoil::sim_elapsed().map_or_else(between_ticks, |elapsed| self.scale(elapsed))
+    }
+
+    /// Tells the simulated time between two ticks.
+    pub(crate) fn set_now(&self, now: Instant) {
+        self.between_ticks.store(now.as_nanos(), Ordering::Relaxed);
     }
 
     /// How long tokio's clock runs from now until the simulated time is `at` or later.
@@ -110,6 +121,16 @@ impl SimNet {
     pub fn ipv6_addresses(&self) -> Vec<IpAddr> {
         let addresses = self.shared.fabric().hosts[self.host.0].addresses().to_vec();
         addresses.into_iter().filter(IpAddr::is_ipv6).collect()
+    }
+
+    /// All flows of TCP that stand at the gateways of the world, from the external endpoint to the remote one: what an
+    /// attacker may be told that is meant to know everything but keys and sequence numbers.
+    pub fn flows(&self) -> Vec<(SocketAddrV4, SocketAddrV4)> {
+        let now = self.shared.now();
+        let mut fabric = self.shared.fabric();
+        let rows = fabric.gateways.iter_mut().flat_map(|gateway| gateway.snapshot(now));
+        let streams = rows.filter(|row| row.transport == Transport::Tcp);
+        streams.map(|row| (row.external, row.remote)).collect()
     }
 
     fn act<R>(&self, act: impl FnOnce(&mut Host, Instant, &mut Effects) -> R) -> R {

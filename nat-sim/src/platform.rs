@@ -3,7 +3,6 @@
 //! A function is a scope: killing it drops its tasks and its host's sockets without a packet. A frozen one is not
 //! polled, and its host's kernel is frozen.
 
-use std::any::Any;
 use std::cell::{Ref, RefCell};
 use std::fmt;
 use std::future::Future;
@@ -11,12 +10,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 
 use fmi_net::time::Instant;
 use tokio::task::LocalSet;
 
 use crate::net::{Shared, SimNet, sleep};
+use crate::panics;
 use crate::topology::{HostId, SiteId};
 
 /// What a function does each time that it is started.
@@ -31,14 +31,13 @@ pub(crate) struct Function {
     pub(crate) body: Body,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Status {
     NotStarted,
     Running,
     Finished,
     Killed,
-    /// With the message of the panic.
-    Panicked(String),
+    Panicked,
 }
 
 /// What the platform and the task of a function tell each other.
@@ -51,7 +50,7 @@ struct Scope {
 impl Scope {
     fn has_ended(&self) -> bool {
         match self.status {
-            Status::Finished | Status::Killed | Status::Panicked(_) => true,
+            Status::Finished | Status::Killed | Status::Panicked => true,
             Status::NotStarted | Status::Running => false,
         }
     }
@@ -151,23 +150,20 @@ impl Platform {
         }
     }
 
-    /// Whether all functions that matter have ended, or are frozen and stay so, as nothing `changes` them.
-    pub(crate) fn is_done(&self, changes: impl Fn(&Function) -> bool) -> bool {
+    /// Whether all functions that matter have ended, or are frozen and stay so. Nothing but a fault that is planned
+    /// `starts` the former again or `changes` the latter.
+    pub(crate) fn is_done(&self, starts: impl Fn(&Function) -> bool, changes: impl Fn(&Function) -> bool) -> bool {
         self.placed.iter().filter(|placed| placed.function.matters).all(|Placed { function, scope }| {
             let scope = scope.borrow();
-            scope.has_ended() || (scope.is_frozen && !changes(function))
+            (scope.has_ended() && !starts(function)) || (scope.is_frozen && !changes(function))
         })
     }
 
-    pub(crate) fn all_started(&self) -> bool {
-        self.placed.iter().all(|placed| placed.scope.borrow().status != Status::NotStarted)
-    }
-
-    /// What a function panicked with, if one did.
-    pub(crate) fn panic(&self) -> Option<String> {
-        self.placed.iter().find_map(|Placed { function, scope }| match &scope.borrow().status {
-            Status::Panicked(message) => Some(format!("the program of host {} panicked: {message}", function.host.0)),
-            Status::NotStarted | Status::Running | Status::Finished | Status::Killed => None,
+    /// Whether a function is yet to start.
+    pub(crate) fn awaits_starts(&self) -> bool {
+        self.placed.iter().any(|placed| {
+            let scope = placed.scope.borrow();
+            scope.status == Status::NotStarted && !scope.is_frozen
         })
     }
 
@@ -190,9 +186,8 @@ async fn keep(platform: Platform, index: usize) {
         })
         .await;
         scope.borrow_mut().status = Status::Running;
-        let tasks = LocalSet::new();
         let net = SimNet::new(platform.shared.clone(), function.host);
-        let mut run = std::pin::pin!(tasks.run_until(async { (function.body)(net).await }));
+        let mut run = Run::new(platform.clone(), index, net);
         let ended = std::future::poll_fn(|cx| {
             {
                 let mut scope = scope.borrow_mut();
@@ -205,12 +200,7 @@ async fn keep(platform: Platform, index: usize) {
                     return Poll::Pending;
                 }
             }
-            // The run ends at once after a panic: nobody sees what it left half done.
-            match catch_unwind(AssertUnwindSafe(|| run.as_mut().poll(cx))) {
-                Ok(Poll::Pending) => Poll::Pending,
-                Ok(Poll::Ready(())) => Poll::Ready(Some(Status::Finished)),
-                Err(panic) => Poll::Ready(Some(Status::Panicked(message(&*panic)))),
-            }
+            run.poll(cx).map(Some)
         })
         .await;
         if let Some(status) = ended {
@@ -219,7 +209,45 @@ async fn keep(platform: Platform, index: usize) {
     }
 }
 
-fn message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
+/// The tasks of one function, polled and dropped in the name of its host.
+struct Run {
+    host: HostId,
+    tasks: Option<Pin<Box<dyn Future<Output = ()>>>>,
+}
+
+impl Run {
+    fn new(platform: Platform, index: usize, net: SimNet) -> Self {
+        let host = platform.placed[index].function.host;
+        let tasks = async move {
+            let body = async { (platform.placed[index].function.body)(net).await };
+            LocalSet::new().run_until(body).await;
+        };
+        Self { host, tasks: Some(Box::pin(tasks)) }
+    }
+
+    /// Polls them; how they have ended. The run of the world ends at once after a panic: nobody sees what it left half
+    /// done.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
+        let Some(tasks) = &mut self.tasks else { return Poll::Ready(Status::Finished) };
+        let poll = || catch_unwind(AssertUnwindSafe(|| tasks.as_mut().poll(cx)));
+        match panics::within(self.host, poll) {
+            Ok(poll) => poll.map(|()| Status::Finished),
+            Err(panic) => {
+                panics::within(self.host, || panics::caught(&*panic));
+                Poll::Ready(Status::Panicked)
+            }
+        }
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        let tasks = self.tasks.take();
+        panics::within(self.host, || {
+            // What is dropped after a destructor that panics is dropped nevertheless.
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(tasks))) {
+                panics::caught(&*panic);
+            }
+        });
+    }
 }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
@@ -17,11 +18,12 @@ use tokio::task::LocalSet;
 use turmoil::net::UdpSocket;
 
 use crate::capture::{Capture, Sinks};
-use crate::fabric::Fabric;
+use crate::fabric::{Fabric, Tap};
 use crate::fault::Fault;
 use crate::nat::DropReason;
 use crate::net::{Shared, SimNet, sleep};
 use crate::packet::Packet;
+use crate::panics::{self, Watch};
 use crate::platform::{Body, Function, Platform};
 use crate::tamper::Tamper;
 use crate::topology::{HostId, SiteId, Topology, TopologyError};
@@ -41,7 +43,7 @@ pub struct Limits {
     /// Bytes of capture and log. Default 1 GiB.
     pub capture_bytes_max: u64,
     /// Simulated time in which no application gets anything done. Default 5 minutes; it must
-    /// exceed the longest wait that is meant.
+    /// exceed the longest wait that is meant, but for planned starts and faults, which are waited for.
     pub no_progress_max: Duration,
 }
 
@@ -71,10 +73,11 @@ pub enum Stuck {
     /// It passed [`Limits::no_progress_max`]; with the state of hosts and functions.
     #[error("no progress for {0:?} of simulated time\n{1}")]
     NoProgress(Duration, String),
-    /// Every task waits and nothing is on its way.
+    /// The same as [`Stuck::NoProgress`] or [`Stuck::Time`], where in addition nothing is on its way, and nobody sleeps
+    /// by the clock of the network.
     #[error("every function waits and nothing is on its way\n{0}")]
     Deadlock(String),
-    /// A function or service panicked, which is quoted, or turmoil failed.
+    /// Something panicked, which is quoted, or turmoil failed.
     #[error("{0}")]
     Failed(String),
 }
@@ -117,6 +120,10 @@ pub struct Report {
     pub tampered: u64,
     /// What gateways let in though their configuration forbids it; the first ones.
     pub let_in: Vec<String>,
+    /// Resets that reached an established connection and did not have the number that ends one (RFC 5961).
+    pub blind_resets: u64,
+    /// Faults that were planned for later than the end.
+    pub faults_left: usize,
     /// Why the run was ended; `None` if all functions that matter finished.
     pub stuck: Option<Stuck>,
 }
@@ -130,6 +137,7 @@ pub struct World {
     faults: Vec<(Instant, Fault)>,
     limits: Limits,
     sinks: Sinks,
+    tap: Option<Tap>,
 }
 
 impl std::fmt::Debug for World {
@@ -150,6 +158,7 @@ impl World {
             faults: Vec::new(),
             limits: Limits::default(),
             sinks: Sinks::default(),
+            tap: None,
         }
     }
 
@@ -191,6 +200,11 @@ impl World {
         self.limits = limits;
     }
 
+    /// Shows every packet to `tap` that a host puts on its link, with the host.
+    pub fn tap(&mut self, tap: impl FnMut(HostId, &Packet) + Send + 'static) {
+        self.tap = Some(Box::new(tap));
+    }
+
     /// Sets where packets and events are written.
     pub fn sinks(&mut self, sinks: Sinks) {
         self.sinks = sinks;
@@ -209,9 +223,12 @@ impl World {
             }
         }
         let capture = Capture::new(self.sinks, &self.topology.networks, self.limits.capture_bytes_max)?;
-        let shared = Shared::new(Fabric::new(&self.topology, self.seed, capture), self.resolution);
+        let mut fabric = Fabric::new(&self.topology, self.seed, capture);
+        fabric.tap = self.tap;
+        let shared = Shared::new(fabric, self.resolution);
         // Of two faults at one time the first that was planned comes first.
         self.faults.sort_by_key(|(at, _)| *at);
+        let panics = Watch::begin();
         let mut run = Run {
             sim: build_sim(self.seed),
             platform: Platform::new(shared.clone(), self.functions),
@@ -219,9 +236,15 @@ impl World {
             limits: self.limits,
             faults: self.faults.into(),
             progress: (0, Instant::ZERO),
+            idle_since: None,
+            panics,
         };
         run.place_sites(&self.topology);
-        let stuck = run.drive();
+        // A panic of the lab itself is quoted as well, with the seed that shows it.
+        let stuck = catch_unwind(AssertUnwindSafe(|| run.drive())).unwrap_or_else(|panic| {
+            panics::caught(&*panic);
+            None
+        });
         Ok(run.report(stuck))
     }
 }
@@ -271,6 +294,9 @@ struct Run {
     limits: Limits,
     faults: VecDeque<(Instant, Fault)>,
     progress: (u64, Instant),
+    /// Since when nothing is on its way and nobody sleeps.
+    idle_since: Option<Instant>,
+    panics: Watch,
 }
 
 impl Run {
@@ -301,6 +327,9 @@ impl Run {
     fn drive(&mut self) -> Option<Stuck> {
         loop {
             let now = self.now();
+            self.shared.set_now(now);
+            // Whatever is recorded from here on has a later time, but for the rounding of ticks.
+            self.shared.fabric().capture.settle(now, self.shared.tick());
             while self.faults.front().is_some_and(|(at, _)| *at <= now) {
                 if let Some((_, fault)) = self.faults.pop_front() {
                     self.inflict(now, &fault);
@@ -310,7 +339,7 @@ impl Run {
                 return None;
             }
             if let Err(error) = self.sim.step() {
-                return Some(Stuck::Failed(error.to_string()));
+                return Some(Stuck::Failed(self.panics.first().unwrap_or_else(|| error.to_string())));
             }
             if let Some(stuck) = self.watch() {
                 return Some(stuck);
@@ -319,7 +348,15 @@ impl Run {
     }
 
     fn is_done(&self) -> bool {
-        // Nothing but a fault changes the state of a frozen function.
+        let starts = |function: &Function| {
+            self.faults.iter().any(|(_, fault)| match *fault {
+                Fault::Start(host) => host == function.host,
+                Fault::BounceSite(site) => site == function.site,
+                Fault::Kill(_) | Fault::Thaw(_) | Fault::CrashSite(_) | Fault::Tamper(..) => false,
+                Fault::Freeze(_) | Fault::Cut(..) | Fault::Heal(..) | Fault::Lose(..) => false,
+                Fault::RebootGateway(_) | Fault::RenumberGateway(..) => false,
+            })
+        };
         let changes = |function: &Function| {
             self.faults.iter().any(|(_, fault)| match *fault {
                 Fault::Kill(host) | Fault::Start(host) | Fault::Thaw(host) => host == function.host,
@@ -329,7 +366,7 @@ impl Run {
                 Fault::RebootGateway(_) | Fault::RenumberGateway(..) => false,
             })
         };
-        self.platform.is_done(changes)
+        self.platform.is_done(starts, changes)
     }
 
     fn inflict(&mut self, now: Instant, fault: &Fault) {
@@ -359,7 +396,7 @@ impl Run {
 
     fn watch(&mut self) -> Option<Stuck> {
         let now = self.now();
-        if let Some(panic) = self.platform.panic() {
+        if let Some(panic) = self.panics.first() {
             return Some(Stuck::Failed(panic));
         }
         let (events, progress, idle, failure) = {
@@ -370,25 +407,27 @@ impl Run {
         if let Some(failure) = failure {
             return Some(Stuck::Capture(failure));
         }
-        if now - Instant::ZERO > self.limits.time_max {
-            return Some(Stuck::Time(self.limits.time_max, self.dump()));
-        }
         if events > self.limits.events_max {
             return Some(Stuck::Events(events, self.dump()));
         }
-        if progress != self.progress.0 {
+        // What is planned is waited for, and then has all the time.
+        let is_awaited = !self.faults.is_empty() || self.platform.awaits_starts();
+        if progress != self.progress.0 || is_awaited {
             self.progress = (progress, now);
         }
-        let waited = now - self.progress.1;
-        if waited > self.limits.no_progress_max {
-            return Some(Stuck::NoProgress(waited, self.dump()));
+        self.idle_since = if idle { self.idle_since.or(Some(now)) } else { None };
+        let (waited, ran) = (now - self.progress.1, now - Instant::ZERO);
+        if waited <= self.limits.no_progress_max && ran <= self.limits.time_max {
+            return None;
         }
-        // Packets between sites are on turmoil's network: give them time to land.
-        let nothing_planned = self.faults.is_empty() && self.platform.all_started();
-        if idle && nothing_planned && waited > self.shared.tick() * IDLE_TICKS && !self.is_done() {
-            return Some(Stuck::Deadlock(self.dump()));
-        }
-        None
+        // Packets between sites are on turmoil's network, and timers of tokio's own cannot be seen: that nothing is on
+        // its way is said only of a run that ends for another reason.
+        let is_dead = self.idle_since.is_some_and(|since| now - since > self.shared.tick() * IDLE_TICKS) && !is_awaited;
+        Some(match waited > self.limits.no_progress_max {
+            _ if is_dead => Stuck::Deadlock(self.dump()),
+            true => Stuck::NoProgress(waited, self.dump()),
+            false => Stuck::Time(self.limits.time_max, self.dump()),
+        })
     }
 
     /// Which function waits for what.
@@ -423,28 +462,32 @@ impl Run {
     }
 
     fn report(self, stuck: Option<Stuck>) -> Report {
-        let elapsed = self.now() - Instant::ZERO;
+        let now = self.now();
+        self.shared.set_now(now);
         // What is frozen sends nothing when its tasks are dropped.
         self.platform.kill_frozen();
         // Tasks end before the last look at the fabric: what they drop still sends.
         drop(self.sim);
         let mut fabric = self.shared.fabric();
-        let stuck = stuck.or_else(|| fabric.capture.failure().map(|failure| Stuck::Capture(failure.to_owned())));
+        let failure = || fabric.capture.failure().map(|failure| Stuck::Capture(failure.to_owned()));
+        let stuck = stuck.or_else(|| self.panics.first().map(Stuck::Failed)).or_else(failure);
         Report {
             digest: fabric.capture.finish(),
-            elapsed,
+            elapsed: now - Instant::ZERO,
             events: fabric.events,
             packets: fabric.capture.packets,
             lost: fabric.lost,
             drops: std::mem::take(&mut fabric.drops),
             tampered: fabric.tampered,
             let_in: std::mem::take(&mut fabric.let_in),
+            blind_resets: fabric.hosts.iter().map(|host| host.blind_resets).sum(),
+            faults_left: self.faults.len(),
             stuck,
         }
     }
 }
 
-/// Ticks without anything on its way before a world counts as stuck.
+/// Ticks without anything on its way before a world that is stuck counts as one where everybody waits for each other.
 const IDLE_TICKS: u32 = 10_000;
 
 /// Moves the packets of one site.

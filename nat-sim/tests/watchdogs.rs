@@ -86,7 +86,22 @@ fn time_events_and_capture_are_limited() {
     assert!(matches!(chatter(limits, Sinks::default()), Stuck::Events(..)));
     let limits = Limits { capture_bytes_max: 10_000, ..Limits::default() };
     let sinks = Sinks { pcap: Some(Box::new(std::io::sink())), log: None };
+    assert!(matches!(chatter(limits.clone(), sinks), Stuck::Capture(what) if what.contains("10000 bytes")));
+    let sinks = Sinks { pcap: None, log: Some(Box::new(std::io::sink())) };
     assert!(matches!(chatter(limits, sinks), Stuck::Capture(what) if what.contains("10000 bytes")));
+}
+
+/// Events of programs take room as packets do.
+#[test]
+fn a_log_of_events_alone_is_limited() {
+    let mut world = world(Limits { capture_bytes_max: 10_000, ..Limits::default() });
+    world.sinks(Sinks { pcap: None, log: Some(Box::new(std::io::sink())) });
+    world.function(HostId(0), millis(0), |net| async move {
+        for _ in 0..1000 {
+            net.record("noise", "of which there is much");
+        }
+    });
+    assert!(matches!(stuck(world), Stuck::Capture(what) if what.contains("10000 bytes")));
 }
 
 #[test]
@@ -107,8 +122,9 @@ fn a_panic_in_a_function_or_service_ends_the_run_and_is_quoted() {
             Net::sleep_until(&net, Net::now(&net) + millis(60_000)).await;
         });
         let report = world.run().expect("a world");
-        let expected = "the program of host 1 panicked: a bug of the program, number 7";
-        assert_eq!(report.stuck, Some(Stuck::Failed(expected.into())));
+        let Some(Stuck::Failed(quoted)) = report.stuck else { panic!("{:?}", report.stuck) };
+        let expected = "the program of host 1 panicked: a bug of the program, number 7, at nat-sim/tests/watchdogs.rs:";
+        assert!(quoted.starts_with(expected), "{quoted}");
         assert!(report.elapsed < millis(30), "{:?}", report.elapsed);
     }
 }

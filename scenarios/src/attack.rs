@@ -1,5 +1,8 @@
 //! Programs of attackers: hosts on the internet that know what an attacker could know.
+//!
+//! Each counts what it hits ([`Hits`]): an attack that hits nobody shows nothing, and fails the run.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,13 +10,16 @@ use std::time::Duration;
 
 use fmi::net::Net;
 use fmi_proto::key::Key;
-use fmi_proto::rendezvous::{ClientMessage, Registration};
+use fmi_proto::rendezvous::{ClientMessage, Refusal, Registration, SERVER_MESSAGE_BYTES_MAX, ServerMessage, split};
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use nat_sim::SimNet;
 use nat_sim::host::EPHEMERAL_PORTS;
 use nat_sim::packet::{Packet, Segment};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::hits::{Aim, Hits};
 
 /// What an attacker does, from the start of the world on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,13 +28,15 @@ pub enum Attack {
     Impostor,
     /// T5: has read the registration of the last rank on the wire, and sends it first; then it is silent.
     Replay,
-    /// T2: dials every port of every gateway, and says what looks like a confirmation.
+    /// T2: dials every port of every gateway, again and again those that are in use, and says what looks like a
+    /// confirmation.
     Knocker,
     /// T7: many connections that send a byte a second.
     SlowLoris,
     /// T8: many registrations of groups that never come together, and many that are no messages.
     Flood,
-    /// T12: resets in the name of the rendezvous and of the other gateways, at every port.
+    /// T12: resets of every connection that stands, in the name of its other end. It knows all of them but for their
+    /// sequence numbers, which it guesses.
     Resets,
 }
 
@@ -48,6 +56,16 @@ impl Attack {
             Self::Resets => "resets",
         }
     }
+
+    /// What it must hit to be an attack.
+    pub(crate) fn aim(self) -> Aim {
+        match self {
+            Self::Impostor | Self::Replay | Self::Flood => Aim::Registration,
+            Self::SlowLoris => Aim::Rendezvous,
+            Self::Knocker => Aim::Listener,
+            Self::Resets => Aim::Session,
+        }
+    }
 }
 
 /// What an attacker knows.
@@ -59,6 +77,7 @@ pub(crate) struct Knowledge {
     pub(crate) group_id: [u8; 32],
     pub(crate) size: u32,
     pub(crate) gateways: Vec<Ipv4Addr>,
+    pub(crate) hits: Hits,
     /// Set if a function answered a stranger with more than a closed connection.
     pub(crate) told: AtomicBool,
 }
@@ -80,7 +99,7 @@ pub(crate) async fn run(net: SimNet, attack: Attack, knowledge: Arc<Knowledge>) 
         Attack::Knocker => knock(&net, &knowledge).await,
         Attack::SlowLoris => trickle(&net, &knowledge).await,
         Attack::Flood => flood(&net, &knowledge).await,
-        Attack::Resets => reset(&net, &knowledge).await,
+        Attack::Resets => reset(&net).await,
     }
 }
 
@@ -103,111 +122,135 @@ async fn sleep(net: &SimNet, time: Duration) {
     Net::sleep_until(net, at).await;
 }
 
-/// Registers ranks and then neither reads nor answers.
+/// Registers ranks, hears once how that came out, and then neither reads nor answers.
 async fn register_all(net: &SimNet, knowledge: &Knowledge, group: [u8; 32], ranks: std::ops::Range<u32>) {
     let mut kept = Vec::new();
     for rank in ranks {
         let Ok(mut stream) = net.connect(([0; 4], 0).into(), knowledge.rendezvous).await else { continue };
         let number = u8::try_from(rank % 200).expect("below 200") + 1;
-        // Whether the rendezvous takes it is its business.
-        let _ = stream.write_all(&registration(knowledge, group, rank, number).emit()).await;
+        if stands(&mut stream, &registration(knowledge, group, rank, number)).await {
+            knowledge.hits.count(Net::now(net));
+        }
         kept.push(stream);
     }
     std::future::pending().await
 }
 
+/// Registers; whether the registration waits for its group, or for the rank of somebody else.
+async fn stands(stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin), message: &ClientMessage) -> bool {
+    let asked = [message.emit(), ClientMessage::Ping.emit()].concat();
+    if stream.write_all(&asked).await.is_err() {
+        return false;
+    }
+    let mut bytes = Vec::new();
+    loop {
+        match split(&bytes, SERVER_MESSAGE_BYTES_MAX).map(|message| message.map(|(body, _)| ServerMessage::parse(body)))
+        {
+            Ok(None) => {}
+            Ok(Some(Ok(ServerMessage::Waiting(_) | ServerMessage::Refused(Refusal::RankTaken)))) => return true,
+            Ok(Some(_)) | Err(_) => return false,
+        }
+        if !matches!(stream.read_buf(&mut bytes).await, Ok(1..)) {
+            return false;
+        }
+    }
+}
+
+/// Ports that are dialled at once.
+const BATCH: usize = 500;
+/// A knock takes so long at most.
+const KNOCK: Duration = Duration::from_millis(50);
+
 async fn knock(net: &SimNet, knowledge: &Knowledge) {
-    let confirmation: Vec<u8> = b"FMI\x02".iter().copied().chain(std::iter::repeat_n(7, 56)).collect();
-    let mut streams = FuturesUnordered::new();
-    for port in EPHEMERAL_PORTS.0..=EPHEMERAL_PORTS.1 {
-        for gateway in &knowledge.gateways {
-            let connect = net.connect(([0; 4], 0).into(), (*gateway, port).into());
-            let confirmation = &confirmation;
-            let until = Net::now(net) + Duration::from_millis(50);
-            streams.push(async move {
-                let knock = async {
-                    let mut stream = connect.await?;
-                    stream.write_all(confirmation).await?;
-                    // Whoever answers more than by closing has told something.
-                    let mut answer = [0; 1];
-                    let told = stream.read(&mut answer).await? > 0;
-                    std::io::Result::Ok(told)
-                };
-                let limit = Net::sleep_until(net, until);
-                match futures_util::future::select(Box::pin(knock), Box::pin(limit)).await {
-                    futures_util::future::Either::Left((Ok(true), _)) => {
-                        knowledge.told.store(true, Ordering::Relaxed);
-                    }
-                    futures_util::future::Either::Left(_) | futures_util::future::Either::Right(_) => {}
-                }
-            });
-        }
-        if port.is_multiple_of(500) {
-            while streams.next().await.is_some() {}
-        }
+    let ports: Vec<u16> = (EPHEMERAL_PORTS.0..=EPHEMERAL_PORTS.1).collect();
+    for batch in ports.chunks(BATCH) {
+        // A port that is hard to guess protects nobody: those in use are dialled each time.
+        let in_use: BTreeSet<_> = net.flows().into_iter().map(|(external, _)| external).collect();
+        let guessed = batch.iter().flat_map(|port| knowledge.gateways.iter().map(|it| SocketAddrV4::new(*it, *port)));
+        let mut knocks: FuturesUnordered<_> = guessed.chain(in_use).map(|at| knock_at(net, knowledge, at)).collect();
+        while knocks.next().await.is_some() {}
+    }
+}
+
+async fn knock_at(net: &SimNet, knowledge: &Knowledge, at: SocketAddrV4) {
+    let until = Net::now(net) + KNOCK;
+    let knock = async {
+        let mut stream = net.connect(([0; 4], 0).into(), at.into()).await?;
+        knowledge.hits.count(Net::now(net));
+        let confirmation: Vec<u8> = b"FMI\x02".iter().copied().chain(std::iter::repeat_n(7, 56)).collect();
+        stream.write_all(&confirmation).await?;
+        // Whoever answers more than by closing has told something.
+        let mut answer = [0; 1];
+        let told = stream.read(&mut answer).await? > 0;
+        std::io::Result::Ok(told)
+    };
+    let limit = Net::sleep_until(net, until);
+    match futures_util::future::select(Box::pin(knock), Box::pin(limit)).await {
+        futures_util::future::Either::Left((Ok(true), _)) => knowledge.told.store(true, Ordering::Relaxed),
+        futures_util::future::Either::Left(_) | futures_util::future::Either::Right(_) => {}
     }
 }
 
 async fn trickle(net: &SimNet, knowledge: &Knowledge) {
     let message = registration(knowledge, [9; 32], 0, 1).emit();
-    let mut streams = Vec::new();
-    for _ in 0..CONNECTIONS {
-        streams.extend(net.connect(([0; 4], 0).into(), knowledge.rendezvous).await.ok());
-    }
+    // All at once: ranks that have joined need no rendezvous.
+    let connect = |_| net.connect(([0; 4], 0).into(), knowledge.rendezvous);
+    let mut streams: Vec<_> = join_all((0..CONNECTIONS).map(connect)).await.into_iter().flatten().collect();
     for byte in message {
         for stream in &mut streams {
             // The rendezvous may have had enough of it.
-            let _ = stream.write_all(&[byte]).await;
+            if stream.write_all(&[byte]).await.is_ok() {
+                knowledge.hits.count(Net::now(net));
+            }
         }
         sleep(net, Duration::from_secs(1)).await;
     }
 }
 
 async fn flood(net: &SimNet, knowledge: &Knowledge) {
-    let mut kept = Vec::new();
-    for number in 0..CONNECTIONS {
-        let Ok(mut stream) = net.connect(([0; 4], 0).into(), knowledge.rendezvous).await else { continue };
-        let mut group = [0; 32];
-        group[..4].copy_from_slice(&number.to_be_bytes());
-        let mut bytes = registration(knowledge, group, 0, 1).emit();
-        if number % 2 == 0 {
-            bytes = vec![u8::try_from(number % 256).expect("a byte"); 300];
-        } else {
-            // Another nonce each: the last bytes before round trip, vouches and card.
-            let at = bytes.len() - 80 - 2 - 1 - 4 - 4;
-            bytes[at..at + 4].copy_from_slice(&number.to_be_bytes());
-        }
-        // Whether the rendezvous takes it is its business.
-        let _ = stream.write_all(&bytes).await;
-        kept.push(stream);
-    }
+    let _kept = join_all((0..CONNECTIONS).map(|number| flood_once(net, knowledge, number))).await;
     std::future::pending().await
 }
 
-async fn reset(net: &SimNet, knowledge: &Knowledge) {
+async fn flood_once(net: &SimNet, knowledge: &Knowledge, number: u32) -> Option<<SimNet as Net>::Stream> {
+    let mut stream = net.connect(([0; 4], 0).into(), knowledge.rendezvous).await.ok()?;
+    if number.is_multiple_of(2) {
+        let noise = vec![u8::try_from(number % 256).expect("a byte"); 300];
+        // Whether the rendezvous takes it is its business.
+        let _ = stream.write_all(&noise).await;
+        return Some(stream);
+    }
+    let mut group = [0; 32];
+    group[..4].copy_from_slice(&number.to_be_bytes());
+    let ClientMessage::Register(registration) = registration(knowledge, group, 0, 1) else { return None };
+    let mut nonce = registration.nonce;
+    nonce[..4].copy_from_slice(&number.to_be_bytes());
+    if stands(&mut stream, &ClientMessage::Register(Registration { nonce, ..registration })).await {
+        knowledge.hits.count(Net::now(net));
+    }
+    Some(stream)
+}
+
+/// Guesses of the sequence number of each end of each connection, each time.
+const GUESSES: usize = 4;
+
+/// Without end: connections come and go.
+async fn reset(net: &SimNet) {
     let raw = net.raw();
-    let SocketAddr::V4(rendezvous) = knowledge.rendezvous else { return };
-    let segment = Segment {
-        syn: false,
-        ack: false,
-        fin: false,
-        rst: true,
-        sequence: 12345,
-        acknowledgement: 0,
-        window: 0,
-        payload: 0,
-    };
-    let sources: Vec<SocketAddrV4> = std::iter::once(rendezvous)
-        .chain(knowledge.gateways.iter().map(|gateway| SocketAddrV4::new(*gateway, EPHEMERAL_PORTS.0)))
-        .collect();
-    for port in (EPHEMERAL_PORTS.0..=EPHEMERAL_PORTS.1).step_by(7) {
-        for gateway in &knowledge.gateways {
-            for source in sources.iter().filter(|source| source.ip() != gateway) {
-                raw.send(Packet::tcp(*source, SocketAddrV4::new(*gateway, port), segment, &[]));
+    loop {
+        for (external, remote) in net.flows() {
+            for (from, to) in [(remote, external), (external, remote)] {
+                for _ in 0..GUESSES {
+                    let mut guess = [0; 4];
+                    net.fill_entropy(&mut guess);
+                    raw.send(Packet::tcp(from, to, reset_segment(u32::from_be_bytes(guess)), &[]));
+                }
             }
         }
-        if port.is_multiple_of(70) {
-            sleep(net, Duration::from_millis(1)).await;
-        }
+        sleep(net, Duration::from_millis(50)).await;
     }
+}
+
+fn reset_segment(sequence: u32) -> Segment {
+    Segment { syn: false, ack: false, fin: false, rst: true, sequence, acknowledgement: 0, window: 0, payload: 0 }
 }

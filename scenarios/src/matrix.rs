@@ -60,7 +60,7 @@ pub struct Cell {
     pub technique: Option<String>,
     /// Round trips from knowing the addresses to the connection, on each side, as measured.
     pub round_trips: Option<[f64; 2]>,
-    /// The same, as the oracle says.
+    /// The same, as the oracle says; for the relay at the earliest.
     pub expected: [f64; 2],
     /// The path that the oracle says.
     pub expected_path: Route,
@@ -104,7 +104,9 @@ fn measure_once(first: Preset, second: Preset, seed: u64) -> Cell {
     let expected = meeting.times.map(trips);
     let expected_path = Route::of(meeting.path, meeting.techniques[0]);
     let tick = trips(scenario.world.resolution);
-    let agrees_with = |measured: [f64; 2]| measured.iter().zip(&expected).all(|(m, e)| (m - e).abs() <= tick * 1.001);
+    let (early, late) = (tick * 1.001, tick * 1.001 + trips(meeting.slack));
+    let agrees_with =
+        |measured: [f64; 2]| measured.iter().zip(&expected).all(|(m, e)| e - early <= *m && *m <= e + late);
     let agrees = outcome.passed() && path == expected_path && measured.is_some_and(agrees_with);
     let disagreement = (!agrees).then(|| {
         let violations = outcome.violations.join("; ");

@@ -15,7 +15,8 @@
 use std::time::Duration;
 
 use fmi::{Path, Technique};
-use nat_sim::nat::{Allocation, Filtering, Mapping, NatConfig, SimultaneousOpen};
+use nat_sim::host::SYN_TIMES;
+use nat_sim::nat::{Allocation, Filtering, Mapping, NatConfig, OnSyn, SimultaneousOpen};
 
 /// What must come out for one pair.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -134,8 +135,11 @@ pub struct Forecast {
     pub path: Path,
     /// The technique of each side.
     pub techniques: [Technique; 2],
-    /// From knowing the addresses to the connection, on each side.
+    /// From knowing the addresses to the connection, on each side, at the earliest.
     pub times: [Duration; 2],
+    /// How much later it may be. Packets alone decide when a direct way is open; when the relay is asked is for the code
+    /// to choose, within bounds.
+    pub slack: Duration,
 }
 
 /// What must come of a pair whose functions are one `round_trip` from each other and `to_server` from the
@@ -145,7 +149,7 @@ pub fn forecast(first: &NatConfig, second: &NatConfig, round_trip: Duration, to_
     let techniques = [technique(classes.0, classes.1), technique(classes.1, classes.0)];
     let direct = |first: f64, second: f64| {
         let times = [first, second].map(|trips| round_trip.mul_f64(trips));
-        Forecast { path: Path::Direct, techniques, times }
+        Forecast { path: Path::Direct, techniques, times, slack: Duration::ZERO }
     };
     if is_predicted(first, second) {
         // Both SYNs are aimed well, and meet.
@@ -158,18 +162,34 @@ pub fn forecast(first: &NatConfig, second: &NatConfig, round_trip: Duration, to_
     if let Meeting::Direct { first, second } = predict(first, second) {
         return direct(first, second);
     }
-    // Where there is little hope the relay is asked soon, else in the second round. One round trip
-    // connects, another one asks and brings the other side in.
     let hope =
         matches!(techniques[0], Technique::Direct | Technique::Reversal | Technique::Punch | Technique::Prediction);
     let is_hopeful = hope && !(classes == (Class::Public, Class::Random) || classes == (Class::Random, Class::Public));
-    let after = if is_hopeful { RELAY_LIKELY } else { RELAY_UNLIKELY };
-    Forecast { path: Path::Relay, techniques: [Technique::Relay; 2], times: [after + 2 * to_server; 2] }
+    // The relay must leave a direct way the time that it takes, and where there is hope the time for one lost SYN. It must
+    // not be asked later than when the SYN is repeated again.
+    let direct_at_last = round_trip.mul_f64(1.5);
+    let [first, second] = [SYN_TIMES[1], SYN_TIMES[2]].map(Duration::from_secs);
+    let (from, to) = if is_hopeful { (first + direct_at_last, second) } else { (direct_at_last, first) };
+    // One round trip connects, another one asks and brings the other side in.
+    let times = [from + 2 * to_server; 2];
+    Forecast { path: Path::Relay, techniques: [Technique::Relay; 2], times, slack: to.saturating_sub(from) }
 }
 
-/// Head starts of the direct ways, as the documents of `fmi` state them.
-const RELAY_LIKELY: Duration = Duration::from_millis(1500);
-const RELAY_UNLIKELY: Duration = Duration::from_millis(250);
+/// The paths by which a pair may come together when luck has a part. The expected one is the first.
+///
+/// A function that is refused tries again at once. Behind a gateway that gives a random port to each attempt, one of
+/// thousands may come from where the other side aims at, which is better than expected. Ports of one small block lie so
+/// close together that a guess among few may hit.
+pub fn possible(first: &NatConfig, second: &NatConfig) -> Vec<Path> {
+    let anywhere = Duration::from_millis(1);
+    let expected = forecast(first, second, anywhere, anywhere).path;
+    let refuses = |nat: &NatConfig| nat.unsolicited.syn != OnSyn::Drop;
+    let is_random = |nat: &NatConfig| class(nat) == Class::Random;
+    let tries_often = (refuses(first) && is_random(second)) || (refuses(second) && is_random(first));
+    let may_hit = tries_often || gives_ports_of_blocks(first) || gives_ports_of_blocks(second);
+    let lucky = (expected == Path::Relay && may_hit).then_some(Path::Direct);
+    std::iter::once(expected).chain(lucky).collect()
+}
 
 #[cfg(test)]
 mod tests {
@@ -193,8 +213,26 @@ mod tests {
             (meeting.path, meeting.techniques[0], meeting.times[0].as_millis())
         };
         assert_eq!(path(linux_masq_drop(), home_seq()), (Path::Direct, Technique::Prediction, 40));
-        assert_eq!(path(aws_natgw(), azure_natgw()), (Path::Relay, Technique::Relay, 310));
+        assert_eq!(path(aws_natgw(), azure_natgw()), (Path::Relay, Technique::Relay, 120));
         assert_eq!(path(rfc_strict(), linux_random()), (Path::Direct, Technique::Listen, 60));
+    }
+
+    #[test]
+    fn luck_makes_a_pair_better_and_nothing_worse() {
+        assert_eq!(possible(&linux_masq_rst(), &linux_random()), [Path::Relay, Path::Direct], "refused, and random");
+        assert_eq!(possible(&linux_masq_drop(), &linux_random()), [Path::Relay], "a silent drop costs a second each");
+        assert_eq!(possible(&linux_masq_rst(), &linux_masq_drop()), [Path::Direct]);
+        for a in ALL {
+            for b in ALL {
+                let paths = possible(&(a.config)(), &(b.config)());
+                assert!(
+                    paths.len() == 1 || paths == [Path::Relay, Path::Direct],
+                    "{} and {}: {paths:?}",
+                    a.name,
+                    b.name
+                );
+            }
+        }
     }
 
     #[test]

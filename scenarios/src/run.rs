@@ -2,19 +2,22 @@
 
 use std::io::Write;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fmi::ErrorKind;
 use fmi::net::rendezvous::{Rendezvous, ServerConfig};
+use fmi_net::noted;
 use fmi_proto::key::Key;
 use nat_sim::{Limits, Purpose, SimNet, Sinks, World, stream};
 use rand_core::Rng;
 
 use crate::attack::{self, Knowledge};
 use crate::check::{self, SECRET};
+use crate::hits::Hits;
 use crate::layout::{SERVER, gateway_address, rendezvous_names, topology};
+use crate::leak::{self, Found, Search};
 use crate::outcome::{Board, Outcome, RankEnd, SharedBoard};
 use crate::program::{Context, Failure, Work};
 use crate::scenario::Scenario;
@@ -33,33 +36,6 @@ pub struct Options {
 pub trait WriteSend: Write + Send + std::fmt::Debug {}
 impl<T: Write + Send + std::fmt::Debug> WriteSend for T {}
 
-/// Looks for the secret in everything that is put on a wire.
-#[derive(Debug)]
-struct Sniffer {
-    inner: Option<Box<dyn WriteSend>>,
-    tail: Vec<u8>,
-    found: Arc<Mutex<bool>>,
-}
-
-impl Write for Sniffer {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.tail.extend_from_slice(bytes);
-        if self.tail.windows(SECRET.len()).any(|window| window == SECRET.as_bytes()) {
-            *self.found.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        }
-        let keep = self.tail.len().saturating_sub(SECRET.len());
-        self.tail.drain(..keep);
-        match &mut self.inner {
-            Some(inner) => inner.write_all(bytes).map(|()| bytes.len()),
-            None => Ok(bytes.len()),
-        }
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.inner.as_mut().map_or(Ok(()), |inner| inner.flush())
-    }
-}
-
 /// Runs a scenario with a seed. A scenario that cannot be is a violation.
 pub fn run(scenario: &Scenario, seed: u64, options: Options) -> Outcome {
     let mut outcome = Outcome::new(scenario.name.clone(), seed);
@@ -70,11 +46,12 @@ pub fn run(scenario: &Scenario, seed: u64, options: Options) -> Outcome {
     let spec = &scenario.world;
     let (topology, layout) = topology(spec);
     let mut world = World::new(topology, seed, spec.resolution);
-    let found = Arc::new(Mutex::new(false));
-    let watches = options.pcap.is_some();
-    let sniffer = Sniffer { inner: options.pcap, tail: Vec::new(), found: found.clone() };
+    let (found, _noted) = (Found::default(), noted::Watch::begin());
+    let secret = scenario.program.config.key.clone().unwrap_or_else(|| SECRET.into());
+    let mut search = Search::new(secret.as_bytes(), found.clone());
+    world.tap(move |host, packet| search.see(host, packet));
     world.sinks(Sinks {
-        pcap: watches.then(|| Box::new(sniffer) as Box<dyn Write + Send>),
+        pcap: options.pcap.map(|pcap| Box::new(pcap) as Box<dyn Write + Send>),
         log: options.log.map(|log| Box::new(log) as Box<dyn Write + Send>),
     });
     let (time_max, no_progress_max) = (scenario.deadline, scenario.no_progress_max);
@@ -85,9 +62,10 @@ pub fn run(scenario: &Scenario, seed: u64, options: Options) -> Outcome {
     let knowledge = Arc::new(Knowledge {
         rendezvous: SERVER.into(),
         group: scenario.name.clone(),
-        group_id: Key::from_secret(SECRET.as_bytes()).group_id(&scenario.name),
+        group_id: Key::from_secret(secret.as_bytes()).group_id(&scenario.name),
         size: scenario.size(),
         gateways: (1..=spec.gateways.len()).map(gateway_address).collect(),
+        hits: Hits::default(),
         told: AtomicBool::new(false),
     });
     if let (Some(attack), Some(attacker)) = (spec.attack, layout.attacker) {
@@ -114,12 +92,19 @@ pub fn run(scenario: &Scenario, seed: u64, options: Options) -> Outcome {
         }
     }
     outcome.take(&board);
+    outcome.hits = spec.attack.map_or(0, |attack| knowledge.hits.of(attack, &outcome));
     outcome.violations = check::violations(&scenario.expected(), &scenario.checks, &outcome);
+    if let Some(attack) = spec.attack.filter(|_| outcome.hits == 0) {
+        outcome.violations.push(format!("the attack {} hit nobody, so it shows nothing", attack.name()));
+    }
     if knowledge.told.load(Ordering::Relaxed) {
         outcome.violations.push("a stranger was answered".into());
     }
-    if *found.lock().unwrap_or_else(PoisonError::into_inner) {
-        outcome.violations.push("the secret of the group is on a wire".into());
+    outcome.violations.extend(found.take());
+    let texts = outcome.ends.values().filter_map(|end| end.error.as_ref());
+    let texts = texts.chain(outcome.records.iter().map(|record| &record.detail));
+    if texts.into_iter().any(|text| leak::shows(text, secret.as_bytes())) {
+        outcome.violations.push("a part of the secret is in an error or a record".into());
     }
     outcome
 }

@@ -7,6 +7,7 @@
 
 #[cfg(feature = "io")]
 pub mod liveness;
+pub mod noted;
 pub mod planted;
 #[cfg(feature = "real")]
 pub mod real;

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use fmi_net::noted;
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
@@ -96,7 +97,9 @@ impl Key {
     pub fn from_secret(secret: &[u8]) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key("fmi group key v1");
         hasher.update(secret);
-        Self(finish(hasher))
+        let key = Self(finish(hasher));
+        noted::note("the key of the group", &key.0);
+        key
     }
 
     /// The key of a group without a secret: it keeps groups of different names apart, and no attacker out. Whoever
@@ -121,12 +124,12 @@ impl Key {
 
     /// The key that seals the card of one registration.
     pub(crate) fn card_key(&self, nonce: &Nonce) -> Derived {
-        Derived(self.keyed(&[b"card\0", nonce]))
+        Derived::new("the key of a card", self.keyed(&[b"card\0", nonce]))
     }
 
     /// The pre-shared key of all handshakes of one session.
     pub(crate) fn handshake_key(&self, session: &SessionId) -> Derived {
-        Derived(self.keyed(&[b"handshake\0", session]))
+        Derived::new("the pre-shared key of a session", self.keyed(&[b"handshake\0", session]))
     }
 
     /// The tag that proves, on one stream of `session`, knowledge of the key by rank `from`
@@ -163,6 +166,11 @@ fn finish(mut hasher: blake3::Hasher) -> [u8; 32] {
 pub(crate) struct Derived([u8; 32]);
 
 impl Derived {
+    fn new(what: &'static str, key: [u8; 32]) -> Self {
+        noted::note(what, &key);
+        Self(key)
+    }
+
     pub(crate) fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }

@@ -13,6 +13,7 @@
 
 use std::fmt;
 
+use fmi_net::noted;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 use snow::params::{CipherChoice, DHChoice, HashChoice, NoiseParams};
@@ -53,6 +54,7 @@ impl fmt::Debug for KeyPair {
 impl KeyPair {
     /// Makes a pair from a seed.
     pub fn from_seed(seed: Seed) -> Self {
+        noted::note("the secret of a registration", &seed);
         Self { secret: seed, public: public_of(seed) }
     }
 
@@ -74,6 +76,14 @@ pub struct StreamKeys {
     pub send: [u8; 32],
     /// Of what it receives.
     pub receive: [u8; 32],
+}
+
+impl StreamKeys {
+    fn new(send: [u8; 32], receive: [u8; 32]) -> Self {
+        noted::note("a key of a stream", &send);
+        noted::note("a key of a stream", &receive);
+        Self { send, receive }
+    }
 }
 
 impl fmt::Debug for StreamKeys {
@@ -150,7 +160,7 @@ impl Handshake {
         let mut message = [0; MESSAGE_BYTES];
         self.0.write_message(&[], &mut message).map_err(|_| Unverified)?;
         let (receive, send) = self.0.dangerously_get_raw_split();
-        Ok((message, StreamKeys { send, receive }))
+        Ok((message, StreamKeys::new(send, receive)))
     }
 
     /// Ends on the higher rank, with the second message.
@@ -160,7 +170,7 @@ impl Handshake {
     pub fn finish(mut self, message: &[u8; MESSAGE_BYTES]) -> Result<StreamKeys, Unverified> {
         self.0.read_message(message, &mut []).map_err(|_| Unverified)?;
         let (send, receive) = self.0.dangerously_get_raw_split();
-        Ok(StreamKeys { send, receive })
+        Ok(StreamKeys::new(send, receive))
     }
 }
 
@@ -233,6 +243,7 @@ impl Dh for X25519 {
 
     fn generate(&mut self, rng: &mut dyn Random) -> Result<(), snow::Error> {
         rng.try_fill_bytes(&mut self.secret)?;
+        noted::note("an ephemeral secret", &self.secret);
         self.public = public_of(self.secret);
         Ok(())
     }
@@ -251,6 +262,7 @@ impl Dh for X25519 {
         // A point of low order gives zero, whoever asks (RFC 7748 §6.1).
         let is_trivial = shared == [0; 32];
         out[..32].copy_from_slice(&shared);
+        noted::note("a shared secret", &shared);
         shared.zeroize();
         if is_trivial { Err(snow::Error::Dh) } else { Ok(()) }
     }

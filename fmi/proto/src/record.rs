@@ -8,7 +8,7 @@
 
 use std::fmt;
 
-use fmi_net::planted;
+use fmi_net::{noted, planted};
 use zeroize::Zeroize;
 
 use super::card::Security;
@@ -70,6 +70,7 @@ impl Direction {
     fn next(&mut self) -> [u8; NONCE_BYTES] {
         if self.number > 0 && self.number.is_multiple_of(self.rekey_after) {
             let mut key = blake3::derive_key("fmi record key v1", &self.key);
+            noted::note("a later key of a stream", &key);
             self.key.zeroize();
             self.key = key;
             key.zeroize();

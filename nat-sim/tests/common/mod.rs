@@ -47,6 +47,27 @@ impl<T> Board<T> {
     }
 }
 
+/// A file in memory.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct File(Arc<Mutex<Vec<u8>>>);
+
+impl File {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl std::io::Write for File {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// A rank of the group "test".
 pub(crate) fn config(rank: u32, size: u32) -> fmi::Config {
     let mut config = fmi::Config::new(rank, size, "test", format!("{RENDEZVOUS}:{RENDEZVOUS_PORT}"));

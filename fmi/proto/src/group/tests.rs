@@ -86,6 +86,7 @@ fn what_a_receive_reads_whatever_is_polled_is_never_put_aside() {
     woken(&mut group);
     group.handle_input(Instant::ZERO, Input::Consumed(slot(1)));
     assert_eq!(woken(&mut group), [other], "the way is free");
+    group.end(owner);
     group.check_invariants();
 }
 
