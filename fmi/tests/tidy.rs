@@ -52,8 +52,8 @@ fn pure_modules_contain_nothing_impure() {
     }
 }
 
-/// The protocols may depend on the time of a network, on the switches of planted faults and on the list of noted keys, and in a build of the whole
-/// workspace they would find the rest.
+/// The protocols may depend on the time of a network, on the switches of planted faults and on the list of noted keys,
+/// and in a build of the whole workspace they would find the rest.
 #[test]
 fn protocols_know_no_more_of_the_seam_than_its_time() {
     for file in below(&root(), &["fmi/proto/src"]) {

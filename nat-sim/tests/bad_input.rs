@@ -2,14 +2,15 @@
 //! healthy pair next to one or more hosts that err, in the lab.
 
 mod common;
+#[path = "../../fmi/tests/versions/registration.rs"]
+mod registration;
 
 use std::time::Duration;
 
 use common::{Board, KEY, RENDEZVOUS, RENDEZVOUS_PORT, host, millis, serve};
 use fmi::{Communicator, Config, Error, ErrorKind, Path};
 use fmi_net::Net;
-use fmi_proto::card::{Card, Holder, Security};
-use fmi_proto::rendezvous::{ClientMessage, Refusal, Registration};
+use fmi_proto::rendezvous::Refusal;
 use nat_sim::topology::{HostId, INTERNET, Topology};
 use nat_sim::{SimNet, World};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -196,29 +197,8 @@ fn a_member_that_answers_nothing_is_named_by_the_others() {
         member(&mut world, hosts[rank as usize], name, config(rank, 3), Duration::ZERO, &board);
     }
     world.service(hosts[2], |net| async move {
-        let mut stream =
-            net.connect(([0, 0, 0, 0], 0).into(), (RENDEZVOUS, RENDEZVOUS_PORT).into()).await.expect("connected");
-        let key = fmi_proto::key::Key::from_secret(KEY);
-        let (rank, size, nonce) = (2, 3, [2; 16]);
-        let card = Card {
-            version: fmi_proto::wire::VERSION,
-            security: Security::Encrypted,
-            sprays: false,
-            public: [9; 32],
-            locals: vec![],
-        };
-        let registration = Registration {
-            group: key.group_id("test"),
-            name: fmi_proto::key::Key::public("test").name_tag("test"),
-            rank,
-            size,
-            instance: [2; 16],
-            nonce,
-            round_trip: Duration::ZERO,
-            vouches: 0,
-            card: card.seal(&key, &Holder { rank, size, nonce: &nonce }),
-        };
-        stream.write_all(&ClientMessage::Register(registration).emit()).await.expect("sent");
+        let (rendezvous, version) = ((RENDEZVOUS, RENDEZVOUS_PORT).into(), fmi_proto::wire::VERSION);
+        let stream = registration::register(&net, rendezvous, (KEY, "test"), (2, 3), version).await;
         // It registers and then does nothing, not even refuse.
         let mut listener =
             net.listen(fmi_net::ByteStream::local_addr(&stream).expect("an address"), 8).expect("listening");

@@ -8,7 +8,7 @@ use fmi::op::Sum;
 use fmi::{Config, FAILURE_BOUND};
 use nat_sim::Fault;
 use nat_sim::nat::preset;
-use nat_sim::topology::GatewayId;
+use nat_sim::topology::{GatewayId, SiteId};
 use scenarios::{Action, Check, Context, Failure, Options, Outcome, Program, Scenario, Target, WorldSpec};
 
 fn seconds(seconds: u64) -> Duration {
@@ -119,6 +119,36 @@ fn a_rank_that_leaves_after_an_error_is_named_at_once() {
             let error = end.error.as_deref().unwrap_or_default();
             if !error.contains("rank 2") || !error.contains("left the group") || end.at > failed + seconds(1) {
                 return Err(format!("rank {rank} at {:?}, after {failed:?}: {error}", end.at));
+            }
+        }
+        Ok(())
+    })];
+    passes(&scenario);
+}
+
+/// The path between two ranks dies, not that to the rendezvous. One rank waits for the other, and so finds out; the other
+/// has nothing under way, whose own kernel would tell it.
+#[test]
+fn a_link_that_one_end_finds_dead_is_told_to_the_other() {
+    let wakes = seconds(40);
+    let program = Program::of(patient(), async move |comm, context: &Context| {
+        comm.barrier().await?;
+        if comm.rank() == 1 {
+            context.sleep(wakes).await;
+        }
+        comm.recv(1 - comm.rank(), 0, &mut [0u8]).await?;
+        Ok(())
+    });
+    let mut scenario = scenario("linux_masq_drop", 2, program);
+    scenario.world.sites = vec![Duration::from_millis(10); 2];
+    (scenario.world.functions[0].site, scenario.world.functions[1].site) = (1, 2);
+    scenario.faults = vec![(seconds(2), Fault::Cut(SiteId(1), SiteId(2)))];
+    scenario.checks = vec![Check::that("the second knows when it asks", move |outcome| {
+        for (rank, bound) in [(0, seconds(30)), (1, wakes + seconds(2))] {
+            let end = &outcome.ends[&rank];
+            let error = end.error.as_deref().unwrap_or_default();
+            if end.names != Some(1 - rank) || end.at > bound {
+                return Err(format!("rank {rank} at {:?}: {error}", end.at));
             }
         }
         Ok(())

@@ -99,7 +99,7 @@ impl Watch {
         self.waiting.map(|(_, look_at)| look_at)
     }
 
-    /// Judges a sample.
+    /// Judges what the kernel knows at `now` of a connection whose other end may be silent for `silence_max`.
     pub fn look(&mut self, now: Instant, silence_max: Duration, sample: Sample) -> Verdict {
         let Some((since, _)) = self.waiting.filter(|_| sample.waits) else {
             self.waiting = None;

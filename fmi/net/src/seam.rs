@@ -21,12 +21,12 @@ pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// One local port is shared by a listener and any number of connections from it, as with
 /// `SO_REUSEADDR` and `SO_REUSEPORT`: hole punching rests on that.
 pub trait Net: Clone + Send + Sync + 'static {
-    /// A TCP connection.
+    /// The connections that it makes and accepts.
     type Stream: ByteStream;
-    /// A TCP listener.
+    /// What accepts connections on a local address.
     type Listener: Listener<Stream = Self::Stream>;
 
-    /// The time.
+    /// The time since this clock's origin. It never goes back.
     fn now(&self) -> Instant;
 
     /// Completes at `at`, or at once if that is past.
@@ -68,12 +68,15 @@ pub trait Net: Clone + Send + Sync + 'static {
     fn resolve(&self, name: &str) -> impl Future<Output = io::Result<Vec<SocketAddr>>> + Send;
 }
 
-/// Accepts connections.
+/// A socket that accepts connections on one local address.
 pub trait Listener: Send + 'static {
-    /// A TCP connection.
+    /// The connections that it accepts.
     type Stream;
 
-    /// Accepts the next connection.
+    /// Accepts the next connection, or wakes the caller when one may be there.
+    ///
+    /// # Errors
+    /// As the system says, about this one connection; later ones may be accepted.
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Self::Stream>>;
 
     /// The address that it listens on.
@@ -83,7 +86,7 @@ pub trait Listener: Send + 'static {
     fn local_addr(&self) -> io::Result<SocketAddr>;
 }
 
-/// A TCP connection.
+/// An established TCP connection, which bytes pass in both directions.
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
     /// Its own address.
     ///

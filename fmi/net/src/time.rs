@@ -11,7 +11,7 @@ use std::time::Duration;
 pub struct Instant(u64);
 
 impl Instant {
-    /// The origin.
+    /// The origin of the clock.
     pub const ZERO: Self = Self(0);
     /// A time that never comes.
     pub const FAR_FUTURE: Self = Self(u64::MAX);

@@ -65,7 +65,7 @@ pub enum Outcome {
     Refused,
     /// Another ICMP error.
     Unreachable,
-    /// Nothing.
+    /// No answer of any kind in time.
     Silence,
 }
 
@@ -102,9 +102,9 @@ pub enum LocalPort {
 pub enum Trial {
     /// Connect from a local port to a vantage and ask where it sees one. The connection stays.
     Observe {
-        /// The local port.
+        /// From which local port.
         port: LocalPort,
-        /// The vantage.
+        /// Where to connect.
         vantage: SocketAddr,
     },
     /// Ask on [`LocalPort::Filter`]'s connection to be called back from the vantage of this number.
@@ -140,11 +140,11 @@ pub struct Finding {
     pub local: SocketAddr,
     /// Where the rendezvous saw it.
     pub observed: SocketAddr,
-    /// Mapping.
+    /// For which remotes one external port is kept.
     pub mapping: Option<Mapping>,
-    /// Filtering.
+    /// Which remotes are let in at that port.
     pub filtering: Option<Filtering>,
-    /// Ports.
+    /// How external ports are chosen.
     pub ports: Option<Ports>,
     /// The answer to a SYN that nobody asked for; `None` also where every SYN is let in.
     pub unsolicited: Option<Outcome>,

@@ -108,7 +108,7 @@ pub enum ErrorKind {
     Malformed(String),
     /// A peer speaks another version of the protocol.
     OtherVersion {
-        /// Its version.
+        /// The version of the protocol that the other side speaks.
         theirs: u8,
         /// The version of this rank.
         ours: u8,

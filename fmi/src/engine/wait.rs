@@ -275,7 +275,7 @@ impl Listings {
         self.known.get_mut(id).expect("just inserted")
     }
 
-    /// Notes that an operation is listed with the lane of `slot`. What is no operation is to be removed from all.
+    /// Notes that an operation is listed with the lane of `slot`. A visitor is not noted, and is removed from all lanes.
     pub(super) fn note(&mut self, id: OpId, slot: Slot) {
         if id.is_visitor() {
             return;

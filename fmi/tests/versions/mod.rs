@@ -1,13 +1,14 @@
 //! Ranks and a rendezvous of another version of the protocol, on any network.
 
+mod registration;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use fmi_net::{ByteStream, Listener, Net};
-use fmi_proto::card::{Card, Holder, Security};
+use fmi_proto::card::{Card, Holder};
 use fmi_proto::key::Key;
-use fmi_proto::noise::KeyPair;
-use fmi_proto::rendezvous::{ClientMessage, Handout, Registration, ServerMessage, VERSION};
+use fmi_proto::rendezvous::{ClientMessage, Handout, ServerMessage, VERSION};
 use fmi_proto::wire;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -59,23 +60,7 @@ pub(crate) async fn rendezvous<N: Net>(net: &N, address: SocketAddr, version: u8
 
 /// Registers as rank 1 of 2 with a card of `version`, and returns what it is told of the group.
 pub(crate) async fn peer<N: Net>(net: &N, rendezvous: SocketAddr, version: u8) -> Handout {
-    let mut stream = net.connect(([0; 4], 0).into(), rendezvous).await.expect("connected");
-    let key = Key::from_secret(KEY);
-    let (rank, size, nonce) = (1, 2, [2; 16]);
-    let public = *KeyPair::from_seed([9; 32]).public();
-    let card = Card { version, security: Security::Encrypted, sprays: false, public, locals: vec![] };
-    let registration = Registration {
-        group: key.group_id(GROUP),
-        name: key.name_tag(GROUP),
-        rank,
-        size,
-        instance: [2; 16],
-        nonce,
-        round_trip: Duration::ZERO,
-        vouches: 0,
-        card: card.seal(&key, &Holder { rank, size, nonce: &nonce }),
-    };
-    stream.write_all(&ClientMessage::Register(registration).emit()).await.expect("sent");
+    let mut stream = registration::register(net, rendezvous, (KEY, GROUP), (1, 2), version).await;
     loop {
         let message = ServerMessage::parse(&receive(&mut stream).await).expect("of this version");
         if let ServerMessage::Handout(handout) = message {

@@ -348,6 +348,34 @@ fn a_rank_that_was_called_lost_tries_its_connections_and_learns_that_it_is_exclu
 }
 
 #[test]
+fn a_rank_that_reaches_the_rendezvous_again_tries_the_connections_that_it_waits_for() {
+    for (heard_at, lives) in [(30, true), (20, false)] {
+        let mut group = group();
+        let id = receive(&mut group, Some(1), None);
+        group.park(id, on(1));
+        group.handle_input(at(29), Input::Returned);
+        let asked = told(&mut group);
+        assert!(matches!(&asked[..], [(1, question, _)] if question.kind == Kind::Inquiry), "{asked:?}");
+        for now in [30, 35] {
+            group.handle_timeout(at(now));
+            assert_eq!(group.reach(at(now), id, slot(1)), Ok(true), "a short gap of the network is outlived");
+            group.handle_input(at(now), Input::Heard { peer: slot(1), at: Some(at(heard_at)) });
+        }
+        assert_eq!(group.reach(at(35), id, slot(1)).is_ok(), lives, "{heard_at}");
+    }
+}
+
+#[test]
+fn a_connection_that_its_other_end_gave_up_ends_what_waits_for_it_and_nothing_else() {
+    let mut group = group();
+    let (dead, alive) = (receive(&mut group, Some(1), None), receive(&mut group, Some(2), None));
+    group.handle_input(at(1), Input::Severed(slot(1)));
+    let failure = group.reach(at(1), dead, slot(1)).expect_err("nothing comes any more");
+    assert!(matches!(failure.kind, ErrorKind::ConnectionLost(_)), "{failure:?}");
+    assert_eq!(group.reach(at(1), alive, slot(2)), Ok(true));
+}
+
+#[test]
 fn whoever_asks_about_a_failed_communicator_or_is_taken_for_lost_is_told() {
     let mut group = group();
     group.open(5, Members::whole(0, 4));
