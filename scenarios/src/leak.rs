@@ -40,6 +40,9 @@ pub(crate) fn shows(text: &str, secret: &[u8]) -> bool {
     })
 }
 
+/// Most keys that are looked for, the first ones of a run: those of a mesh of 30 ranks, of which more would only cost time.
+const KEYS_MAX: usize = 4096;
+
 /// The search of one run.
 #[derive(Debug)]
 pub(crate) struct Search {
@@ -68,7 +71,7 @@ impl Search {
     /// A host sends a packet.
     pub(crate) fn see(&mut self, host: HostId, packet: &Packet) {
         for (what, key) in noted::take() {
-            if self.known.insert(key) {
+            if self.known.len() < KEYS_MAX && self.known.insert(key) {
                 self.parts.insert(what, &key);
             }
         }
@@ -123,51 +126,60 @@ const REPEATED_MAX: usize = 1 << 30;
 /// All parts of all secrets.
 #[derive(Debug)]
 struct Parts {
-    /// A bit for each of many hashes: most bytes need no further look.
+    names: BTreeMap<[u8; PART_BYTES], &'static str>,
+    /// All runs of [`WORD_BYTES`] of the secrets.
+    words: Vec<u32>,
+    /// Three bits of one block for each of them: nearly all bytes need no further look.
     filter: Vec<u64>,
-    names: BTreeMap<u64, &'static str>,
 }
 
-/// Bits of the filter for each part.
-const BITS_FOR_PART: usize = 16;
+/// Wherever a part lies, every fifth place from the first on has one that begins with four bytes of it.
+const WORD_BYTES: usize = 4;
+const STRIDE: usize = PART_BYTES - WORD_BYTES + 1;
+/// Words for each block of the filter.
+const WORDS_IN_BLOCK: usize = 4;
 
 impl Default for Parts {
     fn default() -> Self {
-        Self { filter: vec![0; 1 << 10], names: BTreeMap::new() }
+        Self { filter: vec![0; 1 << 10], words: Vec::new(), names: BTreeMap::new() }
     }
 }
 
 impl Parts {
     fn insert(&mut self, what: &'static str, secret: &[u8]) {
         for part in secret.windows(PART_BYTES) {
-            let part = word(part);
+            let part = part.try_into().expect("as long as a part");
             self.names.entry(part).or_insert(what);
-            self.set(part);
         }
-        if self.names.len() * BITS_FOR_PART > self.filter.len() * 64 {
+        let before = self.words.len();
+        let words = secret.windows(WORD_BYTES).filter_map(|word| word.first_chunk().copied());
+        self.words.extend(words.map(u32::from_le_bytes));
+        let mut fresh = before..self.words.len();
+        if self.words.len() > self.filter.len() * WORDS_IN_BLOCK {
             self.filter = vec![0; self.filter.len() * 4];
-            let parts: Vec<u64> = self.names.keys().copied().collect();
-            parts.into_iter().for_each(|part| self.set(part));
+            fresh = 0..self.words.len();
         }
-    }
-
-    /// Where the bit of a part is.
-    fn place(&self, part: u64) -> usize {
-        let hash = part.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        usize::try_from(hash).expect("32 bits") & (self.filter.len() * 64 - 1)
-    }
-
-    fn set(&mut self, part: u64) {
-        let place = self.place(part);
-        self.filter[place / 64] |= 1 << (place % 64);
+        for word in &self.words[fresh] {
+            let (block, bits) = place(*word, self.filter.len());
+            self.filter[block] |= bits;
+        }
     }
 
     fn search(&self, bytes: &[u8], found: &Found) {
-        for window in bytes.windows(PART_BYTES) {
-            let part = word(window);
-            let place = self.place(part);
-            if self.filter[place / 64] & (1 << (place % 64)) != 0
-                && let Some(what) = self.names.get(&part)
+        for (number, piece) in bytes.chunks(STRIDE).enumerate() {
+            let Some(word) = piece.first_chunk() else { return };
+            let (block, bits) = place(u32::from_le_bytes(*word), self.filter.len());
+            if self.filter[block] & bits == bits {
+                self.look(bytes, number * STRIDE, found);
+            }
+        }
+    }
+
+    /// Looks at every part that has the four bytes at `place`.
+    fn look(&self, bytes: &[u8], place: usize, found: &Found) {
+        for start in place.saturating_sub(PART_BYTES - WORD_BYTES)..=place {
+            if let Some(part) = bytes[start..].first_chunk::<PART_BYTES>()
+                && let Some(what) = self.names.get(part)
             {
                 found.lock().insert(format!("{PART_BYTES} bytes of {what} are on a wire"));
             }
@@ -175,8 +187,15 @@ impl Parts {
     }
 }
 
-fn word(part: &[u8]) -> u64 {
-    u64::from_le_bytes(part.try_into().expect("eight bytes"))
+/// Block of the filter for a word, and its bits there.
+#[inline]
+fn place(word: u32, blocks: usize) -> (usize, u64) {
+    let hash = u64::from(word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let bits = hash ^ (hash >> 29);
+    let bits = 1 << (bits >> 3 & 63) | 1 << (bits >> 9 & 63) | 1 << (bits >> 15 & 63);
+    #[expect(clippy::cast_possible_truncation, reason = "masked: there are powers of two of blocks")]
+    let block = (hash >> 32) as usize & (blocks - 1);
+    (block, bits)
 }
 
 #[cfg(test)]
