@@ -193,7 +193,6 @@ fn place(word: u32, blocks: usize) -> (usize, u64) {
     let hash = u64::from(word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let bits = hash ^ (hash >> 29);
     let bits = 1 << (bits >> 3 & 63) | 1 << (bits >> 9 & 63) | 1 << (bits >> 15 & 63);
-    #[expect(clippy::cast_possible_truncation, reason = "masked: there are powers of two of blocks")]
     let block = (hash >> 32) as usize & (blocks - 1);
     (block, bits)
 }

@@ -259,7 +259,7 @@ impl Engine {
     /// Does what can be done for a task, if it runs; given back if it has ended.
     fn advance_task(&mut self, id: OpId, mode: Mode<'_>) -> Option<Kept> {
         let mut kept = self.tasks.remove(id)?;
-        let task = kept.as_mut().as_mut().expect("memory in use holds a task");
+        let task = kept.as_mut().as_mut()?;
         (self.is_blocked, task.is_due) = (false, false);
         self.due.pop_if(|due| *due == id);
         self.at_work = Some((id, false));
