@@ -492,3 +492,43 @@ fn what_waits_is_not_polled_while_others_end() {
     drop(executor);
     assert!(polls.get() <= 3 * MANY, "{} polls", polls.get());
 }
+
+#[test]
+fn forgotten_requests_touch_no_buffer_and_stop_nobody_else() {
+    for wire in WIRES {
+        let bench = Bench::configured(2, wire, |config| config.eager_bytes_max = 64, |_| None);
+        let mut executor = Executor::default();
+        for comm in &bench.comms {
+            executor.must(async move {
+                let peer = 1 - comm.rank();
+                let other = comm.duplicate()?;
+                let (mut short, mut long, data) = ([0u8; 8], vec![0u8; 500], vec![7u8; 500]);
+                std::mem::forget(comm.recv(peer, 1, &mut short));
+                std::mem::forget(comm.recv(peer, 2, &mut long));
+                std::mem::forget(comm.recv_vec::<u8>(peer, 3));
+                std::mem::forget(other.allreduce(&data, &mut long, Sum));
+                std::mem::forget(other.barrier());
+                for tag in 1..4 {
+                    std::mem::forget(comm.send(peer, tag, &data));
+                    std::mem::forget(comm.send_owned(peer, tag, data.clone()));
+                }
+                // Polled, and forgotten half way.
+                let mut late = Box::pin(comm.recv(peer, 4, &mut long));
+                std::future::poll_fn(|cx| {
+                    assert!(late.as_mut().poll(cx).is_pending());
+                    Poll::Ready(())
+                })
+                .await;
+                std::mem::forget(late);
+                // The buffers are the caller's again.
+                (short, long) = ([1; 8], vec![2; 500]);
+                comm.allreduce(&[1u32], &mut [0], Sum).await?;
+                comm.allreduce(&vec![1u32; 300], &mut vec![0; 300], Sum).await?;
+                assert_eq!((short, &long), ([1; 8], &vec![2; 500]));
+                drop(data);
+                comm.barrier().await
+            });
+        }
+        assert!(executor.run(first), "{wire:?}: somebody was not woken");
+    }
+}
