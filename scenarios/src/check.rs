@@ -15,9 +15,9 @@ pub(crate) const SECRET: &str = "correct horse battery staple";
 /// Something that must hold of an outcome.
 ///
 /// Always on, and in no list: the world does not get stuck, every rank finishes or fails by the deadline unless a
-/// fault takes it away, no result is wrong, gateways let in what their configuration allows, and the secret of the group is in no error and on no wire.
-/// fault takes it away, no result is wrong, no eight bytes of the secret of the group are in an error or a record, none
-/// of it or of a key that a rank makes are on a wire, and an attack hits somebody.
+/// fault takes it away, no result is wrong, gateways let in what their configuration allows, no eight bytes of the secret
+/// of the group are in an error or a record, none of it or of a key that a rank makes are on a wire, and an attack hits
+/// somebody.
 #[derive(Clone, Debug)]
 pub enum Check {
     /// Every rank that no fault takes away finishes.
