@@ -291,8 +291,8 @@ impl Communicator {
         self.shared.with(Engine::mark_formed);
     }
 
-    /// Makes progress until `at` without an operation: takes word of lost ranks, and replaces relayed
-    /// connections by direct ones where that is possible. Operations do the same while they wait.
+    /// Makes progress until `at` without an operation: takes word of lost ranks, replaces relayed connections by direct
+    /// ones where that is possible, and moves requests that own their memory. Operations do the same while they wait.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.

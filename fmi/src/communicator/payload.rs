@@ -146,7 +146,7 @@ impl Communicator {
         &self,
         source: impl Into<Source>,
         tag: impl Into<Tag>,
-        buffer: Vec<T>,
+        mut buffer: Vec<T>,
     ) -> RecvVecRequest<T> {
         let base = self.shared.clone();
         let state = match self.post_receive(Operation::Receive, source.into(), tag.into()) {
@@ -154,7 +154,10 @@ impl Communicator {
                 base.with(|engine| engine.start_receive(&call, Inbound::new(pattern, buffer)));
                 RecvVec::TakenOver(call)
             }
-            Ok(None) => RecvVec::Over(Some(Ok((Vec::new(), Status::NOBODY)))),
+            Ok(None) => {
+                buffer.clear();
+                RecvVec::Over(Some(Ok((buffer, Status::NOBODY))))
+            }
             Err(error) => RecvVec::Over(Some(Err(error))),
         };
         RecvVecRequest { base, state }

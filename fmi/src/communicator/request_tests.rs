@@ -3,6 +3,7 @@
 //! process on an executor that polls only what was woken, while the clock stands still.
 
 use std::sync::Arc;
+use std::task::Waker;
 
 use futures_util::future::join;
 
@@ -531,4 +532,61 @@ fn forgotten_requests_touch_no_buffer_and_stop_nobody_else() {
         }
         assert!(executor.run(first), "{wire:?}: somebody was not woken");
     }
+}
+
+#[test]
+fn what_owns_its_memory_moves_while_nothing_but_time_is_waited_for() {
+    for wire in WIRES {
+        let bench = Bench::configured(2, wire, |config| config.eager_bytes_max = 64, |_| None);
+        let [zero, one] = &bench.comms[..] else { panic!("two ranks") };
+        let mut receive = zero.recv_vec::<u32>(1, 1);
+        let mut executor = Executor::default();
+        // The clock stands still, so this never ends; it must not be woken for ever either.
+        executor.spawn(zero.progress_until(Instant::FAR_FUTURE));
+        executor.must(one.send(0, 1, &[7u32; 10_000]));
+        assert!(!executor.run(first), "{wire:?}: the clock has moved");
+        assert_eq!(executor.left(), 1, "{wire:?}: the message went");
+        let Poll::Ready(Ok((got, _))) = std::pin::Pin::new(&mut receive).poll(&mut Context::from_waker(Waker::noop()))
+        else {
+            panic!("{wire:?}: the message is there")
+        };
+        assert!(got == [7; 10_000], "the message came out changed");
+    }
+}
+
+#[test]
+fn a_copy_that_waits_for_room_is_woken_by_it() {
+    for wire in WIRES {
+        let bench = Bench::new(2, wire);
+        let [zero, one] = &bench.comms[..] else { panic!("two ranks") };
+        let mut executor = Executor::default();
+        executor.must(async {
+            // More than any channel of the tests holds.
+            for number in 0..20u8 {
+                zero.send(1, 1, &vec![number; 200_000]).await?;
+            }
+            Ok(())
+        });
+        executor.start_new();
+        executor.must(async {
+            let mut got = vec![0; 200_000];
+            for number in 0..20u8 {
+                one.recv(0, 1, &mut got).await?;
+                assert!(got == vec![number; 200_000], "the message came out changed");
+            }
+            Ok(())
+        });
+        assert!(executor.run(first), "{wire:?}: somebody was not woken");
+    }
+}
+
+#[test]
+fn nothing_stays_of_requests_that_were_dropped_unpolled() {
+    let bench = Bench::new(2, Wire::Memory);
+    let zero = &bench.comms[0];
+    for _ in 0..3 {
+        drop(zero.recv_vec::<u8>(1, 0));
+        drop(zero.send_owned(1, 0, vec![0u8; 4 << 20]));
+    }
+    zero.shared.with(|engine| assert_eq!(engine.queued_work(), 0));
 }

@@ -103,7 +103,23 @@ impl Engine {
         self.poll_notices(&mut shared);
         self.poll_upgrade(&mut shared);
         self.common.looked(events);
+        self.serve_others(cx.waker(), id);
         let _ = self.poll_flush_lanes(Some((id, cx.waker())));
+    }
+
+    /// Moves what moves whatever is polled, for what waits and is no operation.
+    fn serve_others(&mut self, waker: &Waker, id: OpId) {
+        if self.tasks.is_empty() && self.owed.is_empty() {
+            return;
+        }
+        self.retry_blocked();
+        loop {
+            self.listen(Mode::Park(waker), id);
+            self.drain();
+            if !self.run_due(Mode::Park(waker)) {
+                break;
+            }
+        }
     }
 
     /// An identity for what waits and is no operation. It ends by [`Engine::retire`].
@@ -115,6 +131,10 @@ impl Engine {
         self.common.remove(id);
         for lane in self.lanes.iter_mut().flatten() {
             lane.forget(id);
+        }
+        if !self.tasks.is_empty() {
+            // Tasks may be enlisted with its waker.
+            self.wake_another();
         }
     }
 
@@ -136,11 +156,8 @@ impl Engine {
         {
             return Poll::Pending;
         }
-        if !self.owed.is_empty() {
-            // What is still to be sent waits for word of its receivers.
-            self.listen(Mode::Park(cx.waker()), id);
-            self.drain();
-        }
+        // What is still to be sent waits for word of its receivers.
+        self.serve_others(cx.waker(), id);
         let owed = |slot: usize| self.owed.values().any(|owed| owed.peer.index() == slot);
         let is_owed: Vec<bool> = (0..self.lanes.len()).map(owed).collect();
         if let Some(communicator) = left {

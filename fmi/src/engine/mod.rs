@@ -550,6 +550,11 @@ impl Engine {
                 self.listen(Mode::Park(waker), call.id);
             }
             if self.run_due(Mode::Park(waker)) {
+                if self.ended.contains_key(&call.id) {
+                    // It is told at its next look, and waits for nothing any more.
+                    self.to_wake.push(waker.clone());
+                    return Poll::Pending;
+                }
                 continue;
             }
             self.check(call)?;
@@ -691,6 +696,11 @@ impl Engine {
 
 #[cfg(test)]
 impl Engine {
+    /// How many tasks are listed to be looked at.
+    pub(crate) fn queued_work(&self) -> usize {
+        self.due.len() + self.blocked.len()
+    }
+
     /// How many operations are listed with sources.
     pub(crate) fn enlisted(&self) -> usize {
         let lanes = self.lanes.iter().flatten().map(|lane| lane.readers.len() + lane.writers.len());

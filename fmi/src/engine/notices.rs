@@ -44,6 +44,19 @@ impl Engine {
 
     /// Takes notices from the rendezvous; without one the group goes on.
     pub(super) fn poll_notices(&mut self, cx: &mut Context<'_>) {
+        self.poll_lifeline(cx);
+        while self.control.is_some() {
+            self.hear_rendezvous(cx);
+            if self.control.is_some() {
+                return;
+            }
+            // Lost: another one is looked for at once, since no event may come before it is needed.
+            self.poll_lifeline(cx);
+        }
+        self.say_whether_it_hears();
+    }
+
+    fn poll_lifeline(&mut self, cx: &mut Context<'_>) {
         if self.control.is_none()
             && self.formed
             && let Some(lifeline) = &mut self.lifeline
@@ -53,6 +66,10 @@ impl Engine {
             self.say_whether_it_hears();
             self.group.handle_input(self.now, Input::Returned);
         }
+    }
+
+    /// Takes all that the rendezvous has to say for the moment.
+    fn hear_rendezvous(&mut self, cx: &mut Context<'_>) {
         while let Some(control) = &mut self.control {
             let flushed = control.poll_flush(cx);
             let now = self.now;
@@ -82,9 +99,6 @@ impl Engine {
                     break;
                 }
             }
-        }
-        if self.control.is_none() {
-            self.say_whether_it_hears();
         }
     }
 

@@ -171,6 +171,8 @@ impl Engine {
 
     /// Ends a task whose future is dropped; after its end that changes nothing.
     pub(crate) fn cancel_task(&mut self, call: &Call, error: Option<&Error>) {
+        self.due.retain(|id| *id != call.id);
+        self.blocked.retain(|id| *id != call.id);
         if let Some(mut kept) = self.tasks.remove(call.id).or_else(|| self.ended.remove(&call.id)) {
             let mut task = kept.take().expect("memory in use holds a task");
             if task.end.is_none() {
