@@ -1,6 +1,6 @@
 //! Programs of attackers: hosts on the internet that know what an attacker could know.
 //!
-//! Each counts what it hits ([`Hits`]): an attack that hits nobody shows nothing, and fails the run.
+//! Each counts what it hits (`hits.rs`): an attack that hits nobody shows nothing, and fails the run.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};

@@ -94,7 +94,7 @@ fn a_rank_whose_gateway_forgets_everything_and_its_peers_learn_of_it_in_bounded_
     let mut scenario = scenario("rfc_strict", 3, Program::steps([Action::Allreduce { bytes: 1000 }], 1_000_000));
     scenario.program.config = patient();
     scenario.faults = vec![(at, Fault::RebootGateway(GatewayId(0)))];
-    scenario.checks = vec![all_fail(at, seconds(12))];
+    scenario.checks = vec![all_fail(at, FAILURE_BOUND + seconds(1))];
     passes(&scenario);
 }
 
