@@ -458,8 +458,7 @@ fn requests_end_one_by_one_some_or_all_and_each_in_its_turn() {
 fn what_waits_is_not_polled_while_others_end() {
     const MANY: usize = 2000;
     let polls = std::cell::Cell::new(0usize);
-    let states: Vec<std::cell::RefCell<(bool, Option<std::task::Waker>)>> =
-        (0..MANY).map(|_| Default::default()).collect();
+    let states: Vec<std::cell::RefCell<(bool, Option<Waker>)>> = (0..MANY).map(|_| Default::default()).collect();
     let future = |index: usize| {
         let (polls, states) = (&polls, &states);
         std::future::poll_fn(move |cx| {
@@ -482,7 +481,7 @@ fn what_waits_is_not_polled_while_others_end() {
                     state.0 = true;
                     state.1.take()
                 };
-                waker.into_iter().for_each(std::task::Waker::wake);
+                waker.into_iter().for_each(Waker::wake);
                 Poll::Ready(())
             });
             end.await;
@@ -541,7 +540,7 @@ fn what_owns_its_memory_moves_while_nothing_but_time_is_waited_for() {
         let [zero, one] = &bench.comms[..] else { panic!("two ranks") };
         let mut receive = zero.recv_vec::<u32>(1, 1);
         let mut executor = Executor::default();
-        // The clock stands still, so this never ends; it must not be woken for ever either.
+        // The clock stands still, so this never ends; it must not be woken forever either.
         executor.spawn(zero.progress_until(Instant::FAR_FUTURE));
         executor.must(one.send(0, 1, &[7u32; 10_000]));
         assert!(!executor.run(first), "{wire:?}: the clock has moved");
