@@ -101,12 +101,13 @@ pub fn name_of(code: u32) -> String {
 ///
 /// # Half precision
 ///
-/// Each addition of two `f16` or `bf16` is done in `f32` and rounded to the type at once, and so are products: partial
-/// results have the element's type wherever they are, on the wire and in memory. With the algorithms that combine in
-/// the balanced order of [`crate::schedule`], and others that are trees, a sum over `n` ranks is rounded ⌈log₂ `n`⌉ times
-/// on the way from any contribution to the result; in a chain, in a ring, and at the root of a linear reduction, which
-/// adds one contribution after the other, up to `n` - 1 times. Where that is too coarse, reduce a vector of `f32`: it takes
-/// twice the bytes.
+/// Each addition of two `f16` or `bf16` is done in `f32` and rounded to the type, and so are products: partial
+/// results have the element's type on the wire. With the algorithms that combine in the balanced order of
+/// [`crate::schedule`], and others that are trees, a sum over `n` ranks is rounded ⌈log₂ `n`⌉ times on the way from any
+/// contribution to the result; in a chain and in a ring up to `n` - 1 times. Where a rank adds one contribution after the
+/// other and sends no partial result, as at the root of a linear reduction and in a reduce-scatter by pairs, it carries
+/// `f32`, and rounds once; not with `reproducible`, whose results are those of the balanced order. Where that is too coarse,
+/// reduce a vector of `f32`: it takes twice the bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sum;
 /// Multiplication; integers wrap. MPI_PROD. [`Sum`] says where `f16` and `bf16` are rounded.
@@ -197,12 +198,87 @@ operator!(Max 4, |a, b| a.max(b); f32 f64);
 #[cfg(feature = "half")]
 mod halves {
     use super::{Max, Min, Op, Product, Sum};
+    use crate::datatype::code_of;
     use half::{bf16, f16};
 
     operator!(Sum 1, |a, b| a + b; f16 bf16);
     operator!(Product 2, |a, b| a * b; f16 bf16);
     operator!(Min 3, |a, b| a.min(b); f16 bf16);
     operator!(Max 4, |a, b| a.max(b); f16 bf16);
+
+    trait Half: bytemuck::Pod {
+        fn wide(self) -> f32;
+
+        fn rounded(wide: f32) -> Self;
+    }
+
+    impl Half for f16 {
+        fn wide(self) -> f32 {
+            self.to_f32()
+        }
+
+        fn rounded(wide: f32) -> Self {
+            Self::from_f32(wide)
+        }
+    }
+
+    impl Half for bf16 {
+        fn wide(self) -> f32 {
+            self.to_f32()
+        }
+
+        fn rounded(wide: f32) -> Self {
+            Self::from_f32(wide)
+        }
+    }
+
+    /// Adds `other` to `sums`, or to `own` if there is one, and rounds the results into `into`; or multiplies.
+    fn carry<T: Half, const MULTIPLIES: bool>(sums: &mut [f32], into: &mut [u8], own: Option<&[u8]>, other: &[u8]) {
+        let into: &mut [T] = bytemuck::cast_slice_mut(into);
+        let own: Option<&[T]> = own.map(bytemuck::cast_slice);
+        let other: &[T] = bytemuck::cast_slice(other);
+        for (index, (sum, into)) in sums.iter_mut().zip(into).enumerate() {
+            let before = match own {
+                Some(own) => own[index].wide(),
+                None if sum.to_bits() == super::UNTOUCHED.to_bits() => into.wide(),
+                None => *sum,
+            };
+            let other = other[index].wide();
+            *sum = if MULTIPLIES { before * other } else { before + other };
+            *into = T::rounded(*sum);
+        }
+    }
+
+    pub(super) fn carried(datatype: u32, operator: u32) -> Option<super::Carried> {
+        let operators = [Op::<f16>::code(&Sum), Op::<f16>::code(&Product)];
+        let is = |code: u32, index: usize| datatype == code && operator == operators[index];
+        let (wide, brain) = (code_of::<f16>(), code_of::<bf16>());
+        let known: [(bool, super::Carried); 4] = [
+            (is(wide, 0), carry::<f16, false>),
+            (is(wide, 1), carry::<f16, true>),
+            (is(brain, 0), carry::<bf16, false>),
+            (is(brain, 1), carry::<bf16, true>),
+        ];
+        known.into_iter().find_map(|(is_it, carried)| is_it.then_some(carried))
+    }
+}
+
+/// A sum that has not begun: no number of half precision becomes this, and no sum of such numbers.
+pub const UNTOUCHED: f32 = f32::from_bits(0x7fc0_dead);
+
+/// Combines contributions in `f32`: the sums, [`UNTOUCHED`] at first; where they go, rounded; what they begin with, if not
+/// with what is there; the contributions.
+pub type Carried = fn(&mut [f32], &mut [u8], Option<&[u8]>, &[u8]);
+
+/// How elements of this type are combined in `f32`, if they have half precision and the operator rounds.
+pub fn carried(datatype: u32, operator: u32) -> Option<Carried> {
+    #[cfg(feature = "half")]
+    return halves::carried(datatype, operator);
+    #[cfg(not(feature = "half"))]
+    {
+        let _ = (datatype, operator);
+        None
+    }
 }
 
 #[cfg(feature = "complex")]

@@ -529,7 +529,8 @@ impl Communicator {
                 let forced = engine.algorithms.get(&problem.collective).copied();
                 engine.plan(PlanKey { communicator: self.id, problem: *problem }, || {
                     let choice = schedule::chosen(problem, forced, &costs, connections);
-                    Plan::new(&schedule::build_on(problem, &choice, self.rank, connections), choice, self.size, slot)
+                    let schedule = schedule::build_on(problem, &choice, self.rank, connections);
+                    Plan::new(&schedule, choice, self.size, slot).rounding(problem.reproducible)
                 })
             }
         }

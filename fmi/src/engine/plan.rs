@@ -50,6 +50,8 @@ pub(crate) struct Plan {
     pub(super) widest: usize,
     /// Elements of the longest transfer.
     pub(super) longest: usize,
+    /// Whether a rank combines several contributions into one place, and nothing reads that before the end.
+    pub(super) keeps_sums: bool,
 }
 
 impl Plan {
@@ -66,7 +68,13 @@ impl Plan {
         let sent = rounds.iter().flat_map(|round| &round.sends).map(|send| send.data.len());
         let received = rounds.iter().flat_map(|round| &round.receives).map(|receive| receive.into.len());
         let longest = sent.chain(received).max().unwrap_or(0);
-        Self { rounds, choice, work: schedule.work, scratch, widest, longest }
+        let keeps_sums = keeps_sums(&rounds);
+        Self { rounds, choice, work: schedule.work, scratch, widest, longest, keeps_sums }
+    }
+
+    /// The same where results are to be those of the balanced order, rounded at each step.
+    pub(crate) fn rounding(self, at_each_step: bool) -> Self {
+        Self { keeps_sums: self.keeps_sums && !at_each_step, ..self }
     }
 
     pub(super) fn receives(&self) -> impl Iterator<Item = &PlannedReceive> {
@@ -76,6 +84,27 @@ impl Plan {
     pub(crate) fn algorithm(&self) -> Algorithm {
         self.choice.algorithm
     }
+}
+
+fn keeps_sums(rounds: &[PlannedRound]) -> bool {
+    let receives = || rounds.iter().flat_map(|round| &round.receives);
+    let combined = || receives().filter_map(|receive| Some((receive.into, receive.combine?.0)));
+    let is_sum = |span: &Span| combined().any(|(into, _)| into.overlaps(span));
+    let is_read = |step: &Step| match step {
+        Step::Copy { data, into } => is_sum(data) || is_sum(into),
+        Step::Combine { .. } => true,
+        Step::Send { .. } | Step::Receive { .. } | Step::Reduce { .. } => false,
+    };
+    // Rounds that only prepare the place are before the first sum.
+    let first = rounds.iter().position(|round| round.receives.iter().any(|receive| receive.combine.is_some()));
+    let Some(first) = first else { return false };
+    let repeats = combined().filter(|(into, own)| into == own).count() > 0 && combined().count() > 1;
+    let later = || rounds.iter().skip(first);
+    repeats
+        && !later().flat_map(|round| &round.sends).any(|send| is_sum(&send.data))
+        && !later().flat_map(|round| &round.locals).any(is_read)
+        && !receives().any(|receive| receive.combine.is_none() && is_sum(&receive.into))
+        && !combined().any(|(into, own)| into != own && is_sum(&own))
 }
 
 fn plan_round(

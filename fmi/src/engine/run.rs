@@ -14,6 +14,7 @@ use crate::engine::transfer::Read;
 use crate::error::{ErrorKind, Result};
 use crate::proto::frame::{Envelope, Kind};
 use crate::proto::group::WaitsFor;
+use crate::proto::op::{Carried, UNTOUCHED, carried};
 use crate::proto::rank::Slot;
 use crate::schedule::{Memory, Side, Span, Step};
 
@@ -40,6 +41,8 @@ pub(crate) struct Workspace {
     work: Vec<u128>,
     scratch: Vec<u128>,
     bounce: Vec<u128>,
+    /// Sums of half precision that are carried, for the elements of the receive buffer and of `work`.
+    sums: (Vec<f32>, Vec<f32>),
     sends: Vec<Progress>,
     receives: Vec<Progress>,
 }
@@ -74,6 +77,20 @@ struct Memories<'a> {
     receive: &'a mut [u8],
     work: &'a mut [u8],
     element_bytes: usize,
+    carry: Option<Carry<'a>>,
+}
+
+/// Sums that are kept in `f32`.
+struct Carry<'a> {
+    combine: Carried,
+    receive: &'a mut [f32],
+    work: &'a mut [f32],
+}
+
+impl<'a> Carry<'a> {
+    fn new(combine: Option<Carried>, (receive, work): &'a mut (Vec<f32>, Vec<f32>)) -> Option<Self> {
+        combine.map(|combine| Self { combine, receive, work })
+    }
 }
 
 impl Memories<'_> {
@@ -116,7 +133,18 @@ impl Memories<'_> {
     /// Combines `other` into a part of `into`, which begins `at` bytes behind its start.
     fn combine(&mut self, combine: &mut Combine<'_>, (into, own, side): (&Span, &Span, Side), at: usize, other: &[u8]) {
         let part = at..at + other.len();
-        if own == into {
+        if let Some(Carry { combine, receive, work }) = self.carry.take() {
+            let first = into.start + at / self.element_bytes;
+            let sums = if into.memory == Memory::Receive { &mut *receive } else { &mut *work };
+            let sums = &mut sums[first..first + other.len() / self.element_bytes];
+            if own == into {
+                combine(sums, &mut self.write(into)[part], None, other);
+            } else {
+                let (own, into) = self.both(own, into);
+                combine(sums, &mut into[part.clone()], Some(&own[part]), other);
+            }
+            self.carry = Some(Carry { combine, receive, work });
+        } else if own == into {
             combine(&mut self.write(into)[part], None, other, side);
         } else {
             let (own, into) = self.both(own, into);
@@ -142,6 +170,8 @@ pub(crate) struct Run {
     round: usize,
     entered: bool,
     workspace: Workspace,
+    /// How sums are carried, if they are.
+    carried: Option<Carried>,
 }
 
 /// What a run works on.
@@ -159,7 +189,7 @@ pub(crate) struct Job<'a> {
 
 impl Run {
     pub(crate) fn new(workspace: Workspace) -> Self {
-        Self { round: 0, entered: false, workspace }
+        Self { round: 0, entered: false, workspace, carried: None }
     }
 
     /// Its memory, when it has ended.
@@ -210,6 +240,15 @@ impl Run {
     fn enter(&mut self, round: &PlannedRound, job: &Job<'_>) {
         if self.round == 0 {
             self.workspace.make_room(job.plan, job.element_bytes);
+            let (datatype, operator) = (job.signature.datatype, job.signature.operator);
+            self.carried = if job.plan.keeps_sums { carried(datatype, operator) } else { None };
+            if self.carried.is_some() {
+                let (receive, work) = &mut self.workspace.sums;
+                receive.clear();
+                receive.resize(job.receive.len() / job.element_bytes, UNTOUCHED);
+                work.clear();
+                work.resize(job.plan.work, UNTOUCHED);
+            }
         }
         let sends = self.workspace.sends.iter_mut().take(round.sends.len());
         let receives = self.workspace.receives.iter_mut().take(round.receives.len());
@@ -274,7 +313,8 @@ impl Run {
             return Ok(false);
         }
         let work = bytemuck::cast_slice_mut(&mut self.workspace.work);
-        let memories = Memories { send: job.send, receive: &mut [], work, element_bytes: job.element_bytes };
+        let element_bytes = job.element_bytes;
+        let memories = Memories { send: job.send, receive: &mut [], work, element_bytes, carry: None };
         let data = match send.data.memory {
             Memory::Receive => &job.receive[memories.bytes(&send.data)],
             Memory::Send | Memory::Work => memories.read(&send.data),
@@ -309,7 +349,7 @@ impl Run {
         let length = receive.into.len() * job.element_bytes;
         let expected = Envelope { step: receive.number, length: length as u64, ..*job.signature };
         let longest = job.plan.longest.saturating_mul(job.element_bytes);
-        let Workspace { work, scratch, bounce, receives, .. } = &mut self.workspace;
+        let Workspace { work, scratch, bounce, receives, sums, .. } = &mut self.workspace;
         let progress = &mut receives[index];
         let mut sink = Sink {
             memories: Memories {
@@ -317,6 +357,7 @@ impl Run {
                 receive: &mut *job.receive,
                 work: bytemuck::cast_slice_mut(work),
                 element_bytes: job.element_bytes,
+                carry: Carry::new(self.carried, sums),
             },
             waits: receive.waits_at.map(|first| first * job.element_bytes..first * job.element_bytes + length),
             scratch: bytemuck::cast_slice_mut(scratch),
@@ -352,13 +393,14 @@ impl Run {
 
     /// Applies what had to wait, then the local steps.
     fn leave(&mut self, round: &PlannedRound, job: &mut Job<'_>, combine: &mut Combine<'_>) {
-        let Workspace { work, scratch, .. } = &mut self.workspace;
+        let Workspace { work, scratch, sums, .. } = &mut self.workspace;
         let scratch: &[u8] = bytemuck::cast_slice(scratch);
         let mut memories = Memories {
             send: job.send,
             receive: &mut *job.receive,
             work: bytemuck::cast_slice_mut(work),
             element_bytes: job.element_bytes,
+            carry: Carry::new(self.carried, sums),
         };
         for receive in &round.receives {
             let Some(first) = receive.waits_at else { continue };

@@ -67,6 +67,7 @@ pub(super) struct Task {
 }
 
 /// What it does, with its memory.
+#[expect(clippy::large_enum_variant, reason = "a box would be an allocation for each call")]
 pub(crate) enum Body {
     Collective(Collective),
     Send(Outbound),
