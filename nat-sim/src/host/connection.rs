@@ -156,6 +156,9 @@ pub(crate) struct Connection {
     /// What is added to smoltcp's sequence numbers, once it has chosen its first.
     shift: Option<u32>,
     peer_isn: Option<u32>,
+    /// The last acknowledgement that was sent, and one past the last byte of the peer's that has come.
+    acknowledged: Option<u32>,
+    heard_to: Option<u32>,
     timer: Option<Instant>,
     timer_is_new: bool,
     keepalive: Option<Keepalive>,
@@ -174,6 +177,9 @@ impl std::fmt::Debug for Connection {
 
 /// Delay of an acknowledgement that nothing carries; smoltcp acknowledges every second segment at once.
 const ACK_DELAY: smoltcp::time::Duration = smoltcp::time::Duration::from_millis(10);
+
+/// Numbers less far ahead than this are near: within any window.
+const NEAR: u32 = 1 << 20;
 
 /// smoltcp's clock counts microseconds: an earlier timer would find nothing due.
 const TIMER_STEP: Duration = Duration::from_micros(1);
@@ -239,6 +245,8 @@ impl Connection {
             isn,
             shift: None,
             peer_isn: None,
+            acknowledged: None,
+            heard_to: None,
             timer: None,
             timer_is_new: false,
             keepalive: None,
@@ -368,6 +376,7 @@ impl Connection {
         if let Some((packet, segment)) = incoming {
             match self.challenge(segment) {
                 Some(challenge) => out.push(challenge),
+                None if self.is_blind(segment) => {}
                 None => self.ingest(now, packet, segment),
             }
         }
@@ -381,9 +390,31 @@ impl Connection {
         self.plan(now);
     }
 
-    /// After two SYNs have crossed, a further SYN, or an RST whose number is near but not exact, is
-    /// asked back (RFC 5961 §3 and §4).
+    /// How far an RST of a connection that stands is from the numbers that end it: those from the last
+    /// acknowledgement to the last byte that has come. 0 if it has one of them.
+    fn distance_of_reset(&self, segment: Segment) -> Option<u32> {
+        if !segment.rst || matches!(self.state(), State::Listen | State::SynSent | State::SynReceived | State::Closed) {
+            return None;
+        }
+        let acknowledged = self.acknowledged?;
+        let reach = self.heard_to.map_or(0, |to| to.wrapping_sub(acknowledged));
+        let reach = if reach < NEAR { reach } else { 0 };
+        let ahead = segment.sequence.wrapping_sub(acknowledged);
+        Some(if ahead <= reach { 0 } else { ahead })
+    }
+
+    /// Whether this is an RST whose number is nowhere near.
+    fn is_blind(&self, segment: Segment) -> bool {
+        self.distance_of_reset(segment).is_some_and(|distance| distance > 0)
+    }
+
+    /// An RST whose number is near but not exact, and after two SYNs have crossed a further SYN, is asked back (RFC 5961
+    /// §3 and §4).
     fn challenge(&self, segment: Segment) -> Option<Packet> {
+        if let Some(distance @ 1..NEAR) = self.distance_of_reset(segment) {
+            let acknowledgement = segment.sequence.wrapping_sub(distance);
+            return Some(self.asked_back(self.sent_end.unwrap_or(self.isn), acknowledgement));
+        }
         let isn = self.peer_isn.filter(|_| !self.passive && self.state() == State::SynReceived)?;
         let next = isn.wrapping_add(1);
         let ahead = segment.sequence.wrapping_sub(next);
@@ -391,17 +422,13 @@ impl Connection {
         if !is_doubtful && !segment.is_first_syn() {
             return None;
         }
-        let answer = Segment {
-            syn: false,
-            ack: true,
-            fin: false,
-            rst: false,
-            sequence: self.isn.wrapping_add(1),
-            acknowledgement: next,
-            window: u16::MAX,
-            payload: 0,
-        };
-        Some(Packet::tcp_between(self.local, self.remote, answer, &[]))
+        Some(self.asked_back(self.isn.wrapping_add(1), next))
+    }
+
+    fn asked_back(&self, sequence: u32, acknowledgement: u32) -> Packet {
+        let (syn, ack, fin, rst) = (false, true, false, false);
+        let answer = Segment { syn, ack, fin, rst, sequence, acknowledgement, window: u16::MAX, payload: 0 };
+        Packet::tcp_between(self.local, self.remote, answer, &[])
     }
 
     fn ingest(&mut self, now: Instant, mut packet: Packet, segment: Segment) {
@@ -425,12 +452,22 @@ impl Connection {
             self.present(now, packet.without_syn());
         }
         self.reset_seen |= segment.rst;
+        self.note_heard(segment);
         if let Some(keepalive) = &mut self.keepalive {
             keepalive.heard(now, segment);
             let idle = keepalive.probes.idle;
             self.socket().set_keep_alive(Some(to_smoltcp_duration(idle)));
         }
         self.present(now, packet);
+    }
+
+    /// Notes how far the peer's bytes have come.
+    fn note_heard(&mut self, segment: Segment) {
+        let length = u32::try_from(segment.payload).expect("below 64 KiB") + u32::from(segment.fin);
+        let end = segment.sequence.wrapping_add(length);
+        if length > 0 && self.heard_to.is_none_or(|to| end.wrapping_sub(to) < NEAR) {
+            self.heard_to = Some(end);
+        }
     }
 
     /// Whether only a FIN of ours is unacknowledged and the segment says nothing about it. smoltcp
@@ -462,6 +499,9 @@ impl Connection {
                 self.shift = Some(self.isn.wrapping_sub(segment.sequence));
             }
             packet.shift_numbers(self.shift.unwrap_or(0), 0);
+            if segment.ack && !segment.rst {
+                self.acknowledged = Some(segment.acknowledgement);
+            }
             if segment.fin {
                 let length = u32::try_from(segment.payload).expect("below 64 KiB") + 1;
                 self.fin_end = Some(segment.sequence.wrapping_add(length));
