@@ -30,6 +30,8 @@ pub(crate) struct Guard {
     config: NatConfig,
     /// By external endpoint: which hosts have used it.
     used: BTreeMap<(Transport, SocketAddrV4), BTreeMap<SocketAddrV4, Remotes>>,
+    /// What hosts have sent to each other that the other one's filter held back: it makes a flow of the sender all the same.
+    held: BTreeMap<(Transport, SocketAddrV4), BTreeMap<SocketAddrV4, Instant>>,
     /// Which host used an external address last.
     owners: BTreeMap<Ipv4Addr, Ipv4Addr>,
     /// Flows of IPv6 that hosts began: inside, outside.
@@ -58,7 +60,7 @@ impl Arrived {
 
 impl Guard {
     pub(crate) fn new(config: NatConfig) -> Self {
-        Self { config, used: BTreeMap::new(), owners: BTreeMap::new(), flows: BTreeSet::new() }
+        Self { config, used: BTreeMap::new(), held: BTreeMap::new(), owners: BTreeMap::new(), flows: BTreeSet::new() }
     }
 
     /// The gateway has forgotten everything, and must admit nothing that was begun before.
@@ -68,7 +70,12 @@ impl Guard {
 
     /// What is wrong with what a gateway made of a packet.
     pub(crate) fn judge(&mut self, now: Instant, from: Side, before: Arrived, verdict: &Verdict) -> Option<String> {
-        let Verdict::Forward(to, after) = verdict else { return None };
+        let Verdict::Forward(to, after) = verdict else {
+            if let (Side::Inside, Some(sent)) = (from, before.flow) {
+                self.held.entry((sent.transport, sent.source)).or_default().insert(sent.destination, now);
+            }
+            return None;
+        };
         if !before.is_v4 {
             return self.judge_ipv6(from, *to, before.endpoints?);
         }
@@ -154,10 +161,16 @@ impl Guard {
         };
         let Some(remotes) = users.get(&reached) else { return wrong("another host has sent from there") };
         let mut fresh = remotes.iter().filter(|(_, spoken)| spoken.at >= live);
+        let held = self.held.get(&(transport, reached));
+        let mut held = held.into_iter().flatten().filter(|(_, at)| **at >= live).map(|(known, _)| known);
         let is_admitted = match rules.filtering {
             Filtering::EndpointIndependent => fresh.next().is_some(),
-            Filtering::AddressDependent => fresh.any(|(known, _)| known.ip() == remote.ip()),
-            Filtering::AddressAndPortDependent => fresh.any(|(known, _)| *known == remote),
+            Filtering::AddressDependent => {
+                fresh.any(|(known, _)| known.ip() == remote.ip()) || held.any(|known| known.ip() == remote.ip())
+            }
+            Filtering::AddressAndPortDependent => {
+                fresh.any(|(known, _)| *known == remote) || held.any(|known| *known == remote)
+            }
         };
         if !is_admitted {
             return wrong("the filter does not admit it: the host has sent nothing there that would allow it");
