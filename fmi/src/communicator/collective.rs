@@ -2,18 +2,17 @@
 
 use std::fmt;
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll, ready};
 
 use crate::communicator::Communicator;
 use crate::communicator::base::Base;
 use crate::datatype::{Datatype, Element};
 use crate::engine::plan::{Plan, PlanKey};
-use crate::engine::run::{Combine, Job, Run};
-use crate::engine::task::{Operator, Started, told_by};
+use crate::engine::run::{Job, Run};
+use crate::engine::task::{Operator, Started, guarded};
 use crate::engine::{Call, Engine, Until};
 use crate::error::{Error, ErrorKind, Operation, Result};
 use crate::model::Costs;
@@ -226,21 +225,14 @@ impl<O: Sync> Operating<'_, O> {
             State::Running { run: None, .. } | State::Over(None) => panic!("polled after its end"),
             State::Over(error) => return Poll::Ready(Err(error.take().expect("just seen"))),
         };
-        let has_failed = AtomicBool::new(false);
-        let (element_bytes, has_failed) = (*element_bytes, &has_failed);
-        let mut job = Job { plan, signature, element_bytes, send, receive, only_sends: false, has_failed };
-        let mut panicked = None;
-        let mut combine = |into: &mut [u8], own: Option<&[u8]>, other: &[u8], side| {
-            if panicked.is_none() {
-                // Nothing is half done by it but the buffers, which an error leaves without a meaning.
-                panicked = catch_unwind(AssertUnwindSafe(|| combine(op, into, own, other, side))).err();
-                has_failed.store(panicked.is_some(), Ordering::Relaxed);
-            }
-        };
-        let mut combine: Combine<'_> = &mut combine;
-        let poll = base.drive(cx, call, |engine, call, mode| run.advance(engine, mode, call, &mut job, &mut combine));
-        let result = match panicked {
-            Some(panic) => Err(base.error(call.operation, ErrorKind::InvalidArgument(told_by(&*panic)))),
+        let element_bytes = *element_bytes;
+        let operator = |into: &mut [u8], own: Option<&[u8]>, other: &[u8], side| combine(op, into, own, other, side);
+        let (poll, failure) = guarded(operator, |has_failed, combine| {
+            let mut job = Job { plan, signature, element_bytes, send, receive, only_sends: false, has_failed };
+            base.drive(cx, call, |engine, call, mode| run.advance(engine, mode, call, &mut job, combine))
+        });
+        let result = match failure {
+            Some(kind) => Err(base.error(call.operation, kind)),
             None => ready!(poll),
         };
         self.end(result.as_ref().err());

@@ -426,11 +426,13 @@ impl Future for SendRequest<'_> {
         let (call, peer, envelope, parcel) = match state {
             SendState::Running { call, peer, envelope, parcel } => (call, *peer, envelope, parcel),
             SendState::TakenOver(call) => {
-                let poll = base.drive(cx, call, |engine, call, mode| engine.poll_sent(mode, call));
-                if poll.is_ready() {
-                    self.end();
+                let result = std::task::ready!(base.drive(cx, call, |engine, call, mode| engine.poll_sent(mode, call)));
+                match &result {
+                    Ok(()) => self.state = SendState::Over(None),
+                    // It may still be there: an error may come before it is looked at.
+                    Err(_) => self.end(),
                 }
-                return poll;
+                return Poll::Ready(result);
             }
             SendState::Over(result) => return Poll::Ready(result.take().expect("polled once after its end")),
         };

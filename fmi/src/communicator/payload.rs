@@ -195,8 +195,10 @@ impl<T: Element> Future for RecvVecRequest<T> {
             RecvVec::Over(result) => return Poll::Ready(result.take().expect("polled once after its end")),
         };
         let result = ready!(base.drive(cx, call, |engine, call, mode| engine.poll_received(mode, call)));
-        self.end();
-        let (elements, matched) = result?.into_parts();
+        // After an error it may still be there: that may come before it is looked at.
+        let received = result.inspect_err(|_| self.end())?;
+        self.state = RecvVec::Over(None);
+        let (elements, matched) = received.into_parts();
         let status = Status::of(&self.base, &matched);
         Poll::Ready(Ok((elements, Status { count: status.count / size_of::<T>().max(1), ..status })))
     }

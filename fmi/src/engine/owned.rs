@@ -82,14 +82,12 @@ impl Engine {
     pub(crate) fn poll_sent(&mut self, mode: Mode<'_>, call: &mut Call) -> Poll<Result<()>> {
         let (result, body) = std::task::ready!(self.poll_end(mode, call));
         self.dispose(body);
-        self.forget_call(call);
         Poll::Ready(result)
     }
 
     /// The end of a receive that was taken over, with its memory.
     pub(crate) fn poll_received(&mut self, mode: Mode<'_>, call: &mut Call) -> Poll<Result<Inbound>> {
         let (result, body) = std::task::ready!(self.poll_end(mode, call));
-        self.forget_call(call);
         match (result, body) {
             (Ok(()), Body::Receive(receive)) => Poll::Ready(Ok(receive)),
             (Err(error), body) => {

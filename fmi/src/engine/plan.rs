@@ -89,7 +89,10 @@ impl Plan {
 fn keeps_sums(rounds: &[PlannedRound]) -> bool {
     let receives = || rounds.iter().flat_map(|round| &round.receives);
     let combined = || receives().filter_map(|receive| Some((receive.into, receive.combine?.0)));
-    let is_sum = |span: &Span| combined().any(|(into, _)| into.overlaps(span));
+    // Mostly one place, or few: not one for each contribution.
+    let mut places: Vec<Span> = combined().map(|(into, _)| into).collect();
+    places.dedup();
+    let is_sum = |span: &Span| places.iter().any(|place| place.overlaps(span));
     let is_read = |step: &Step| match step {
         Step::Copy { data, into } => is_sum(data) || is_sum(into),
         Step::Combine { .. } => true,
@@ -98,7 +101,7 @@ fn keeps_sums(rounds: &[PlannedRound]) -> bool {
     // Rounds that only prepare the place are before the first sum.
     let first = rounds.iter().position(|round| round.receives.iter().any(|receive| receive.combine.is_some()));
     let Some(first) = first else { return false };
-    let repeats = combined().filter(|(into, own)| into == own).count() > 0 && combined().count() > 1;
+    let repeats = combined().any(|(into, own)| into == own) && combined().nth(1).is_some();
     let later = || rounds.iter().skip(first);
     repeats
         && !later().flat_map(|round| &round.sends).any(|send| is_sum(&send.data))

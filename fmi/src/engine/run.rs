@@ -91,6 +91,11 @@ impl<'a> Carry<'a> {
     fn new(combine: Option<Carried>, (receive, work): &'a mut (Vec<f32>, Vec<f32>)) -> Option<Self> {
         combine.map(|combine| Self { combine, receive, work })
     }
+
+    /// The sums for a memory that is written.
+    fn of(&mut self, memory: Memory) -> &mut [f32] {
+        if memory == Memory::Receive { self.receive } else { self.work }
+    }
 }
 
 impl Memories<'_> {
@@ -133,23 +138,20 @@ impl Memories<'_> {
     /// Combines `other` into a part of `into`, which begins `at` bytes behind its start.
     fn combine(&mut self, combine: &mut Combine<'_>, (into, own, side): (&Span, &Span, Side), at: usize, other: &[u8]) {
         let part = at..at + other.len();
-        if let Some(Carry { combine, receive, work }) = self.carry.take() {
-            let first = into.start + at / self.element_bytes;
-            let sums = if into.memory == Memory::Receive { &mut *receive } else { &mut *work };
-            let sums = &mut sums[first..first + other.len() / self.element_bytes];
-            if own == into {
-                combine(sums, &mut self.write(into)[part], None, other);
-            } else {
-                let (own, into) = self.both(own, into);
-                combine(sums, &mut into[part.clone()], Some(&own[part]), other);
-            }
-            self.carry = Some(Carry { combine, receive, work });
-        } else if own == into {
-            combine(&mut self.write(into)[part], None, other, side);
+        let first = into.start + at / self.element_bytes;
+        let elements = first..first + other.len() / self.element_bytes;
+        let mut carry = self.carry.take();
+        let mut apply = |target: &mut [u8], own: Option<&[u8]>| match &mut carry {
+            Some(carry) => (carry.combine)(&mut carry.of(into.memory)[elements.clone()], target, own, other),
+            None => combine(target, own, other, side),
+        };
+        if own == into {
+            apply(&mut self.write(into)[part], None);
         } else {
-            let (own, into) = self.both(own, into);
-            combine(&mut into[part.clone()], Some(&own[part]), other, side);
+            let (own, target) = self.both(own, into);
+            apply(&mut target[part.clone()], Some(&own[part]));
         }
+        self.carry = carry;
     }
 }
 

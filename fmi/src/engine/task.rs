@@ -18,7 +18,7 @@ use super::{Call, Engine};
 use crate::channel::Mode;
 use crate::error::{Error, ErrorKind, Result};
 use crate::proto::frame::Envelope;
-use crate::proto::group::{OpId, WaitsFor};
+use crate::proto::group::{Failure, OpId, WaitsFor};
 use crate::schedule::Side;
 
 /// Buffers of a lone collective that are copied: as long as that is lost in the cost of a call.
@@ -98,8 +98,27 @@ pub(crate) struct Started<'a> {
     pub(crate) receive: &'a [u8],
 }
 
+/// Does `work` with an operator, whose panic is kept: after it the collective has failed, for the reason that is given back.
+pub(crate) fn guarded<R>(
+    mut operator: impl FnMut(&mut [u8], Option<&[u8]>, &[u8], Side) + Send,
+    work: impl FnOnce(&AtomicBool, &mut Combine<'_>) -> R,
+) -> (R, Option<ErrorKind>) {
+    let has_failed = AtomicBool::new(false);
+    let mut panicked = None;
+    let mut combine = |into: &mut [u8], own: Option<&[u8]>, other: &[u8], side| {
+        if panicked.is_none() {
+            // Nothing is half done by it but the buffers, which an error leaves without a meaning.
+            panicked = catch_unwind(AssertUnwindSafe(|| operator(into, own, other, side))).err();
+            has_failed.store(panicked.is_some(), Ordering::Relaxed);
+        }
+    };
+    let mut combine: Combine<'_> = &mut combine;
+    let done = work(&has_failed, &mut combine);
+    (done, panicked.map(|panic| ErrorKind::InvalidArgument(told_by(&*panic))))
+}
+
 /// What a panic of an operator says.
-pub(crate) fn told_by(panic: &(dyn Any + Send)) -> String {
+fn told_by(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     format!("the operator panicked: {}", text.unwrap_or("without a message"))
 }
@@ -309,28 +328,15 @@ impl Engine {
         only_sends: bool,
     ) -> Poll<Result<()>> {
         let Collective { run, plan, signature, element_bytes, buffers, operator } = collective;
-        let has_failed = AtomicBool::new(false);
         let send = &bytemuck::cast_slice(&buffers.send)[..buffers.send_bytes];
         let receive = &mut bytemuck::cast_slice_mut(&mut buffers.receive)[..buffers.receive_bytes];
         let element_bytes = *element_bytes;
-        let mut job = Job { plan, signature, element_bytes, send, receive, only_sends, has_failed: &has_failed };
-        let mut panicked = None;
-        let mut combine = |into: &mut [u8], own: Option<&[u8]>, other: &[u8], side| {
-            if panicked.is_none() {
-                // Nothing is half done by it but the buffers, which an error leaves without a meaning.
-                panicked = catch_unwind(AssertUnwindSafe(|| operator(into, own, other, side))).err();
-                has_failed.store(panicked.is_some(), Ordering::Relaxed);
-            }
-        };
-        let mut combine: Combine<'_> = &mut combine;
-        let poll = run.advance(self, mode, call, &mut job, &mut combine);
-        match panicked {
-            Some(panic) => {
-                let members = self.group.members(call.communicator);
-                let rank = members.map_or_else(|| self.me.get(), |members| members.me().get());
-                let kind = ErrorKind::InvalidArgument(told_by(&*panic));
-                Poll::Ready(Err(Error::new(call.operation, kind).on(rank)))
-            }
+        let (poll, failure) = guarded(operator, |has_failed, combine| {
+            let mut job = Job { plan, signature, element_bytes, send, receive, only_sends, has_failed };
+            run.advance(self, mode, call, &mut job, combine)
+        });
+        match failure {
+            Some(kind) => Poll::Ready(Err(self.error_of(call, Failure::new(kind)))),
             None => poll,
         }
     }
