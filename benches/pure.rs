@@ -13,16 +13,7 @@ use futures_util::stream::FuturesUnordered;
 use nat_sim::nat::{Nat, NatConfig, Pooling, Verdict, preset};
 use nat_sim::packet::{Packet, Segment};
 
-const SYN: Segment = Segment {
-    syn: true,
-    ack: false,
-    fin: false,
-    rst: false,
-    sequence: 1,
-    acknowledgement: 0,
-    window: 64_000,
-    payload: 0,
-};
+const SYN: Segment = Segment { syn: true, sequence: 1, window: 64_000, ..Segment::NONE };
 
 fn packet(host: u16, port: u16, segment: Segment, payload: &[u8]) -> Packet {
     let [high, low] = host.to_be_bytes();

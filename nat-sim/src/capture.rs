@@ -140,8 +140,7 @@ impl Capture {
 
     /// Writes what will have nothing before it: everything is recorded at most a few ticks late.
     pub(crate) fn settle(&mut self, now: Instant, tick: Duration) {
-        let settled = now - Instant::ZERO;
-        let settled = Instant::ZERO + settled.saturating_sub(tick * LATE_TICKS);
+        let settled = now - tick * LATE_TICKS;
         while let Some(entry) = self.waiting.first_entry()
             && entry.key().0 < settled
         {

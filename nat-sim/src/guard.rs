@@ -52,8 +52,9 @@ impl Arrived {
     pub(crate) fn new(packet: &Packet) -> Self {
         let is_v4 = packet.is_v4();
         let endpoints = if is_v4 { None } else { packet.endpoints() };
-        let ends = packet.segment().is_some_and(|segment| segment.fin || segment.rst);
-        let begins = packet.segment().is_some_and(|segment| segment.is_first_syn());
+        let segment = packet.segment();
+        let ends = segment.is_some_and(|segment| segment.fin || segment.rst);
+        let begins = segment.is_some_and(|segment| segment.is_first_syn());
         Self { flow: packet.flow(), endpoints, is_v4, begins, ends }
     }
 }
@@ -71,7 +72,9 @@ impl Guard {
     /// What is wrong with what a gateway made of a packet.
     pub(crate) fn judge(&mut self, now: Instant, from: Side, before: Arrived, verdict: &Verdict) -> Option<String> {
         let Verdict::Forward(to, after) = verdict else {
-            if let (Side::Inside, Some(sent)) = (from, before.flow) {
+            if let (Side::Inside, Some(sent)) = (from, before.flow)
+                && self.config.rules(sent.transport).filtering != Filtering::EndpointIndependent
+            {
                 self.held.entry((sent.transport, sent.source)).or_default().insert(sent.destination, now);
             }
             return None;
@@ -160,16 +163,18 @@ impl Guard {
             return wrong("no host has sent anything from there");
         };
         let Some(remotes) = users.get(&reached) else { return wrong("another host has sent from there") };
-        let mut fresh = remotes.iter().filter(|(_, spoken)| spoken.at >= live);
+        let is_fresh = |at: Instant| at >= live;
         let held = self.held.get(&(transport, reached));
-        let mut held = held.into_iter().flatten().filter(|(_, at)| **at >= live).map(|(known, _)| known);
+        let of_host = SocketAddrV4::new(*remote.ip(), 0)..=SocketAddrV4::new(*remote.ip(), u16::MAX);
         let is_admitted = match rules.filtering {
-            Filtering::EndpointIndependent => fresh.next().is_some(),
+            Filtering::EndpointIndependent => remotes.values().any(|spoken| is_fresh(spoken.at)),
             Filtering::AddressDependent => {
-                fresh.any(|(known, _)| known.ip() == remote.ip()) || held.any(|known| known.ip() == remote.ip())
+                remotes.range(of_host.clone()).any(|(_, spoken)| is_fresh(spoken.at))
+                    || held.is_some_and(|held| held.range(of_host).any(|(_, at)| is_fresh(*at)))
             }
             Filtering::AddressAndPortDependent => {
-                fresh.any(|(known, _)| *known == remote) || held.any(|known| *known == remote)
+                remotes.get(&remote).is_some_and(|spoken| is_fresh(spoken.at))
+                    || held.and_then(|held| held.get(&remote)).is_some_and(|at| is_fresh(*at))
             }
         };
         if !is_admitted {

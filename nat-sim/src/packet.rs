@@ -66,6 +66,10 @@ pub struct Segment {
 }
 
 impl Segment {
+    /// Without flags, numbers and bytes: for others to begin with.
+    pub const NONE: Self =
+        Self { syn: false, ack: false, fin: false, rst: false, sequence: 0, acknowledgement: 0, window: 0, payload: 0 };
+
     /// Sequence number behind the segment.
     pub fn end(&self) -> u32 {
         let payload = u32::try_from(self.payload).expect("a packet is below 64 KiB");
@@ -423,7 +427,7 @@ impl Packet {
     }
 
     /// What a TCP segment carries.
-    pub(crate) fn stream_bytes(&self) -> &[u8] {
+    pub fn stream_bytes(&self) -> &[u8] {
         self.stream_at().and_then(|at| self.0.get(at..)).unwrap_or_default()
     }
 
@@ -573,14 +577,11 @@ impl Packet {
             return None;
         }
         let reset = Segment {
-            syn: false,
             ack: !segment.ack,
-            fin: false,
             rst: true,
             sequence: if segment.ack { segment.acknowledgement } else { 0 },
             acknowledgement: if segment.ack { 0 } else { segment.end() },
-            window: 0,
-            payload: 0,
+            ..Segment::NONE
         };
         Some(Self::tcp_between(destination, source, reset, &[]))
     }

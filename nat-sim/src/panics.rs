@@ -7,7 +7,7 @@
 
 use std::any::Any;
 use std::cell::RefCell;
-use std::panic::PanicHookInfo;
+use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::sync::Once;
 
 use crate::topology::HostId;
@@ -67,6 +67,11 @@ pub(crate) fn within<T>(host: HostId, act: impl FnOnce() -> T) -> T {
     }
     let _name = Name(set_host(Some(host)));
     act()
+}
+
+/// The same; `None` if it panics, which is noted.
+pub(crate) fn guarded<T>(host: HostId, act: impl FnOnce() -> T) -> Option<T> {
+    within(host, || catch_unwind(AssertUnwindSafe(act)).map_err(|panic| caught(&*panic)).ok())
 }
 
 /// The host that was set before.

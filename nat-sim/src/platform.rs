@@ -6,7 +6,6 @@
 use std::cell::{Ref, RefCell};
 use std::fmt;
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -229,13 +228,9 @@ impl Run {
     /// done.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
         let Some(tasks) = &mut self.tasks else { return Poll::Ready(Status::Finished) };
-        let poll = || catch_unwind(AssertUnwindSafe(|| tasks.as_mut().poll(cx)));
-        match panics::within(self.host, poll) {
-            Ok(poll) => poll.map(|()| Status::Finished),
-            Err(panic) => {
-                panics::within(self.host, || panics::caught(&*panic));
-                Poll::Ready(Status::Panicked)
-            }
+        match panics::guarded(self.host, || tasks.as_mut().poll(cx)) {
+            Some(poll) => poll.map(|()| Status::Finished),
+            None => Poll::Ready(Status::Panicked),
         }
     }
 }
@@ -243,11 +238,7 @@ impl Run {
 impl Drop for Run {
     fn drop(&mut self) {
         let tasks = self.tasks.take();
-        panics::within(self.host, || {
-            // What is dropped after a destructor that panics is dropped nevertheless.
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(tasks))) {
-                panics::caught(&*panic);
-            }
-        });
+        // What is dropped after a destructor that panics is dropped nevertheless.
+        let _ = panics::guarded(self.host, || drop(tasks));
     }
 }

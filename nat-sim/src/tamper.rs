@@ -75,16 +75,7 @@ mod tests {
     use crate::packet::Segment;
 
     fn segment(byte: u8, length: usize) -> Packet {
-        let flags = Segment {
-            syn: false,
-            ack: true,
-            fin: false,
-            rst: false,
-            sequence: 1,
-            acknowledgement: 1,
-            window: 9,
-            payload: length,
-        };
+        let flags = Segment { ack: true, sequence: 1, acknowledgement: 1, window: 9, ..Segment::NONE };
         let end = |last| SocketAddrV4::new([10, 0, 0, last].into(), 5);
         Packet::tcp(end(1), end(2), flags, &vec![byte; length])
     }

@@ -348,25 +348,18 @@ impl Run {
     }
 
     fn is_done(&self) -> bool {
-        let starts = |function: &Function| {
+        // Whether something planned starts a function, or else ends its stay as it is.
+        let is_planned = |function: &Function, or_ends: bool| {
             self.faults.iter().any(|(_, fault)| match *fault {
                 Fault::Start(host) => host == function.host,
                 Fault::BounceSite(site) => site == function.site,
-                Fault::Kill(_) | Fault::Thaw(_) | Fault::CrashSite(_) | Fault::Tamper(..) => false,
-                Fault::Freeze(_) | Fault::Cut(..) | Fault::Heal(..) | Fault::Lose(..) => false,
+                Fault::Kill(host) | Fault::Thaw(host) => or_ends && host == function.host,
+                Fault::CrashSite(site) => or_ends && site == function.site,
+                Fault::Freeze(_) | Fault::Cut(..) | Fault::Heal(..) | Fault::Lose(..) | Fault::Tamper(..) => false,
                 Fault::RebootGateway(_) | Fault::RenumberGateway(..) => false,
             })
         };
-        let changes = |function: &Function| {
-            self.faults.iter().any(|(_, fault)| match *fault {
-                Fault::Kill(host) | Fault::Start(host) | Fault::Thaw(host) => host == function.host,
-                Fault::CrashSite(site) | Fault::BounceSite(site) => site == function.site,
-                Fault::Freeze(_) | Fault::Cut(..) | Fault::Heal(..) | Fault::Lose(..) => false,
-                Fault::Tamper(..) => false,
-                Fault::RebootGateway(_) | Fault::RenumberGateway(..) => false,
-            })
-        };
-        self.platform.is_done(starts, changes)
+        self.platform.is_done(|function| is_planned(function, false), |function| is_planned(function, true))
     }
 
     fn inflict(&mut self, now: Instant, fault: &Fault) {

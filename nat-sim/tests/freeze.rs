@@ -56,16 +56,7 @@ async fn connect(net: &SimNet) -> <SimNet as Net>::Stream {
 }
 
 fn syn(from: u16, to: u16) -> Packet {
-    let segment = Segment {
-        syn: true,
-        ack: false,
-        fin: false,
-        rst: false,
-        sequence: 7,
-        acknowledgement: 0,
-        window: 1000,
-        payload: 0,
-    };
+    let segment = Segment { syn: true, sequence: 7, window: 1000, ..Segment::NONE };
     Packet::tcp(SocketAddrV4::new(PEER_ADDRESS, from), SocketAddrV4::new(ADDRESS, to), segment, &[])
 }
 

@@ -12,11 +12,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use common::{Board, behind, millis};
+use common::{Board, File, behind, millis};
 use fmi_net::time::Instant;
 use fmi_net::{ByteStream, Listener, Net};
 use futures_util::future::{Either, select};
-use log::Log;
 use nat_sim::nat::{NatConfig, preset};
 use nat_sim::topology::{HostId, HostSpec, Topology};
 use nat_sim::{Fault, SimNet, Sinks, World};
@@ -98,7 +97,7 @@ fn gateways(nats: [NatConfig; 2]) -> (Topology, Vec<HostId>) {
 
 fn run_world(topology: Topology, hosts: &[HostId], sides: [Puncher; 2], seed: u64, faults: &[(u64, Fault)]) -> Trace {
     let mut world = World::new(topology, seed, millis(1));
-    let log = Log::default();
+    let log = File::default();
     world.sinks(Sinks { pcap: None, log: Some(Box::new(log.clone())) });
     let board = Board::new();
     for (side, host) in hosts.iter().enumerate() {
@@ -245,7 +244,7 @@ fn g_9_a_stray_datagram_spoils_the_port() {
             heard.put(socket.port());
         }
     });
-    let log = Log::default();
+    let log = File::default();
     world.sinks(Sinks { pcap: None, log: Some(Box::new(log.clone())) });
     world.run().expect("a world");
     assert_eq!(board.take(), [PORT]);
@@ -379,7 +378,7 @@ fn g_22_a_transitory_mapping_expires_while_waiting() {
                 result.put(met.is_some());
             }
         });
-        let log = Log::default();
+        let log = File::default();
         world.sinks(Sinks { pcap: None, log: Some(Box::new(log.clone())) });
         let seen = log.clone();
         world.function(hosts[1], millis(wait), move |net| {

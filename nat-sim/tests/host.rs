@@ -10,10 +10,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use common::{Board, behind, host, millis};
+use common::{Board, File, behind, host, millis};
 use fmi_net::time::Instant;
 use fmi_net::{ByteStream, Listener, Net};
-use log::Log;
 use nat_sim::host::{SYN_TIMEOUT, SYN_TIMES};
 use nat_sim::link::LinkConfig;
 use nat_sim::nat::preset;
@@ -32,7 +31,7 @@ fn at(text: &str) -> SocketAddr {
     text.parse().expect("an address")
 }
 
-fn run(mut world: World, log: &Log) -> Report {
+fn run(mut world: World, log: &File) -> Report {
     world.sinks(Sinks { pcap: None, log: Some(Box::new(log.clone())) });
     let report = world.run().expect("a world");
     assert_eq!(report.stuck, None);
@@ -57,7 +56,7 @@ fn world(topology: Topology) -> World {
 fn syns_go_out_at_linuxs_times_and_then_it_times_out() {
     let (topology, a, _) = two_hosts();
     let mut world = world(topology);
-    let (log, board) = (Log::default(), Board::new());
+    let (log, board) = (File::default(), Board::new());
     let result = board.clone();
     world.function(a, Duration::ZERO, move |net| {
         let result = result.clone();
@@ -77,7 +76,7 @@ fn syns_go_out_at_linuxs_times_and_then_it_times_out() {
 fn a_simultaneous_open_takes_two_trips_and_linuxs_six_packets() {
     let (topology, a, b) = two_hosts();
     let mut world = world(topology);
-    let (log, board) = (Log::default(), Board::new());
+    let (log, board) = (File::default(), Board::new());
     for (host, local, remote) in [(a, "1.0.0.1:5000", "1.0.0.2:5000"), (b, "1.0.0.2:5000", "1.0.0.1:5000")] {
         let board = board.clone();
         world.function(host, Duration::ZERO, move |net| {
@@ -134,7 +133,7 @@ fn a_closed_port_refuses_and_a_syn_before_connect_goes_to_the_listener() {
             result.put((taken.kind(), Net::now(&net).since_origin()));
         }
     });
-    run(world, &Log::default());
+    run(world, &File::default());
     assert_eq!(
         board.take(),
         [(io::ErrorKind::ConnectionRefused, millis(20)), (io::ErrorKind::AddrNotAvailable, millis(50))]
@@ -155,7 +154,7 @@ fn an_icmp_error_ends_an_attempt_at_once() {
             result.put((error.kind(), Net::now(&net).since_origin()));
         }
     });
-    run(world, &Log::default());
+    run(world, &File::default());
     assert_eq!(board.take(), [(io::ErrorKind::ConnectionRefused, millis(18))], "1 + 4 + 4 ms and back");
 }
 
@@ -164,7 +163,7 @@ fn a_cancelled_attempt_and_a_killed_function_are_silent() {
     for kill in [false, true] {
         let (topology, a, b) = two_hosts();
         let mut world = world(topology);
-        let log = Log::default();
+        let log = File::default();
         world.function(a, Duration::ZERO, move |net| async move {
             let open = net.connect(at("0.0.0.0:0"), at("1.0.0.2:5000")).await.expect("connected");
             let attempt = Box::pin(net.connect(at("0.0.0.0:0"), at("1.0.0.9:80")));
@@ -218,7 +217,7 @@ fn the_same_endpoints_serve_again_after_a_close() {
             assert_eq!(read, 0);
         }
     });
-    run(world, &Log::default());
+    run(world, &File::default());
     assert_eq!(board.take().len(), 3);
 }
 

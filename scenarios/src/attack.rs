@@ -252,5 +252,5 @@ async fn reset(net: &SimNet) {
 }
 
 fn reset_segment(sequence: u32) -> Segment {
-    Segment { syn: false, ack: false, fin: false, rst: true, sequence, acknowledgement: 0, window: 0, payload: 0 }
+    Segment { rst: true, sequence, ..Segment::NONE }
 }

@@ -15,15 +15,15 @@ use crate::program::{Action, Program, Work};
 use crate::scenario::{Scenario, Target, WorldSpec, cut_between};
 use crate::swarm;
 
-const fn millis(millis: u64) -> Duration {
+pub(crate) const fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-const fn seconds(seconds: u64) -> Duration {
+pub(crate) const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-fn preset(name: &str) -> Preset {
+pub(crate) fn preset(name: &str) -> Preset {
     find(name).expect("the catalogue names presets that exist")
 }
 

@@ -5,9 +5,9 @@ use std::time::Duration;
 use fmi::op::Sum;
 use fmi::{Communicator, Config, FAILURE_BOUND, Security, Source};
 use fmi_proto::schedule::{Algorithm, Collective};
-use nat_sim::nat::preset::find;
 use nat_sim::{Fault, Tampering};
 
+use crate::catalog::{millis, preset, seconds};
 use crate::check::Check;
 use crate::knock;
 use crate::outcome::Outcome;
@@ -19,14 +19,6 @@ use crate::sessions;
 /// Prefix of the names.
 pub(crate) const PREFIX: &str = "corner-";
 
-const fn millis(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
-
-const fn seconds(seconds: u64) -> Duration {
-    Duration::from_secs(seconds)
-}
-
 pub(crate) fn all() -> Vec<Scenario> {
     let mut all = vec![any_source(), stored(), deadline(), told_by_rendezvous(), told_by_peers(), prompt()];
     for security in [Security::Encrypted, Security::Authenticated] {
@@ -37,7 +29,7 @@ pub(crate) fn all() -> Vec<Scenario> {
 }
 
 fn scenario(name: &str, about: &str, size: usize, program: Program) -> Scenario {
-    let world = WorldSpec::region(size, find("linux_masq_drop").expect("a preset"));
+    let world = WorldSpec::region(size, preset("linux_masq_drop"));
     Scenario::new(format!("{PREFIX}{name}"), about, world, program)
 }
 

@@ -10,10 +10,10 @@ use fmi::{Communicator, time::Instant};
 use fmi_proto::wire::VERSION;
 use futures_util::future::{Either, join_all, select};
 use nat_sim::host::EPHEMERAL_PORTS;
-use nat_sim::nat::preset::find;
 use nat_sim::packet::{Packet, Segment};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::catalog::preset;
 use crate::corners::PREFIX;
 use crate::layout::gateway_address;
 use crate::program::{Context, Failure, Program};
@@ -28,7 +28,7 @@ const LOCAL_PORT: u16 = 2000;
 
 /// Three ranks behind NATs that keep ports and let everybody in, and the stranger on the internet.
 pub(crate) fn on_listeners() -> Scenario {
-    let mut world = WorldSpec::region(SIZE as usize + 1, find("linux_eim_ebpf").expect("a preset"));
+    let mut world = WorldSpec::region(SIZE as usize + 1, preset("linux_eim_ebpf"));
     world.functions[SIZE as usize].gateway = None;
     world.functions[SIZE as usize - 1].start = LAST_AT;
     let program = Program::alone(Program::config(), async |context: &Context| {
@@ -70,16 +70,7 @@ async fn knock(context: &Context) -> io::Result<Result<(), String>> {
 async fn listeners(context: &Context) -> BTreeSet<SocketAddrV4> {
     let raw = context.net().raw();
     let own = SocketAddrV4::new(context.net().address(), LOCAL_PORT);
-    let syn = Segment {
-        syn: true,
-        ack: false,
-        fin: false,
-        rst: false,
-        sequence: 1,
-        acknowledgement: 0,
-        window: 1000,
-        payload: 0,
-    };
+    let syn = Segment { syn: true, sequence: 1, window: 1000, ..Segment::NONE };
     let gateways: Vec<Ipv4Addr> = (1..=SIZE as usize).map(gateway_address).collect();
     for port in EPHEMERAL_PORTS.0..=EPHEMERAL_PORTS.1 {
         for gateway in &gateways {

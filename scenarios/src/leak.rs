@@ -79,7 +79,7 @@ impl Search {
             return self.parts.search(packet.bytes(), &self.found);
         };
         let Some(segment) = packet.segment() else { return };
-        let payload = &packet.bytes()[packet.bytes().len() - segment.payload..];
+        let payload = packet.stream_bytes();
         let first = segment.sequence.wrapping_add(u32::from(segment.syn));
         let opens = segment.syn;
         let stream = self.streams.entry((host, source, destination));
@@ -212,17 +212,7 @@ mod tests {
     }
 
     fn segment(sequence: u32, syn: bool, payload: &[u8]) -> Packet {
-        let (ack, payload_bytes) = (!syn, payload.len());
-        let segment = Segment {
-            syn,
-            ack,
-            fin: false,
-            rst: false,
-            sequence,
-            acknowledgement: 1,
-            window: 9,
-            payload: payload_bytes,
-        };
+        let segment = Segment { syn, ack: !syn, sequence, acknowledgement: 1, window: 9, ..Segment::NONE };
         Packet::tcp(endpoint(1), endpoint(2), segment, payload)
     }
 

@@ -186,7 +186,7 @@ pub fn possible(first: &NatConfig, second: &NatConfig) -> Vec<Path> {
     let refuses = |nat: &NatConfig| nat.unsolicited.syn != OnSyn::Drop;
     let is_random = |nat: &NatConfig| class(nat) == Class::Random;
     let tries_often = (refuses(first) && is_random(second)) || (refuses(second) && is_random(first));
-    let may_hit = tries_often || gives_ports_of_blocks(first) || gives_ports_of_blocks(second);
+    let may_hit = tries_often || luck_decides(first, second);
     let lucky = (expected == Path::Relay && may_hit).then_some(Path::Direct);
     std::iter::once(expected).chain(lucky).collect()
 }

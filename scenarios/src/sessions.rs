@@ -180,5 +180,5 @@ async fn intrude(context: &Context) -> io::Result<()> {
 }
 
 fn segment(syn: bool, ack: bool, rst: bool) -> Segment {
-    Segment { syn, ack, fin: false, rst, sequence: 12_345, acknowledgement: 1, window: 1000, payload: 0 }
+    Segment { syn, ack, rst, sequence: 12_345, acknowledgement: 1, window: 1000, ..Segment::NONE }
 }

@@ -374,10 +374,16 @@ impl Connection {
 
     pub(super) fn service(&mut self, now: Instant, incoming: Option<(Packet, Segment)>, out: &mut Vec<Packet>) {
         if let Some((packet, segment)) = incoming {
-            match self.challenge(segment) {
-                Some(challenge) => out.push(challenge),
-                None if self.is_blind(segment) => {}
-                None => self.ingest(now, packet, segment),
+            match self.distance_of_reset(segment) {
+                Some(distance @ 1..NEAR) => {
+                    let acknowledgement = segment.sequence.wrapping_sub(distance);
+                    out.push(self.asked_back(self.sent_end.unwrap_or(self.isn), acknowledgement));
+                }
+                Some(NEAR..) => {}
+                Some(0) | None => match self.challenge(segment) {
+                    Some(challenge) => out.push(challenge),
+                    None => self.ingest(now, packet, segment),
+                },
             }
         }
         if self.is_given_up(now) {
@@ -391,7 +397,7 @@ impl Connection {
     }
 
     /// How far an RST of a connection that stands is from the numbers that end it: those from the last
-    /// acknowledgement to the last byte that has come. 0 if it has one of them.
+    /// acknowledgement to the last byte that has come. 0 if it has one of them; one that is near is asked back (RFC 5961 §3).
     fn distance_of_reset(&self, segment: Segment) -> Option<u32> {
         if !segment.rst || matches!(self.state(), State::Listen | State::SynSent | State::SynReceived | State::Closed) {
             return None;
@@ -403,18 +409,9 @@ impl Connection {
         Some(if ahead <= reach { 0 } else { ahead })
     }
 
-    /// Whether this is an RST whose number is nowhere near.
-    fn is_blind(&self, segment: Segment) -> bool {
-        self.distance_of_reset(segment).is_some_and(|distance| distance > 0)
-    }
-
-    /// An RST whose number is near but not exact, and after two SYNs have crossed a further SYN, is asked back (RFC 5961
-    /// §3 and §4).
+    /// After two SYNs have crossed, a further SYN, or an RST whose number is near but not exact, is
+    /// asked back (RFC 5961 §3 and §4).
     fn challenge(&self, segment: Segment) -> Option<Packet> {
-        if let Some(distance @ 1..NEAR) = self.distance_of_reset(segment) {
-            let acknowledgement = segment.sequence.wrapping_sub(distance);
-            return Some(self.asked_back(self.sent_end.unwrap_or(self.isn), acknowledgement));
-        }
         let isn = self.peer_isn.filter(|_| !self.passive && self.state() == State::SynReceived)?;
         let next = isn.wrapping_add(1);
         let ahead = segment.sequence.wrapping_sub(next);
@@ -426,8 +423,7 @@ impl Connection {
     }
 
     fn asked_back(&self, sequence: u32, acknowledgement: u32) -> Packet {
-        let (syn, ack, fin, rst) = (false, true, false, false);
-        let answer = Segment { syn, ack, fin, rst, sequence, acknowledgement, window: u16::MAX, payload: 0 };
+        let answer = Segment { ack: true, sequence, acknowledgement, window: u16::MAX, ..Segment::NONE };
         Packet::tcp_between(self.local, self.remote, answer, &[])
     }
 

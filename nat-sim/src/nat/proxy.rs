@@ -19,12 +19,10 @@ impl Nat {
         let handshake = |sequence: u32, acknowledgement: u32| Segment {
             syn: true,
             ack: true,
-            fin: false,
-            rst: false,
             sequence,
             acknowledgement,
             window: segment.window,
-            payload: 0,
+            ..Segment::NONE
         };
         match **proxied {
             Proxied { guest_isn, ref mut met, is_open: false, .. } if segment.syn && !segment.ack => {

@@ -1,16 +1,7 @@
 use super::*;
 use proptest::prelude::*;
 
-const SYN: Segment = Segment {
-    syn: true,
-    ack: false,
-    fin: false,
-    rst: false,
-    sequence: 7,
-    acknowledgement: 0,
-    window: 1000,
-    payload: 0,
-};
+const SYN: Segment = Segment { syn: true, sequence: 7, window: 1000, ..Segment::NONE };
 
 fn ping(from: SocketAddrV4, to: SocketAddrV4, payload: &[u8]) -> Packet {
     let echo = Echo { is_request: true, identifier: from.port(), sequence: 9 };

@@ -1,28 +1,12 @@
 //! What crossed a network, for tests that compare packets.
 
-use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use crate::common::File;
 
-/// An event log in memory.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Log {
+/// An event log.
+impl File {
     /// Time in milliseconds and text of each packet on a network.
     pub(crate) fn lines(&self, network: &str) -> Vec<(u64, String)> {
-        let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let text = String::from_utf8(bytes).expect("a text");
+        let text = String::from_utf8(self.bytes()).expect("a text");
         let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
         let of_network = lines.filter(|line| line["on"] == network);
         let read = |line: serde_json::Value| {

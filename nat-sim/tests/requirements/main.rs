@@ -28,16 +28,7 @@ const EXTERNAL: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 const REMOTE: &str = "9.9.9.9:9";
 const HOST: &str = "10.0.0.2:4000";
 
-const SYN: Segment = Segment {
-    syn: true,
-    ack: false,
-    fin: false,
-    rst: false,
-    sequence: 1000,
-    acknowledgement: 0,
-    window: 64_000,
-    payload: 0,
-};
+const SYN: Segment = Segment { syn: true, sequence: 1000, window: 64_000, ..Segment::NONE };
 const SYN_ACK: Segment = Segment { ack: true, sequence: 5000, acknowledgement: 1001, ..SYN };
 const ACK: Segment = Segment { syn: false, ack: true, sequence: 1001, acknowledgement: 5001, ..SYN };
 const BACK_ACK: Segment = Segment { sequence: 5001, acknowledgement: 1001, ..ACK };
