@@ -366,7 +366,7 @@ impl Config {
 
     pub(crate) fn group_key(&self) -> Key {
         match &self.key {
-            Some(secret) => Key::from_secret(secret.as_bytes()),
+            Some(secret) => Key::new(&self.group, secret.as_bytes()),
             None => Key::public(&self.group),
         }
     }

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 use std::task::Waker;
 
+use fmi_net::Machine;
 use fmi_net::time::Instant;
 use rand_chacha::ChaCha8Rng;
 use rand_core::Rng;
@@ -100,6 +101,8 @@ pub(crate) struct Fabric {
     outer_attachments: Vec<usize>,
     inner_attachments: Vec<usize>,
     pub(crate) hosts: Vec<Host>,
+    /// What the processors of hosts can do.
+    pub(crate) machines: Vec<Machine>,
     pub(crate) gateways: Vec<Nat>,
     guards: Vec<Guard>,
     /// By attachment.
@@ -138,6 +141,7 @@ impl Fabric {
             outer_attachments: Vec::new(),
             inner_attachments: Vec::new(),
             hosts: Vec::new(),
+            machines: topology.hosts.iter().map(|spec| spec.machine).collect(),
             gateways: Vec::new(),
             guards: topology.gateways.iter().map(|spec| Guard::new(spec.nat)).collect(),
             tampers: BTreeMap::new(),

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use fmi_net::time::Instant;
-use fmi_net::{ByteStream, Listener, Net};
+use fmi_net::{ByteStream, Listener, Machine, Net};
 use rand_core::Rng;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -182,6 +182,10 @@ impl Net for SimNet {
 
     fn fill_entropy(&self, bytes: &mut [u8]) {
         self.shared.fabric().hosts[self.host.0].entropy.fill_bytes(bytes);
+    }
+
+    fn machine(&self) -> Machine {
+        self.shared.fabric().machines[self.host.0]
     }
 
     fn connect(

@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use fmi_net::Machine;
+
 use crate::link::LinkConfig;
 use crate::nat::NatConfig;
 
@@ -44,6 +46,8 @@ pub struct HostSpec {
     pub site: SiteId,
     /// Sizes of its TCP, equal for all its connections.
     pub tcp: TcpConfig,
+    /// What its processor can do.
+    pub machine: Machine,
 }
 
 impl HostSpec {
@@ -51,7 +55,8 @@ impl HostSpec {
     pub fn plain(network: NetworkId, address: impl Into<Ipv4Addr>, latency: Duration) -> Self {
         let link = LinkConfig::with_latency(latency);
         let (also, site, tcp) = (Vec::new(), SiteId(0), TcpConfig::default());
-        Self { network, address: address.into(), also, link, site, tcp }
+        let machine = Machine { has_aes: true, cores: 2 };
+        Self { network, address: address.into(), also, link, site, tcp, machine }
     }
 }
 
@@ -243,14 +248,7 @@ mod tests {
     use crate::nat::preset;
 
     fn host(network: NetworkId, last: u8) -> HostSpec {
-        HostSpec {
-            network,
-            address: [10, 0, 0, last].into(),
-            also: Vec::new(),
-            link: LinkConfig::default(),
-            site: SiteId(0),
-            tcp: TcpConfig::default(),
-        }
+        HostSpec::plain(network, [10, 0, 0, last], Duration::ZERO)
     }
 
     fn gateway(outer: NetworkId, inner: NetworkId, last: u8) -> GatewaySpec {

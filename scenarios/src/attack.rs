@@ -88,8 +88,7 @@ const CONNECTIONS: u32 = 400;
 pub(crate) async fn run(net: SimNet, attack: Attack, knowledge: Arc<Knowledge>) {
     match attack {
         Attack::Impostor => {
-            let own_key = Key::from_secret(b"another key");
-            let group = own_key.group_id(&knowledge.group);
+            let group = Key::new(&knowledge.group, b"another key").id();
             register_all(&net, &knowledge, group, 0..knowledge.size).await;
         }
         Attack::Replay => {
@@ -106,7 +105,7 @@ pub(crate) async fn run(net: SimNet, attack: Attack, knowledge: Arc<Knowledge>) 
 fn registration(knowledge: &Knowledge, group: [u8; 32], rank: u32, number: u8) -> ClientMessage {
     ClientMessage::Register(Registration {
         group,
-        name: Key::public(&knowledge.group).name_tag(&knowledge.group),
+        name: Key::public(&knowledge.group).name_tag(),
         rank,
         size: knowledge.size,
         instance: [number; 16],

@@ -9,17 +9,18 @@ use std::time::Duration;
 use fmi::time::Instant;
 use fmi_proto::candidate::{Candidate, LocalEnd, Pace, Roster};
 use fmi_proto::card::{Card, Holder, Security};
+use fmi_proto::cipher::{Suite, Suites};
 use fmi_proto::discovery::Outcome;
+use fmi_proto::exchange::KeyPair;
 use fmi_proto::frame::{ENVELOPE_BYTES, Envelope};
 use fmi_proto::key::Key;
-use fmi_proto::noise::KeyPair;
 use fmi_proto::notice::Notice;
 use fmi_proto::punch::{Attempt, Input as PunchInput, Output as PunchOutput, Punch, StreamId};
 use fmi_proto::record::{Direction, HEADER_BYTES, TAG_BYTES};
-use fmi_proto::rendezvous::client::{Client, Identity, Input as ClientInput, Output as ClientOutput};
+use fmi_proto::rendezvous::client::{Client, Entropy, Identity, Input as ClientInput, Output as ClientOutput};
 use fmi_proto::rendezvous::server::{Connection, Input, Output, Server, ServerConfig};
 use fmi_proto::rendezvous::{ClientMessage, Handout, Member, Observed, ServerMessage, split};
-use fmi_proto::session::{CONFIRM_BYTES, Credentials};
+use fmi_proto::session::{Credentials, HELLO_BYTES, TAG_BYTES as NOMINATION_BYTES};
 use fmi_proto::tcpunch;
 use fmi_proto::wire::{self, WireError};
 use nat_sim::nat::{Nat, Side, Verdict, preset};
@@ -63,8 +64,8 @@ pub fn wire(bytes: &[u8]) {
         assert!(Notice::parse(&notice.emit()).is_ok());
         assert!(!notice.to_string().is_empty());
     }
-    let holder = Holder { rank: 0, size: 2, nonce: &[7; 16] };
-    assert!(Card::open(&Key::from_secret(b"k"), &holder, bytes).is_err(), "a seal cannot be guessed");
+    let holder = Holder { rank: 0, size: 2, epoch: 0, nonce: &[7; 16] };
+    assert!(Card::open(&Key::new("g", b"k"), &holder, bytes).is_err(), "a seal cannot be guessed");
 }
 
 /// Lines of an action and its argument, with time between them.
@@ -118,9 +119,9 @@ pub fn rendezvous(bytes: &[u8]) {
 /// A rendezvous that sends anything does not panic a client, and gets it into no group that it did not
 /// register for.
 pub fn client(bytes: &[u8]) {
-    let (key, security) = (Key::from_secret(b"k"), Security::Encrypted);
-    let (group, name, instance) = ([1; 32], [2; 16], [3; 16]);
-    let identity = Identity { group, name, rank: 1, size: 2, instance, key, security, sprays: false, servers: 2 };
+    let (key, security) = (Key::new("g", b"k"), Security::Encrypted);
+    let (instance, suites) = ([3; 16], Suites::of_machine(true));
+    let identity = Identity { rank: 1, size: 2, instance, key, security, sprays: false, suites, servers: 2 };
     let mut client = Client::new(Instant::ZERO, identity, [5; 32]);
     let mut nonce = None;
     script(bytes, |now, action, argument, rest| {
@@ -129,6 +130,7 @@ pub fn client(bytes: &[u8]) {
                 locals: vec![SocketAddr::from(([10, 0, 0, 2], 4000))],
                 round_trip: Duration::from_millis(argument.into()),
                 vouches: argument % 3,
+                entropy: Entropy { nonce: [argument; 16], seed: [argument; 32] },
             },
             b'c' => ClientInput::Disconnected(io::ErrorKind::ConnectionReset),
             b'u' => ClientInput::Unvouched,
@@ -161,7 +163,7 @@ pub fn client(bytes: &[u8]) {
                 }
                 ClientOutput::Joined(group, _) => {
                     assert_eq!(Some(group.members[1].nonce), nonce);
-                    let roster = Roster::open(&Key::from_secret(b"k"), &group).expect("no card opens");
+                    let roster = Roster::open(&Key::new("g", b"k"), &group).expect("no card opens");
                     assert!(roster.peers[0].card.is_none(), "a seal cannot be guessed");
                 }
                 ClientOutput::Connect(server) => assert!(server < 2),
@@ -190,7 +192,8 @@ pub fn punch(bytes: &[u8]) {
             b'f' => punch.handle_input(now, PunchInput::Failed(attempt, io::ErrorKind::ConnectionRefused)),
             b'a' => punch.handle_input(now, PunchInput::Failed(attempt, io::ErrorKind::AddrNotAvailable)),
             b'o' => punch.handle_input(now, PunchInput::Connected(attempt, stream)),
-            b'y' => punch.handle_input(now, PunchInput::Confirmed(stream)),
+            b'y' => punch.handle_input(now, PunchInput::Confirmed { stream, is_answered: argument < 128 }),
+            b'c' => punch.handle_input(now, PunchInput::Accepted(stream)),
             b'n' => punch.handle_input(now, PunchInput::Nominated(stream)),
             b'x' => punch.handle_input(now, PunchInput::Broken(stream)),
             _ => punch.handle_timeout(now),
@@ -199,7 +202,7 @@ pub fn punch(bytes: &[u8]) {
         while let Some(output) = punch.poll_output() {
             match output {
                 PunchOutput::Connect(..) => begun += 1,
-                PunchOutput::Nominate(_) => assert!(nominates),
+                PunchOutput::Nominate(_) | PunchOutput::Settle(_) => assert!(nominates),
                 PunchOutput::Won(stream) => {
                     wins += 1;
                     assert_eq!(punch.won(), Some(stream));
@@ -211,26 +214,26 @@ pub fn punch(bytes: &[u8]) {
 }
 
 fn credentials(rank: u32) -> Credentials {
-    let key = Key::from_secret(b"k");
+    let key = Key::new("g", b"k");
     let key_pair = |rank: u32| KeyPair::from_seed([u8::try_from(rank + 1).expect("small"); 32]);
     let member = |rank: u32| {
         let nonce = [u8::try_from(rank).expect("small"); 16];
         let security = Security::Encrypted;
-        let card =
-            Card { version: wire::VERSION, security, sprays: false, public: *key_pair(rank).public(), locals: vec![] };
-        let card = card.seal(&key, &Holder { rank, size: 2, nonce: &nonce });
+        let (version, suites, public) = (wire::VERSION, Suites::of_machine(true), *key_pair(rank).public());
+        let card = Card { version, security, sprays: false, suites, public, locals: vec![] };
+        let card = card.seal(&key, &Holder { rank, size: 2, epoch: 0, nonce: &nonce });
         let observed = Observed::once(SocketAddr::from(([1, 1, 1, 1], 1)));
         Member { rank, nonce, observed, round_trip: Duration::ZERO, card }
     };
     let group = Handout { session: [3; 16], members: vec![member(0), member(1)] };
     let roster = Roster::open(&key, &group).expect("of this version");
-    Credentials::new(key, key_pair(rank), Security::Encrypted, roster, rank)
+    Credentials::new(&key, key_pair(rank), Security::Encrypted, roster, rank, None)
 }
 
 /// Bytes put over a first flight, at any place, are noticed by whoever gets them.
 pub fn session(bytes: &[u8]) {
     let (low, high) = (credentials(0), credentials(1));
-    let (hello, high_flight) = high.hello(0, [2; 32]).expect("a member");
+    let (hello, flight) = high.hello(0, [2; 16]).expect("a member");
     let Some((&at, over)) = bytes.split_first() else { return };
     let put = |honest: &[u8]| {
         let mut changed = honest.to_vec();
@@ -240,34 +243,38 @@ pub fn session(bytes: &[u8]) {
         }
         changed
     };
-    let changed = put(&hello);
-    let confirmation = changed.first_chunk::<CONFIRM_BYTES>().expect("as long as before");
-    let proven = low.check(confirmation).is_ok();
-    assert_eq!(proven, confirmation[..] == hello[..CONFIRM_BYTES]);
-    let (_, mut flight) = low.hello(1, [1; 32]).expect("a member");
-    let heard = low.hear(&mut flight, &changed[CONFIRM_BYTES..]).is_ok();
-    assert_eq!(heard, changed[CONFIRM_BYTES..] == hello[CONFIRM_BYTES..]);
-    let (_, mut honest) = low.hello(1, [1; 32]).expect("a member");
-    low.hear(&mut honest, &hello[CONFIRM_BYTES..]).expect("honest");
-    let (nomination, _) = low.nominate(honest).expect("heard");
-    let changed = put(&nomination);
-    assert_eq!(high.nominated(high_flight, &changed).is_ok(), changed == nomination);
-    if let Some(made_up) = bytes.first_chunk::<CONFIRM_BYTES>() {
-        assert_eq!(low.check(made_up).is_ok(), made_up[..] == hello[..CONFIRM_BYTES]);
+    let hello_over = |honest: &[u8; HELLO_BYTES]| -> [u8; HELLO_BYTES] { put(honest).try_into().expect("as long") };
+    let tag_over =
+        |honest: &[u8; NOMINATION_BYTES]| -> [u8; NOMINATION_BYTES] { put(honest).try_into().expect("as long") };
+    assert_eq!(low.check(&hello_over(&hello)).is_ok(), hello_over(&hello) == hello);
+    let (answer, ours) = low.answer(1, [1; 16], &hello).expect("a member");
+    assert_eq!(high.hear(&flight, &hello_over(&answer)).is_ok(), hello_over(&answer) == answer);
+    let theirs = high.hear(&flight, &answer).expect("honest");
+    for settles in [false, true] {
+        let nomination = ours.nomination(settles);
+        let said = theirs.nominated(&tag_over(&nomination));
+        assert_eq!(said.is_ok(), tag_over(&nomination) == nomination);
+    }
+    let acceptance = theirs.acceptance();
+    assert_eq!(ours.accepted(&tag_over(&acceptance)).is_ok(), tag_over(&acceptance) == acceptance);
+    if let Some(made_up) = bytes.first_chunk::<HELLO_BYTES>() {
+        assert_eq!(low.check(made_up).is_ok(), made_up == &hello);
+        assert!(high.hear(&flight, made_up).is_err() || made_up == &answer);
     }
 }
 
 /// Records that somebody made up do not open, and honest ones do, however they are cut into.
 pub fn record(bytes: &[u8]) {
     for security in [Security::Encrypted, Security::Authenticated] {
-        let mut receiver = Direction::new(security, [1; 32]);
+        let mut receiver = Direction::new(security, Suite::Aes256Gcm, [1; 32]);
         if let Some(header) = bytes.first_chunk::<HEADER_BYTES>()
             && let Ok(length) = Direction::record_bytes(*header)
             && let Some(made_up) = bytes.get(..length)
         {
             assert!(receiver.open(&mut made_up.to_vec()).is_err(), "a tag cannot be guessed");
         }
-        let (mut sender, mut receiver) = (Direction::new(security, [1; 32]), Direction::new(security, [1; 32]));
+        let (mut sender, mut receiver) =
+            (Direction::new(security, Suite::Aes256Gcm, [1; 32]), Direction::new(security, Suite::Aes256Gcm, [1; 32]));
         for part in bytes.chunks(50) {
             let mut record = vec![0; HEADER_BYTES];
             record.extend_from_slice(part);

@@ -55,6 +55,7 @@ pub(crate) fn topology(spec: &WorldSpec) -> (Topology, Layout) {
         link: link(spec.server),
         site: SiteId(0),
         tcp: TcpConfig { receive_bytes: 8 << 10, ..spec.tcp },
+        ..HostSpec::plain(INTERNET, address, spec.server)
     };
     let servers = [SERVER, SECOND_SERVER].into_iter().zip([SERVER_V6, SERVER_V6 + 1]).take(spec.servers);
     let rendezvous = servers.map(|((address, _), last)| topology.host(on_internet(address, v6(last)))).collect();
@@ -94,7 +95,7 @@ pub(crate) fn topology(spec: &WorldSpec) -> (Topology, Layout) {
         let link = link(latency).losing(spec.loss / 2.0);
         let site = SiteId(function.site);
         let also = v6(rank + 1);
-        topology.host(HostSpec { network, address: address.into(), also, link, site, tcp: spec.tcp })
+        topology.host(HostSpec { also, link, site, tcp: spec.tcp, ..HostSpec::plain(network, address, latency) })
     });
     let functions = functions.collect();
     (topology, Layout { rendezvous, attacker, functions })

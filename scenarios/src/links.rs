@@ -8,6 +8,7 @@ use fmi::bytemuck::{cast_slice, cast_slice_mut};
 use fmi::net::Net;
 use fmi::net::rendezvous::{Rendezvous, ServerConfig};
 use fmi::op::BuiltIn;
+use fmi::time::Instant;
 use fmi::{Communicator, Config, Error};
 use fmi::{Datatype, Invocation};
 use fmi_proto::model::Costs;
@@ -35,7 +36,7 @@ pub struct Timing {
     pub algorithm: Algorithm,
     /// Length of the vector, or of each rank's block, in bytes.
     pub bytes: usize,
-    /// From the end of a barrier until the last rank is done, in simulated time.
+    /// From the first rank's end of a barrier until the last rank is done, in simulated time.
     pub simulated: Duration,
     /// The time that the model gives it.
     pub modelled: Duration,
@@ -107,7 +108,7 @@ impl Links {
                 Err(error) => tracing::error!(%error, "no rendezvous"),
             }
         });
-        let results: Arc<Mutex<Vec<Result<Duration, Error>>>> = Arc::default();
+        let results: Arc<Mutex<Vec<Result<Span, Error>>>> = Arc::default();
         for (rank, host) in (0..self.ranks).zip(hosts) {
             let (results, problem) = (results.clone(), *problem);
             world.function(host, Duration::ZERO, move |net| {
@@ -123,11 +124,12 @@ impl Links {
             return Err(LinksError::Stuck(format!("{stuck:?}")));
         }
         let results = std::mem::take(&mut *results.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut slowest = Duration::ZERO;
+        let (mut begun, mut ended) = (Instant::FAR_FUTURE, Instant::ZERO);
         for result in results {
-            slowest = slowest.max(result?);
+            let (from, until) = result?;
+            (begun, ended) = (begun.min(from), ended.max(until));
         }
-        Ok(slowest)
+        Ok(ended - begun)
     }
 }
 
@@ -145,26 +147,29 @@ pub enum LinksError {
     Stuck(String),
 }
 
-/// One rank's time for the second of two runs; the first opens the windows.
-async fn time(net: SimNet, rank: u32, problem: &Problem, algorithm: Algorithm) -> Result<Duration, Error> {
+/// Begin and end on the clock of the world, which all ranks share.
+type Span = (Instant, Instant);
+
+/// When one rank makes the second of two runs; the first opens the windows.
+async fn time(net: SimNet, rank: u32, problem: &Problem, algorithm: Algorithm) -> Result<Span, Error> {
     let mut config = Config::new(rank, problem.size, "links", format!("{RENDEZVOUS}:{PORT}"));
     config.algorithms = [(problem.collective, algorithm)].into();
     let comm = Communicator::connect(net.clone(), &config).await?;
     let operation = problem.collective.operation();
     let (sent, received) = operation.buffers(problem.count, problem.size, rank);
     let (send, mut receive) = (vec![1f32; sent], vec![0f32; received]);
-    let mut took = Duration::ZERO;
+    let mut span = (Instant::ZERO, Instant::ZERO);
     for _ in 0..2 {
         comm.barrier().await?;
         let begun = net.now();
         let call = Invocation::new(operation, Datatype::of::<f32>());
         let call = if problem.collective.is_reduction() { call.operator(BuiltIn::Sum) } else { call };
         comm.invoke(call.send(cast_slice(&send)).receive(cast_slice_mut(&mut receive))).await?;
-        took = net.now() - begun;
+        span = (begun, net.now());
     }
     comm.barrier().await?;
     comm.leave().await;
-    Ok(took)
+    Ok(span)
 }
 
 #[cfg(test)]

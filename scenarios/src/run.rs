@@ -62,7 +62,7 @@ pub fn run(scenario: &Scenario, seed: u64, options: Options) -> Outcome {
     let knowledge = Arc::new(Knowledge {
         rendezvous: SERVER.into(),
         group: scenario.name.clone(),
-        group_id: Key::from_secret(secret.as_bytes()).group_id(&scenario.name),
+        group_id: Key::new(&scenario.name, secret.as_bytes()).id(),
         size: scenario.size(),
         gateways: (1..=spec.gateways.len()).map(gateway_address).collect(),
         hits: Hits::default(),

@@ -12,7 +12,7 @@ use fmi::net::rendezvous::{Rendezvous, ServerConfig};
 use fmi::net::{Listener, Net};
 use nat_sim::link::LinkConfig;
 use nat_sim::nat::{self, Allocation, Hairpin, NatConfig, OnSyn, PortClass, preset};
-use nat_sim::topology::{GatewaySpec, HostId, HostSpec, INTERNET, SiteId, TcpConfig, Topology};
+use nat_sim::topology::{GatewaySpec, HostId, HostSpec, INTERNET, SiteId, Topology};
 use nat_sim::{SimNet, World};
 
 const MAIN: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -21,7 +21,7 @@ const PORT: u16 = 7000;
 
 fn host(network: nat_sim::topology::NetworkId, address: Ipv4Addr, also: Vec<IpAddr>) -> HostSpec {
     let link = LinkConfig::with_latency(Duration::from_millis(5));
-    HostSpec { network, address, also, link, site: SiteId(0), tcp: TcpConfig::default() }
+    HostSpec { also, link, ..HostSpec::plain(network, address, Duration::ZERO) }
 }
 
 /// A rendezvous with two addresses, and hosts behind one gateway.

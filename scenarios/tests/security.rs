@@ -12,15 +12,16 @@ use fmi::time::Instant;
 use fmi::{Communicator, Config, ErrorKind, Path, Peers};
 use fmi_proto::candidate::{Candidate, LocalEnd, Means, Pace, Roster, Technique};
 use fmi_proto::card::{Card, Holder, Security};
+use fmi_proto::cipher::{Suite, Suites};
+use fmi_proto::exchange::KeyPair;
 use fmi_proto::key::Key;
-use fmi_proto::noise::KeyPair;
 use fmi_proto::punch::{Attempt, Input as PunchInput, Output as PunchOutput, Punch, StreamId};
 use fmi_proto::record::{Direction, HEADER_BYTES, REKEY_AFTER};
 use fmi_proto::rendezvous::server::{Connection, Input, Output, Server, ServerConfig};
 use fmi_proto::rendezvous::{
     ClientMessage, Handout, Member, Observed, Refusal, Registration, ServerMessage, VERSION, split,
 };
-use fmi_proto::session::{CONFIRM_BYTES, Credentials, Stranger};
+use fmi_proto::session::{Credentials, HELLO_BYTES, Stranger};
 use fmi_proto::wire::{self, WireError};
 use nat_sim::World;
 use nat_sim::nat::{NatConfig, preset};
@@ -117,7 +118,7 @@ fn wiretap(security: Security, nat: NatConfig) -> (Vec<u8>, Path) {
 }
 
 fn key() -> Key {
-    Key::from_secret(SECRET)
+    Key::new(NAME, SECRET)
 }
 
 fn key_pair(rank: u32) -> KeyPair {
@@ -138,10 +139,11 @@ fn card(rank: u32, locals: &[&str]) -> Vec<u8> {
         version: wire::VERSION,
         security: Security::Encrypted,
         sprays: false,
+        suites: Suites::of_machine(true),
         public: *key_pair(rank).public(),
         locals,
     };
-    card.seal(&key(), &Holder { rank, size: 2, nonce: &nonce(rank) })
+    card.seal(&key(), &Holder { rank, size: 2, epoch: 0, nonce: &nonce(rank) })
 }
 
 fn member(rank: u32, locals: &[&str]) -> Member {
@@ -154,33 +156,30 @@ fn group() -> Handout {
 }
 
 fn credentials(rank: u32, group: &Handout) -> Credentials {
-    Credentials::new(
-        key(),
-        key_pair(rank),
-        Security::Encrypted,
-        Roster::open(&key(), group).expect("of this version"),
-        rank,
-    )
+    let roster = Roster::open(&key(), group).expect("of this version");
+    Credentials::new(&key(), key_pair(rank), Security::Encrypted, roster, rank, None)
 }
 
 /// Whether the ranks of two views of a group come to a common stream.
 fn agree(low: &Credentials, high: &Credentials) -> bool {
     let run = || -> Result<bool, Stranger> {
-        let (hello, high_flight) = high.hello(0, [2; 32])?;
-        let (_, mut flight) = low.hello(1, [1; 32])?;
-        low.check(hello.first_chunk().expect("long enough"))?;
-        low.hear(&mut flight, &hello[CONFIRM_BYTES..])?;
-        let (nomination, ours) = low.nominate(flight)?;
-        let theirs = high.nominated(high_flight, &nomination)?;
-        Ok(ours.zip(theirs).is_some_and(|((_, ours), (_, theirs))| ours.send == theirs.receive))
+        let (hello, flight) = high.hello(0, [2; 16])?;
+        let (answer, ours) = low.answer(low.check(&hello)?, [1; 16], &hello)?;
+        let theirs = high.hear(&flight, &answer)?;
+        theirs.nominated(&ours.nomination(false))?;
+        ours.accepted(&theirs.acceptance())?;
+        let (Some((mode, ours)), Some((_, theirs))) = (ours.keep().0, theirs.keep().0) else { return Ok(false) };
+        let mut record = [&[0; HEADER_BYTES], MARKER].concat();
+        ours.directions(mode).0.seal(&mut record);
+        Ok(theirs.directions(mode).1.open(&mut record).is_ok())
     };
     run().unwrap_or(false)
 }
 
 fn registration(rank: u32, number: u8) -> Registration {
     Registration {
-        group: key().group_id(NAME),
-        name: Key::public(NAME).name_tag(NAME),
+        group: key().id(),
+        name: Key::public(NAME).name_tag(),
         rank,
         size: 2,
         instance: [number; 16],
@@ -228,7 +227,7 @@ fn group_in(outputs: &[Output]) -> Option<Arc<Handout>> {
 
 #[test]
 fn t01_a_guessed_name_does_not_hijack_a_pair() {
-    assert_ne!(key().group_id(NAME), Key::public(NAME).group_id(NAME));
+    assert_ne!(key().id(), Key::public(NAME).id());
     survives("attack-impostor");
 }
 
@@ -246,7 +245,8 @@ fn t03_on_the_path_nothing_is_read_and_nothing_changed() {
     let (encrypted, path) = wiretap(Security::Encrypted, preset::linux_masq_drop());
     assert!(!contains(&encrypted, MARKER) && path == Path::Direct);
     for security in [Security::Encrypted, Security::Authenticated] {
-        let (mut sender, mut receiver) = (Direction::new(security, [1; 32]), Direction::new(security, [1; 32]));
+        let (mut sender, mut receiver) =
+            (Direction::new(security, Suite::Aes256Gcm, [1; 32]), Direction::new(security, Suite::Aes256Gcm, [1; 32]));
         let mut record = [&[0; HEADER_BYTES], MARKER].concat();
         sender.seal(&mut record);
         record[HEADER_BYTES] ^= 1;
@@ -268,11 +268,12 @@ fn t04_a_malicious_rendezvous_can_only_deny() {
         version: wire::VERSION,
         security: Security::Encrypted,
         sprays: false,
+        suites: Suites::of_machine(true),
         public: *key_pair(7).public(),
         locals: vec![],
     };
-    let holder = Holder { rank: 1, size: 2, nonce: &nonce(1) };
-    keyed.members[1].card = evil.seal(&Key::from_secret(b"the rendezvous' own"), &holder);
+    let holder = Holder { rank: 1, size: 2, epoch: 0, nonce: &nonce(1) };
+    keyed.members[1].card = evil.seal(&Key::new(NAME, b"the rendezvous' own"), &holder);
     let mut swapped = group();
     (swapped.members[0].card, swapped.members[1].card) = (card(1, &[]), card(0, &[]));
     // What it shows a rank of its own card does not matter to anybody.
@@ -286,10 +287,9 @@ fn t04_a_malicious_rendezvous_can_only_deny() {
 #[test]
 fn t05_what_was_recorded_is_worth_nothing_later() {
     survives("attack-replay");
-    let (hello, _) = credentials(1, &group()).hello(0, [2; 32]).expect("a member");
+    let (hello, _) = credentials(1, &group()).hello(0, [2; 16]).expect("a member");
     let later = Handout { session: [4; 16], ..group() };
-    let confirmation = hello.first_chunk().expect("long enough");
-    assert_eq!(credentials(0, &later).check(confirmation), Err(Stranger::Other), "another session");
+    assert_eq!(credentials(0, &later).check(&hello), Err(Stranger::Other), "another session");
 }
 
 #[test]
@@ -339,8 +339,8 @@ fn t09_a_rank_is_paired_with_itself_by_no_retry() {
     let again = Registration { instance: [1; 16], ..registration(0, 2) };
     assert!(bench.register(2, again).contains(&Output::Close(Connection(1))), "its stale entry is replaced");
     assert_eq!(bench.0.connections(), 1);
-    let (hello, _) = credentials(1, &group()).hello(0, [2; 32]).expect("a member");
-    let own = credentials(1, &group()).check(hello.first_chunk().expect("long enough"));
+    let (hello, _) = credentials(1, &group()).hello(0, [2; 16]).expect("a member");
+    let own = credentials(1, &group()).check(&hello);
     assert_eq!(own, Err(Stranger::Other), "a connection to oneself");
 }
 
@@ -386,13 +386,17 @@ fn t13_private_addresses_are_for_peers_only() {
 
 #[test]
 fn t14_a_stranger_costs_a_hash_and_no_public_key_work() {
-    let (hello, _) = credentials(1, &group()).hello(0, [2; 32]).expect("a member");
-    let mut forged = hello;
-    forged[CONFIRM_BYTES - 1] ^= 1;
-    let (confirmation, handshake) = forged.split_first_chunk::<CONFIRM_BYTES>().expect("long enough");
-    // The tag is checked before a byte of the handshake is looked at.
-    assert_eq!(credentials(0, &group()).check(confirmation), Err(Stranger::Tag));
-    assert_eq!(handshake.len(), credentials(0, &group()).hello_rest(1));
+    let own = credentials(0, &group());
+    let (hello, _) = credentials(1, &group()).hello(0, [2; 16]).expect("a member");
+    assert_eq!(own.check(&[0; HELLO_BYTES]), Err(Stranger::Magic));
+    assert_eq!(own.exchanges(), 0);
+    // One that names a rank costs the exchange that the pair needs anyway, however often it comes.
+    for at in HELLO_BYTES - 32..HELLO_BYTES {
+        let mut forged = hello;
+        forged[at] ^= 1;
+        assert_eq!(own.check(&forged), Err(Stranger::Tag));
+    }
+    assert_eq!((own.check(&hello), own.exchanges()), (Ok(1), 1));
 }
 
 #[test]
@@ -435,8 +439,8 @@ fn req_02_the_channel_to_the_rendezvous_carries_nothing_that_must_be_hidden() {
 #[test]
 fn req_03_a_registration_names_its_group_by_a_keyed_hash_and_is_fresh() {
     let bytes = ClientMessage::Register(registration(0, 1)).emit();
-    assert!(!contains(&bytes, NAME.as_bytes()) && contains(&bytes, &key().group_id(NAME)));
-    assert_ne!(key().group_id(NAME), Key::from_secret(b"another").group_id(NAME));
+    assert!(!contains(&bytes, NAME.as_bytes()) && contains(&bytes, &key().id()));
+    assert_ne!(key().id(), Key::new(NAME, b"another").id());
     let mut bench = Bench::new(ServerConfig::default());
     bench.register(1, registration(0, 1));
     bench.input(1, Input::Closed);
@@ -469,13 +473,8 @@ fn req_05_the_answer_holds_session_endpoints_nonces_and_distances() {
 #[test]
 fn req_06_the_keys_of_a_pair_depend_on_secret_session_ranks_and_nonces() {
     t04_a_malicious_rendezvous_can_only_deny();
-    let other = Credentials::new(
-        Key::from_secret(b"another"),
-        key_pair(1),
-        Security::Encrypted,
-        Roster::open(&key(), &group()).expect("of this version"),
-        1,
-    );
+    let roster = Roster::open(&key(), &group()).expect("of this version");
+    let other = Credentials::new(&Key::new(NAME, b"another"), key_pair(1), Security::Encrypted, roster, 1, None);
     assert!(!agree(&credentials(0, &group()), &other));
 }
 
@@ -492,12 +491,13 @@ fn req_07_every_candidate_is_confirmed_and_a_wrong_one_costs_itself_only() {
 fn req_08_roles_differ_so_that_nothing_can_be_reflected() {
     let group = group();
     let (low, high) = (credentials(0, &group), credentials(1, &group));
-    let (hello, _) = high.hello(0, [2; 32]).expect("a member");
-    assert!(high.check(hello.first_chunk().expect("long enough")).is_err());
-    let (_, mut flight) = high.hello(0, [2; 32]).expect("a member");
-    // The higher rank expects no handshake from the lower one, so its own cannot be sent back.
-    assert_eq!(high.hello_rest(0), 0);
-    assert!(high.hear(&mut flight, &[]).is_ok() && low.hello_rest(1) > 0);
+    let (hello, flight) = high.hello(0, [2; 16]).expect("a member");
+    assert_eq!(high.check(&hello), Err(Stranger::Other));
+    assert!(high.hear(&flight, &hello).is_err());
+    let (answer, ours) = low.answer(1, [1; 16], &hello).expect("a member");
+    let theirs = high.hear(&flight, &answer).expect("a member");
+    assert!(ours.accepted(&ours.nomination(false)).is_err(), "a nomination is no acceptance");
+    assert!(theirs.nominated(&theirs.acceptance()).is_err(), "nor the other way round");
 }
 
 fn punch(nominates: bool) -> Punch {
@@ -515,7 +515,7 @@ fn punch(nominates: bool) -> Punch {
 fn req_09_exactly_one_connection_survives() {
     let mut low = punch(true);
     for stream in [4, 5, 4] {
-        low.handle_input(Instant::ZERO, PunchInput::Confirmed(StreamId(stream)));
+        low.handle_input(Instant::ZERO, PunchInput::Confirmed { stream: StreamId(stream), is_answered: true });
     }
     let won = std::iter::from_fn(|| low.poll_output()).filter(|it| matches!(it, PunchOutput::Won(_))).count();
     assert_eq!((won, low.won()), (1, Some(StreamId(4))));
@@ -530,12 +530,17 @@ fn req_10_sessions_and_registrations_are_used_once() {
 
 #[test]
 fn req_11_no_stream_is_kept_before_its_peer_is_proven() {
-    let low = credentials(0, &group());
-    let (_, flight) = low.hello(1, [1; 32]).expect("a member");
-    assert!(low.nominate(flight).is_err(), "nobody has been heard");
+    let confirmed = PunchInput::Confirmed { stream: StreamId(1), is_answered: false };
+    for (nominates, input) in [(true, None), (true, Some(confirmed)), (false, None)] {
+        let mut punch = punch(nominates);
+        punch.handle_input(Instant::ZERO, PunchInput::Connected(Attempt(0), StreamId(1)));
+        if let Some(input) = input {
+            punch.handle_input(Instant::ZERO, input);
+        }
+        assert_eq!(punch.won(), None, "what may have been recorded proves nobody");
+    }
     let mut high = punch(false);
-    high.handle_input(Instant::ZERO, PunchInput::Connected(Attempt(0), StreamId(1)));
-    high.handle_input(Instant::ZERO, PunchInput::Confirmed(StreamId(1)));
+    high.handle_input(Instant::ZERO, PunchInput::Confirmed { stream: StreamId(1), is_answered: true });
     assert_eq!(high.won(), None, "a nomination proves the peer to the higher rank");
 }
 
@@ -609,9 +614,12 @@ fn req_15_each_prefix_has_its_rate() {
 #[test]
 fn req_16_secrets_are_never_shown() {
     fn wipes_itself<T: zeroize::ZeroizeOnDrop>() {}
-    wipes_itself::<Key>();
+    wipes_itself::<fmi_proto::derive::Derived>();
     wipes_itself::<KeyPair>();
-    wipes_itself::<fmi_proto::noise::StreamKeys>();
+    wipes_itself::<Credentials>();
+    wipes_itself::<fmi_proto::session::Proven>();
+    wipes_itself::<fmi_proto::session::StreamKeys>();
+    wipes_itself::<fmi_proto::session::Chain>();
     let shown = format!("{:?} {:?} {:?} {:?}", key(), key_pair(0), config(0), credentials(0, &group()));
     for secret in [SECRET, &[1u8; 8][..]] {
         assert!(!shown.contains(&format!("{secret:?}")[1..]) && !contains(shown.as_bytes(), SECRET), "{shown}");
@@ -621,17 +629,21 @@ fn req_16_secrets_are_never_shown() {
 #[test]
 fn req_17_keys_are_ephemeral_and_replaced_on_long_streams() {
     // The same ranks with the same secret get other keys for each registration.
-    let send = |seed: u8| {
+    let first = |nonce: u8| {
         let group = group();
         let (low, high) = (credentials(0, &group), credentials(1, &group));
-        let (hello, _) = high.hello(0, [seed; 32]).expect("a member");
-        let (_, mut flight) = low.hello(1, [9; 32]).expect("a member");
-        low.hear(&mut flight, &hello[CONFIRM_BYTES..]).expect("honest");
-        low.nominate(flight).expect("heard").1.expect("encrypted").1.send
+        let (hello, _) = high.hello(0, [nonce; 16]).expect("a member");
+        let (_, ours) = low.answer(1, [9; 16], &hello).expect("a member");
+        let (mode, keys) = ours.keep().0.expect("encrypted");
+        let mut record = [&[0; HEADER_BYTES], MARKER].concat();
+        keys.directions(mode).0.seal(&mut record);
+        record
     };
-    assert_ne!(send(1), send(2));
-    let (mut sender, mut receiver) =
-        (Direction::new(Security::Encrypted, [1; 32]), Direction::new(Security::Encrypted, [1; 32]));
+    assert_ne!(first(1), first(2));
+    let (mut sender, mut receiver) = (
+        Direction::new(Security::Encrypted, Suite::Aes256Gcm, [1; 32]),
+        Direction::new(Security::Encrypted, Suite::Aes256Gcm, [1; 32]),
+    );
     let seal = |direction: &mut Direction| {
         let mut record = vec![0; HEADER_BYTES + 1];
         direction.seal(&mut record);

@@ -103,7 +103,7 @@ fn a_key_that_a_rank_makes_is_found_on_a_wire() {
         let stream = context.net().connect(([0; 4], 0).into(), ([192, 0, 2, 1], 7000).into()).await;
         let mut stream = stream.map_err(|error| Failure::Wrong(error.to_string()))?;
         let seed = *b"what a rank keeps to itself only";
-        drop(fmi_proto::noise::KeyPair::from_seed(seed));
+        drop(fmi_proto::exchange::KeyPair::from_seed(seed));
         stream.write_all(&seed[20..30]).await.map_err(|error| Failure::Wrong(error.to_string()))
     });
     assert_eq!(violations(&scenario), ["8 bytes of the secret of a registration are on a wire"]);

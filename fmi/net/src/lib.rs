@@ -16,4 +16,4 @@ mod seam;
 pub mod time;
 
 #[cfg(feature = "io")]
-pub use seam::{BoxFuture, ByteStream, Clock, Listener, Net, Timer, within};
+pub use seam::{BoxFuture, ByteStream, Clock, Listener, Machine, Net, Timer, within};

@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::liveness::{Probes, Sample, Verdict, Watch};
 use crate::time::Instant;
-use crate::{ByteStream, Listener, Net};
+use crate::{ByteStream, Listener, Machine, Net};
 
 /// The network of this machine. Needs a tokio runtime with I/O and time.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +33,16 @@ impl RealNet {
 #[expect(clippy::disallowed_methods, reason = "the one place where real time enters")]
 fn clock() -> tokio::time::Instant {
     tokio::time::Instant::now()
+}
+
+/// Whether the processor has instructions for AES and for the multiplication without carries that GCM needs.
+fn has_aes() -> bool {
+    #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+    return is_x86_feature_detected!("aes") && is_x86_feature_detected!("pclmulqdq");
+    #[cfg(target_arch = "aarch64")]
+    return std::arch::is_aarch64_feature_detected!("aes") && std::arch::is_aarch64_feature_detected!("pmull");
+    #[cfg(not(any(target_arch = "x86", target_arch = "x86_64", target_arch = "aarch64")))]
+    false
 }
 
 fn shared_socket(local: SocketAddr) -> io::Result<TcpSocket> {
@@ -97,6 +107,12 @@ impl Net for RealNet {
 
     fn fill_entropy(&self, bytes: &mut [u8]) {
         getrandom::fill(bytes).expect("the system gives entropy");
+    }
+
+    fn machine(&self) -> Machine {
+        let cores =
+            std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX));
+        Machine { has_aes: has_aes(), cores }
     }
 
     fn connect(

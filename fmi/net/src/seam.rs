@@ -16,6 +16,16 @@ use crate::time::Instant;
 /// A future in a box.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
+/// What a machine can do, as far as anything is decided by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "whoever writes a network says all of it")]
+pub struct Machine {
+    /// Whether the processor has instructions for AES and for the multiplication of GCM.
+    pub has_aes: bool,
+    /// Processors that this process may use.
+    pub cores: u32,
+}
+
 /// A network with its clock.
 ///
 /// One local port is shared by a listener and any number of connections from it, as with
@@ -34,6 +44,9 @@ pub trait Net: Clone + Send + Sync + 'static {
 
     /// Fills `bytes` with entropy fit for secrets.
     fn fill_entropy(&self, bytes: &mut [u8]);
+
+    /// What the machine can do. Simulations say the same on every machine, so that what is decided by it is the same.
+    fn machine(&self) -> Machine;
 
     /// Connects from `local` to `remote`. Port 0 takes any free port, which later calls may share.
     ///
@@ -192,6 +205,8 @@ pub trait Clock: Send + Sync {
     fn sleep_until(&self, at: Instant) -> BoxFuture<()>;
     /// Yields the processor; as [`Net::yield_now`].
     fn yield_now(&self) -> bool;
+    /// What the machine can do.
+    fn machine(&self) -> Machine;
 }
 
 impl<N: Net> Clock for N {
@@ -205,6 +220,10 @@ impl<N: Net> Clock for N {
 
     fn yield_now(&self) -> bool {
         Net::yield_now(self)
+    }
+
+    fn machine(&self) -> Machine {
+        Net::machine(self)
     }
 }
 

@@ -57,11 +57,20 @@ pub struct Peer {
     pub card: Option<Card>,
 }
 
+/// A hash of all that the members of a group were told of each other.
+pub type Digest = [u8; 32];
+
 /// The members of a session, with their cards opened.
 #[derive(Clone, Debug)]
 pub struct Roster {
     /// The session.
     pub session: SessionId,
+    /// Number of this view of the group, from 0.
+    pub epoch: u32,
+    /// Of the group, the session and each registration. It goes into the keys of all pairs, so ranks that were told of
+    /// different groups do not recognise each other. Where the rendezvous saw a rank does not go into it: it may see one
+    /// rank differently for two others.
+    pub digest: Digest,
     /// In rank order.
     pub peers: Vec<Peer>,
 }
@@ -225,15 +234,29 @@ fn size_of(group: &Handout) -> u32 {
     u32::try_from(group.members.len()).expect("a group has at most SIZE_MAX members")
 }
 
+/// Of the first view; the views that follow name the digest of the one before.
+fn digest(key: &Key, epoch: u32, group: &Handout) -> Digest {
+    const NO_PARENT: Digest = [0; 32];
+    const GENERATION: u32 = 0;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"fmi 3 roster").update(&key.id()).update(&group.session);
+    hasher.update(&GENERATION.to_be_bytes()).update(&epoch.to_be_bytes()).update(&size_of(group).to_be_bytes());
+    hasher.update(&NO_PARENT);
+    for member in &group.members {
+        hasher.update(&member.nonce).update(blake3::hash(&member.card).as_bytes());
+    }
+    *hasher.finalize().as_bytes()
+}
+
 impl Roster {
     /// Opens the cards of a group. Addresses that a member may not claim are left out.
     ///
     /// # Errors
     /// [`OtherVersion`] if a card that verifies has another version.
     pub fn open(key: &Key, group: &Handout) -> Result<Self, OtherVersion> {
-        let size = size_of(group);
+        let (size, epoch) = (size_of(group), 0);
         let open = |member: &super::rendezvous::Member| {
-            let holder = Holder { rank: member.rank, size, nonce: &member.nonce };
+            let holder = Holder { rank: member.rank, size, epoch, nonce: &member.nonce };
             let mut card = match Card::open(key, &holder, &member.card) {
                 Err(CardError::Wire(WireError::Version { theirs, ours })) => {
                     return Err(OtherVersion { peer: member.rank, theirs, ours });
@@ -247,7 +270,7 @@ impl Roster {
             Ok(Peer { nonce, observed, round_trip, card })
         };
         let peers = group.members.iter().map(open).collect::<Result<_, _>>()?;
-        Ok(Self { session: group.session, peers })
+        Ok(Self { session: group.session, epoch, digest: digest(key, epoch, group), peers })
     }
 
     /// Ranks in the session.
@@ -440,6 +463,7 @@ mod tests {
 
     use super::*;
     use crate::card::Security;
+    use crate::cipher::Suites;
     use crate::wire::VERSION;
 
     fn at(text: &str) -> SocketAddr {
@@ -448,7 +472,14 @@ mod tests {
 
     fn peer(main: &str, second: &str, local: &str) -> Peer {
         let (version, security) = (VERSION, Security::Encrypted);
-        let card = Card { version, security, sprays: false, public: [0; 32], locals: vec![at(local)] };
+        let card = Card {
+            version,
+            security,
+            sprays: false,
+            suites: Suites::of_machine(true),
+            public: [0; 32],
+            locals: vec![at(local)],
+        };
         Peer {
             nonce: [0; 16],
             observed: Observed { second: Some(at(second)), ..Observed::once(at(main)) },
@@ -498,7 +529,7 @@ mod tests {
     const MEANS: Means = Means { relay: None, relay_likely: false, sprays: false, peers: Peers::All, seed: 1 };
 
     fn plan(own: Peer, their: Peer, means: &Means) -> Pairing {
-        Roster { session: [0; 16], peers: vec![own, their] }.plan(0, 1, means)
+        Roster { session: [0; 16], epoch: 0, digest: [0; 32], peers: vec![own, their] }.plan(0, 1, means)
     }
 
     fn remotes(pairing: &Pairing) -> Vec<(String, Path, u128)> {
@@ -577,7 +608,12 @@ mod tests {
 
     #[test]
     fn a_counting_nat_is_met_at_its_next_ports_in_the_order_of_its_peers() {
-        let roster = Roster { session: [0; 16], peers: vec![keeping(1), keeping(2), counting(3), keeping(4)] };
+        let roster = Roster {
+            session: [0; 16],
+            epoch: 0,
+            digest: [0; 32],
+            peers: vec![keeping(1), keeping(2), counting(3), keeping(4)],
+        };
         let ports = |rank| {
             let pairing = roster.plan(rank, 2, &MEANS);
             assert_eq!(pairing.technique, Technique::Prediction);

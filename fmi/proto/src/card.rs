@@ -6,10 +6,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use chacha20poly1305::aead::{Aead, KeyInit, Payload};
-use chacha20poly1305::{ChaCha20Poly1305, Nonce as AeadNonce};
-
-use super::noise::PublicKey;
+use super::cipher::{Cipher, NONCE_BYTES, Suite, Suites, TAG_BYTES};
+use super::exchange::PublicKey;
 use super::rendezvous::Nonce;
 use super::wire::{Reader, VERSION, WireError, Write};
 use crate::key::Key;
@@ -17,7 +15,7 @@ use crate::key::Key;
 /// Most own addresses on a card.
 pub const LOCALS_MAX: usize = 8;
 /// Longest sealed card.
-pub const CARD_BYTES_MAX: usize = 3 + 32 + 1 + LOCALS_MAX * 19 + 16;
+pub const CARD_BYTES_MAX: usize = 4 + 32 + 1 + LOCALS_MAX * 19 + TAG_BYTES;
 
 /// How the streams between ranks are protected; equal on all ranks of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +59,8 @@ pub struct Card {
     pub security: Security,
     /// Whether it agrees to be sprayed with probes.
     pub sprays: bool,
+    /// What it can make records with.
+    pub suites: Suites,
     /// Public key of this registration.
     pub public: PublicKey,
     /// Addresses of its own interfaces.
@@ -85,17 +85,10 @@ pub struct Holder<'a> {
     pub rank: u32,
     /// Size of the group.
     pub size: u32,
+    /// Number of the view of the group that it registers for, from 0.
+    pub epoch: u32,
     /// Nonce of the registration, fresh for each; so is the key that seals.
     pub nonce: &'a Nonce,
-}
-
-impl Holder<'_> {
-    fn bound(&self) -> [u8; 8] {
-        let mut bytes = [0; 8];
-        bytes[..4].copy_from_slice(&self.rank.to_be_bytes());
-        bytes[4..].copy_from_slice(&self.size.to_be_bytes());
-        bytes
-    }
 }
 
 /// Whether an address that a peer claims for itself may be dialled.
@@ -115,12 +108,12 @@ pub fn local_is_allowed(local: SocketAddr, observed: IpAddr) -> bool {
 impl Card {
     /// Seals the card for the peers of `holder`.
     pub fn seal(&self, key: &Key, holder: &Holder<'_>) -> Vec<u8> {
-        let mut plain = Vec::with_capacity(CARD_BYTES_MAX);
-        plain.put(&[self.version, self.security.code(), u8::from(self.sprays)]).put(&self.public);
-        plain.put_addresses(&self.locals, LOCALS_MAX);
-        let (cipher, bound) = (cipher(key, holder), holder.bound());
-        let payload = Payload { msg: &plain, aad: &bound };
-        cipher.encrypt(&AeadNonce::default(), payload).expect("a card is far below the limit of the cipher")
+        let mut bytes = Vec::with_capacity(CARD_BYTES_MAX);
+        bytes.put(&[self.version, self.security.code(), u8::from(self.sprays), self.suites.code()]).put(&self.public);
+        bytes.put_addresses(&self.locals, LOCALS_MAX);
+        let tag = cipher(key, holder).seal([0; NONCE_BYTES], &[], &mut bytes);
+        bytes.put(&tag);
+        bytes
     }
 
     /// Opens the card of `holder`.
@@ -128,10 +121,9 @@ impl Card {
     /// # Errors
     /// [`CardError`] unless a holder of the key sealed it for this registration.
     pub fn open(key: &Key, holder: &Holder<'_>, sealed: &[u8]) -> Result<Self, CardError> {
-        let (cipher, bound) = (cipher(key, holder), holder.bound());
-        let payload = Payload { msg: sealed, aad: &bound };
-        let plain = cipher.decrypt(&AeadNonce::default(), payload).map_err(|_| CardError::Seal)?;
-        let mut reader = Reader::new(&plain);
+        let mut bytes = sealed.to_vec();
+        cipher(key, holder).open([0; NONCE_BYTES], &[], &mut bytes).map_err(|_| CardError::Seal)?;
+        let mut reader = Reader::new(&bytes[..sealed.len() - TAG_BYTES]);
         let version = reader.u8()?;
         if version != VERSION {
             return Err(WireError::Version { theirs: version, ours: VERSION }.into());
@@ -146,15 +138,18 @@ impl Card {
             1 => true,
             other => return Err(WireError::Value { field: "card flags", value: u64::from(other) }.into()),
         };
+        let suites = Suites::from_code(reader.u8()?)?;
         let (public, locals) = (reader.array()?, reader.addresses(LOCALS_MAX)?);
         reader.finish()?;
-        Ok(Self { version, security, sprays, public, locals })
+        Ok(Self { version, security, sprays, suites, public, locals })
     }
 }
 
-/// The nonce of the registration makes the key unique, so the cipher's own nonce can be zero.
-fn cipher(key: &Key, holder: &Holder<'_>) -> ChaCha20Poly1305 {
-    ChaCha20Poly1305::new(key.card_key(holder.nonce).as_bytes().into())
+/// The key is that of one registration, so the cipher's nonce can be zero, and nothing else needs to be bound.
+fn cipher(key: &Key, holder: &Holder<'_>) -> Cipher {
+    let Holder { rank, size, epoch, nonce } = holder;
+    let [rank, size, epoch] = [rank, size, epoch].map(|number| number.to_be_bytes());
+    Cipher::new(Suite::ChaCha20Poly1305, key.card_key(&[&epoch, &rank, &size, &nonce[..]]).as_bytes())
 }
 
 #[cfg(test)]
@@ -164,26 +159,40 @@ mod tests {
 
     fn card() -> Card {
         let locals = vec![SocketAddr::from(([10, 0, 0, 2], 4000))];
-        Card { version: VERSION, security: Security::Encrypted, sprays: true, public: [5; 32], locals }
+        Card {
+            version: VERSION,
+            security: Security::Encrypted,
+            sprays: true,
+            suites: Suites::of_machine(true),
+            public: [5; 32],
+            locals,
+        }
     }
 
-    const HOLDER: Holder<'_> = Holder { rank: 1, size: 4, nonce: &[7; 16] };
+    const HOLDER: Holder<'_> = Holder { rank: 1, size: 4, epoch: 0, nonce: &[7; 16] };
 
     #[test]
     fn peers_read_a_card_and_nobody_else_does() {
-        let key = Key::from_secret(b"k");
+        let key = Key::new("g", b"k");
         let sealed = card().seal(&key, &HOLDER);
         assert_eq!(Card::open(&key, &HOLDER, &sealed), Ok(card()));
-        assert_eq!(Card::open(&Key::from_secret(b"x"), &HOLDER, &sealed), Err(CardError::Seal));
-        for other in [Holder { rank: 2, ..HOLDER }, Holder { size: 5, ..HOLDER }, Holder { nonce: &[8; 16], ..HOLDER }]
-        {
+        for other in [Key::new("g", b"x"), Key::new("h", b"k")] {
+            assert_eq!(Card::open(&other, &HOLDER, &sealed), Err(CardError::Seal), "another secret, or another group");
+        }
+        let others = [
+            Holder { rank: 2, ..HOLDER },
+            Holder { size: 5, ..HOLDER },
+            Holder { epoch: 1, ..HOLDER },
+            Holder { nonce: &[8; 16], ..HOLDER },
+        ];
+        for other in others {
             assert_eq!(Card::open(&key, &other, &sealed), Err(CardError::Seal), "{other:?}");
         }
     }
 
     #[test]
     fn a_card_of_another_version_says_which_and_no_more_is_read_of_it() {
-        let key = Key::from_secret(b"k");
+        let key = Key::new("g", b"k");
         let sealed = Card { version: VERSION + 1, ..card() }.seal(&key, &HOLDER);
         let expected = WireError::Version { theirs: VERSION + 1, ours: VERSION };
         assert_eq!(Card::open(&key, &HOLDER, &sealed), Err(CardError::Wire(expected)));
@@ -193,9 +202,9 @@ mod tests {
     fn the_longest_card_fits() {
         let local = SocketAddr::from(([1; 16], 4000));
         let long = Card { locals: vec![local; LOCALS_MAX + 3], ..card() };
-        let sealed = long.seal(&Key::from_secret(b"k"), &HOLDER);
+        let sealed = long.seal(&Key::new("g", b"k"), &HOLDER);
         assert_eq!(sealed.len(), CARD_BYTES_MAX);
-        let opened = Card::open(&Key::from_secret(b"k"), &HOLDER, &sealed).expect("ours");
+        let opened = Card::open(&Key::new("g", b"k"), &HOLDER, &sealed).expect("ours");
         assert_eq!(opened.locals.len(), LOCALS_MAX);
     }
 
@@ -214,7 +223,7 @@ mod tests {
     proptest! {
         #[test]
         fn arbitrary_bytes_are_refused(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            prop_assert!(Card::open(&Key::from_secret(b"k"), &HOLDER, &bytes).is_err());
+            prop_assert!(Card::open(&Key::new("g", b"k"), &HOLDER, &bytes).is_err());
         }
     }
 }

@@ -1,5 +1,8 @@
-//! ChaCha20-Poly1305 of one of two libraries, which give the same bytes: AWS-LC, which is several times as fast, or one
-//! of Rust alone (without the feature `aws-lc`). Pure.
+//! Authenticated encryption: AES-256-GCM where the processors of both ends are made for it, else ChaCha20-Poly1305. Either
+//! is of one of two libraries, which give the same bytes: AWS-LC, which is several times as fast, or one of Rust alone
+//! (without the feature `aws-lc`). Pure.
+
+use super::wire::WireError;
 
 #[cfg(not(feature = "aws-lc"))]
 pub(crate) use self::pure::Cipher;
@@ -15,18 +18,78 @@ pub(crate) const NONCE_BYTES: usize = 12;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Forged;
 
+/// What makes records of the bytes of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Suite {
+    /// ChaCha20-Poly1305 (RFC 8439), which is fast everywhere.
+    ChaCha20Poly1305,
+    /// AES-256-GCM (NIST SP 800-38D), which is faster where the processor has instructions for it, and slow and harder to
+    /// protect against measurements of time where it has not.
+    Aes256Gcm,
+}
+
+impl Suite {
+    /// As the keys of a pair have it.
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::ChaCha20Poly1305 => 1,
+            Self::Aes256Gcm => 2,
+        }
+    }
+}
+
+/// The suites that a rank offers. Everybody offers ChaCha20-Poly1305.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Suites(u8);
+
+impl Suites {
+    const CHACHA: u8 = 1;
+    const AES: u8 = 2;
+
+    /// Those of a machine, whose processor has instructions for AES or not.
+    pub fn of_machine(has_aes: bool) -> Self {
+        Self(Self::CHACHA | if has_aes { Self::AES } else { 0 })
+    }
+
+    /// The best suite that both offer.
+    pub fn best_of(self, other: Self) -> Suite {
+        if self.0 & other.0 & Self::AES != 0 { Suite::Aes256Gcm } else { Suite::ChaCha20Poly1305 }
+    }
+
+    /// As on a card.
+    pub(crate) fn code(self) -> u8 {
+        self.0
+    }
+
+    /// From a card. Suites that this version does not know are nobody's loss.
+    ///
+    /// # Errors
+    /// [`WireError::Value`] without the one that everybody offers.
+    pub(crate) fn from_code(code: u8) -> Result<Self, WireError> {
+        if code & Self::CHACHA == 0 {
+            return Err(WireError::Value { field: "suites", value: u64::from(code) });
+        }
+        Ok(Self(code & (Self::CHACHA | Self::AES)))
+    }
+}
+
 #[cfg(feature = "aws-lc")]
 mod swift {
-    use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+    use aws_lc_rs::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 
-    use super::{Forged, NONCE_BYTES, TAG_BYTES};
+    use super::{Forged, NONCE_BYTES, Suite, TAG_BYTES};
 
     /// A key at work; the library wipes it in the end.
     pub(crate) struct Cipher(LessSafeKey);
 
     impl Cipher {
-        pub(crate) fn new(key: &[u8; 32]) -> Self {
-            let key = UnboundKey::new(&CHACHA20_POLY1305, key).expect("a key of this cipher has 32 bytes");
+        pub(crate) fn new(suite: Suite, key: &[u8; 32]) -> Self {
+            let algorithm = match suite {
+                Suite::ChaCha20Poly1305 => &CHACHA20_POLY1305,
+                Suite::Aes256Gcm => &AES_256_GCM,
+            };
+            let key = UnboundKey::new(algorithm, key).expect("a key of either cipher has 32 bytes");
             Self(LessSafeKey::new(key))
         }
 
@@ -48,29 +111,43 @@ mod swift {
 
 #[cfg(any(test, not(feature = "aws-lc")))]
 mod pure {
-    use chacha20poly1305::aead::{AeadInPlace, KeyInit};
+    use aes_gcm::Aes256Gcm;
+    use chacha20poly1305::aead::{AeadInPlace, KeyInit, Result as AeadResult};
     use chacha20poly1305::{ChaCha20Poly1305, Tag};
 
-    use super::{Forged, NONCE_BYTES, TAG_BYTES};
+    use super::{Forged, NONCE_BYTES, Suite, TAG_BYTES};
 
     /// A key at work, wiped in the end.
-    pub(crate) struct Cipher(ChaCha20Poly1305);
+    pub(crate) enum Cipher {
+        ChaCha(Box<ChaCha20Poly1305>),
+        Aes(Box<Aes256Gcm>),
+    }
 
     impl Cipher {
-        pub(crate) fn new(key: &[u8; 32]) -> Self {
-            Self(ChaCha20Poly1305::new(key.into()))
+        pub(crate) fn new(suite: Suite, key: &[u8; 32]) -> Self {
+            match suite {
+                Suite::ChaCha20Poly1305 => Self::ChaCha(Box::new(ChaCha20Poly1305::new(key.into()))),
+                Suite::Aes256Gcm => Self::Aes(Box::new(Aes256Gcm::new(key.into()))),
+            }
         }
 
         /// Encrypts `bytes` in place; the tag covers `also` as well.
         pub(crate) fn seal(&self, nonce: [u8; NONCE_BYTES], also: &[u8], bytes: &mut [u8]) -> [u8; TAG_BYTES] {
-            let tag = self.0.encrypt_in_place_detached(&nonce.into(), also, bytes);
+            let tag: AeadResult<Tag> = match self {
+                Self::ChaCha(cipher) => cipher.encrypt_in_place_detached(&nonce.into(), also, bytes),
+                Self::Aes(cipher) => cipher.encrypt_in_place_detached(&nonce.into(), also, bytes),
+            };
             tag.expect("a record is far below the limit of the cipher").into()
         }
 
         /// Decrypts in place the bytes that stand before the tag in `bytes`.
         pub(crate) fn open(&self, nonce: [u8; NONCE_BYTES], also: &[u8], bytes: &mut [u8]) -> Result<(), Forged> {
             let (bytes, tag) = bytes.split_at_mut(bytes.len().checked_sub(TAG_BYTES).ok_or(Forged)?);
-            let opened = self.0.decrypt_in_place_detached(&nonce.into(), also, bytes, Tag::from_slice(tag));
+            let tag = Tag::from_slice(tag);
+            let opened = match self {
+                Self::ChaCha(cipher) => cipher.decrypt_in_place_detached(&nonce.into(), also, bytes, tag),
+                Self::Aes(cipher) => cipher.decrypt_in_place_detached(&nonce.into(), also, bytes, tag),
+            };
             opened.map_err(|_| Forged)
         }
     }
@@ -86,10 +163,11 @@ mod tests {
     proptest! {
         #[test]
         fn both_libraries_give_the_same_bytes(
-            key: [u8; 32], nonce: [u8; NONCE_BYTES], also in proptest::collection::vec(any::<u8>(), 0..40),
+            aes: bool, key: [u8; 32], nonce: [u8; NONCE_BYTES], also in proptest::collection::vec(any::<u8>(), 0..40),
             text in proptest::collection::vec(any::<u8>(), 0..300), flipped in proptest::option::of(any::<proptest::sample::Index>()),
         ) {
-            let (swift, pure) = (Cipher::new(&key), pure::Cipher::new(&key));
+            let suite = if aes { Suite::Aes256Gcm } else { Suite::ChaCha20Poly1305 };
+            let (swift, pure) = (Cipher::new(suite, &key), pure::Cipher::new(suite, &key));
             let (mut ours, mut theirs) = (text.clone(), text.clone());
             let (tag, other) = (swift.seal(nonce, &also, &mut ours), pure.seal(nonce, &also, &mut theirs));
             prop_assert_eq!((&ours, tag), (&theirs, other));

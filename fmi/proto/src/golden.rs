@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use super::candidate::Roster;
 use super::card::{Card, Holder, Security};
+use super::cipher::Suites;
 use super::discovery::Outcome;
+use super::exchange::KeyPair;
 use super::frame::{Envelope, Kind};
-use super::noise::KeyPair;
 use super::notice::Notice;
-use super::record::{Direction, HEADER_BYTES};
+use super::record::HEADER_BYTES;
 use super::rendezvous::{
     self, ClientMessage, Handout, Member, Observed, Refusal, Registration, RelayRequest, Resumption, ServerMessage,
     Waiting,
@@ -36,7 +37,7 @@ impl Lines {
 }
 
 fn key() -> Key {
-    Key::from_secret(b"a key of 16 bytes")
+    Key::new("demo", b"a key of 16 bytes")
 }
 
 fn nonce(rank: u32) -> [u8; 16] {
@@ -50,8 +51,8 @@ fn key_pair(rank: u32) -> KeyPair {
 fn card(rank: u32) -> Vec<u8> {
     let locals = vec!["10.0.0.2:4000".parse().expect("v4"), "[fd00::2]:4000".parse().expect("v6")];
     let (version, security, public) = (wire::VERSION, Security::Encrypted, *key_pair(rank).public());
-    Card { version, security, sprays: true, public, locals }
-        .seal(&key(), &Holder { rank, size: 2, nonce: &nonce(rank) })
+    Card { version, security, sprays: true, suites: Suites::of_machine(true), public, locals }
+        .seal(&key(), &Holder { rank, size: 2, epoch: 0, nonce: &nonce(rank) })
 }
 
 fn handout() -> Handout {
@@ -68,8 +69,8 @@ fn handout() -> Handout {
 fn clients(lines: &mut Lines) {
     let key = key();
     let registration = Registration {
-        group: key.group_id("demo"),
-        name: key.name_tag("demo"),
+        group: key.id(),
+        name: key.name_tag(),
         rank: 1,
         size: 2,
         instance: [3; 16],
@@ -78,7 +79,7 @@ fn clients(lines: &mut Lines) {
         vouches: 2,
         card: card(1),
     };
-    let (session, group, nonce) = ([7; 16], key.group_id("demo"), nonce(1));
+    let (session, group, nonce) = ([7; 16], key.id(), nonce(1));
     for (name, message) in [
         ("register", ClientMessage::Register(registration)),
         ("ping", ClientMessage::Ping),
@@ -135,21 +136,23 @@ fn streams(lines: &mut Lines) {
     for security in [Security::Encrypted, Security::Authenticated, Security::Plaintext] {
         let credentials = |rank| {
             let roster = Roster::open(&key(), &handout()).expect("of this version");
-            Credentials::new(key(), key_pair(rank), security, roster, rank)
+            Credentials::new(&key(), key_pair(rank), security, roster, rank, None)
         };
         let (low, high) = (credentials(0), credentials(1));
-        let (low_hello, mut flight) = low.hello(1, [1; 32]).expect("a member");
-        let (high_hello, _) = high.hello(0, [2; 32]).expect("a member");
-        low.hear(&mut flight, &high_hello[low_hello.len()..]).expect("verified");
-        let (nomination, protection) = low.nominate(flight).expect("heard");
+        let (low_hello, flight) = low.hello(1, [1; 16]).expect("a member");
+        let (high_answer, theirs) = high.answer(0, [2; 16], &low_hello).expect("a member");
+        let ours = low.hear(&flight, &high_answer).expect("a member");
         let name = security.name();
         lines.put(&format!("{name} stream, hello of the lower rank"), &low_hello);
-        lines.put(&format!("{name} stream, hello of the higher rank"), &high_hello);
-        lines.put(&format!("{name} stream, nomination"), &nomination);
-        if let Some((security, keys)) = protection {
+        lines.put(&format!("{name} stream, answer of the higher rank"), &high_answer);
+        lines.put(&format!("{name} stream, nomination"), &ours.nomination(false));
+        lines.put(&format!("{name} stream, settlement"), &ours.nomination(true));
+        lines.put(&format!("{name} stream, acceptance"), &theirs.acceptance());
+        if let (Some((security, keys)), _) = ours.keep() {
             let mut record = vec![0; HEADER_BYTES];
             record.extend_from_slice(b"payload");
-            Direction::new(security, keys.send).seal(&mut record);
+            let (mut sealing, _) = keys.directions(security);
+            sealing.seal(&mut record);
             lines.put(&format!("{name} stream, first record of the lower rank"), &record);
         }
     }

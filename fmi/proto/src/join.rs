@@ -115,7 +115,8 @@ mod tests {
     use super::*;
     use crate::candidate::Peer;
     use crate::card::Card;
-    use crate::noise::KeyPair;
+    use crate::cipher::Suites;
+    use crate::exchange::KeyPair;
     use crate::rendezvous::Observed;
     use crate::wire::VERSION;
 
@@ -131,9 +132,16 @@ mod tests {
             nonce: [0; 16],
             observed: Observed::once(([1, 1, 1, 1], 1).into()),
             round_trip: Duration::ZERO,
-            card: security.map(|security| Card { version: VERSION, security, sprays: false, public, locals: vec![] }),
+            card: security.map(|security| Card {
+                version: VERSION,
+                security,
+                sprays: false,
+                suites: Suites::of_machine(true),
+                public,
+                locals: vec![],
+            }),
         };
-        Roster { session: [0; 16], peers: securities.iter().map(peer).collect() }
+        Roster { session: [0; 16], epoch: 0, digest: [0; 32], peers: securities.iter().map(peer).collect() }
     }
 
     fn rounds() -> Rounds {

@@ -22,12 +22,14 @@ pub enum Output {
         /// Where to.
         candidate: Candidate,
     },
-    /// Send the nomination on a stream.
+    /// Send the nomination of a stream.
     Nominate {
         /// Rank of the peer.
         peer: u32,
         /// The stream.
         stream: StreamId,
+        /// Whether it is settled: no acceptance will come.
+        settles: bool,
     },
     /// Keep a stream; abandon all else of this peer.
     Won {
@@ -169,7 +171,8 @@ impl Mesh {
         while let Some(output) = punch.poll_output() {
             self.outputs.push_back(match output {
                 PunchOutput::Connect(attempt, candidate) => Output::Connect { peer, attempt, candidate },
-                PunchOutput::Nominate(stream) => Output::Nominate { peer, stream },
+                PunchOutput::Nominate(stream) => Output::Nominate { peer, stream, settles: false },
+                PunchOutput::Settle(stream) => Output::Nominate { peer, stream, settles: true },
                 PunchOutput::Won(stream) => {
                     won = true;
                     Output::Won { peer, stream }
@@ -201,7 +204,7 @@ mod tests {
     fn mesh(rank: u32, size: u8, attempts_max: usize) -> Mesh {
         let observed = |rank: u8| Observed::once(([1, 1, 1, rank], 1).into());
         let peer = |rank| Peer { nonce: [0; 16], observed: observed(rank), round_trip: Duration::ZERO, card: None };
-        let roster = Roster { session: [0; 16], peers: (0..size).map(peer).collect() };
+        let roster = Roster { session: [0; 16], epoch: 0, digest: [0; 32], peers: (0..size).map(peer).collect() };
         let means = Means { relay: None, relay_likely: false, sprays: false, peers: Peers::All, seed: 1 };
         Mesh::new(Instant::ZERO, rank, roster, means, attempts_max)
     }
@@ -218,8 +221,9 @@ mod tests {
                     turns.push(peer);
                     let stream = StreamId(u64::from(peer));
                     mesh.handle_input(Instant::ZERO, peer, Input::Connected(Attempt(0), stream));
-                    mesh.handle_input(Instant::ZERO, peer, Input::Confirmed(stream));
+                    mesh.handle_input(Instant::ZERO, peer, Input::Confirmed { stream, is_answered: peer % 2 == 0 });
                     mesh.handle_input(Instant::ZERO, peer, Input::Nominated(stream));
+                    mesh.handle_input(Instant::ZERO, peer, Input::Accepted(stream));
                 }
                 Output::Complete => complete = true,
                 Output::Nominate { peer, .. } => assert!(peer > 7),

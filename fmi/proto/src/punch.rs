@@ -7,8 +7,10 @@
 //! of each round only, and grows from there. A silent attempt is left alone: behind a NAT that
 //! drops, the open hole is what lets the peer in.
 //!
-//! One rank of a pair [nominates] the first stream on which the peer proved itself;
-//! the other waits for the nomination. So both keep the same stream, whichever side it came from.
+//! One rank of a pair [nominates] each stream on which the peer proved itself; the other keeps the first that was
+//! nominated, and accepts it. So both keep the same stream, whichever side it came from, and what somebody has
+//! recorded and repeats is kept by nobody: it is not accepted. A first stream on which the peer has answered is settled
+//! in place of nominated, and kept at once.
 
 use std::collections::VecDeque;
 use std::io;
@@ -36,8 +38,7 @@ const PAUSE_MEAN_BUSY: Duration = Duration::from_millis(10);
 /// attempt opened, so rarely is as good as never, and an overloaded relay should not be retried quickly.
 const PAUSE_MEAN_SPARSE: Duration = Duration::from_millis(200);
 
-/// Which rank of a pair nominates the stream that both keep: the lower one. It is the same rank that answers the
-/// other's handshake, since the nomination is that answer.
+/// Which rank of a pair nominates streams, of which the other one keeps the first: the lower one.
 pub const fn nominates(rank: u32, peer: u32) -> bool {
     rank < peer
 }
@@ -58,9 +59,16 @@ pub enum Input {
     /// The attempt made a stream; the peer has not proved itself yet.
     Connected(Attempt, StreamId),
     /// The peer proved itself on a stream, which either side opened.
-    Confirmed(StreamId),
-    /// The peer nominated a stream.
+    Confirmed {
+        /// The stream.
+        stream: StreamId,
+        /// Whether the peer answered what this side said there, so that it is no recording.
+        is_answered: bool,
+    },
+    /// The peer nominated or settled a stream.
     Nominated(StreamId),
+    /// The peer accepted a stream that this side nominated.
+    Accepted(StreamId),
     /// A stream that was not won ended, or its other end failed to prove itself.
     Broken(StreamId),
 }
@@ -70,8 +78,10 @@ pub enum Input {
 pub enum Output {
     /// Connect to a candidate.
     Connect(Attempt, Candidate),
-    /// Tell the peer that this stream is the one.
+    /// Tell the peer that this stream may be kept, and wait for its acceptance.
     Nominate(StreamId),
+    /// Tell the peer that this stream is the one.
+    Settle(StreamId),
     /// Keep this stream; abandon all attempts and other streams of the pair.
     Won(StreamId),
 }
@@ -99,6 +109,7 @@ struct Target {
 #[derive(Debug)]
 pub struct Punch {
     nominates: bool,
+    has_nominated: bool,
     targets: Vec<Target>,
     attempts: u32,
     won: Option<StreamId>,
@@ -112,6 +123,7 @@ impl Punch {
     pub fn new(now: Instant, nominates: bool, candidates: Vec<Candidate>, seed: u64) -> Self {
         let mut punch = Self {
             nominates,
+            has_nominated: false,
             targets: Vec::new(),
             attempts: 0,
             won: None,
@@ -142,14 +154,22 @@ impl Punch {
                     target.trying = Trying::Proving(stream);
                 }
             }
-            Input::Confirmed(stream) => {
-                if self.nominates {
-                    self.outputs.push_back(Output::Nominate(stream));
+            Input::Confirmed { stream, is_answered } => {
+                if self.nominates && is_answered && !self.has_nominated {
+                    self.outputs.push_back(Output::Settle(stream));
                     self.win(stream);
+                } else if self.nominates {
+                    self.has_nominated = true;
+                    self.outputs.push_back(Output::Nominate(stream));
                 }
             }
             Input::Nominated(stream) => {
                 if !self.nominates {
+                    self.win(stream);
+                }
+            }
+            Input::Accepted(stream) => {
+                if self.nominates {
                     self.win(stream);
                 }
             }
@@ -310,23 +330,48 @@ mod tests {
         assert!(distinct.len() > pauses.len() * 9 / 10);
     }
 
-    #[test]
-    fn the_lower_rank_nominates_the_first_proven_stream_only() {
-        let mut punch = punch(true);
-        punch.handle_input(Instant::ZERO, Input::Confirmed(StreamId(4)));
-        punch.handle_input(Instant::ZERO, Input::Confirmed(StreamId(5)));
-        assert_eq!(punch.poll_output(), Some(Output::Nominate(StreamId(4))));
-        assert_eq!(punch.poll_output(), Some(Output::Won(StreamId(4))));
-        assert_eq!(punch.poll_output(), None);
+    fn confirmed(stream: u64, is_answered: bool) -> Input {
+        Input::Confirmed { stream: StreamId(stream), is_answered }
+    }
+
+    fn outputs(punch: &mut Punch) -> Vec<Output> {
+        std::iter::from_fn(|| punch.poll_output()).collect()
     }
 
     #[test]
-    fn the_higher_rank_waits_for_the_nomination() {
+    fn the_lower_rank_nominates_each_proven_stream_and_keeps_the_one_that_is_accepted() {
+        let mut punch = punch(true);
+        punch.handle_input(Instant::ZERO, confirmed(4, false));
+        punch.handle_input(Instant::ZERO, confirmed(5, true));
+        let (four, five) = (StreamId(4), StreamId(5));
+        assert_eq!(
+            outputs(&mut punch),
+            [Output::Nominate(four), Output::Nominate(five)],
+            "the first may be kept as well"
+        );
+        assert_eq!(punch.won(), None);
+        punch.handle_input(Instant::ZERO, Input::Broken(four));
+        punch.handle_input(Instant::ZERO, Input::Accepted(five));
+        assert_eq!((outputs(&mut punch), punch.won()), (vec![Output::Won(five)], Some(five)));
+    }
+
+    #[test]
+    fn a_first_stream_that_the_peer_has_answered_is_settled() {
+        let mut punch = punch(true);
+        punch.handle_input(Instant::ZERO, confirmed(4, true));
+        punch.handle_input(Instant::ZERO, confirmed(5, true));
+        assert_eq!(outputs(&mut punch), [Output::Settle(StreamId(4)), Output::Won(StreamId(4))]);
+    }
+
+    #[test]
+    fn the_higher_rank_keeps_the_first_stream_that_is_nominated() {
         let mut punch = punch(false);
-        punch.handle_input(Instant::ZERO, Input::Confirmed(StreamId(4)));
-        assert_eq!(punch.poll_output(), None);
+        punch.handle_input(Instant::ZERO, confirmed(4, true));
+        punch.handle_input(Instant::ZERO, Input::Accepted(StreamId(4)));
+        assert_eq!(outputs(&mut punch), [], "an acceptance is what it says itself");
         punch.handle_input(Instant::ZERO, Input::Nominated(StreamId(5)));
-        assert_eq!(punch.poll_output(), Some(Output::Won(StreamId(5))));
+        punch.handle_input(Instant::ZERO, Input::Nominated(StreamId(4)));
+        assert_eq!(outputs(&mut punch), [Output::Won(StreamId(5))]);
     }
 
     #[test]
@@ -366,21 +411,88 @@ mod tests {
         assert!(punch.poll_timeout().is_some(), "sparse: not at once, but again");
     }
 
-    proptest! {
-        /// Two machines whose streams are confirmed in any order keep one and the same stream.
-        #[test]
-        fn both_sides_keep_one_stream(order in proptest::collection::vec((any::<bool>(), 0u64..4), 1..40)) {
-            let (mut low, mut high) = (punch(true), punch(false));
-            for (side, stream) in order {
-                let machine = if side { &mut low } else { &mut high };
-                machine.handle_input(Instant::ZERO, Input::Confirmed(StreamId(stream)));
-                while let Some(output) = low.poll_output() {
-                    if let Output::Nominate(stream) = output {
-                        high.handle_input(Instant::ZERO, Input::Nominated(stream));
-                    }
+    /// Two machines, and what is on its way between them.
+    struct Pair {
+        low: Punch,
+        high: Punch,
+        nominations: Vec<StreamId>,
+        acceptances: Vec<StreamId>,
+        /// Streams of which this side has said or heard something.
+        confirmed: [std::collections::BTreeSet<u64>; 2],
+    }
+
+    /// The other end of these is somebody who repeats what was said elsewhere: only the lower rank takes it for a peer.
+    const RECORDED: std::ops::Range<u64> = 4..6;
+
+    impl Pair {
+        fn confirm(&mut self, low: bool, stream: u64, is_answered: bool) {
+            if !self.confirmed[usize::from(low)].insert(stream) || (!low && RECORDED.contains(&stream)) {
+                return;
+            }
+            let is_answered = is_answered && !RECORDED.contains(&stream);
+            let machine = if low { &mut self.low } else { &mut self.high };
+            machine.handle_input(Instant::ZERO, confirmed(stream, is_answered));
+            self.drain();
+        }
+
+        fn drain(&mut self) {
+            for output in outputs(&mut self.low) {
+                if let Output::Nominate(stream) | Output::Settle(stream) = output {
+                    self.nominations.push(stream);
                 }
             }
-            prop_assert_eq!(low.won(), high.won());
+            for output in outputs(&mut self.high) {
+                if let Output::Won(stream) = output {
+                    self.acceptances.push(stream);
+                }
+            }
+        }
+
+        /// Delivers one message, if the other end is the peer and not somebody who cannot read it.
+        fn deliver(&mut self, at: usize) {
+            let count = self.nominations.len() + self.acceptances.len();
+            if count == 0 {
+                return;
+            }
+            let at = at % count;
+            if at < self.nominations.len() {
+                let stream = self.nominations.remove(at);
+                if !RECORDED.contains(&stream.0) {
+                    self.high.handle_input(Instant::ZERO, Input::Nominated(stream));
+                }
+            } else {
+                let stream = self.acceptances.remove(at - self.nominations.len());
+                self.low.handle_input(Instant::ZERO, Input::Accepted(stream));
+            }
+            self.drain();
+        }
+    }
+
+    proptest! {
+        /// Whatever is proved, answered, recorded and delivered in which order: both ends keep the same stream, a peer's.
+        #[test]
+        fn both_sides_keep_one_stream(
+            order in proptest::collection::vec((0..3u8, 0u64..6, any::<bool>(), any::<usize>()), 1..60),
+        ) {
+            let (low, high) = (punch(true), punch(false));
+            let mut pair = Pair { low, high, nominations: vec![], acceptances: vec![], confirmed: Default::default() };
+            for (event, stream, is_answered, at) in order {
+                match event {
+                    0 => pair.confirm(true, stream, is_answered),
+                    1 => pair.confirm(false, stream, is_answered),
+                    _ => pair.deliver(at),
+                }
+                if let (Some(low), Some(high)) = (pair.low.won(), pair.high.won()) {
+                    prop_assert_eq!(low, high);
+                }
+            }
+            while !pair.nominations.is_empty() || !pair.acceptances.is_empty() {
+                pair.deliver(0);
+            }
+            let has_peer = pair.confirmed[1].iter().any(|stream| !RECORDED.contains(stream));
+            prop_assert_eq!(pair.low.won(), pair.high.won());
+            prop_assert_eq!(pair.low.won().is_some(), has_peer);
+            prop_assert!(pair.low.won().is_none_or(|stream| !RECORDED.contains(&stream.0)));
         }
     }
 }

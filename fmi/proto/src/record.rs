@@ -3,16 +3,16 @@
 //! A record is a length of four bytes, as many bytes, and a tag of 16. Encrypted, the bytes are
 //! ciphertext; authenticated, they are as they were. Either way the tag covers length and bytes under a
 //! key of this stream and direction and the number of the record, so a record that is changed, dropped,
-//! repeated, moved or reflected ends the stream. After [`REKEY_AFTER`] records the key is replaced by its
-//! hash, on both sides alike: a key that is stolen later does not read what came before.
+//! repeated, moved or reflected ends the stream. After [`REKEY_AFTER`] records, or [`REKEY_BYTES`], the key is replaced by
+//! one that is derived from it, on both sides alike: a key that is stolen later does not read what came before.
 
 use std::fmt;
 
-use fmi_net::{noted, planted};
-use zeroize::Zeroize;
+use fmi_net::planted;
 
 use super::card::Security;
-use super::cipher::{Cipher, NONCE_BYTES};
+use super::cipher::{Cipher, NONCE_BYTES, Suite};
+use super::derive::{self, Derived};
 
 /// Most bytes of the application in one record.
 pub const RECORD_BYTES_MAX: usize = 64 << 10;
@@ -20,8 +20,11 @@ pub const RECORD_BYTES_MAX: usize = 64 << 10;
 pub const HEADER_BYTES: usize = 4;
 /// Tag.
 pub const TAG_BYTES: usize = super::cipher::TAG_BYTES;
-/// Records under one key: at most 4 GiB, far below the limit of the cipher.
+/// Records under one key.
 pub const REKEY_AFTER: u64 = 1 << 16;
+/// Bytes of the application under one key, but for the end of the record that reaches it: far below the limits of the
+/// ciphers. It bounds what a stolen key shows of the past.
+pub const REKEY_BYTES: u64 = 1 << 30;
 
 /// A record does not verify: somebody changed the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,11 +39,14 @@ pub enum RecordError {
 
 /// One direction of a protected stream.
 pub struct Direction {
-    key: [u8; 32],
+    suite: Suite,
+    key: Derived,
     cipher: Cipher,
     encrypts: bool,
     number: u64,
-    rekey_after: u64,
+    /// Records and bytes under this key.
+    used: (u64, u64),
+    limits: (u64, u64),
 }
 
 impl fmt::Debug for Direction {
@@ -49,32 +55,23 @@ impl fmt::Debug for Direction {
     }
 }
 
-impl Drop for Direction {
-    fn drop(&mut self) {
-        // The cipher wipes its own copy.
-        self.key.zeroize();
-    }
-}
-
 impl Direction {
     /// Starts a direction.
-    pub fn new(security: Security, key: [u8; 32]) -> Self {
-        Self::rekeyed_after(security, key, REKEY_AFTER)
+    pub fn new(security: Security, suite: Suite, key: impl Into<Derived>) -> Self {
+        Self::rekeyed_after(security, suite, key.into(), (REKEY_AFTER, REKEY_BYTES))
     }
 
-    fn rekeyed_after(security: Security, key: [u8; 32], rekey_after: u64) -> Self {
-        let cipher = Cipher::new(&key);
-        Self { key, cipher, encrypts: security == Security::Encrypted, number: 0, rekey_after }
+    fn rekeyed_after(security: Security, suite: Suite, key: Derived, limits: (u64, u64)) -> Self {
+        let cipher = Cipher::new(suite, key.as_bytes());
+        Self { suite, key, cipher, encrypts: security == Security::Encrypted, number: 0, used: (0, 0), limits }
     }
 
-    fn next(&mut self) -> [u8; NONCE_BYTES] {
-        if self.number > 0 && self.number.is_multiple_of(self.rekey_after) {
-            let mut key = blake3::derive_key("fmi record key v1", &self.key);
-            noted::note("a later key of a stream", &key);
-            self.key.zeroize();
-            self.key = key;
-            key.zeroize();
-            self.cipher = Cipher::new(&self.key);
+    /// The nonce of the next record, which has so many bytes of the application.
+    fn next(&mut self, bytes: usize) -> [u8; NONCE_BYTES] {
+        if self.used.0 >= self.limits.0 || self.used.1 >= self.limits.1 {
+            self.key = Derived::new(derive::NEXT, &[self.key.as_bytes()]);
+            self.cipher = Cipher::new(self.suite, self.key.as_bytes());
+            self.used = (0, 0);
         }
         let mut nonce = [0; NONCE_BYTES];
         if !planted::is(planted::Fault::FixedNonce) {
@@ -82,6 +79,7 @@ impl Direction {
         }
         // A stream of 2^64 records takes longer than anybody lives.
         self.number += 1;
+        self.used = (self.used.0 + 1, self.used.1 + bytes as u64);
         nonce
     }
 
@@ -94,7 +92,7 @@ impl Direction {
         assert!(length <= RECORD_BYTES_MAX, "callers cut what they send");
         let header = u32::try_from(length).expect("RECORD_BYTES_MAX fits").to_be_bytes();
         record[..HEADER_BYTES].copy_from_slice(&header);
-        let nonce = self.next();
+        let nonce = self.next(length);
         let tag = if self.encrypts {
             self.cipher.seal(nonce, &header, &mut record[HEADER_BYTES..])
         } else {
@@ -123,7 +121,7 @@ impl Direction {
     /// # Panics
     /// If it is shorter than header and tag.
     pub fn open(&mut self, record: &mut [u8]) -> Result<(), RecordError> {
-        let nonce = self.next();
+        let nonce = self.next(record.len() - HEADER_BYTES - TAG_BYTES);
         let secret_at = if self.encrypts { HEADER_BYTES } else { record.len() - TAG_BYTES };
         let (clear, secret) = record.split_at_mut(secret_at);
         let before = planted::is(planted::Fault::WrongMacAccepted).then(|| secret.to_vec());
@@ -158,15 +156,27 @@ mod tests {
         Ok(record[HEADER_BYTES..record.len() - TAG_BYTES].to_vec())
     }
 
+    const SUITES: [Suite; 2] = [Suite::ChaCha20Poly1305, Suite::Aes256Gcm];
+
+    fn key(number: u8) -> Derived {
+        Derived::new(derive::UP, &[&[number; 32]])
+    }
+
+    fn ends_limited(security: Security, suite: Suite, limits: (u64, u64)) -> (Direction, Direction) {
+        let end = || Direction::rekeyed_after(security, suite, key(1), limits);
+        (end(), end())
+    }
+
     fn ends(security: Security) -> (Direction, Direction) {
-        (Direction::rekeyed_after(security, [1; 32], 3), Direction::rekeyed_after(security, [1; 32], 3))
+        ends_limited(security, Suite::ChaCha20Poly1305, (3, 1000))
     }
 
     #[test]
     fn bytes_come_back_over_several_keys_and_are_hidden_only_when_encrypted() {
-        for security in [Security::Encrypted, Security::Authenticated] {
-            let (mut sender, mut receiver) = ends(security);
-            let first_key = sender.key;
+        let modes = [Security::Encrypted, Security::Authenticated];
+        for (security, suite) in modes.into_iter().flat_map(|mode| SUITES.map(|suite| (mode, suite))) {
+            let (mut sender, mut receiver) = ends_limited(security, suite, (3, 1000));
+            let first_key = *sender.key.as_bytes();
             for number in 0..10u8 {
                 let text = [b"a plain text", &[number][..]].concat();
                 let record = sealed(&mut sender, &text);
@@ -174,7 +184,7 @@ mod tests {
                 assert_eq!(is_readable, security == Security::Authenticated);
                 assert_eq!(opened(&mut receiver, record), Ok(text));
             }
-            assert_ne!(sender.key, first_key, "the key has been replaced");
+            assert_ne!(*sender.key.as_bytes(), first_key, "the key has been replaced");
         }
     }
 
@@ -193,8 +203,27 @@ mod tests {
                 assert_eq!(results.last(), Some(&Err(RecordError::Tag)), "{order:?}");
             }
             let (mine, _) = records();
-            let mut other = Direction::new(security, [2; 32]);
+            let mut other = Direction::new(security, Suite::ChaCha20Poly1305, key(2));
             assert_eq!(opened(&mut other, mine[0].clone()), Err(RecordError::Tag), "the other direction's key");
+        }
+    }
+
+    #[test]
+    fn keys_are_replaced_after_records_or_bytes_and_numbers_go_on() {
+        // The fourth record is the first under another key, or the third, whose predecessor reached the bytes.
+        for (limits, bytes, replaced_at) in [((3, 1000), 1, [3, 6]), ((100, 20), 10, [2, 4]), ((100, 20), 19, [2, 4])] {
+            let (mut sender, mut receiver) = ends_limited(Security::Encrypted, Suite::Aes256Gcm, limits);
+            let mut replaced = Vec::new();
+            for number in 0..7 {
+                let before = *sender.key.as_bytes();
+                let record = sealed(&mut sender, &vec![7; bytes]);
+                if *sender.key.as_bytes() != before {
+                    replaced.push(number);
+                }
+                assert_eq!(opened(&mut receiver, record), Ok(vec![7; bytes]));
+                assert_eq!((sender.number, sender.key.as_bytes()), (number + 1, receiver.key.as_bytes()));
+            }
+            assert_eq!(replaced[..2], replaced_at, "{limits:?}");
         }
     }
 

@@ -1,85 +1,169 @@
-//! The first flight on a fresh stream: both ends prove that they hold the group's key and are the
-//! ranks that they say, and agree on the keys of the stream. Pure codec and checks.
+//! The first flight on a fresh stream: both ends prove that they are the ranks that they say, in one view of the group,
+//! and agree on the keys of the stream. Pure codec and checks.
 //!
-//! A completed TCP handshake proves nothing: behind a NAT the other end may be a stranger, and one
-//! direction may be dead. So each side sends a *hello*: a [confirmation](Credentials::check) bound to
-//! session, direction and both nonces, followed, from the higher rank, by the first message of a
-//! [`noise`](super::noise) handshake. The confirmation is a hash, so a stranger costs no public-key
-//! work. The lower rank keeps one of the streams that prove themselves and answers there with a
-//! *nomination*: the second message. No byte of the application moves before. A wrong or silent other
-//! end costs that stream only, and is not told why.
+//! A completed TCP handshake proves nothing: behind a NAT the other end may be a stranger, and one direction may be
+//! dead. What both ends know beforehand is the key of the group and, from the sealed [cards](super::card), a public key
+//! of each registration. One X25519 exchange of these makes the key of the *pair*, into which goes the
+//! [digest of the roster](super::candidate::Roster): two ranks that were told of different groups have different keys. On
+//! each stream then
 //!
-//! In plaintext mode a tag takes the place of both messages.
+//! 1. both send a *hello*, with a random number for this stream and a tag under the key of the pair; the end that
+//!    accepted the connection *answers* the other's, so its tag covers the other's random number as well;
+//! 2. the lower rank *nominates* the stream, with a tag under a secret made of both hellos;
+//! 3. the higher rank keeps the first stream that was nominated and *accepts* it, with another tag. No other stream of
+//!    the pair is ever accepted.
+//!
+//! A lower rank that has heard an answer to its own hello, and has nominated no stream before, knows all that an
+//! acceptance would tell: that the higher rank is there, and that no other stream can be kept. It *settles* the stream in
+//! place of nominating it, and waits for nothing. No byte of the application moves on a stream before this end knows that
+//! it is kept, in any mode.
+//!
+//! A hello costs whoever checks it a hash, and at most one exchange for each rank. A wrong or silent other end costs that
+//! stream only, and is not told why.
+
+use std::sync::OnceLock;
+
+use fmi_net::planted;
+use zeroize::ZeroizeOnDrop;
 
 use super::candidate::Roster;
 use super::card::Security;
-use super::noise::{Context, Handshake, KeyPair, MESSAGE_BYTES, Seed, StreamKeys, Unverified};
+use super::exchange::{KeyPair, LowOrder, PublicKey};
 use super::punch::nominates;
+use super::record::Direction;
 use super::rendezvous::SessionId;
 use super::wire::{Reader, VERSION, WireError, Write};
-use crate::key::{Key, Party, Purpose};
-use fmi_net::planted;
+use crate::cipher::Suite;
+use crate::derive::{self, Derived, KEY_BYTES, Tag};
+use crate::key::Key;
 
-/// First bytes of a confirmation: a name and the version of the protocol.
+/// First bytes of a hello: a name and the version of the protocol.
 const MAGIC: [u8; 4] = [b'F', b'M', b'I', VERSION];
-/// Length of a confirmation.
-pub const CONFIRM_BYTES: usize = 4 + 16 + 4 + 4 + 32;
-/// Length of a nomination by a tag.
-const TAG_BYTES: usize = 32;
+/// Length of a hello.
+pub const HELLO_BYTES: usize = HELLO_BODY_BYTES + KEY_BYTES;
+/// Length of a hello without its tag.
+const HELLO_BODY_BYTES: usize = 4 + 1 + 16 + 4 + 4 + 4 + 16;
+/// Length of a nomination, and of an acceptance.
+pub const TAG_BYTES: usize = KEY_BYTES;
+/// A hello that answers another one, in its kind.
+const ANSWER: u8 = 0x80;
+/// What takes the place of a key that is not there.
+const NONE: [u8; KEY_BYTES] = [0; KEY_BYTES];
+
+/// The random number of one stream.
+pub type StreamNonce = [u8; 16];
+/// A hello.
+pub type Hello = [u8; HELLO_BYTES];
 
 /// Why the other end is not our peer. It is never told which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Stranger {
-    /// Not a confirmation at all.
-    #[error("not a confirmation: {0}")]
+    /// Not a hello at all.
+    #[error("not a hello: {0}")]
     Wire(#[from] WireError),
     /// Another protocol.
     #[error("another protocol")]
     Magic,
-    /// Another session or another rank.
+    /// Another session, another rank, or another kind of stream.
     #[error("another session or rank")]
     Other,
     /// A tag that another key made.
-    #[error("wrong key")]
+    #[error("the proof does not verify: another key, or another view of the group")]
     Tag,
-    /// A handshake that another key, another rank or another session made.
+    /// Nobody can agree on a key with it.
     #[error("{0}")]
-    Handshake(#[from] Unverified),
+    Key(#[from] LowOrder),
 }
 
-/// What one rank needs to prove itself and to check others.
-#[derive(Clone, Debug)]
+/// What only the two ends of a connection know. Streams that take its place prove it.
+#[derive(Debug)]
+pub struct Chain(Derived);
+
+/// What one rank needs to prove itself and to check others. Not for cloning: the secret of the registration ends with it.
+#[derive(Debug)]
 pub struct Credentials {
-    key: Key,
+    pre_shared: Derived,
     key_pair: KeyPair,
     security: Security,
     roster: Roster,
     rank: u32,
+    /// Of the connection that the streams shall take the place of.
+    chain: Option<std::sync::Arc<Chain>>,
+    /// By rank, made at the first need.
+    pairs: Vec<OnceLock<Result<Pair, Stranger>>>,
 }
 
-/// What protects a stream from its nomination on; `None` in plaintext mode.
+/// What two ranks of a view share.
+#[derive(Debug)]
+struct Pair {
+    key: Derived,
+    suite: Suite,
+}
+
+/// The keys of one stream, one for each direction.
+#[derive(Debug)]
+pub struct StreamKeys {
+    /// What makes records of it.
+    pub(crate) suite: Suite,
+    /// Of what this side sends.
+    pub(crate) send: Derived,
+    /// Of what it receives.
+    pub(crate) receive: Derived,
+}
+
+/// All their secret parts are wiped.
+impl ZeroizeOnDrop for StreamKeys {}
+impl ZeroizeOnDrop for Chain {}
+impl ZeroizeOnDrop for Proven {}
+impl ZeroizeOnDrop for Credentials {}
+
+impl StreamKeys {
+    /// Keys that were agreed upon elsewhere.
+    pub fn new(suite: Suite, send: impl Into<Derived>, receive: impl Into<Derived>) -> Self {
+        Self { suite, send: send.into(), receive: receive.into() }
+    }
+
+    /// What seals and what opens the records of the stream.
+    pub fn directions(self, security: Security) -> (Direction, Direction) {
+        (Direction::new(security, self.suite, self.send), Direction::new(security, self.suite, self.receive))
+    }
+}
+
+/// What protects a stream once it is kept; `None` in plaintext mode.
 pub type Protection = Option<(Security, StreamKeys)>;
 
 /// A stream whose other end is proving itself.
 #[derive(Debug)]
 pub struct Flight {
     peer: u32,
-    seed: Seed,
-    /// On the higher rank from its hello on, on the lower one from the peer's.
-    handshake: Option<Box<Handshake>>,
+    ours: Hello,
 }
 
-impl Flight {
-    /// Rank of the other end.
-    pub fn peer(&self) -> u32 {
-        self.peer
-    }
+/// A stream whose other end has proved itself.
+#[derive(Debug)]
+pub struct Proven {
+    peer: u32,
+    nominates: bool,
+    is_answered: bool,
+    security: Security,
+    suite: Suite,
+    transcript: [u8; KEY_BYTES],
+    secret: Derived,
 }
 
 impl Credentials {
-    /// Binds the keys to one session as seen by `rank`.
-    pub fn new(key: Key, key_pair: KeyPair, security: Security, roster: Roster, rank: u32) -> Self {
-        Self { key, key_pair, security, roster, rank }
+    /// Binds the keys to one view of the group as `rank` sees it. With a `chain`, its two streams' ends are the group,
+    /// and streams prove that as well.
+    pub fn new(
+        key: &Key,
+        key_pair: KeyPair,
+        security: Security,
+        roster: Roster,
+        rank: u32,
+        chain: Option<std::sync::Arc<Chain>>,
+    ) -> Self {
+        let pairs = (0..roster.size()).map(|_| OnceLock::new()).collect();
+        Self { pre_shared: key.pre_shared(), key_pair, security, roster, rank, chain, pairs }
     }
 
     /// The members of the session.
@@ -87,227 +171,219 @@ impl Credentials {
         &self.roster
     }
 
-    fn shakes_hands(&self) -> bool {
-        self.security != Security::Plaintext
+    /// Peers with which an exchange has been made.
+    pub fn exchanges(&self) -> usize {
+        self.pairs.iter().filter(|pair| pair.get().is_some()).count()
     }
 
-    /// Bytes that follow the confirmation of `peer`.
-    pub fn hello_rest(&self, peer: u32) -> usize {
-        if self.shakes_hands() && nominates(self.rank, peer) { MESSAGE_BYTES } else { 0 }
-    }
-
-    /// Length of a nomination.
-    pub fn nomination_bytes(&self) -> usize {
-        if self.shakes_hands() { MESSAGE_BYTES } else { TAG_BYTES }
-    }
-
-    /// What to say first to `peer`. `seed` is for this stream alone.
+    /// What to say first to `peer`. `nonce` is for this stream alone.
     ///
     /// # Errors
     /// [`Stranger`] if the peer's card does not verify: there is nobody to talk to.
-    pub fn hello(&self, peer: u32, seed: Seed) -> Result<(Vec<u8>, Flight), Stranger> {
-        let mut bytes = self.confirm(peer).ok_or(Stranger::Other)?;
-        let mut flight = Flight { peer, seed, handshake: None };
-        if self.shakes_hands() && nominates(peer, self.rank) {
-            let (handshake, message) = self.with_context(peer, |context| Handshake::initiate(context, seed))?;
-            bytes.put(&message);
-            flight.handshake = Some(Box::new(handshake));
-        }
-        Ok((bytes, flight))
+    pub fn hello(&self, peer: u32, nonce: StreamNonce) -> Result<(Hello, Flight), Stranger> {
+        self.say(peer, nonce, None)
     }
 
-    /// Takes what follows the peer's confirmation, [`Credentials::hello_rest`] bytes.
+    /// What to answer to the hello of `peer` that [`Credentials::check`] took. `nonce` is for this stream alone.
     ///
     /// # Errors
-    /// [`Stranger`] unless the peer made it for this session and this rank.
-    pub fn hear(&self, flight: &mut Flight, rest: &[u8]) -> Result<(), Stranger> {
-        if self.hello_rest(flight.peer) == 0 {
-            return Ok(());
-        }
-        let message = rest.try_into().map_err(|_| WireError::Short)?;
-        let respond = |context: &Context<'_>| Handshake::respond(context, flight.seed, message);
-        flight.handshake = Some(Box::new(self.with_context(flight.peer, respond)?));
-        Ok(())
+    /// As [`Credentials::hello`].
+    pub fn answer(&self, peer: u32, nonce: StreamNonce, theirs: &Hello) -> Result<(Hello, Proven), Stranger> {
+        let (ours, flight) = self.say(peer, nonce, Some(theirs))?;
+        let proven = self.prove(&flight, theirs, false)?;
+        Ok((ours, proven))
     }
 
-    /// The nomination, and what protects the stream behind it. For the lower rank.
+    fn say(&self, peer: u32, nonce: StreamNonce, answers: Option<&Hello>) -> Result<(Hello, Flight), Stranger> {
+        let mut ours = [0; HELLO_BYTES];
+        let mut body = Vec::with_capacity(HELLO_BODY_BYTES);
+        let kind = self.kind() | if answers.is_some() { ANSWER } else { 0 };
+        body.put(&MAGIC).put(&[kind]).put(&self.roster.session);
+        body.put(&self.rank.to_be_bytes()).put(&peer.to_be_bytes()).put(&self.roster.epoch.to_be_bytes()).put(&nonce);
+        ours[..HELLO_BODY_BYTES].copy_from_slice(&body);
+        let tag = self.tag(self.rank, peer, &body, answers.map(nonce_of))?;
+        ours[HELLO_BODY_BYTES..].copy_from_slice(&tag.0);
+        Ok((ours, Flight { peer, ours }))
+    }
+
+    /// Checks a hello on a stream that this side accepted, and returns the rank that it proves.
     ///
     /// # Errors
-    /// [`Stranger`] if the peer has not said hello.
-    pub fn nominate(&self, flight: Flight) -> Result<(Vec<u8>, Protection), Stranger> {
-        if !self.shakes_hands() {
-            let tag = self.tag(Purpose::Nominate, self.rank, flight.peer).ok_or(Stranger::Other)?;
-            return Ok((tag.0.to_vec(), None));
+    /// Anything but the proof of another member of this view towards this rank.
+    pub fn check(&self, theirs: &Hello) -> Result<u32, Stranger> {
+        let (from, is_answer) = self.read(theirs)?;
+        if is_answer {
+            return Err(Stranger::Other);
         }
-        let (message, keys) = flight.handshake.ok_or(Stranger::Other)?.accept()?;
-        Ok((message.to_vec(), Some((self.security, keys))))
+        self.verify(from, theirs, None)?;
+        Ok(from)
     }
 
-    /// Takes a nomination, [`Credentials::nomination_bytes`] bytes. For the higher rank.
+    /// Checks the hello that came on a stream that this side opened.
     ///
     /// # Errors
-    /// [`Stranger`] unless the peer made it for this stream.
-    pub fn nominated(&self, flight: Flight, bytes: &[u8]) -> Result<Protection, Stranger> {
-        if self.shakes_hands() {
-            let message = bytes.try_into().map_err(|_| WireError::Short)?;
-            let keys = flight.handshake.ok_or(Stranger::Other)?.finish(message)?;
-            return Ok(Some((self.security, keys)));
+    /// Anything but the proof of the peer, towards this rank; if it is an answer, on this stream.
+    pub fn hear(&self, flight: &Flight, theirs: &Hello) -> Result<Proven, Stranger> {
+        let (from, is_answer) = self.read(theirs)?;
+        if from != flight.peer {
+            return Err(Stranger::Other);
         }
-        let theirs: [u8; TAG_BYTES] = bytes.try_into().map_err(|_| WireError::Short)?;
-        let tag = self.tag(Purpose::Nominate, flight.peer, self.rank).ok_or(Stranger::Other)?;
-        if tag.matches(&theirs) { Ok(None) } else { Err(Stranger::Tag) }
+        self.verify(from, theirs, is_answer.then(|| nonce_of(&flight.ours)))?;
+        self.prove(flight, theirs, is_answer)
     }
 
-    fn with_context<T>(
-        &self,
-        peer: u32,
-        act: impl FnOnce(&Context<'_>) -> Result<T, Unverified>,
-    ) -> Result<T, Stranger> {
-        let card = self.roster.peers.get(peer as usize).and_then(|peer| peer.card.as_ref()).ok_or(Stranger::Other)?;
-        let mut prologue = Vec::with_capacity(64);
-        prologue.put(&MAGIC).put(&[self.security.code()]).put(&self.roster.session);
-        for rank in [self.rank.min(peer), self.rank.max(peer)] {
-            prologue.put(&rank.to_be_bytes()).put(&self.roster.peers[rank as usize].nonce);
-        }
-        let shared = self.key.handshake_key(&self.roster.session);
-        let (own, shared) = (&self.key_pair, shared.as_bytes());
-        Ok(act(&Context { own, peer: &card.public, shared, prologue: &prologue })?)
-    }
-
-    fn confirm(&self, peer: u32) -> Option<Vec<u8>> {
-        let tag = self.tag(Purpose::Confirm, self.rank, peer)?;
-        let mut bytes = Vec::with_capacity(CONFIRM_BYTES + MESSAGE_BYTES);
-        bytes.put(&MAGIC).put(&self.roster.session);
-        bytes.put(&self.rank.to_be_bytes()).put(&peer.to_be_bytes()).put(&tag.0);
-        Some(bytes)
-    }
-
-    /// Checks a confirmation and returns the rank that it proves.
-    ///
-    /// # Errors
-    /// Anything but the proof of another member of this session towards this rank.
-    pub fn check(&self, bytes: &[u8; CONFIRM_BYTES]) -> Result<u32, Stranger> {
-        let mut reader = Reader::new(bytes);
+    /// The rank that a hello claims, and whether it answers another one.
+    fn read(&self, theirs: &Hello) -> Result<(u32, bool), Stranger> {
+        let mut reader = Reader::new(theirs);
         match reader.array()? {
             MAGIC => {}
             [b'F', b'M', b'I', theirs] => return Err(WireError::Version { theirs, ours: VERSION }.into()),
             _ => return Err(Stranger::Magic),
         }
+        let kind = reader.u8()?;
         let session: SessionId = reader.array()?;
-        let (from, to) = (reader.u32()?, reader.u32()?);
+        let (from, to, epoch) = (reader.u32()?, reader.u32()?, reader.u32()?);
         if planted::is(planted::Fault::AnyConfirmation) {
-            return if self.roster.peers.len() > from as usize { Ok(from) } else { Err(Stranger::Other) };
+            return if self.roster.size() > from { Ok((from, kind & ANSWER != 0)) } else { Err(Stranger::Other) };
         }
-        if session != self.roster.session || to != self.rank || from == self.rank {
+        let is_ours = session == self.roster.session && epoch == self.roster.epoch && kind & !ANSWER == self.kind();
+        if !is_ours || to != self.rank || from == self.rank || from >= self.roster.size() {
             return Err(Stranger::Other);
         }
-        let tag = self.tag(Purpose::Confirm, from, self.rank).ok_or(Stranger::Other)?;
-        if tag.matches(&reader.array()?) { Ok(from) } else { Err(Stranger::Tag) }
+        Ok((from, kind & ANSWER != 0))
     }
 
-    fn tag(&self, purpose: Purpose, from: u32, to: u32) -> Option<crate::key::Mac> {
-        let party = |rank: u32| self.roster.peers.get(rank as usize).map(|member| Party { rank, nonce: &member.nonce });
-        Some(self.key.tag(purpose, &self.roster.session, party(from)?, party(to)?))
+    fn verify(&self, from: u32, theirs: &Hello, answers: Option<&[u8]>) -> Result<(), Stranger> {
+        if planted::is(planted::Fault::AnyConfirmation) {
+            return Ok(());
+        }
+        let (body, tag) = theirs.split_at(HELLO_BODY_BYTES);
+        let expected = self.tag(from, from, body, answers)?;
+        if expected.matches(tag.try_into().expect("the rest is a tag")) { Ok(()) } else { Err(Stranger::Tag) }
+    }
+
+    /// The tag of the hello of `from`, which is this rank or its peer.
+    fn tag(&self, from: u32, peer: u32, body: &[u8], answers: Option<&[u8]>) -> Result<Tag, Stranger> {
+        let pair = self.pair(peer)?;
+        let key = Derived::new(derive::HELLO, &[pair.key.as_bytes(), self.chain(), &from.to_be_bytes()]);
+        Ok(key.tag(&[body, answers.unwrap_or_default()]))
+    }
+
+    fn prove(&self, flight: &Flight, theirs: &Hello, is_answered: bool) -> Result<Proven, Stranger> {
+        let pair = self.pair(flight.peer)?;
+        let nominates = nominates(self.rank, flight.peer);
+        let (low, high) = if nominates { (&flight.ours, theirs) } else { (theirs, &flight.ours) };
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(low).update(high);
+        let transcript = *hasher.finalize().as_bytes();
+        let secret = Derived::new(derive::STREAM, &[pair.key.as_bytes(), self.chain(), &transcript, &NONE]);
+        let (peer, security, suite) = (flight.peer, self.security, pair.suite);
+        Ok(Proven { peer, nominates, is_answered, security, suite, transcript, secret })
+    }
+
+    fn pair(&self, peer: u32) -> Result<&Pair, Stranger> {
+        let pair = self.pairs.get(peer as usize).ok_or(Stranger::Other)?;
+        pair.get_or_init(|| self.make_pair(peer)).as_ref().map_err(|stranger| *stranger)
+    }
+
+    fn make_pair(&self, peer: u32) -> Result<Pair, Stranger> {
+        let card = |rank: u32| self.roster.peers.get(rank as usize).and_then(|peer| peer.card.as_ref());
+        let (own, their) = (card(self.rank).ok_or(Stranger::Other)?, card(peer).ok_or(Stranger::Other)?);
+        let suite = own.suites.best_of(their.suites);
+        let (low, high) = (self.rank.min(peer), self.rank.max(peer));
+        // Its own half comes from the pair that was made here, not from a card that somebody handed back.
+        let public = |rank: u32| -> &PublicKey { if rank == peer { &their.public } else { self.key_pair.public() } };
+        let shared = match self.security {
+            Security::Plaintext => None,
+            Security::Encrypted | Security::Authenticated => Some(self.key_pair.agree(&their.public)?),
+        };
+        let parts: [&[u8]; 8] = [
+            self.pre_shared.as_bytes(),
+            shared.as_ref().map_or(&NONE, |shared| shared.as_bytes()),
+            public(low),
+            public(high),
+            &self.roster.digest,
+            &low.to_be_bytes(),
+            &high.to_be_bytes(),
+            &[self.security.code(), suite.code()],
+        ];
+        Ok(Pair { key: Derived::new(derive::PAIR, &parts), suite })
+    }
+
+    /// What streams are for.
+    fn kind(&self) -> u8 {
+        if self.chain.is_none() { 1 } else { 2 }
+    }
+
+    fn chain(&self) -> &[u8] {
+        self.chain.as_ref().map_or(&NONE, |chain| chain.0.as_bytes())
+    }
+}
+
+fn nonce_of(hello: &Hello) -> &[u8] {
+    &hello[HELLO_BODY_BYTES - 16..HELLO_BODY_BYTES]
+}
+
+impl Proven {
+    /// Rank of the other end.
+    pub fn peer(&self) -> u32 {
+        self.peer
+    }
+
+    /// Whether the other end has answered this end's hello: it is there now, whatever was recorded before.
+    pub fn is_answered(&self) -> bool {
+        self.is_answered
+    }
+
+    /// What the lower rank says: that it nominates this stream, or that it keeps this one and has nominated no other.
+    pub fn nomination(&self, settles: bool) -> [u8; TAG_BYTES] {
+        self.tag(if settles { derive::SETTLE } else { derive::NOMINATE }).0
+    }
+
+    /// Takes what the lower rank said. True if it waits for an [acceptance](Proven::acceptance), false if it settled.
+    ///
+    /// # Errors
+    /// [`Stranger::Tag`] unless the peer made it for this stream.
+    pub fn nominated(&self, bytes: &[u8; TAG_BYTES]) -> Result<bool, Stranger> {
+        let is = |label| self.tag(label).matches(bytes);
+        // Both are compared, whatever came.
+        match (is(derive::NOMINATE), is(derive::SETTLE)) {
+            (true, _) => Ok(true),
+            (_, true) => Ok(false),
+            (false, false) => Err(Stranger::Tag),
+        }
+    }
+
+    /// What the higher rank says to a nomination.
+    pub fn acceptance(&self) -> [u8; TAG_BYTES] {
+        self.tag(derive::ACCEPT).0
+    }
+
+    /// Takes what the higher rank said to a nomination.
+    ///
+    /// # Errors
+    /// [`Stranger::Tag`] unless the peer made it for this stream.
+    pub fn accepted(&self, bytes: &[u8; TAG_BYTES]) -> Result<(), Stranger> {
+        if self.tag(derive::ACCEPT).matches(bytes) { Ok(()) } else { Err(Stranger::Tag) }
+    }
+
+    fn tag(&self, label: derive::Label) -> Tag {
+        Derived::new(label, &[self.secret.as_bytes()]).tag(&[&self.transcript])
+    }
+
+    /// What protects the stream now that it is kept, and what its ends will know each other by.
+    pub fn keep(self) -> (Protection, Chain) {
+        let derived = |label| Derived::new(label, &[self.secret.as_bytes()]);
+        let chain = Chain(derived(derive::CHAIN));
+        if self.security == Security::Plaintext {
+            return (None, chain);
+        }
+        let (send, receive) = if self.nominates { (derive::UP, derive::DOWN) } else { (derive::DOWN, derive::UP) };
+        let keys = StreamKeys::new(self.suite, derived(send), derived(receive));
+        (Some((self.security, keys)), chain)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::candidate::Peer;
-    use crate::card::Card;
-    use crate::rendezvous::Observed;
-    use proptest::prelude::*;
-    use std::time::Duration;
-
-    fn key_pair(rank: u32) -> KeyPair {
-        KeyPair::from_seed([u8::try_from(rank + 1).expect("small"); 32])
-    }
-
-    fn credentials(secret: &str, security: Security, rank: u32) -> Credentials {
-        let member = |rank: u32| Peer {
-            nonce: [u8::try_from(rank).expect("small"); 16],
-            observed: Observed::once(([1, 1, 1, 1], 1).into()),
-            round_trip: Duration::ZERO,
-            card: Some(Card {
-                version: VERSION,
-                security,
-                sprays: false,
-                public: *key_pair(rank).public(),
-                locals: vec![],
-            }),
-        };
-        let roster = Roster { session: [3; 16], peers: (0..3).map(member).collect() };
-        Credentials::new(Key::from_secret(secret.as_bytes()), key_pair(rank), security, roster, rank)
-    }
-
-    const MODES: [Security; 3] = [Security::Encrypted, Security::Authenticated, Security::Plaintext];
-
-    fn confirmation(bytes: &[u8]) -> &[u8; CONFIRM_BYTES] {
-        bytes.first_chunk().expect("a confirmation comes first")
-    }
-
-    /// Runs the first flight between rank 0 and rank 1.
-    fn run(low: &Credentials, high: &Credentials) -> Result<(Protection, Protection), Stranger> {
-        let (low_hello, mut low_flight) = low.hello(1, [1; 32])?;
-        let (high_hello, high_flight) = high.hello(0, [2; 32])?;
-        assert_eq!(low.check(confirmation(&high_hello))?, 1);
-        assert_eq!(high.check(confirmation(&low_hello))?, 0);
-        assert_eq!(low_hello.len(), CONFIRM_BYTES + high.hello_rest(0));
-        low.hear(&mut low_flight, &high_hello[CONFIRM_BYTES..])?;
-        let (nomination, low_keys) = low.nominate(low_flight)?;
-        assert_eq!(nomination.len(), high.nomination_bytes());
-        Ok((low_keys, high.nominated(high_flight, &nomination)?))
-    }
-
-    #[test]
-    fn members_recognise_each_other_and_nobody_else() {
-        for mode in MODES {
-            let (a, b, c) = (credentials("k", mode, 0), credentials("k", mode, 1), credentials("k", mode, 2));
-            let hello = |from: &Credentials, to| from.hello(to, [9; 32]).expect("a member").0;
-            assert_eq!(b.check(confirmation(&hello(&a, 1))), Ok(0));
-            assert_eq!(c.check(confirmation(&hello(&a, 1))), Err(Stranger::Other), "meant for another rank");
-            assert_eq!(a.check(confirmation(&hello(&a, 1))), Err(Stranger::Other), "reflected");
-            let wrong = credentials("x", mode, 0);
-            assert_eq!(b.check(confirmation(&hello(&wrong, 1))), Err(Stranger::Tag), "wrong key");
-            let (low, high) = run(&a, &b).expect("members");
-            match (low, high) {
-                (Some((_, low)), Some((_, high))) => {
-                    assert_eq!((low.send, low.receive), (high.receive, high.send));
-                }
-                (None, None) => assert_eq!(mode, Security::Plaintext),
-                other => panic!("{other:?}"),
-            }
-        }
-    }
-
-    #[test]
-    fn modes_do_not_mix() {
-        let (low, high) = (credentials("k", Security::Encrypted, 0), credentials("k", Security::Authenticated, 1));
-        assert!(run(&low, &high).is_err());
-    }
-
-    #[test]
-    fn each_stream_has_its_own_keys() {
-        let (low, high) = (credentials("k", Security::Encrypted, 0), credentials("k", Security::Encrypted, 1));
-        let keys = |seed| {
-            let (hello, _) = high.hello(0, [seed; 32]).expect("a member");
-            let (_, mut flight) = low.hello(1, [7; 32]).expect("a member");
-            low.hear(&mut flight, &hello[CONFIRM_BYTES..]).expect("verified");
-            low.nominate(flight).expect("heard").1.expect("encrypted").1.send
-        };
-        assert_ne!(keys(1), keys(2));
-    }
-
-    proptest! {
-        #[test]
-        fn any_changed_bit_is_noticed(bit in 0..CONFIRM_BYTES * 8) {
-            let mode = Security::Encrypted;
-            let (a, b) = (credentials("k", mode, 0), credentials("k", mode, 1));
-            let (hello, _) = a.hello(1, [1; 32]).expect("a member");
-            let mut bytes = *confirmation(&hello);
-            bytes[bit / 8] ^= 1 << (bit % 8);
-            prop_assert!(b.check(&bytes).is_err());
-        }
-    }
-}
+#[path = "session/tests.rs"]
+mod tests;

@@ -326,7 +326,7 @@ impl Communicator {
     /// the group's network is like.
     pub(crate) async fn join_barrier(&self, deadline: Instant) -> Result<()> {
         let (here, is_apart) = self.neighbours();
-        let cores = if here == 1 { 1 } else { std::thread::available_parallelism().map_or(1, |n| n.get() as u64) };
+        let cores = if here == 1 { 1 } else { u64::from(self.shared.clock.machine().cores.max(1)) };
         // The largest of all: ranks on a core in thousandths, and whether any two ranks are apart.
         let mut view = [1000 * here / cores, u64::from(is_apart)];
         let whole = Memory::Receive.at(0..2);

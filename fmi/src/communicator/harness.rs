@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::connect::Control;
 use crate::engine::Parts;
 use crate::error::{Path, Result};
-use crate::net::{BoxFuture, Clock};
+use crate::net::{BoxFuture, Clock, Machine};
 use crate::proto::candidate::Technique;
 use crate::time::Instant;
 
@@ -57,6 +57,10 @@ impl Clock for HandClock {
 
     fn yield_now(&self) -> bool {
         false
+    }
+
+    fn machine(&self) -> Machine {
+        Machine { has_aes: true, cores: 2 }
     }
 }
 

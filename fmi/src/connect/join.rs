@@ -18,7 +18,7 @@ use std::task::{Context, Poll};
 use super::joined::{Joined, Lifeline, Upgrade, erase};
 use super::legs::{Leg, Legs, Server, local_for, resolve};
 use super::lifeline::Reconnect;
-use super::round::{Locals, Round};
+use super::round::{Locals, Relayed, Round};
 use super::upgrade::{Meet, Upgrades};
 use crate::channel::stream::{CONTROL_KEEPALIVE, CONTROL_SILENCE_MAX};
 use crate::config::Config;
@@ -26,20 +26,33 @@ use crate::error::{Error, ErrorKind, Operation, Result};
 use crate::key::Key;
 use crate::net::framed::ReceiveError;
 use crate::net::{ByteStream, Clock, Net, Timer, within};
-use crate::proto::candidate::{Means, OtherVersion, Roster};
+use crate::proto::candidate::{Digest, Means, OtherVersion, Roster};
+use crate::proto::card::Security;
+use crate::proto::cipher::Suites;
+use crate::proto::exchange::KeyPair;
 use crate::proto::join::{Input as RoundsInput, Output as RoundsOutput, Rounds};
-use crate::proto::noise::KeyPair;
-use crate::proto::rendezvous::client::{Client, Identity, Input as ClientInput, Output as ClientOutput};
+use crate::proto::rendezvous::client::{Client, Entropy, Identity, Input as ClientInput, Output as ClientOutput};
 use crate::proto::rendezvous::{Handout, Nonce, Resumption, ServerMessage, SessionId};
-use crate::proto::session::Credentials;
+use crate::proto::session::{Chain, Credentials};
 use crate::time::Instant;
+
+/// What makes a rank a member of its group.
+#[derive(Debug)]
+pub(super) struct Membership {
+    pub(super) key: Key,
+    pub(super) security: Security,
+    /// Of the connection whose ends the group is, if it is one of two that replaces a relayed one.
+    pub(super) chain: Option<Arc<Chain>>,
+}
 
 /// A rank with a checked configuration that has not registered yet, and may open its connection to
 /// the rendezvous ahead of that.
 #[derive(Debug)]
 pub struct Prepared<N: Net> {
     net: N,
+    /// Without its secret, which ended in the key of the membership.
     config: Config,
+    membership: Membership,
     servers: Vec<Server>,
     first: Option<Legs<N>>,
 }
@@ -52,7 +65,10 @@ impl<N: Net> Prepared<N> {
     pub async fn new(net: N, config: &Config) -> Result<Self> {
         config.check().map_err(|error| error.on(config.rank))?;
         let servers = if config.is_alone() { Vec::new() } else { resolve(&net, config).await? };
-        Ok(Self { net, config: config.clone(), servers, first: None })
+        let membership = Membership { key: config.group_key(), security: config.security(), chain: None };
+        let mut config = config.clone();
+        (config.key, config.security) = (None, Some(membership.security));
+        Ok(Self { net, config, membership, servers, first: None })
     }
 
     /// Opens the connections to the rendezvous ahead of the join, which saves it one round trip.
@@ -96,7 +112,7 @@ impl<N: Net> Prepared<N> {
 pub(crate) struct Joiner<N: Net> {
     net: N,
     config: Config,
-    key: Key,
+    membership: Membership,
     deadline: Instant,
     rounds: Rounds,
     rounds_timer: Timer,
@@ -115,31 +131,27 @@ pub(crate) struct Joiner<N: Net> {
 impl<N: Net> Joiner<N> {
     /// Starts to join. `meet` forms the groups of two that replace relayed links later.
     pub(crate) fn new(prepared: Prepared<N>, meet: Meet<N>) -> Self {
-        let Prepared { net, config, servers, first } = prepared;
+        let Prepared { net, config, membership, servers, first } = prepared;
         let now = net.now();
-        let key = config.group_key();
         let mut instance = [0; 16];
         net.fill_entropy(&mut instance);
         let mut seed = [0; 32];
         net.fill_entropy(&mut seed);
-        let name = key.name_tag(&config.group);
-        let group = key.group_id(&config.group);
         let identity = Identity {
-            group,
-            name,
             rank: config.rank,
             size: config.size,
             instance,
-            key: key.clone(),
-            security: config.security(),
+            key: membership.key.clone(),
+            security: membership.security,
             sprays: config.spray,
+            suites: Suites::of_machine(net.machine().has_aes),
             servers: servers.len(),
         };
         let clock = Arc::new(net.clone());
         let deadline = now + config.join_deadline;
         Self {
             deadline,
-            rounds: Rounds::new(config.security(), deadline, config.punch_deadline),
+            rounds: Rounds::new(membership.security, deadline, config.punch_deadline),
             rounds_timer: Timer::new(clock.clone()),
             client: Client::new(now, identity, seed),
             client_timer: Timer::new(clock),
@@ -150,7 +162,7 @@ impl<N: Net> Joiner<N> {
             unconnected: None,
             net,
             config,
-            key,
+            membership,
             servers,
         }
     }
@@ -225,26 +237,31 @@ impl<N: Net> Joiner<N> {
             // A stream that refuses the option is broken, which its next use tells.
             let _ = control.stream().set_keepalive(CONTROL_KEEPALIVE, CONTROL_SILENCE_MAX);
         }
-        let session = round.credentials().roster().session;
+        let roster = round.credentials().roster();
+        let (session, digest, nonce) = (roster.session, roster.digest, roster.peers[self.config.rank as usize].nonce);
         let relayed = round.relayed();
-        let upgrade = (!relayed.is_empty()).then(|| self.upgrades(session, &relayed));
-        let nonce = round.credentials().roster().peers[self.config.rank as usize].nonce;
+        let upgrade = (!relayed.is_empty()).then(|| self.upgrades(digest, relayed));
         let lifeline = Some(self.lifeline(session, nonce));
         Joined { links: round.into_links(), control: control.map(erase), session, upgrade, lifeline }
     }
 
     fn lifeline(&self, session: SessionId, nonce: Nonce) -> Box<dyn Lifeline> {
         let (rank, size) = (self.config.rank, self.config.size);
-        let resumption = Resumption { session, group: self.key.group_id(&self.config.group), rank, size, nonce };
+        let resumption = Resumption { session, group: self.membership.key.id(), rank, size, nonce };
         let ways = self.servers.iter().map(|server| (local_for(&self.config, server.main), server.main)).collect();
         Box::new(Reconnect::new(self.net.clone(), ways, resumption, Timer::new(Arc::new(self.net.clone()))))
     }
 
-    fn upgrades(&self, session: SessionId, relayed: &[(u32, bool)]) -> Box<dyn Upgrade> {
+    fn upgrades(&self, roster: Digest, relayed: Vec<Relayed>) -> Box<dyn Upgrade> {
         let (net, servers) = (self.net.clone(), self.servers.clone());
-        let prepare = move |config| Prepared { net: net.clone(), config, servers: servers.clone(), first: None };
-        let (config, meet) = (self.config.clone(), self.meet.clone());
-        Box::new(Upgrades::new(self.net.clone(), config, session, relayed, Box::new(prepare), meet))
+        let prepare = move |config, membership| {
+            let (net, servers) = (net.clone(), servers.clone());
+            Prepared { net, config, membership, servers, first: None }
+        };
+        let Membership { ref key, security, .. } = self.membership;
+        let membership = Membership { key: key.clone(), security, chain: None };
+        let group = (self.config.clone(), membership);
+        Box::new(Upgrades::new(self.net.clone(), group, roster, relayed, Box::new(prepare), self.meet.clone()))
     }
 
     fn drain_client(&mut self) -> Result<()> {
@@ -289,12 +306,14 @@ impl<N: Net> Joiner<N> {
 
     fn start_round(&mut self, handout: &Handout, key_pair: KeyPair) -> Result<()> {
         let Some(legs) = &self.legs else { return Ok(()) };
-        let roster = Roster::open(&self.key, handout).map_err(|OtherVersion { peer, theirs, ours }| {
+        let Membership { ref key, security, ref chain } = self.membership;
+        let roster = Roster::open(key, handout).map_err(|OtherVersion { peer, theirs, ours }| {
             let error = Error::new(Operation::Join, ErrorKind::OtherVersion { theirs, ours });
             error.on(self.config.rank).with_peer(peer)
         })?;
-        let (rank, security) = (self.config.rank, self.config.security());
+        let rank = self.config.rank;
         self.rounds.handle_input(self.net.now(), RoundsInput::HandedOut(&roster));
+        let mut credentials = Some(Credentials::new(key, key_pair, security, roster, rank, chain.clone()));
         while let Some(output) = self.rounds.poll_output() {
             match output {
                 RoundsOutput::Start { relay_likely } => {
@@ -307,8 +326,8 @@ impl<N: Net> Joiner<N> {
                         peers: self.config.peers,
                         seed: u64::from_be_bytes(seed),
                     };
-                    let (key, key_pair, roster) = (self.key.clone(), key_pair.clone(), roster.clone());
-                    let credentials = Credentials::new(key, key_pair, security, roster, rank);
+                    // A group that was handed out is started once.
+                    let Some(credentials) = credentials.take() else { continue };
                     self.round = Some(Round::new(&self.net, rank, credentials, means, self.config.peers_at_once_max));
                 }
                 RoundsOutput::Mismatch { peer, theirs } => {
@@ -337,7 +356,10 @@ impl<N: Net> Joiner<N> {
                 Leg::Established(_) | Leg::None => Ok(()),
             };
             legs.is_announced = true;
-            let input = connected.and_then(|()| legs.connected());
+            let mut entropy = Entropy { nonce: [0; 16], seed: [0; 32] };
+            self.net.fill_entropy(&mut entropy.nonce);
+            self.net.fill_entropy(&mut entropy.seed);
+            let input = connected.and_then(|()| legs.connected(entropy));
             let input = input.unwrap_or_else(|error| ClientInput::Disconnected(error.kind()));
             self.client.handle_input(now, input);
             return true;

@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::error::{Error, ErrorKind, Operation, Result};
 use crate::net::framed::Framed;
 use crate::net::{BoxFuture, ByteStream, Listener, Net, within};
-use crate::proto::rendezvous::client::Input as ClientInput;
+use crate::proto::rendezvous::client::{Entropy, Input as ClientInput};
 use crate::proto::rendezvous::{ClientMessage, Nonce, SERVER_MESSAGE_BYTES_MAX, SIZE_MAX, ServerMessage};
 use crate::time::Instant;
 
@@ -150,14 +150,15 @@ impl<N: Net> Legs<N> {
         failed
     }
 
-    /// What the main connection tells the client machine.
-    pub(super) fn connected(&self) -> io::Result<ClientInput> {
+    /// What the main connection tells the client machine, with the entropy of a registration.
+    pub(super) fn connected(&self, entropy: Entropy) -> io::Result<ClientInput> {
         let Leg::Established(control) = &self.main else { return Err(io::ErrorKind::NotConnected.into()) };
         let vouches = [&self.vantage, &self.other_leg].map(|leg| u8::from(leg.is_hopeful()));
         Ok(ClientInput::Connected {
             locals: vec![control.stream().local_addr()?],
             round_trip: self.connected_at - self.began,
             vouches: vouches.iter().sum(),
+            entropy,
         })
     }
 }

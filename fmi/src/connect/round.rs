@@ -20,10 +20,9 @@ use crate::net::secure::Secure;
 use crate::net::{BoxFuture, ByteStream, Listener, Net, Timer, within};
 use crate::proto::candidate::{Candidate, LocalEnd, Means, Route, Technique};
 use crate::proto::mesh::{Mesh, Output as MeshOutput};
-use crate::proto::noise::Seed;
 use crate::proto::punch::{Attempt, Input as PunchInput, Punch, StreamId, nominates};
 use crate::proto::rendezvous::RelayRequest;
-use crate::proto::session::{CONFIRM_BYTES, Credentials, Flight, Protection, Stranger};
+use crate::proto::session::{Chain, Credentials, HELLO_BYTES, Hello, Proven, Stranger, StreamNonce, TAG_BYTES};
 use crate::time::Instant;
 
 /// A stream whose other end has not proved itself after this time is dropped: a SYN-ACK may need
@@ -37,8 +36,8 @@ const JOINING_KEEPALIVE: Duration = Duration::from_secs(1);
 /// How long a peer may then be silent.
 const JOINING_SILENCE_MAX: Duration = Duration::from_secs(5);
 
-/// A stream whose other end has proved itself.
-type Proven<S> = (S, Flight);
+/// A stream, and the proof of its other end.
+type Peers<S> = (S, Proven);
 
 /// What one piece of work came to.
 enum Event<S> {
@@ -52,25 +51,35 @@ enum Event<S> {
     Proved {
         id: StreamId,
         peer: Option<u32>,
-        result: io::Result<Proven<S>>,
+        result: io::Result<Peers<S>>,
     },
-    /// The peer nominated a stream, or it broke before.
+    /// The peer nominated a stream, and waits for an acceptance or not; or it broke before.
     Nominated {
         id: StreamId,
         peer: u32,
-        result: io::Result<(S, Protection)>,
+        result: io::Result<(Peers<S>, bool)>,
     },
-    /// Our nomination of a stream is sent, or could not be.
+    /// The peer accepted our nomination of a stream, or did not.
+    Accepted {
+        id: StreamId,
+        peer: u32,
+        result: io::Result<Peers<S>>,
+    },
+    /// What makes a stream the one that both keep is sent, or could not be.
     Told {
         id: StreamId,
         peer: u32,
-        result: io::Result<(S, Protection)>,
+        result: io::Result<Peers<S>>,
     },
     Aborted,
 }
 
 /// A stream on the way to become a link.
 struct Stream<S> {
+    /// Known once this rank connected to it, or it proved itself.
+    peer: Option<u32>,
+    /// Whether the other end opened it, whoever that is.
+    is_strangers: bool,
     route: Route,
     connected_at: Instant,
     stage: Stage<S>,
@@ -81,11 +90,13 @@ enum Stage<S> {
     /// The other end is proving itself.
     Proving,
     /// It has, and this rank may nominate the stream.
-    Proven(Proven<S>),
-    /// It has, and the peer may nominate the stream.
+    Proven(Peers<S>),
+    /// It has, and one of both may say that the stream is the one.
     Hoping,
-    /// The peer has nominated it.
-    Nominated(S, Protection),
+    /// The peer has nominated it, and waits for an acceptance or not.
+    Nominated(Peers<S>, bool),
+    /// The peer has accepted it.
+    Accepted(Peers<S>),
     /// This rank is telling the peer that it is the one.
     Telling,
 }
@@ -110,6 +121,8 @@ pub(super) struct Round<N: Net> {
     streams: BTreeMap<StreamId, Stream<N::Stream>>,
     next_stream: u64,
     links: Vec<Option<Link>>,
+    /// What the streams that take the place of relayed ones must prove.
+    chains: BTreeMap<u32, Arc<Chain>>,
     linked: usize,
     wanted: usize,
 }
@@ -130,6 +143,7 @@ impl<N: Net> Round<N> {
             streams: BTreeMap::new(),
             next_stream: 0,
             links: (0..size).map(|_| None).collect(),
+            chains: BTreeMap::new(),
             linked: 0,
             wanted: means.peers.of(rank, size).len(),
         }
@@ -144,11 +158,15 @@ impl<N: Net> Round<N> {
         self.linked == self.wanted
     }
 
-    /// Peers that are relayed, and whether each should have been connected.
-    pub(super) fn relayed(&self) -> Vec<(u32, bool)> {
-        let infos = self.links.iter().flatten().map(Link::info).filter(|info| info.path == Path::Relay);
+    /// Peers that are relayed.
+    pub(super) fn relayed(&self) -> Vec<Relayed> {
         let is_likely = |peer: u32| self.mesh.technique(peer).is_some_and(Technique::is_likely);
-        infos.map(|info| (info.peer, is_likely(info.peer))).collect()
+        let relayed = |(peer, chain): (&u32, &Arc<Chain>)| Relayed {
+            peer: *peer,
+            is_likely: is_likely(*peer),
+            chain: chain.clone(),
+        };
+        self.chains.iter().map(relayed).collect()
     }
 
     pub(super) fn into_links(self) -> Vec<Option<Link>> {
@@ -205,6 +223,9 @@ impl<N: Net> Round<N> {
         let last = match last {
             _ if is_impostor => "that rank registered with a different key".to_owned(),
             None => "no answer".to_owned(),
+            Some(io::ErrorKind::PermissionDenied) => {
+                "whoever answered did not prove to be that rank of this group".to_owned()
+            }
             Some(kind) => kind.to_string(),
         };
         let attempts = punch.map_or(0, Punch::attempts);
@@ -217,12 +238,10 @@ impl<N: Net> Round<N> {
                 MeshOutput::Connect { peer, attempt, candidate } => {
                     self.connect(net, ends, peer, attempt, candidate);
                 }
-                MeshOutput::Nominate { peer, stream } => self.nominate(peer, stream),
+                MeshOutput::Nominate { peer, stream, settles } => self.nominate(net, peer, stream, settles),
                 MeshOutput::Won { peer, stream } => {
-                    for abort in self.aborts.remove(&peer).unwrap_or_default() {
-                        abort.abort();
-                    }
-                    self.won(peer, stream);
+                    self.abandon(peer, stream);
+                    self.won(stream);
                 }
                 // The driver counts links, which are there a little later than the mesh knows.
                 MeshOutput::Complete => {}
@@ -230,25 +249,57 @@ impl<N: Net> Round<N> {
         }
     }
 
-    fn nominate(&mut self, peer: u32, id: StreamId) {
-        let Some(entry) = self.streams.get_mut(&id) else { return };
-        let (mut stream, flight) = match std::mem::replace(&mut entry.stage, Stage::Telling) {
-            Stage::Proven(proven) => proven,
+    fn nominate(&mut self, net: &N, peer: u32, id: StreamId, settles: bool) {
+        let next = if settles { Stage::Telling } else { Stage::Hoping };
+        let Some((mut stream, proven)) = self.take_stage(id, next, |stage| match stage {
+            Stage::Proven(proven) => Ok(proven),
             // The mesh nominates a stream once, and only where this rank nominates.
-            other @ (Stage::Proving | Stage::Hoping | Stage::Nominated(..) | Stage::Telling) => {
-                entry.stage = other;
-                return;
-            }
+            other => Err(other),
+        }) else {
+            return;
         };
-        let credentials = self.credentials.clone();
-        self.work.push(Box::pin(async move {
-            let tell = async {
-                let (nomination, protection) = credentials.nominate(flight).map_err(denied)?;
+        let nomination = proven.nomination(settles);
+        if settles {
+            self.tell(id, (stream, proven), nomination);
+            return;
+        }
+        let net = net.clone();
+        self.push_abortable(peer, async move {
+            let ask = async {
                 stream.write_all(&nomination).await?;
-                Ok((stream, protection))
+                let mut theirs = [0; TAG_BYTES];
+                stream.read_exact(&mut theirs).await?;
+                proven.accepted(&theirs).map_err(denied)
             };
-            Event::Told { id, peer, result: tell.await }
+            let result = within(&net, net.now() + PROOF_MAX, ask).await;
+            Event::Accepted { id, peer, result: result.map(|()| (stream, proven)) }
+        });
+    }
+
+    /// Says what makes the stream the one that both keep.
+    fn tell(&mut self, id: StreamId, (mut stream, proven): Peers<N::Stream>, bytes: [u8; TAG_BYTES]) {
+        let peer = proven.peer();
+        self.work.push(Box::pin(async move {
+            let result = stream.write_all(&bytes).await;
+            Event::Told { id, peer, result: result.map(|()| (stream, proven)) }
         }));
+    }
+
+    /// Takes what a stage holds, and sets the next one; leaves every other stage.
+    fn take_stage<T>(
+        &mut self,
+        id: StreamId,
+        next: Stage<N::Stream>,
+        take: impl FnOnce(Stage<N::Stream>) -> Result<T, Stage<N::Stream>>,
+    ) -> Option<T> {
+        let entry = self.streams.get_mut(&id)?;
+        match take(std::mem::replace(&mut entry.stage, next)) {
+            Ok(taken) => Some(taken),
+            Err(other) => {
+                entry.stage = other;
+                None
+            }
+        }
     }
 
     fn connect(
@@ -285,24 +336,43 @@ impl<N: Net> Round<N> {
         self.work.push(Box::pin(async move { work.await.unwrap_or(Event::Aborted) }));
     }
 
-    fn stream_id(&mut self, net: &N, stream: &N::Stream, path: Path) -> StreamId {
+    fn stream_id(&mut self, net: &N, peer: Option<u32>, path: Path) -> StreamId {
         let id = StreamId(self.next_stream);
         self.next_stream += 1;
-        let _ = stream.set_keepalive(JOINING_KEEPALIVE, JOINING_SILENCE_MAX);
         let route = Route { path, is_other_family: false };
-        self.streams.insert(id, Stream { route, connected_at: net.now(), stage: Stage::Proving });
+        let is_strangers = peer.is_none();
+        self.strangers += usize::from(is_strangers);
+        self.streams.insert(id, Stream { peer, is_strangers, route, connected_at: net.now(), stage: Stage::Proving });
         id
+    }
+
+    /// Drops a stream, unless a piece of work holds it.
+    fn forget(&mut self, id: StreamId) -> Option<Stream<N::Stream>> {
+        let stream = self.streams.remove(&id)?;
+        self.strangers -= usize::from(stream.is_strangers);
+        Some(stream)
+    }
+
+    /// Abandons all that this rank does to reach `peer`, but for the stream that is kept.
+    fn abandon(&mut self, peer: u32, kept: StreamId) {
+        for abort in self.aborts.remove(&peer).unwrap_or_default() {
+            abort.abort();
+        }
+        let others = |(id, stream): (&StreamId, &Stream<_>)| (stream.peer == Some(peer) && *id != kept).then_some(*id);
+        let others: Vec<_> = self.streams.iter().filter_map(others).collect();
+        for id in others {
+            self.forget(id);
+        }
     }
 
     /// The other end of an accepted stream speaks first, so that we know who it is.
     fn accepted(&mut self, net: &N, stream: N::Stream) {
-        let id = self.stream_id(net, &stream, Path::Direct);
-        self.strangers += 1;
+        let id = self.stream_id(net, None, Path::Direct);
         let (net, credentials, rank) = (net.clone(), self.credentials.clone(), self.rank);
-        let seed = seed(&net);
+        let nonce = nonce(&net);
         self.work.push(Box::pin(async move {
-            let result = within(&net, net.now() + PROOF_MAX, answer(credentials, stream, seed)).await;
-            let outcome = result.as_ref().map(|(_, flight)| flight.peer());
+            let result = within(&net, net.now() + PROOF_MAX, answer(credentials, stream, nonce)).await;
+            let outcome = result.as_ref().map(|(_, proven)| proven.peer());
             tracing::trace!(rank, ?id, ?outcome, "an accepted stream");
             Event::Proved { id, peer: None, result }
         }));
@@ -311,28 +381,25 @@ impl<N: Net> Round<N> {
     /// The side that connected says at once which rank it is.
     fn prove(&mut self, net: &N, peer: u32, id: StreamId, stream: N::Stream) {
         let (net, credentials) = (net.clone(), self.credentials.clone());
-        let seed = seed(&net);
+        let nonce = nonce(&net);
         self.push_abortable(peer, async move {
-            let result = within(&net, net.now() + PROOF_MAX, ask(credentials, peer, stream, seed)).await;
+            let result = within(&net, net.now() + PROOF_MAX, ask(credentials, peer, stream, nonce)).await;
             Event::Proved { id, peer: Some(peer), result }
         });
     }
 
-    fn await_nomination(&mut self, net: &N, id: StreamId, (mut stream, flight): Proven<N::Stream>) {
-        let credentials = self.credentials.clone();
+    fn await_nomination(&mut self, net: &N, id: StreamId, (mut stream, proven): Peers<N::Stream>) {
         let net = net.clone();
-        let peer = flight.peer();
-        let work = async move {
+        let peer = proven.peer();
+        self.push_abortable(peer, async move {
             let nomination = async {
-                let mut theirs = vec![0; credentials.nomination_bytes()];
+                let mut theirs = [0; TAG_BYTES];
                 stream.read_exact(&mut theirs).await?;
-                credentials.nominated(flight, &theirs).map_err(denied)
+                proven.nominated(&theirs).map_err(denied)
             };
             let result = within(&net, net.now() + PROOF_MAX, nomination).await;
-            Event::Nominated { id, peer, result: result.map(|protection| (stream, protection)) }
-        };
-        // Not abortable: the event hands over the stream that wins.
-        self.work.push(Box::pin(work));
+            Event::Nominated { id, peer, result: result.map(|waits| ((stream, proven), waits)) }
+        });
     }
 
     fn take(&mut self, net: &N, event: Event<N::Stream>) {
@@ -341,7 +408,7 @@ impl<N: Net> Round<N> {
         match event {
             Event::Aborted => {}
             Event::Connected { peer, attempt, path, result: Ok(stream) } => {
-                let id = self.stream_id(net, &stream, path);
+                let id = self.stream_id(net, Some(peer), path);
                 self.mesh.handle_input(now, peer, PunchInput::Connected(attempt, id));
                 self.set_route(id, peer, &stream);
                 self.prove(net, peer, id, stream);
@@ -350,48 +417,46 @@ impl<N: Net> Round<N> {
                 tracing::trace!(rank, peer, ?attempt, %path, %error, "an attempt failed");
                 self.mesh.handle_input(now, peer, PunchInput::Failed(attempt, error.kind()));
             }
-            Event::Proved { id, peer: expected, result } => {
-                self.strangers -= usize::from(expected.is_none());
-                match result {
-                    Ok(proven) => {
-                        let peer = proven.1.peer();
-                        self.set_route(id, peer, &proven.0);
-                        if nominates(rank, peer) {
-                            self.set_stage(id, Stage::Proven(proven));
-                        } else {
-                            self.set_stage(id, Stage::Hoping);
-                            self.await_nomination(net, id, proven);
-                        }
-                        self.mesh.handle_input(now, peer, PunchInput::Confirmed(id));
-                    }
-                    Err(error) => {
-                        tracing::debug!(rank, ?expected, %error, "stream rejected: the other end did not authenticate");
-                        self.streams.remove(&id);
-                        if let Some(peer) = expected {
-                            self.mesh.handle_input(now, peer, PunchInput::Broken(id));
-                        }
-                    }
+            Event::Proved { id, result: Ok(proven), .. } => self.proved(net, id, proven),
+            Event::Proved { id, peer: expected, result: Err(error) } => {
+                tracing::debug!(rank, ?expected, %error, "stream rejected: the other end did not authenticate");
+                self.forget(id);
+                if let Some(peer) = expected {
+                    self.mesh.handle_input(now, peer, PunchInput::Broken(id));
                 }
             }
-            Event::Nominated { id, peer, result: Ok((stream, protection)) } => {
-                self.set_stage(id, Stage::Nominated(stream, protection));
+            Event::Nominated { id, peer, result: Ok((proven, waits)) } => {
+                self.set_stage(id, Stage::Nominated(proven, waits));
                 self.mesh.handle_input(now, peer, PunchInput::Nominated(id));
             }
-            Event::Nominated { id, peer, result: Err(_) } => {
-                self.streams.remove(&id);
+            Event::Accepted { id, peer, result: Ok(proven) } => {
+                self.set_stage(id, Stage::Accepted(proven));
+                self.mesh.handle_input(now, peer, PunchInput::Accepted(id));
+            }
+            Event::Nominated { id, peer, result: Err(error) } | Event::Accepted { id, peer, result: Err(error) } => {
+                tracing::trace!(rank, peer, ?id, %error, "a proven stream is not kept");
+                self.forget(id);
                 self.mesh.handle_input(now, peer, PunchInput::Broken(id));
             }
-            Event::Told { id, peer, result: Ok((stream, protection)) } => {
-                if let Some(Stream { route, connected_at, .. }) = self.streams.remove(&id) {
-                    self.link(peer, route, connected_at, stream, protection);
-                }
-            }
+            Event::Told { id, result: Ok(proven), .. } => self.link(id, proven),
             // There will be no link; the round ends by its deadline and starts over.
             Event::Told { id, peer, result: Err(error) } => {
-                self.streams.remove(&id);
-                tracing::debug!(rank, peer, %error, "a nomination could not be sent");
+                self.forget(id);
+                tracing::debug!(rank, peer, %error, "the peer could not be told which stream is kept");
             }
         }
+    }
+
+    fn proved(&mut self, net: &N, id: StreamId, proven: Peers<N::Stream>) {
+        let (peer, is_answered) = (proven.1.peer(), proven.1.is_answered());
+        self.set_route(id, peer, &proven.0);
+        if nominates(self.rank, peer) {
+            self.set_stage(id, Stage::Proven(proven));
+        } else {
+            self.set_stage(id, Stage::Hoping);
+            self.await_nomination(net, id, proven);
+        }
+        self.mesh.handle_input(net.now(), peer, PunchInput::Confirmed { stream: id, is_answered });
     }
 
     fn set_stage(&mut self, id: StreamId, stage: Stage<N::Stream>) {
@@ -402,23 +467,31 @@ impl<N: Net> Round<N> {
 
     fn set_route(&mut self, id: StreamId, peer: u32, stream: &N::Stream) {
         let (Ok(remote), Some(entry)) = (stream.peer_addr(), self.streams.get_mut(&id)) else { return };
+        entry.peer = Some(peer);
         entry.route = self.credentials.roster().peers[peer as usize].route(remote, entry.route.path);
     }
 
-    /// Keeps the winner. The higher rank holds it since it was nominated; the lower rank gets it
-    /// back once the nomination is sent.
-    fn won(&mut self, peer: u32, id: StreamId) {
-        if !matches!(self.streams.get(&id), Some(Stream { stage: Stage::Nominated(..), .. })) {
-            return;
-        }
-        if let Some(Stream { route, connected_at, stage: Stage::Nominated(stream, protection) }) =
-            self.streams.remove(&id)
-        {
-            self.link(peer, route, connected_at, stream, protection);
+    /// Keeps the winner, once the peer knows that it is the one.
+    fn won(&mut self, id: StreamId) {
+        let won = self.take_stage(id, Stage::Telling, |stage| match stage {
+            Stage::Nominated(proven, waits) => Ok((proven, waits)),
+            Stage::Accepted(proven) => Ok((proven, false)),
+            // A settled one is being told.
+            other => Err(other),
+        });
+        match won {
+            Some((proven, true)) => {
+                let acceptance = proven.1.acceptance();
+                self.tell(id, proven, acceptance);
+            }
+            Some((proven, false)) => self.link(id, proven),
+            None => {}
         }
     }
 
-    fn link(&mut self, peer: u32, route: Route, connected_at: Instant, stream: N::Stream, protection: Protection) {
+    fn link(&mut self, id: StreamId, (stream, proven): Peers<N::Stream>) {
+        let Some(Stream { route, connected_at, .. }) = self.forget(id) else { return };
+        let peer = proven.peer();
         let planned = self.mesh.technique(peer).unwrap_or(Technique::Direct);
         let info = LinkInfo {
             peer,
@@ -429,8 +502,14 @@ impl<N: Net> Round<N> {
             attempts: self.mesh.attempts(peer),
         };
         tracing::debug!(?info, "connected");
+        // A stream that refuses the option is broken, which its next use tells.
+        let _ = stream.set_keepalive(JOINING_KEEPALIVE, JOINING_SILENCE_MAX);
+        let (protection, chain) = proven.keep();
+        if route.path == Path::Relay {
+            self.chains.insert(peer, Arc::new(chain));
+        }
         let stream: Box<dyn ByteStream> = match protection {
-            Some((security, keys)) => Box::new(Secure::new(stream, security, &keys)),
+            Some((security, keys)) => Box::new(Secure::new(stream, security, keys)),
             None => Box::new(stream),
         };
         self.links[peer as usize] = Some(Link::new(stream, info));
@@ -438,23 +517,25 @@ impl<N: Net> Round<N> {
     }
 }
 
-fn seed<N: Net>(net: &N) -> Seed {
-    let mut seed = Seed::default();
-    net.fill_entropy(&mut seed);
-    seed
+/// A peer that is relayed.
+pub(super) struct Relayed {
+    pub(super) peer: u32,
+    /// Whether it should have been connected.
+    pub(super) is_likely: bool,
+    /// What only the two ends of the connection know.
+    pub(super) chain: Arc<Chain>,
 }
 
-/// Reads the peer's hello behind its confirmation.
-async fn hear<S: ByteStream>(credentials: &Credentials, stream: &mut S, flight: &mut Flight) -> io::Result<()> {
-    let mut rest = vec![0; credentials.hello_rest(flight.peer())];
-    stream.read_exact(&mut rest).await?;
-    credentials.hear(flight, &rest).map_err(denied)
+fn nonce<N: Net>(net: &N) -> StreamNonce {
+    let mut nonce = StreamNonce::default();
+    net.fill_entropy(&mut nonce);
+    nonce
 }
 
-async fn confirmed<S: ByteStream>(credentials: &Credentials, stream: &mut S) -> io::Result<u32> {
-    let mut theirs = [0; CONFIRM_BYTES];
+async fn hello<S: ByteStream>(stream: &mut S) -> io::Result<Hello> {
+    let mut theirs = [0; HELLO_BYTES];
     stream.read_exact(&mut theirs).await?;
-    credentials.check(&theirs).map_err(denied)
+    Ok(theirs)
 }
 
 /// The first flight on the side that connected.
@@ -462,24 +543,26 @@ async fn ask<S: ByteStream>(
     credentials: Arc<Credentials>,
     peer: u32,
     mut stream: S,
-    seed: Seed,
-) -> io::Result<Proven<S>> {
-    let (hello, mut flight) = credentials.hello(peer, seed).map_err(denied)?;
-    stream.write_all(&hello).await?;
-    if confirmed(&credentials, &mut stream).await? != peer {
-        return Err(io::ErrorKind::PermissionDenied.into());
-    }
-    hear(&credentials, &mut stream, &mut flight).await?;
-    Ok((stream, flight))
+    nonce: StreamNonce,
+) -> io::Result<Peers<S>> {
+    let (ours, flight) = credentials.hello(peer, nonce).map_err(denied)?;
+    stream.write_all(&ours).await?;
+    let theirs = hello(&mut stream).await?;
+    let proven = credentials.hear(&flight, &theirs).map_err(denied)?;
+    Ok((stream, proven))
 }
 
 /// The first flight on the side that accepted.
-async fn answer<S: ByteStream>(credentials: Arc<Credentials>, mut stream: S, seed: Seed) -> io::Result<Proven<S>> {
-    let peer = confirmed(&credentials, &mut stream).await?;
-    let (hello, mut flight) = credentials.hello(peer, seed).map_err(denied)?;
-    stream.write_all(&hello).await?;
-    hear(&credentials, &mut stream, &mut flight).await?;
-    Ok((stream, flight))
+async fn answer<S: ByteStream>(
+    credentials: Arc<Credentials>,
+    mut stream: S,
+    nonce: StreamNonce,
+) -> io::Result<Peers<S>> {
+    let theirs = hello(&mut stream).await?;
+    let peer = credentials.check(&theirs).map_err(denied)?;
+    let (ours, proven) = credentials.answer(peer, nonce, &theirs).map_err(denied)?;
+    stream.write_all(&ours).await?;
+    Ok((stream, proven))
 }
 
 fn denied(stranger: Stranger) -> io::Error {

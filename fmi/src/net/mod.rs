@@ -13,4 +13,4 @@ pub mod tcpunch;
 #[cfg(feature = "real")]
 pub use fmi_net::real;
 pub(crate) use fmi_net::{BoxFuture, Clock, Timer, within};
-pub use fmi_net::{ByteStream, Listener, Net};
+pub use fmi_net::{ByteStream, Listener, Machine, Net};

@@ -10,8 +10,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::ByteStream;
 use crate::proto::card::Security;
-use crate::proto::noise::StreamKeys;
 use crate::proto::record::{Direction, HEADER_BYTES, RECORD_BYTES_MAX, RecordError, TAG_BYTES};
+use crate::proto::session::StreamKeys;
 
 /// How much is read ahead of the record that is wanted: small records come several at once.
 const READ_AHEAD_BYTES: usize = 4 << 10;
@@ -39,11 +39,12 @@ pub(crate) struct Secure<S> {
 
 impl<S> Secure<S> {
     /// Protects `stream` with the keys of a handshake.
-    pub(crate) fn new(stream: S, security: Security, keys: &StreamKeys) -> Self {
+    pub(crate) fn new(stream: S, security: Security, keys: StreamKeys) -> Self {
+        let (sealing, opening) = keys.directions(security);
         Self {
             stream,
-            sealing: Direction::new(security, keys.send),
-            opening: Direction::new(security, keys.receive),
+            sealing,
+            opening,
             outgoing: Vec::new(),
             sent: 0,
             incoming: Vec::new(),
@@ -260,12 +261,13 @@ mod tests {
     //! width, and a wire that flips a bit.
 
     use super::*;
+    use crate::proto::cipher::Suite;
     use proptest::prelude::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     fn keys(flipped: bool) -> StreamKeys {
         let (send, receive) = if flipped { ([2; 32], [1; 32]) } else { ([1; 32], [2; 32]) };
-        StreamKeys { send, receive }
+        StreamKeys::new(Suite::Aes256Gcm, send, receive)
     }
 
     fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -279,7 +281,7 @@ mod tests {
         ) {
             let security = if encrypted { Security::Encrypted } else { Security::Authenticated };
             let (near, far) = tokio::io::duplex(width);
-            let (mut near, mut far) = (Secure::new(near, security, &keys(false)), Secure::new(far, security, &keys(true)));
+            let (mut near, mut far) = (Secure::new(near, security, keys(false)), Secure::new(far, security, keys(true)));
             let total: usize = writes.iter().sum();
             let byte = |index: usize| u8::try_from(index % 251).expect("below 251");
             let sent: Vec<u8> = (0..total).map(byte).collect();
@@ -310,7 +312,7 @@ mod tests {
     fn a_changed_or_cut_stream_ends_before_its_bytes_are_handed_up() {
         let wire = block_on(async {
             let (near, mut far) = tokio::io::duplex(1 << 20);
-            let mut near = Secure::new(near, Security::Encrypted, &keys(false));
+            let mut near = Secure::new(near, Security::Encrypted, keys(false));
             near.write_all(&[7; 1000]).await.expect("room");
             near.shutdown().await.expect("open");
             let mut wire = Vec::new();
@@ -323,7 +325,7 @@ mod tests {
                 near.write_all(&wire).await.expect("room");
                 near.shutdown().await.expect("open");
                 let mut received = Vec::new();
-                let result = Secure::new(far, Security::Encrypted, &keys(true)).read_to_end(&mut received).await;
+                let result = Secure::new(far, Security::Encrypted, keys(true)).read_to_end(&mut received).await;
                 (result.map_err(|error| error.kind()), received)
             })
         };

@@ -71,8 +71,8 @@ pub(crate) async fn peer<N: Net>(net: &N, rendezvous: SocketAddr, version: u8) -
 
 /// The version that the card of rank 0 shows to a peer.
 pub(crate) fn version_of_rank_0(handout: &Handout) -> u8 {
-    let holder = Holder { rank: 0, size: 2, nonce: &handout.members[0].nonce };
-    Card::open(&Key::from_secret(KEY), &holder, &handout.members[0].card).expect("a card").version
+    let holder = Holder { rank: 0, size: 2, epoch: 0, nonce: &handout.members[0].nonce };
+    Card::open(&Key::new(GROUP, KEY), &holder, &handout.members[0].card).expect("a card").version
 }
 
 /// Checks that an error names both versions.

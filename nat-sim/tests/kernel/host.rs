@@ -11,9 +11,8 @@ use std::time::Duration;
 use fmi_net::{Listener, Net};
 use futures_util::future::{Either, select};
 use nat_sim::host::SYN_TIMES;
-use nat_sim::link::LinkConfig;
 use nat_sim::packet::Packet;
-use nat_sim::topology::{HostSpec, INTERNET, SiteId, TcpConfig, Topology};
+use nat_sim::topology::{HostSpec, INTERNET, Topology};
 use nat_sim::{SimNet, World};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
@@ -317,16 +316,7 @@ async fn pause(net: &SimNet, micros: u64) {
 #[expect(clippy::too_many_lines, reason = "two programs that take turns, side by side")]
 fn simulated(acts: &[Act]) -> Vec<Seen> {
     let mut topology = Topology::new();
-    let mut host = |address: Ipv4Addr| {
-        topology.host(HostSpec {
-            network: INTERNET,
-            address,
-            also: Vec::new(),
-            link: LinkConfig::with_latency(Duration::ZERO),
-            site: SiteId(0),
-            tcp: TcpConfig::default(),
-        })
-    };
+    let mut host = |address: Ipv4Addr| topology.host(HostSpec::plain(INTERNET, address, Duration::ZERO));
     let (subject, peer) = (host(SUBJECT), host(PEER));
     let mut world = World::new(topology, 1, Duration::from_micros(10));
     let progress = Arc::new(Mutex::new(Progress::default()));

@@ -14,11 +14,12 @@ use std::time::Duration;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
-use super::{ClientMessage, GroupId, Handout, InstanceId, NameHash, Refusal, Registration, ServerMessage, Waiting};
+use super::{ClientMessage, Handout, InstanceId, Refusal, Registration, ServerMessage, Waiting};
 use crate::backoff::Backoff;
 use crate::card::{Card, Holder, Security};
+use crate::cipher::Suites;
+use crate::exchange::{KeyPair, Seed};
 use crate::key::Key;
-use crate::noise::KeyPair;
 use crate::wire::{self, WireError};
 use fmi_net::time::Instant;
 
@@ -40,10 +41,6 @@ const MOVE_MAX: Duration = Duration::from_secs(32);
 /// The rank that joins, and its group.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// Group to join.
-    pub group: GroupId,
-    /// Its name without the key.
-    pub name: NameHash,
     /// Rank claimed.
     pub rank: u32,
     /// Size of the group.
@@ -56,8 +53,25 @@ pub struct Identity {
     pub security: Security,
     /// Whether it agrees to be sprayed.
     pub sprays: bool,
+    /// What it can make records with.
+    pub suites: Suites,
     /// Number of servers.
     pub servers: usize,
+}
+
+/// What is random in one registration.
+#[derive(Clone)]
+pub struct Entropy {
+    /// Its nonce.
+    pub nonce: super::Nonce,
+    /// Its key pair's.
+    pub seed: Seed,
+}
+
+impl std::fmt::Debug for Entropy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Entropy(..)")
+    }
 }
 
 /// What happened.
@@ -71,6 +85,8 @@ pub enum Input {
         round_trip: Duration,
         /// Connections under way, or established, on which to vouch.
         vouches: u8,
+        /// Entropy for this registration alone, drawn now: two copies of a machine that was saved earlier differ.
+        entropy: Entropy,
     },
     /// A connection on which to vouch could not be made.
     Unvouched,
@@ -130,7 +146,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Makes a client that connects at once; `seed` must be secret.
+    /// Makes a client that connects at once; `seed` draws its pauses.
     pub fn new(now: Instant, identity: Identity, seed: [u8; 32]) -> Self {
         Self {
             identity,
@@ -151,9 +167,9 @@ impl Client {
     /// Takes what happened.
     pub fn handle_input(&mut self, now: Instant, input: Input) {
         match input {
-            Input::Connected { locals, round_trip, vouches } => {
+            Input::Connected { locals, round_trip, vouches, entropy } => {
                 if matches!(self.state, State::Connecting { .. }) {
-                    self.register(now, locals, round_trip, vouches);
+                    self.register(now, locals, round_trip, vouches, entropy);
                 }
             }
             Input::Unvouched => {
@@ -221,16 +237,21 @@ impl Client {
         self.last_failure
     }
 
-    fn register(&mut self, now: Instant, locals: Vec<SocketAddr>, round_trip: Duration, vouches: u8) {
-        self.entropy.fill_bytes(&mut self.nonce);
-        let mut seed = [0; 32];
-        self.entropy.fill_bytes(&mut seed);
+    fn register(
+        &mut self,
+        now: Instant,
+        locals: Vec<SocketAddr>,
+        round_trip: Duration,
+        vouches: u8,
+        Entropy { nonce, seed }: Entropy,
+    ) {
+        self.nonce = nonce;
         let key_pair = KeyPair::from_seed(seed);
-        let Identity { group, name, rank, size, instance, ref key, security, sprays, servers } = self.identity;
-        let card = Card { version: wire::VERSION, security, sprays, public: *key_pair.public(), locals };
+        let Identity { rank, size, instance, ref key, security, sprays, suites, servers } = self.identity;
+        let (group, name) = (key.id(), key.name_tag());
+        let card = Card { version: wire::VERSION, security, sprays, suites, public: *key_pair.public(), locals };
         self.key_pair = Some(key_pair);
-        let nonce = self.nonce;
-        let card = card.seal(key, &Holder { rank, size, nonce: &nonce });
+        let card = card.seal(key, &Holder { rank, size, epoch: 0, nonce: &nonce });
         let registration = Registration { group, name, rank, size, instance, nonce, round_trip, vouches, card };
         if vouches > 0 {
             self.outputs.push_back(Output::Vouch(nonce));
@@ -349,16 +370,21 @@ mod tests {
     }
 
     fn client_of(servers: usize) -> Client {
-        let (key, security) = (Key::from_secret(b"k"), Security::Encrypted);
-        let (group, name, rank, size, instance, sprays) = ([1; 32], [2; 16], 1, 2, [3; 16], false);
-        let identity = Identity { group, name, rank, size, instance, key, security, sprays, servers };
+        let (key, security, suites) = (Key::new("g", b"k"), Security::Encrypted, Suites::of_machine(true));
+        let (rank, size, instance, sprays) = (1, 2, [3; 16], false);
+        let identity = Identity { rank, size, instance, key, security, sprays, suites, servers };
         let mut client = Client::new(Instant::ZERO, identity, [5; 32]);
         assert!(matches!(client.poll_output(), Some(Output::Connect(0))));
         client
     }
 
     fn registered(client: &mut Client, now: Instant) -> Registration {
-        client.handle_input(now, Input::Connected { locals: vec![], round_trip: SECOND, vouches: 0 });
+        registered_with(client, now, 8)
+    }
+
+    fn registered_with(client: &mut Client, now: Instant, entropy: u8) -> Registration {
+        let entropy = Entropy { nonce: [entropy; 16], seed: [entropy; 32] };
+        client.handle_input(now, Input::Connected { locals: vec![], round_trip: SECOND, vouches: 0, entropy });
         match client.poll_output() {
             Some(Output::Send(ClientMessage::Register(registration))) => registration,
             other => panic!("no registration: {other:?}"),
@@ -482,7 +508,7 @@ mod tests {
         client.handle_input(Instant::ZERO, Input::Disconnected(io::ErrorKind::ConnectionReset));
         client.handle_timeout(Instant::ZERO + SECOND);
         client.poll_output();
-        let second = registered(&mut client, Instant::ZERO + SECOND);
+        let second = registered_with(&mut client, Instant::ZERO + SECOND, 9);
         assert!(first.nonce != second.nonce && first.card != second.card && first.instance == second.instance);
     }
 

@@ -1,0 +1,168 @@
+//! X25519: the key pair of one registration, and what two of them share. Pure: secrets are given.
+//!
+//! One of two libraries, which give the same bytes: AWS-LC, or one of Rust alone (without the feature `aws-lc`).
+
+use std::fmt;
+
+use fmi_net::noted;
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+/// Where the secret of one key pair comes from. Used once.
+pub type Seed = [u8; 32];
+/// A public key.
+pub type PublicKey = [u8; 32];
+
+/// The peer's public key is none: a point of low order, with which everybody shares the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the peer's public key is of low order")]
+pub struct LowOrder;
+
+/// The key pair of one registration. Its secret does not move in memory, and is wiped in the end.
+pub struct KeyPair {
+    secret: Wiped,
+    public: PublicKey,
+}
+
+/// Bytes that are wiped in the end.
+#[derive(ZeroizeOnDrop)]
+pub(crate) struct Wiped(Box<[u8; 32]>);
+
+impl Wiped {
+    /// Zeros, to be written over.
+    pub(crate) fn new() -> Self {
+        Self(Box::new([0; 32]))
+    }
+
+    /// The bytes.
+    pub(crate) fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+/// Its only secret part is wiped.
+impl ZeroizeOnDrop for KeyPair {}
+
+impl fmt::Debug for KeyPair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyPair").finish_non_exhaustive()
+    }
+}
+
+impl KeyPair {
+    /// Makes a pair from a seed.
+    pub fn from_seed(mut seed: Seed) -> Self {
+        noted::note("the secret of a registration", &seed);
+        let mut secret = Wiped::new();
+        secret.0.copy_from_slice(&seed);
+        seed.zeroize();
+        let public = library::public(secret.as_bytes());
+        Self { secret, public }
+    }
+
+    /// The half that peers learn.
+    pub fn public(&self) -> &PublicKey {
+        &self.public
+    }
+
+    /// What the holders of both pairs share.
+    ///
+    /// # Errors
+    /// [`LowOrder`] if the public key is none: the result would be zero, whoever asks (RFC 7748 §6.1).
+    pub(crate) fn agree(&self, theirs: &PublicKey) -> Result<Wiped, LowOrder> {
+        let mut shared = Wiped::new();
+        library::agree(self.secret.as_bytes(), theirs, &mut shared.0)?;
+        noted::note("a shared secret", &shared.0);
+        Ok(shared)
+    }
+}
+
+#[cfg(feature = "aws-lc")]
+use swift as library;
+
+#[cfg(not(feature = "aws-lc"))]
+use pure as library;
+
+#[cfg(feature = "aws-lc")]
+mod swift {
+    use aws_lc_rs::agreement::{PrivateKey, UnparsedPublicKey, X25519, agree as exchange};
+
+    use super::{LowOrder, PublicKey};
+
+    fn pair(secret: &[u8; 32]) -> PrivateKey {
+        PrivateKey::from_private_key(&X25519, secret).expect("any 32 bytes are a secret")
+    }
+
+    pub(super) fn public(secret: &[u8; 32]) -> PublicKey {
+        let public = pair(secret).compute_public_key().expect("a secret has a public key");
+        public.as_ref().try_into().expect("a public key has 32 bytes")
+    }
+
+    pub(super) fn agree(secret: &[u8; 32], theirs: &PublicKey, shared: &mut [u8; 32]) -> Result<(), LowOrder> {
+        let take = |bytes: &[u8]| {
+            shared.copy_from_slice(bytes);
+            if *shared == [0; 32] { Err(LowOrder) } else { Ok(()) }
+        };
+        exchange(&pair(secret), UnparsedPublicKey::new(&X25519, theirs), LowOrder, take)
+    }
+}
+
+#[cfg(any(test, not(feature = "aws-lc")))]
+mod pure {
+    use x25519_dalek::{PublicKey as Point, StaticSecret};
+
+    use super::{LowOrder, PublicKey};
+
+    /// By a table of multiples of the base point.
+    pub(super) fn public(secret: &[u8; 32]) -> PublicKey {
+        Point::from(&StaticSecret::from(*secret)).to_bytes()
+    }
+
+    pub(super) fn agree(secret: &[u8; 32], theirs: &PublicKey, shared: &mut [u8; 32]) -> Result<(), LowOrder> {
+        let agreed = StaticSecret::from(*secret).diffie_hellman(&Point::from(*theirs));
+        shared.copy_from_slice(agreed.as_bytes());
+        if agreed.was_contributory() { Ok(()) } else { Err(LowOrder) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ends_share_the_same_and_nobody_else_does() {
+        let [a, b, c] = [1, 2, 3].map(|seed| KeyPair::from_seed([seed; 32]));
+        let shared = |own: &KeyPair, other: &KeyPair| *own.agree(other.public()).expect("a key").as_bytes();
+        assert_eq!(shared(&a, &b), shared(&b, &a));
+        assert_ne!(shared(&a, &b), shared(&a, &c));
+        assert!(!format!("{a:?}").contains("1, 1"));
+    }
+
+    /// RFC 7748 §5.2, and all cases of Wycheproof, with both libraries.
+    #[test]
+    fn both_libraries_agree_with_the_standard() {
+        let hex = |text: &str| -> [u8; 32] {
+            std::array::from_fn(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).expect("hex"))
+        };
+        let secret = hex("a546e36bf0527c9d3b16154b82465edd62144c0ac1fc5a18506a2244ba449ac4");
+        let theirs = hex("e6db6867583030db3594c1a424b15f7c726624ec26b3353b10a903a6d0ab1c4c");
+        let expected = hex("c3da55379de9c6908e94ea4df28d084f32eccf03491c71f754b4075577a28552");
+        check(&secret, &theirs, &expected);
+        let cases = wycheproof::xdh::TestSet::load(wycheproof::xdh::TestName::X25519).expect("cases");
+        for case in cases.test_groups.iter().flat_map(|group| &group.tests) {
+            let part = |bytes: &[u8]| -> Option<[u8; 32]> { bytes.try_into().ok() };
+            let (Some(secret), Some(theirs)) = (part(&case.private_key), part(&case.public_key)) else { continue };
+            check(&secret, &theirs, &part(&case.shared_secret).expect("32 bytes"));
+        }
+    }
+
+    fn check(secret: &[u8; 32], theirs: &PublicKey, expected: &[u8; 32]) {
+        let (mut first, mut second) = ([0; 32], [0; 32]);
+        let results = [library::agree(secret, theirs, &mut first), pure::agree(secret, theirs, &mut second)];
+        let wanted = if *expected == [0; 32] { Err(LowOrder) } else { Ok(()) };
+        assert_eq!(results, [wanted; 2]);
+        if wanted.is_ok() {
+            assert_eq!((first, second), (*expected, *expected));
+        }
+        assert_eq!(library::public(secret), pure::public(secret));
+    }
+}
