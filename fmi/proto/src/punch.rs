@@ -114,6 +114,7 @@ pub struct Punch {
     attempts: u32,
     won: Option<StreamId>,
     last_failure: Option<io::ErrorKind>,
+    strangers: u32,
     entropy: ChaCha8Rng,
     outputs: VecDeque<Output>,
 }
@@ -128,6 +129,7 @@ impl Punch {
             attempts: 0,
             won: None,
             last_failure: None,
+            strangers: 0,
             entropy: ChaCha8Rng::seed_from_u64(seed),
             outputs: VecDeque::new(),
         };
@@ -211,9 +213,14 @@ impl Punch {
         self.attempts
     }
 
-    /// What the last failed attempt met.
+    /// What the last failed attempt met; that a pair of addresses was in use only if there was nothing else.
     pub fn last_failure(&self) -> Option<io::ErrorKind> {
         self.last_failure
+    }
+
+    /// Streams that this side opened and whose other end did not prove to be the peer.
+    pub fn strangers(&self) -> u32 {
+        self.strangers
     }
 
     /// The stream that was kept.
@@ -240,18 +247,20 @@ impl Punch {
     fn failed(&mut self, now: Instant, attempt: Attempt, kind: io::ErrorKind) {
         let in_flight = |target: &Target| matches!(target.trying, Trying::InFlight(own) if own == attempt);
         if let Some(index) = self.targets.iter().position(in_flight) {
-            self.last_failure = Some(kind);
             // The tuple is in use: the peer's SYN came first and the listener has the stream.
             // Only a pause lets it through.
-            let at_once = kind != io::ErrorKind::AddrNotAvailable && kind != io::ErrorKind::AddrInUse;
-            self.repeat(now, index, at_once);
+            let is_in_use = matches!(kind, io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse);
+            if !is_in_use || self.last_failure.is_none() {
+                self.last_failure = Some(kind);
+            }
+            self.repeat(now, index, !is_in_use);
         }
     }
 
     fn broken(&mut self, now: Instant, stream: StreamId) {
         let proving = |target: &Target| matches!(target.trying, Trying::Proving(own) if own == stream);
         if let Some(index) = self.targets.iter().position(proving) {
-            self.last_failure = Some(io::ErrorKind::PermissionDenied);
+            self.strangers = self.strangers.saturating_add(1);
             self.repeat(now, index, false);
         }
     }

@@ -79,6 +79,13 @@ pub enum Stranger {
 #[derive(Debug)]
 pub struct Chain(Derived);
 
+impl From<[u8; KEY_BYTES]> for Chain {
+    /// A secret that was agreed upon elsewhere.
+    fn from(bytes: [u8; KEY_BYTES]) -> Self {
+        Self(bytes.into())
+    }
+}
+
 /// What one rank needs to prove itself and to check others. Not for cloning: the secret of the registration ends with it.
 #[derive(Debug)]
 pub struct Credentials {

@@ -428,3 +428,50 @@ impl<N: Net> Joiner<N> {
         error(ErrorKind::RendezvousUnreachable { address: self.config.rendezvous.clone(), last })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    //! Goal: a group of two that replaces a relayed connection is formed by the ends of that connection and by nobody
+    //! else. Method: ranks with the key of the group, at an honest rendezvous over loopback.
+
+    use std::pin::pin;
+    use std::time::Duration;
+
+    use futures_util::future::{Either, join, select};
+
+    use super::*;
+    use crate::RealNet;
+    use crate::net::rendezvous::{Rendezvous, ServerConfig};
+
+    /// Whether the two ranks of a pair's group come together, each with the secret of the connection that it had.
+    async fn meets(secrets: [Option<u8>; 2]) -> bool {
+        let net = RealNet::new();
+        let server = Rendezvous::bind(net, ([127, 0, 0, 1], 0).into(), ServerConfig::default()).expect("listens");
+        let address = server.local_addr().expect("an address");
+        let key = Key::new("group", b"a key of 16 bytes").of_pair(&[7; 32], 0, 1);
+        let end = async |rank: u32| {
+            let mut config = Config::new(rank, 2, "ranks 0 and 1 of group", address.to_string());
+            config.join_deadline = Duration::from_secs(1);
+            let chain = secrets[rank as usize].map(|byte| Arc::new(Chain::from([byte; 32])));
+            let membership = Membership { key: key.clone(), security: Security::Encrypted, chain };
+            let servers = resolve(&net, &config).await.expect("an address");
+            let prepared = Prepared { net, config, membership, servers, first: None };
+            prepared.join().await.map(|comm| comm.into_link().info().peer)
+        };
+        match select(pin!(server.serve()), pin!(join(end(0), end(1)))).await {
+            Either::Left((never, _)) => match never {},
+            Either::Right(((Ok(1), Ok(0)), _)) => true,
+            Either::Right(((Err(_), Err(_)), _)) => false,
+            Either::Right((results, _)) => panic!("one end alone believes in it: {results:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn only_the_ends_of_a_relayed_connection_replace_it() {
+        assert!(meets([Some(1), Some(1)]).await);
+        for member in [None, Some(2)] {
+            assert!(!meets([Some(1), member]).await, "a member of the group that is no end of the connection");
+            assert!(!meets([member, Some(1)]).await);
+        }
+    }
+}

@@ -219,14 +219,13 @@ impl<N: Net> Round<N> {
         let (peer, punch, missing) = self.mesh.unconnected()?;
         let missing = u32::try_from(missing).expect("a group has at most SIZE_MAX members");
         let is_impostor = self.credentials.roster().peers[peer as usize].card.is_none();
-        let last = punch.and_then(Punch::last_failure);
-        let last = match last {
+        let stranger = "whoever answered did not prove to be that rank of this group";
+        let last = match (punch.and_then(Punch::last_failure), punch.map_or(0, Punch::strangers)) {
             _ if is_impostor => "that rank registered with a different key".to_owned(),
-            None => "no answer".to_owned(),
-            Some(io::ErrorKind::PermissionDenied) => {
-                "whoever answered did not prove to be that rank of this group".to_owned()
-            }
-            Some(kind) => kind.to_string(),
+            (None, 0) => "no answer".to_owned(),
+            (Some(kind), 0) => kind.to_string(),
+            (None | Some(io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse), _) => stranger.to_owned(),
+            (Some(kind), _) => format!("{kind}; elsewhere {stranger}"),
         };
         let attempts = punch.map_or(0, Punch::attempts);
         Some((peer, ErrorKind::Unconnected { missing, attempts, last }))

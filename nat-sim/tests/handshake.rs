@@ -1,0 +1,128 @@
+//! Goal: what somebody has heard of a handshake is of no use to them, in any mode, and does not keep the ranks apart.
+//! Method: a rendezvous that says that a rank is at an attacker's address, who repeats what it hears there to that rank
+//! before the true peer's stream is there; and one that crosses groups, as with real sockets.
+
+#[path = "../../fmi/tests/attackers/mod.rs"]
+mod attackers;
+mod common;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use attackers::{MODES, Registered, TOLD_BYTES, assert_unproven, config, works};
+use common::{Board, RENDEZVOUS, RENDEZVOUS_PORT, host, millis};
+use fmi::Error;
+use fmi::net::Net;
+use fmi_proto::rendezvous::Handout;
+use nat_sim::World;
+use nat_sim::topology::{HostId, INTERNET, Topology};
+
+const ATTACKER: ([u8; 4], u16) = ([198, 51, 100, 66], 4000);
+/// Hellos that the attacker repeats.
+const COPIES: usize = 5;
+
+fn address() -> SocketAddr {
+    (RENDEZVOUS, RENDEZVOUS_PORT).into()
+}
+
+/// A rendezvous and hosts on the internet, at these distances from it.
+fn world(distances: &[Duration]) -> (World, HostId, Vec<HostId>) {
+    let mut topology = Topology::new();
+    let rendezvous = topology.host(host(INTERNET, RENDEZVOUS.octets(), millis(1)));
+    let hosts =
+        (1u8..).zip(distances).map(|(last, distance)| topology.host(host(INTERNET, [1, 0, 0, last], *distance)));
+    let hosts = hosts.collect();
+    (World::new(topology, 1, millis(1)), rendezvous, hosts)
+}
+
+fn joins(world: &mut World, host: HostId, config: fmi::Config, board: &Board<(u32, Result<(), Error>)>) {
+    let board = board.clone();
+    world.function(host, Duration::ZERO, move |net| {
+        let (board, config) = (board.clone(), config.clone());
+        async move { board.put((config.rank, works(net, config).await)) }
+    });
+}
+
+#[test]
+fn a_hello_that_is_repeated_takes_nobodys_place() {
+    for security in MODES {
+        let mut topology = Topology::new();
+        let rendezvous = topology.host(host(INTERNET, RENDEZVOUS.octets(), millis(1)));
+        // Rank 1 is far, so what it says reaches the attacker, and from there rank 0, before its answer does.
+        let ranks = [(1, 1), (2, 50)].map(|(last, far)| topology.host(host(INTERNET, [1, 0, 0, last], millis(far))));
+        let attacker = topology.host(host(INTERNET, ATTACKER.0, millis(1)));
+        let mut world = World::new(topology, 1, millis(1));
+        let target: Board<SocketAddr> = Board::new();
+        let seen = target.clone();
+        world.service(rendezvous, move |net| {
+            let seen = seen.clone();
+            async move {
+                let deal = move |registered: &[Registered]| -> Vec<Handout> {
+                    let told = |own: &Registered| {
+                        let mut handout = attackers::handout(1, &registered.iter().collect::<Vec<_>>());
+                        if own.registration.rank == 1 {
+                            seen.put(handout.members[0].observed.main);
+                            handout.members[0].observed.main = ATTACKER.into();
+                        }
+                        handout
+                    };
+                    registered.iter().map(told).collect()
+                };
+                attackers::lying_rendezvous(&net, address(), 2, deal).await;
+            }
+        });
+        let told = Board::new();
+        let tell = told.clone();
+        world.service(attacker, move |net| {
+            let (tell, target) = (tell.clone(), target.clone());
+            async move {
+                let mut listener = net.listen(ATTACKER.into(), 8).expect("listens");
+                let local = (ATTACKER.0, 0).into();
+                let towards = loop {
+                    if let Some(towards) = target.take().pop() {
+                        break towards;
+                    }
+                    net.sleep_until(net.now() + millis(1)).await;
+                };
+                for bytes in attackers::repeats(&net, &mut listener, local, towards, COPIES).await {
+                    tell.put(bytes);
+                }
+            }
+        });
+        let board = Board::new();
+        for (rank, host) in (0u32..).zip(ranks) {
+            joins(&mut world, host, config("job", (rank, 2), security, address()), &board);
+        }
+        assert_eq!(world.run().expect("a world").stuck, None);
+        for (rank, result) in board.take() {
+            result.unwrap_or_else(|error| panic!("rank {rank}, {security:?}: {error}"));
+        }
+        assert_eq!(told.take(), [TOLD_BYTES; COPIES], "each was taken for a hello, and none was kept");
+    }
+}
+
+#[test]
+fn two_groups_with_one_secret_are_not_crossed() {
+    for security in MODES {
+        for is_honest in [true, false] {
+            let (mut world, rendezvous, hosts) = world(&[millis(1); 4]);
+            world.service(rendezvous, move |net| async move {
+                let deal = if is_honest { attackers::honestly } else { attackers::crossed };
+                attackers::lying_rendezvous(&net, address(), 4, deal).await;
+            });
+            let board = Board::new();
+            let groups = ["job-a", "job-a", "job-b", "job-b"];
+            for ((rank, host), group) in (0u32..).zip(hosts).zip(groups) {
+                joins(&mut world, host, config(group, (rank % 2, 2), security, address()), &board);
+            }
+            assert_eq!(world.run().expect("a world").stuck, None);
+            for (_, result) in board.take() {
+                if is_honest {
+                    result.expect("the groups form at such a rendezvous, if it is honest");
+                } else {
+                    assert_unproven(result);
+                }
+            }
+        }
+    }
+}
