@@ -28,8 +28,8 @@
 //! With a key, streams between ranks are encrypted end to end ([`Security`]), whether direct or relayed. The
 //! rendezvous, and whoever is on the way to it, can keep a group from forming, and no more:
 //! [`fmi_proto::rendezvous`] says why that needs no TLS. A group's key has 16 random bytes or more. Secrets of this crate are
-//! wiped when they are dropped; those inside the Noise library's symmetric state are not, nor are the environment's and
-//! the TOML reader's own copies of a key, which a file of its own ([`Secret`], `FMI_KEY_FILE`) avoids.
+//! wiped when they are dropped; the environment's and
+//! the TOML reader's own copies of a key are not, which a file of its own ([`Secret`], `FMI_KEY_FILE`) avoids.
 //!
 //! # Failure
 //!

@@ -18,9 +18,9 @@
 //! An attacker on the path to the rendezvous, and the rendezvous itself, can keep a group from
 //! forming, which cutting the connection does as well. They cannot do more. A registration shows hashes
 //! under the group's key, random numbers and a sealed card. Addresses and session come back in clear, and
-//! a changed one leads to somebody who cannot prove the key: all streams are confirmed end to end, bound
-//! to session, ranks and nonces, and encrypted under keys that only the two ranks can compute. TLS would
-//! hide the observed addresses and the number of ranks, for a round trip and a certificate.
+//! a changed one leads to somebody who cannot prove to be the peer: all streams are confirmed end to end, under keys that
+//! only the two ranks can compute, and that depend on the group, the session and what both were told of every rank
+//! ([`super::session`]). TLS would hide the observed addresses and the number of ranks, for a round trip and a certificate.
 
 use std::fmt;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! Joining a group: rendezvous, punches to all peers, confirmation. One future, no task.
+//! Joining a group: rendezvous, punches to all peers, proofs. One future, no task.
 //!
 //! A failed round (a pair that did not connect in time, a rank that vanished meanwhile, a rendezvous
 //! that restarted) starts over from a fresh local port until the join deadline.
