@@ -16,9 +16,10 @@ use nat_sim::topology::{HostSpec, INTERNET, Topology};
 use nat_sim::{SimNet, World};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+use super::gateway::{segment, stay_on_one_cpu};
 use super::lab::{End, silence, within};
-use super::netns::{self, Cleanup, run};
-use super::segment;
+use super::netns::{Cleanup, run};
+use super::trials::{Case, Needs, case};
 
 const SUBJECT: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
 const PEER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
@@ -59,7 +60,7 @@ struct Seen {
     accepted: usize,
 }
 
-fn cases() -> Vec<(String, Vec<Act>)> {
+fn scripts() -> Vec<(String, Vec<Act>)> {
     let mut cases: Vec<(String, Vec<Act>)> = Vec::new();
     let mut add = |name: &str, acts: &[Act]| cases.push((name.to_owned(), acts.to_vec()));
     add("nothing, SYN", &[Seg("S", 0, 0)]);
@@ -398,15 +399,19 @@ fn simulated(acts: &[Act]) -> Vec<Seen> {
     std::mem::take(&mut *seen.lock().expect("no panic"))
 }
 
-#[test]
-fn a_host_of_the_lab_does_what_linux_does() {
-    if !super::can_run() {
-        return;
-    }
+/// The tests of this file.
+pub(crate) fn cases(possible: &Needs) -> Vec<Case> {
+    let segments = case("a_host_of_the_lab_does_what_linux_does", play_every_script);
+    let silence = case("a_silent_peer_is_tried_as_often_as_linux_does", knock_in_vain);
+    [segments, silence].map(|case| case.with(possible)).into()
+}
+
+fn play_every_script() {
+    stay_on_one_cpu();
     let pair = RealPair::build("h").expect("built");
     let mut unexpected = Vec::new();
     let mut agreeing = Vec::new();
-    for (port, (name, acts)) in (PORT..).zip(cases()) {
+    for (port, (name, acts)) in (PORT..).zip(scripts()) {
         let (real, here) = (pair.play(port, &acts), simulated(&acts));
         let is_listed = DIFFERENCES.iter().any(|(listed, _)| *listed == name);
         if real != here && !is_listed {
@@ -422,11 +427,8 @@ fn a_host_of_the_lab_does_what_linux_does() {
 
 /// The number of SYNs is one, the retries and the linear time-outs; with this kernel's defaults that is
 /// what the lab sends.
-#[test]
-fn a_silent_peer_is_tried_as_often_as_linux_does() {
-    if !super::can_run() {
-        return;
-    }
+fn knock_in_vain() {
+    stay_on_one_cpu();
     let pair = RealPair::build("s").expect("built");
     let setting = |name: &str| -> usize {
         let output = run(&format!("ip netns exec {} sysctl -n net.ipv4.{name}", pair.subject)).expect("read");
@@ -442,5 +444,4 @@ fn a_silent_peer_is_tried_as_often_as_linux_does() {
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     let syns = pair.settle().iter().filter(|packet| packet.segment().is_some_and(|segment| segment.syn)).count();
     assert_eq!(syns, 3);
-    netns::is_possible().expect("still");
 }

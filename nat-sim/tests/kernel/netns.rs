@@ -4,6 +4,8 @@ use std::io::Write;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::trials::{Needs, installed};
+
 /// Runs a command line to its end.
 pub(crate) fn run(command: &str) -> Result<Output, String> {
     let words: Vec<_> = command.split_whitespace().collect();
@@ -28,20 +30,17 @@ pub(crate) fn feed(command: &[&str], input: &str) -> Result<(), String> {
 
 static PROBES: AtomicU32 = AtomicU32::new(0);
 
-/// Whether real gateways can be made here; the reason if not.
-pub(crate) fn is_possible() -> Result<(), String> {
-    if run("id -u")?.stdout.trim_ascii() != b"0" {
-        return Err("not root".into());
-    }
-    run("nft --version")?;
-    run("conntrack --version")?;
+/// Whether real gateways can be made here; if not, what is missing.
+pub(crate) fn is_possible() -> Needs {
+    installed(&[("ip", "iproute2"), ("nft", "nftables"), ("conntrack", "conntrack")])?;
     // Namespaces and their firewalls may be forbidden even to root.
     let number = PROBES.fetch_add(1, Ordering::Relaxed);
     let probe = format!("ns{}probe{number}", std::process::id() % 100_000);
-    run(&format!("ip netns add {probe}"))?;
+    let forbidden = |reason| format!("network namespaces cannot be made here, which takes root: {reason}");
+    run(&format!("ip netns add {probe}")).map_err(forbidden)?;
     let works = run(&format!("ip netns exec {probe} nft add table ip probe"));
-    run(&format!("ip netns del {probe}"))?;
-    works.map(|_| ())
+    run(&format!("ip netns del {probe}")).map_err(forbidden)?;
+    works.map(|_| ()).map_err(forbidden)
 }
 
 /// Removes namespaces when it is dropped.
