@@ -1,23 +1,28 @@
 //! Goal: a capture opens in Wireshark without a warning, and shows no secret. Method: tshark over a
 //! capture of every lossless kind of opening, with checksum validation on; a damaged capture as the
-//! control that tshark would notice.
+//! control that tshark would notice. Needs tshark.
 
 use std::io::Write;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
 use scenarios::{Options, catalog};
 
-fn tshark(file: &Path, arguments: &[&str]) -> Option<String> {
+use trials::{case, checked, installed};
+
+#[path = "../../nat-sim/tests/common/trials.rs"]
+mod trials;
+
+fn tshark(file: &Path, arguments: &[&str]) -> String {
     let output = Command::new("tshark")
         .args(["-n", "-r"])
         .arg(file)
         .args(["-o", "ip.check_checksum:TRUE", "-o", "tcp.check_checksum:TRUE"])
         .args(arguments)
         .output()
-        .ok()?;
+        .expect("tshark runs");
     assert!(output.status.success(), "tshark: {}", String::from_utf8_lossy(&output.stderr));
-    Some(String::from_utf8_lossy(&output.stdout).into_owned())
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// Frames at warning level or worse, and with bad checksums.
@@ -32,10 +37,20 @@ fn capture(name: &str, folder: &Path) -> std::path::PathBuf {
     path
 }
 
-#[test]
-fn tshark_has_no_complaint_about_a_capture() {
+/// Captures of a scenario each.
+const CAPTURED: [&str; 4] =
+    ["two-functions", "pair-linux_masq_drop-x-aws_lambda", "pair-rfc_strict-x-linux_random", "group-3"];
+
+fn main() -> ExitCode {
+    let tshark = installed(&[("tshark", "tshark")]);
+    let captured = CAPTURED.map(|name| case(format!("tshark_has_no_complaint_about::{name}"), || is_clean(name)));
+    let control = case("tshark_complains_about_a_damaged_capture", is_noticed_if_damaged);
+    let cases = captured.into_iter().chain([control]).map(|case| case.with(&tshark)).collect();
+    trials::run(checked(cases, "not installed: tshark (package tshark)"))
+}
+
+fn is_noticed_if_damaged() {
     let folder = tempfile::tempdir().expect("a folder");
-    // A damaged copy first: it also tells whether tshark is there at all.
     let intact = capture("two-functions", folder.path());
     let damaged = folder.path().join("damaged.pcapng");
     let mut bytes = std::fs::read(&intact).expect("read");
@@ -43,19 +58,15 @@ fn tshark_has_no_complaint_about_a_capture() {
     let at = bytes.len() / 2 + 700;
     bytes[at..at + 4].iter_mut().for_each(|byte| *byte ^= 0x55);
     std::fs::File::create(&damaged).and_then(|mut file| file.write_all(&bytes)).expect("written");
-    let Some(complaints) = tshark(&damaged, &["-Y", COMPLAINTS]) else {
-        println!("skipped: tshark is not installed (Debian package tshark)");
-        return;
-    };
-    assert!(!complaints.trim().is_empty(), "the control is noticed");
+    assert_ne!(tshark(&damaged, &["-Y", COMPLAINTS]).trim(), "");
+}
 
-    for name in ["two-functions", "pair-linux_masq_drop-x-aws_lambda", "pair-rfc_strict-x-linux_random", "group-3"] {
-        let file = capture(name, folder.path());
-        let frames = tshark(&file, &["-T", "fields", "-e", "frame.number"]).expect("tshark is there");
-        assert!(frames.lines().count() > 30, "{name}: {} frames", frames.lines().count());
-        let complaints = tshark(&file, &["-Y", COMPLAINTS]).expect("tshark is there");
-        assert_eq!(complaints.trim(), "", "{name}");
-        let interfaces = tshark(&file, &["-T", "fields", "-e", "frame.interface_name"]).expect("tshark is there");
-        assert!(interfaces.contains("internet") && interfaces.contains("lan-0"), "networks are named");
-    }
+fn is_clean(name: &str) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = capture(name, folder.path());
+    let frames = tshark(&file, &["-T", "fields", "-e", "frame.number"]);
+    assert!(frames.lines().count() > 30, "{} frames", frames.lines().count());
+    assert_eq!(tshark(&file, &["-Y", COMPLAINTS]).trim(), "");
+    let interfaces = tshark(&file, &["-T", "fields", "-e", "frame.interface_name"]);
+    assert!(interfaces.contains("internet") && interfaces.contains("lan-0"), "networks are named");
 }

@@ -1,19 +1,46 @@
-//! Goal: every entry of the catalogue comes out as it must, with fixed and with fresh seeds. Method:
-//! run them. Fresh seeds come from `FMI_SEED`, else from the clock, and are printed.
-#![expect(clippy::print_stdout, reason = "a fresh seed is printed")]
+//! Goal: every entry of the catalogue comes out as it must, with fixed and with fresh seeds, and every pair of NATs as the
+//! oracle says. Method: run them, one trial for each entry, by its name. Fresh seeds come from `FMI_SEED`, else from the
+//! clock; a failure prints the command that repeats it.
 
+use std::process::ExitCode;
 use std::time::SystemTime;
 
-use scenarios::{Check, Options, Outcome, Scenario, catalog};
+use nat_sim::nat::preset::{ALL, Preset};
+use scenarios::{Check, Options, Outcome, Scenario, catalog, matrix, swarm};
+
+use trials::{Case, case};
+
+#[path = "../../nat-sim/tests/common/trials.rs"]
+mod trials;
 
 /// Seeds that every run of the tests uses.
 const FIXED: [u64; 2] = [1, 2];
 /// Fresh seeds for each entry.
 const FRESH: u64 = 2;
+/// Drawn scenarios of each kind in addition to those of the catalogue.
+const FRESH_SWARM: u64 = 100;
 /// From this size on, one fixed seed has to do.
 const LARGE: usize = 100;
 
-#[expect(clippy::disallowed_methods, reason = "a fresh seed must come from somewhere; it is printed")]
+fn main() -> ExitCode {
+    let fresh = fresh_seed();
+    let (large, small): (Vec<_>, Vec<_>) = catalog::all().into_iter().partition(is_large);
+    // What takes longest begins first.
+    let mut cases: Vec<Case> = large.into_iter().chain(small).map(|scenario| entry(scenario, fresh)).collect();
+    // Named by their place, as the names of seeds would differ each time.
+    for place in 0..FRESH_SWARM {
+        for (kind, draw) in [("swarm", swarm::draw as fn(u64) -> Scenario), ("operations", swarm::operations)] {
+            let number = fresh + place;
+            cases.push(case(format!("fresh::{kind}-{place}"), move || passes(&draw(number), number)));
+        }
+    }
+    let row = |first: &'static Preset| case(format!("matrix::{}", first.name), move || agrees(*first, fresh));
+    cases.extend(ALL.iter().map(row));
+    cases.push(case("a_wrong_expectation_fails", a_wrong_expectation_fails));
+    trials::run(cases)
+}
+
+#[expect(clippy::disallowed_methods, reason = "a fresh seed must come from somewhere; failures print it")]
 fn fresh_seed() -> u64 {
     if let Some(given) = std::env::var_os("FMI_SEED") {
         let seed = given.to_str().and_then(|seed| seed.parse().ok());
@@ -21,6 +48,27 @@ fn fresh_seed() -> u64 {
     }
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     since.as_secs() % 1_000_000 * 1000
+}
+
+fn is_large(scenario: &Scenario) -> bool {
+    scenario.world.functions.len() >= LARGE
+}
+
+/// An entry of the catalogue with all its seeds.
+fn entry(scenario: Scenario, fresh: u64) -> Case {
+    case(scenario.name.clone(), move || {
+        let is_large = is_large(&scenario);
+        let fixed = FIXED.into_iter().take(if is_large { 1 } else { FIXED.len() });
+        for seed in fixed.chain((fresh..fresh + FRESH).filter(|_| !is_large)) {
+            passes(&scenario, seed);
+        }
+    })
+}
+
+fn passes(scenario: &Scenario, seed: u64) {
+    if let Err(wrong) = check(scenario, seed) {
+        panic!("{wrong}");
+    }
 }
 
 fn check(scenario: &Scenario, seed: u64) -> Result<Outcome, String> {
@@ -31,123 +79,15 @@ fn check(scenario: &Scenario, seed: u64) -> Result<Outcome, String> {
     Err(format!("{}\n{}", outcome.violations.join("\n"), outcome.replay_command()))
 }
 
-/// Runs the part of the catalogue whose names begin with one of `prefixes`.
-fn run(prefixes: &[&str]) {
-    let fresh = fresh_seed();
-    println!("fresh seeds from {fresh}");
-    let mut failures = Vec::new();
-    let mut runs = 0;
-    for scenario in catalog::all() {
-        if !prefixes.iter().any(|prefix| scenario.name.starts_with(prefix)) {
-            continue;
-        }
-        let is_large = scenario.world.functions.len() >= LARGE;
-        let fixed = FIXED.into_iter().take(if is_large { 1 } else { FIXED.len() });
-        let seeds = fixed.chain((fresh..fresh + FRESH).filter(|_| !is_large));
-        for seed in seeds {
-            runs += 1;
-            failures.extend(check(&scenario, seed).err());
-        }
+/// One row of the matrix.
+fn agrees(first: Preset, seed: u64) {
+    for second in ALL {
+        let cell = matrix::measure(first, *second, seed);
+        assert_eq!(cell.disagreement, None, "{}", cell.replay);
     }
-    assert!(runs > 0, "a part of the catalogue is empty");
-    assert!(failures.is_empty(), "{} of {runs} runs failed:\n{}", failures.len(), failures.join("\n\n"));
-}
-
-const PAIRS: &str = "pair-";
-const SWARM: &str = "swarm-";
-const OPERATIONS: &str = "operations-";
-/// Drawn scenarios in addition to those of the catalogue.
-const FRESH_SWARM: u64 = 100;
-const LARGE_GROUPS: [&str; 2] = ["group-256", "mesh-256"];
-const GROUPS: [&str; 6] = ["group-2", "group-3", "group-8", "same-nat", "cold-starts", "two-functions"];
-const FAULTS: [&str; 7] = ["killed-", "frozen-", "rendezvous-", "loss-", "site-", "relayed-", "servers-"];
-const TECHNIQUES: [&str; 4] = ["technique-", "ipv6", "relay-refused", "security-"];
-const CORNERS: [&str; 1] = ["corner-"];
-const ATTACKS: [&str; 1] = ["attack-"];
-
-#[test]
-fn drawn_scenarios_succeed() {
-    run(&[SWARM, OPERATIONS]);
-    let fresh = fresh_seed();
-    let both = |number| [scenarios::swarm::draw(number), scenarios::swarm::operations(number)];
-    let drawn = (fresh..fresh + FRESH_SWARM).flat_map(|number| both(number).map(|drawn| check(&drawn, number).err()));
-    let failures: Vec<_> = drawn.flatten().collect();
-    assert!(failures.is_empty(), "{}", failures.join("\n\n"));
-}
-
-#[test]
-fn every_pair_of_nats_comes_out_as_predicted() {
-    run(&[PAIRS]);
-}
-
-#[test]
-fn groups_of_every_size_compute() {
-    let small = catalog::all().into_iter().filter(|scenario| scenario.world.functions.len() < LARGE);
-    let names: Vec<_> = small.map(|scenario| scenario.name).collect();
-    let groups: Vec<_> =
-        names.iter().map(String::as_str).filter(|name| GROUPS.iter().any(|g| name.starts_with(g))).collect();
-    run(&groups);
-}
-
-#[test]
-fn faults_are_survived_or_named() {
-    run(&FAULTS);
-}
-
-#[test]
-fn each_technique_serves_the_nats_that_it_is_for() {
-    run(&TECHNIQUES);
-}
-
-#[test]
-fn corners_that_nothing_else_reaches_are_as_they_must_be() {
-    run(&CORNERS);
-}
-
-#[test]
-fn attackers_stop_nobody_and_learn_nothing() {
-    run(&ATTACKS);
-}
-
-#[test]
-fn a_group_of_256_computes() {
-    run(&LARGE_GROUPS[..1]);
-}
-
-#[test]
-fn a_full_mesh_of_256_connects() {
-    run(&LARGE_GROUPS[1..]);
-}
-
-#[test]
-fn no_entry_of_the_catalogue_is_left_out() {
-    let known = |name: &str| {
-        let prefixes = FAULTS
-            .iter()
-            .chain(&GROUPS)
-            .chain(&TECHNIQUES)
-            .chain(&ATTACKS)
-            .chain(&CORNERS)
-            .chain(&LARGE_GROUPS)
-            .chain([&PAIRS, &SWARM, &OPERATIONS]);
-        prefixes.into_iter().any(|prefix| name.starts_with(prefix))
-    };
-    let left_out: Vec<_> =
-        catalog::all().into_iter().map(|scenario| scenario.name).filter(|name| !known(name)).collect();
-    assert!(left_out.is_empty(), "{left_out:?}");
-}
-
-#[test]
-fn the_lab_agrees_with_the_oracle_on_every_cell() {
-    let cells = scenarios::matrix::all(fresh_seed(), || ());
-    assert_eq!(cells.len(), scenarios::matrix::CELLS);
-    let disagreements: Vec<_> =
-        cells.iter().filter_map(|cell| cell.disagreement.as_ref().map(|what| (what, &cell.replay))).collect();
-    assert!(disagreements.is_empty(), "{disagreements:#?}");
 }
 
 /// The checks themselves: a run that does not come out as said is noticed.
-#[test]
 fn a_wrong_expectation_fails() {
     let wrong = |name: &str, check: Check| {
         let mut scenario = catalog::find_scenario(name).expect("in the catalogue");

@@ -1,10 +1,17 @@
 //! Goal: the page of the matrix is self-contained, renders, and shows what was measured. Method: the page as
-//! text, and in headless Chromium where there is one; it says why it is skipped where there is none.
+//! text, and in headless Chromium, which the second test needs.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, ExitCode};
+use std::sync::LazyLock;
 
 use serde_json::Value;
+use tempfile::TempDir;
+
+use trials::{case, checked, installed};
+
+#[path = "../../nat-sim/tests/common/trials.rs"]
+mod trials;
 
 fn lab(arguments: &[&str]) -> String {
     let output =
@@ -13,12 +20,8 @@ fn lab(arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn chromium() -> Option<&'static str> {
-    let names = ["chromium", "chromium-browser", "google-chrome"];
-    names
-        .into_iter()
-        .find(|name| Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success()))
-}
+/// Names of the browser, by distribution.
+const BROWSERS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 
 /// The page as a browser sees it, and its log of everything that it fetched.
 fn rendered(browser: &str, page: &Path, folder: &Path) -> (String, Value) {
@@ -36,21 +39,36 @@ fn rendered(browser: &str, page: &Path, folder: &Path) -> (String, Value) {
     (String::from_utf8_lossy(&output.stdout).into_owned(), serde_json::from_str(&log).expect("JSON"))
 }
 
-#[test]
-fn the_page_stands_alone_and_shows_each_cell() {
+fn main() -> ExitCode {
+    let found = BROWSERS.into_iter().find(|name| installed(&[(name, "chromium")]).is_ok());
+    let browser = installed(&[(found.unwrap_or("chromium"), "chromium")]);
+    let rendered = case("the_page_shows_each_cell_in_a_browser", move || is_rendered(found.expect("it is there")));
+    let cases = vec![rendered.with(&browser), case("the_page_stands_alone", stands_alone)];
+    trials::run(checked(cases, "not installed: chromium (package chromium)"))
+}
+
+/// The page, the folder that it is in, and the same cells as data: measured once for all tests of this process.
+static MATRIX: LazyLock<(TempDir, Value)> = LazyLock::new(|| {
     let folder = tempfile::tempdir().expect("a folder");
-    let page = folder.path().join("matrix.html");
+    let page = folder.path().join(PAGE);
     let json = lab(&["matrix", "--json", "--html", page.to_str().expect("a path")]);
-    let matrix: Value = serde_json::from_str(&json).expect("JSON");
-    let cells = matrix["cells"].as_array().expect("cells");
-    let html = std::fs::read_to_string(&page).expect("a page");
+    (folder, serde_json::from_str(&json).expect("JSON"))
+});
+
+const PAGE: &str = "matrix.html";
+
+fn stands_alone() {
+    let html = std::fs::read_to_string(MATRIX.0.path().join(PAGE)).expect("a page");
     for reference in ["http:", "https:", "src=", "href=", "url(", "<script", "@import"] {
         assert!(!html.contains(reference), "the page refers to something: {reference}");
     }
-    let Some(browser) = chromium() else {
-        return println!("skipped: there is no Chromium to render the page");
-    };
-    let (dom, log) = rendered(browser, &page, folder.path());
+}
+
+fn is_rendered(browser: &str) {
+    let (folder, matrix) = (MATRIX.0.path(), &MATRIX.1);
+    let page = folder.join(PAGE);
+    let cells = matrix["cells"].as_array().expect("cells");
+    let (dom, log) = rendered(browser, &page, folder);
     let shown: Vec<_> = dom.split("<td class=\"").skip(1).collect();
     assert_eq!(shown.len(), cells.len());
     for (cell, shown) in cells.iter().zip(shown) {

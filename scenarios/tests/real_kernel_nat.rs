@@ -1,13 +1,11 @@
 //! Goal: behind gateways of the real kernel, functions connect by the paths that the oracle of the lab
 //! predicts, a lost connection table costs no connection that can survive it, and discovery tells what such a
 //! gateway does. Method: network namespaces with nftables, made and removed by the test; all traffic stays
-//! inside them. Needs root, `ip`, `nft` and `conntrack`; says why it is skipped where it cannot run.
-#![cfg(target_os = "linux")]
-#![expect(clippy::print_stdout, reason = "a reason to skip is printed")]
+//! inside them. Needs root, `ip`, `nft` and `conntrack`.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitCode, Output, Stdio};
 use std::sync::LazyLock;
 
 use nat_sim::nat::{NatConfig, OnEcho, OnStray, OnSyn, Unsolicited, preset};
@@ -16,8 +14,28 @@ use serde_json::Value;
 
 #[path = "../../nat-sim/tests/kernel/netns.rs"]
 mod netns;
+#[path = "../../nat-sim/tests/common/trials.rs"]
+mod trials;
 
 use netns::{Cleanup, feed, run};
+use trials::{case, checked};
+
+fn main() -> ExitCode {
+    let possible = netns::is_possible();
+    let cases = [
+        case(
+            "every_pair_connects_by_a_path_that_the_oracle_allows_and_nearly_all_by_the_expected_one",
+            every_pair_connects,
+        ),
+        case("a_connection_survives_the_loss_of_the_connection_table", survives_a_flush),
+        case("discovery_finds_what_a_masquerading_gateway_does::silent", || discovers("n0", RULES[0], "silence")),
+        case("discovery_finds_what_a_masquerading_gateway_does::refusing", || {
+            discovers("n1", RULES[1], "RST or ICMP port unreachable");
+        }),
+    ];
+    let cases = cases.map(|case| case.with(&possible));
+    trials::run(checked(cases.into(), "not installed: ip (package iproute2), nft (package nftables)"))
+}
 
 /// The program `fmi`, built by the cargo that runs this test, in the same profile. A test of its package builds it;
 /// with the tests of the whole workspace, dependencies have the features that `cargo test` has compiled already.
@@ -88,7 +106,6 @@ struct Lab {
 
 impl Lab {
     fn new(name: &str) -> Result<Self, String> {
-        netns::is_possible()?;
         let prefix = format!("f{}{name}", std::process::id() % 100_000);
         let mut lab = Self { prefix, namespaces: Cleanup(Vec::new()) };
         let inet = lab.namespace("i")?;
@@ -218,22 +235,14 @@ fn reports(children: Vec<Child>) -> Vec<Value> {
     outputs.into_iter().map(report).collect()
 }
 
-/// A lab, or the reason why there is none.
-fn lab(name: &str, build: impl FnOnce(&mut Lab) -> Result<(), String>) -> Option<Lab> {
+fn lab(name: &str, build: impl FnOnce(&mut Lab) -> Result<(), String>) -> Lab {
     let built = Lab::new(name).and_then(|mut lab| build(&mut lab).map(|()| lab));
-    match built {
-        Ok(lab) => Some(lab),
-        Err(reason) => {
-            println!("skipped: network namespaces cannot be made here ({reason})");
-            None
-        }
-    }
+    built.unwrap_or_else(|reason| panic!("{name}: {reason}"))
 }
 
 /// Two functions behind every kind of gateway, one of them behind two, form one group: 15 ranks, 105 pairs. Each comes
 /// together by a path that is possible, nearly all by the expected one. A pair whose attempt has left a connection table stuck is relayed at first, and has time to turn direct.
-#[test]
-fn every_pair_connects_by_a_path_that_the_oracle_allows_and_nearly_all_by_the_expected_one() {
+fn every_pair_connects() {
     let lab = lab("m", |lab| {
         for (number, rules) in RULES.iter().chain(&RULES).enumerate() {
             // Two behind the first one.
@@ -244,7 +253,6 @@ fn every_pair_connects_by_a_path_that_the_oracle_allows_and_nearly_all_by_the_ex
         lab.translate("inner", RULES[0], "10.7.200.2")?;
         lab.host("inner", "hdeep", "192.168.9")
     });
-    let Some(lab) = lab else { return };
     let mut ranks: Vec<(String, usize)> = (0..2 * RULES.len()).map(|number| (format!("h{number}x0"), number)).collect();
     ranks.push(("h0x1".into(), 0));
     // It replaces the host behind the outer gateway alone.
@@ -273,7 +281,6 @@ fn every_pair_connects_by_a_path_that_the_oracle_allows_and_nearly_all_by_the_ex
             *counts.entry(format!("{} where {possible:?} by {}", peer["path"], peer["technique"])).or_default() += 1;
         }
     }
-    println!("{expected_sides} of {sides} sides as expected: {counts:?}");
     assert!(impossible.is_empty(), "{}", impossible.join("\n"));
     assert_eq!(sides as usize, size * (size - 1));
     assert!(expected_sides * 10 >= sides * EXPECTED_TENTHS, "{expected_sides} of {sides} sides: {counts:?}");
@@ -283,43 +290,35 @@ fn every_pair_connects_by_a_path_that_the_oracle_allows_and_nearly_all_by_the_ex
 const EXPECTED_TENTHS: u32 = 9;
 
 /// The gateway forgets everything while functions talk: packets from inside bring the connection back.
-#[test]
-fn a_connection_survives_the_loss_of_the_connection_table() {
-    let Some(lab) = lab("c", |lab| (0..2).try_for_each(|number| lab.gateway(number, RULES[0], 1))) else { return };
+fn survives_a_flush() {
+    let lab = lab("c", |lab| (0..2).try_for_each(|number| lab.gateway(number, RULES[0], 1)));
     let _serving = lab.serve(&[]);
     let mut children: Vec<_> =
         (0..2).map(|rank| lab.ping(&format!("h{rank}x0"), rank, 2, &["--linger", "3s"])).collect();
     // Kept to the end: a program that logs into a closed pipe fails.
     let mut log = BufReader::new(children[0].stderr.take().expect("piped")).lines();
     assert!(log.any(|line| line.is_ok_and(|line| line.contains("connected"))), "it connects");
-    if let Err(reason) = lab.inside("g0", "conntrack -F") {
-        println!("skipped: {reason}");
-    }
+    lab.inside("g0", "conntrack -F").expect("the table is flushed");
     for report in reports(children) {
         assert_eq!(report["peers"][0]["path"], "direct", "{report}");
     }
 }
 
-#[test]
-fn discovery_finds_what_a_masquerading_gateway_does() {
-    let silent = (RULES[0], "silence");
-    let refusing = (RULES[1], "RST or ICMP port unreachable");
-    for (number, (rules, unsolicited)) in [silent, refusing].into_iter().enumerate() {
-        let Some(lab) = lab(&format!("n{number}"), |lab| lab.gateway(0, rules, 1)) else { return };
-        let _serving = lab.serve(&["--vantage", "203.0.113.2:7001", "--vantage", "203.0.113.3:7000"]);
-        let nat = lab.spawn("h0x0", &["nat", "--rendezvous", "203.0.113.2:7000", "--json"]);
-        let output = nat.wait_with_output().expect("ended");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-        let expected = [
-            ("mapping", "endpoint-independent"),
-            ("filtering", "address-and-port-dependent"),
-            ("ports", "preserved"),
-            ("unsolicited", unsolicited),
-        ];
-        for (field, value) in expected {
-            assert_eq!(found[field], value, "{found}");
-        }
-        assert_eq!(found["hairpin"], false);
+fn discovers(name: &str, rules: Rules, unsolicited: &str) {
+    let lab = lab(name, |lab| lab.gateway(0, rules, 1));
+    let _serving = lab.serve(&["--vantage", "203.0.113.2:7001", "--vantage", "203.0.113.3:7000"]);
+    let nat = lab.spawn("h0x0", &["nat", "--rendezvous", "203.0.113.2:7000", "--json"]);
+    let output = nat.wait_with_output().expect("ended");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let expected = [
+        ("mapping", "endpoint-independent"),
+        ("filtering", "address-and-port-dependent"),
+        ("ports", "preserved"),
+        ("unsolicited", unsolicited),
+    ];
+    for (field, value) in expected {
+        assert_eq!(found[field], value, "{found}");
     }
+    assert_eq!(found["hairpin"], false);
 }

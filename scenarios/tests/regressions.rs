@@ -1,6 +1,13 @@
 //! Goal: a seed that once failed never fails again. Method: one line each, with the cause.
 
+use std::process::ExitCode;
+
 use scenarios::{Options, catalog};
+
+use trials::case;
+
+#[path = "../../nat-sim/tests/common/trials.rs"]
+mod trials;
 
 const REGRESSIONS: [(&str, u64); 11] = [
     // A rank gave up its round by its clock inside the join barrier, which others had passed: they
@@ -26,11 +33,12 @@ const REGRESSIONS: [(&str, u64); 11] = [
     ("swarm-196585815", 196_585_318),
 ];
 
-#[test]
-fn past_failures_stay_fixed() {
-    for (name, seed) in REGRESSIONS {
-        let scenario = catalog::find_scenario(name).expect("in the catalogue");
-        let outcome = scenarios::run(&scenario, seed, Options::default());
-        assert!(outcome.passed(), "{}\n{}", outcome.violations.join("\n"), outcome.replay_command());
-    }
+fn main() -> ExitCode {
+    trials::run(REGRESSIONS.map(|(name, seed)| case(format!("{name}::{seed}"), move || stays_fixed(name, seed))).into())
+}
+
+fn stays_fixed(name: &str, seed: u64) {
+    let scenario = catalog::find_scenario(name).expect("in the catalogue");
+    let outcome = scenarios::run(&scenario, seed, Options::default());
+    assert!(outcome.passed(), "{}\n{}", outcome.violations.join("\n"), outcome.replay_command());
 }
