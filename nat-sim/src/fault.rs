@@ -40,6 +40,16 @@ pub enum Fault<T = HostId> {
 }
 
 impl<T> Fault<T> {
+    /// The function that it is about, if it is about one.
+    pub fn target(&self) -> Option<&T> {
+        match self {
+            Self::Kill(target) | Self::Start(target) | Self::Freeze(target) | Self::Thaw(target) => Some(target),
+            Self::Lose(target, _) | Self::Tamper(target, ..) => Some(target),
+            Self::Cut(..) | Self::Heal(..) | Self::CrashSite(_) | Self::BounceSite(_) => None,
+            Self::RebootGateway(_) | Self::RenumberGateway(..) => None,
+        }
+    }
+
     /// The same fault with its function named otherwise.
     pub fn map<U>(self, name: impl FnOnce(T) -> U) -> Fault<U> {
         match self {

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use fmi_net::time::Instant;
 
-use crate::nat::{Exhaustion, Filtering, IcmpErrors, Ipv6, Mapping, NatConfig, Overload, Side, Timers, Verdict};
+use crate::nat::{
+    DropReason, Exhaustion, Filtering, Hairpin, IcmpErrors, Ipv6, Mapping, NatConfig, Overload, Side, Timers, Verdict,
+};
 use crate::packet::{Flow, Packet, Transport};
 
 /// What a host and a remote have said to each other through one external endpoint.
@@ -30,7 +32,8 @@ pub(crate) struct Guard {
     config: NatConfig,
     /// By external endpoint: which hosts have used it.
     used: BTreeMap<(Transport, SocketAddrV4), BTreeMap<SocketAddrV4, Remotes>>,
-    /// What hosts have sent to each other that the other one's filter held back: it makes a flow of the sender all the same.
+    /// What hosts have sent to each other that the other one's filter alone held back: it makes a flow of the sender all the
+    /// same.
     held: BTreeMap<(Transport, SocketAddrV4), BTreeMap<SocketAddrV4, Instant>>,
     /// Which host used an external address last.
     owners: BTreeMap<Ipv4Addr, Ipv4Addr>,
@@ -71,14 +74,13 @@ impl Guard {
 
     /// What is wrong with what a gateway made of a packet.
     pub(crate) fn judge(&mut self, now: Instant, from: Side, before: Arrived, verdict: &Verdict) -> Option<String> {
-        let Verdict::Forward(to, after) = verdict else {
-            if let (Side::Inside, Some(sent)) = (from, before.flow)
-                && self.config.rules(sent.transport).filtering != Filtering::EndpointIndependent
-            {
-                self.held.entry((sent.transport, sent.source)).or_default().insert(sent.destination, now);
-            }
+        if let (Side::Inside, Some(sent)) = (from, before.flow)
+            && self.is_held(sent, before.begins, verdict)
+        {
+            self.held.entry((sent.transport, sent.source)).or_default().insert(sent.destination, now);
             return None;
-        };
+        }
+        let Verdict::Forward(to, after) = verdict else { return None };
         if !before.is_v4 {
             return self.judge_ipv6(from, *to, before.endpoints?);
         }
@@ -99,6 +101,25 @@ impl Guard {
                 let entry = self.judge_entry(now, Flow { source: after.source, ..before }, after.destination, flags.1);
                 wrong.or(entry)
             }
+        }
+    }
+
+    /// Whether a packet from inside is for another host behind this gateway, and only the filter of that one held it. Reasons
+    /// for which a packet begins no flow of its sender either do not count; which they are the gateway is believed.
+    fn is_held(&self, sent: Flow, begins: bool, verdict: &Verdict) -> bool {
+        use DropReason::{Filtered, HoldQueueFull, Invalid, NoMapping, OwnEndpoint, SimultaneousOpen};
+        if self.config.hairpin != Hairpin::ExternalSource || !self.owners.contains_key(sent.destination.ip()) {
+            return false;
+        }
+        match verdict {
+            Verdict::Held => sent.transport == Transport::Tcp,
+            Verdict::Drop(Filtered | HoldQueueFull | NoMapping | OwnEndpoint | SimultaneousOpen) => true,
+            // A first SYN is never invalid on its way out.
+            Verdict::Drop(Invalid) => begins,
+            // What the gateway answers in the name of the other host comes back to the sender.
+            Verdict::Forward(Side::Inside, answer) => answer.flow() == Some(sent.reversed()),
+            Verdict::Forward(Side::Outside, _) | Verdict::Untranslated(..) | Verdict::Reply(..) => false,
+            Verdict::Drop(_) => false,
         }
     }
 

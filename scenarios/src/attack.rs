@@ -20,6 +20,7 @@ use nat_sim::packet::{Packet, Segment};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::hits::{Aim, Hits};
+use crate::knock::{claim, claims};
 
 /// What an attacker does, from the start of the world on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +29,7 @@ pub enum Attack {
     Impostor,
     /// T5: has read the registration of the last rank on the wire, and sends it first; then it is silent.
     Replay,
-    /// T2: dials every port of every gateway, again and again those that are in use, and says what looks like a
-    /// confirmation.
+    /// T2: dials every port of every gateway, again and again those that are in use, and claims to be each rank.
     Knocker,
     /// T7: many connections that send a byte a second.
     SlowLoris,
@@ -162,31 +162,18 @@ const KNOCK: Duration = Duration::from_millis(50);
 
 async fn knock(net: &SimNet, knowledge: &Knowledge) {
     let ports: Vec<u16> = (EPHEMERAL_PORTS.0..=EPHEMERAL_PORTS.1).collect();
-    for batch in ports.chunks(BATCH) {
+    // Another claim each time, as nobody says which rank is where.
+    for (batch, pair) in ports.chunks(BATCH).zip(claims(knowledge.size).cycle()) {
         // A port that is hard to guess protects nobody: those in use are dialled each time.
         let in_use: BTreeSet<_> = net.flows().into_iter().map(|(external, _)| external).collect();
         let guessed = batch.iter().flat_map(|port| knowledge.gateways.iter().map(|it| SocketAddrV4::new(*it, *port)));
-        let mut knocks: FuturesUnordered<_> = guessed.chain(in_use).map(|at| knock_at(net, knowledge, at)).collect();
-        while knocks.next().await.is_some() {}
-    }
-}
-
-async fn knock_at(net: &SimNet, knowledge: &Knowledge, at: SocketAddrV4) {
-    let until = Net::now(net) + KNOCK;
-    let knock = async {
-        let mut stream = net.connect(([0; 4], 0).into(), at.into()).await?;
-        knowledge.hits.count(Net::now(net));
-        let confirmation: Vec<u8> = b"FMI\x02".iter().copied().chain(std::iter::repeat_n(7, 56)).collect();
-        stream.write_all(&confirmation).await?;
-        // Whoever answers more than by closing has told something.
-        let mut answer = [0; 1];
-        let told = stream.read(&mut answer).await? > 0;
-        std::io::Result::Ok(told)
-    };
-    let limit = Net::sleep_until(net, until);
-    match futures_util::future::select(Box::pin(knock), Box::pin(limit)).await {
-        futures_util::future::Either::Left((Ok(true), _)) => knowledge.told.store(true, Ordering::Relaxed),
-        futures_util::future::Either::Left(_) | futures_util::future::Either::Right(_) => {}
+        let until = Net::now(net) + KNOCK;
+        let mut knocks: FuturesUnordered<_> = guessed.chain(in_use).map(|at| claim(net, at, pair, until)).collect();
+        while let Some(was_answered) = knocks.next().await {
+            if was_answered {
+                knowledge.told.store(true, Ordering::Relaxed);
+            }
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use crate::attack;
 use crate::check::Check;
 use crate::corners;
 use crate::oracle;
+use crate::outcome::Outcome;
 use crate::program::{Action, Program, Work};
 use crate::scenario::{Scenario, Target, WorldSpec, cut_between};
 use crate::swarm;
@@ -86,12 +87,34 @@ pub fn pair(first: Preset, second: Preset) -> Scenario {
     (world.lan, world.wan, world.server) = (millis(1), millis(9), millis(5));
     let name = format!("pair-{}-x-{}", first.name, second.name);
     let about = format!("{} with {}", first.about, second.about);
-    let mut scenario = scenario(&name, &about, world, [Action::Exchange { bytes: 4096 }, Action::Barrier]);
+    let mut scenario = scenario(&name, &about, world, [Action::Exchange { bytes: PAIR_BYTES }, Action::Barrier]);
     let (round_trip, to_server) = distances(&scenario.world);
     let meeting = oracle::forecast(&(first.config)(), &(second.config)(), round_trip, to_server);
     let is_lucky = oracle::luck_decides(&(first.config)(), &(second.config)());
-    scenario.checks.extend((meeting.path != Path::Relay || !is_lucky).then_some(Check::Via(meeting.path)));
+    if meeting.path != Path::Relay || !is_lucky {
+        scenario.checks.extend(meets_by(meeting.path));
+    }
     scenario
+}
+
+/// What each of a pair says to the other.
+const PAIR_BYTES: usize = 4096;
+
+/// A pair comes together by a path, as it says itself and as the packets show.
+fn meets_by(path: Path) -> [Check; 2] {
+    let packets = Check::that("packets go by the path", move |outcome| {
+        let is_relayed = relays_a_pair(outcome);
+        if is_relayed == (path == Path::Relay) {
+            return Ok(());
+        }
+        Err(format!("the path is {path}, and the rendezvous sent {} bytes", outcome.served_bytes))
+    });
+    [Check::Via(path), packets]
+}
+
+/// Whether the rendezvous has sent what both of a pair say to each other, or little more than its own words.
+pub(crate) fn relays_a_pair(outcome: &Outcome) -> bool {
+    outcome.served_bytes >= 2 * PAIR_BYTES as u64
 }
 
 /// Round trips between two functions, and from one to the rendezvous.
@@ -280,7 +303,7 @@ fn techniques() -> Vec<Scenario> {
             other => unreachable!("{other} has no entry above"),
         };
         scenario.checks = vec![Check::Succeeds];
-        scenario.checks.extend(path.map(Check::Via));
+        scenario.checks.extend(path.into_iter().flat_map(meets_by));
         if name == Local {
             scenario.world.gateways.truncate(1);
             scenario.world.functions[1].gateway = Some(0);
@@ -300,7 +323,8 @@ fn over_ipv6() -> Scenario {
     scenario.about = "two random NATs do not matter to functions that have IPv6".into();
     scenario.world.ipv6 = true;
     let by_punch = Check::Techniques(vec![Technique::Punch; 2]);
-    scenario.checks = vec![Check::Succeeds, Check::Via(Path::Direct), by_punch];
+    scenario.checks = vec![Check::Succeeds, by_punch];
+    scenario.checks.extend(meets_by(Path::Direct));
     scenario
 }
 

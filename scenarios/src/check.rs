@@ -83,15 +83,12 @@ pub(crate) fn violations(expected: &Expected, checks: &[Check], outcome: &Outcom
 fn standing(expected: &Expected, outcome: &Outcome) -> Vec<String> {
     let mut violations: Vec<String> = outcome.report.stuck.iter().map(ToString::to_string).collect();
     violations.extend(outcome.report.let_in.iter().cloned());
-    for rank in (0..expected.size).filter(|rank| !expected.taken.contains(rank)) {
-        let Some(end) = outcome.ends.get(&rank) else {
-            violations.push(format!("rank {rank} neither finished nor failed"));
-            continue;
-        };
-        let error = end.error.as_deref().unwrap_or_default();
-        if end.wrong {
-            violations.push(format!("rank {rank}: {error}"));
-        }
+    for rank in (0..expected.size).filter(|rank| !expected.taken.contains(rank) && !outcome.ends.contains_key(rank)) {
+        violations.push(format!("rank {rank} neither finished nor failed"));
+    }
+    // What a rank found wrong before a fault took it away counts as well.
+    for (rank, end) in outcome.ends.iter().filter(|(_, end)| end.wrong) {
+        violations.push(format!("rank {rank}: {}", end.error.as_deref().unwrap_or_default()));
     }
     violations
 }
@@ -125,16 +122,20 @@ impl Check {
             Self::Fails { rank: failing } => each(&|rank, end| {
                 (rank == *failing && end.error.is_none()).then(|| format!("rank {rank} finished but must not have"))
             }),
-            Self::Via(path) => each(&|rank, _| {
-                let link = links(rank).find(|link| !comes_by(link, *path))?;
+            Self::Via(path) => each(&|rank, end| {
+                let Some(link) = links(rank).find(|link| !comes_by(link, *path)) else {
+                    return lacks_links(expected, rank, end, links(rank).map(|link| link.peer));
+                };
                 Some(format!("rank {rank} reaches rank {} by the path {}, not {path}", link.peer, link.path))
             }),
-            Self::Techniques(techniques) => each(&|rank, _| {
+            Self::Techniques(techniques) => each(&|rank, end| {
                 let technique = techniques.get(rank as usize)?;
-                let link = links(rank).find(|link| link.technique != *technique)?;
+                let Some(link) = links(rank).find(|link| link.technique != *technique) else {
+                    return lacks_links(expected, rank, end, links(rank).map(|link| link.peer));
+                };
                 Some(format!("rank {rank} reaches rank {} by {}, not {technique}", link.peer, link.technique))
             }),
-            Self::EndsVia(path) => each(&|rank, _| ends_by(outcome, expected, rank, *path)),
+            Self::EndsVia(path) => each(&|rank, end| ends_by(outcome, expected, (rank, end), *path)),
             Self::That(Claim { name, holds }) => {
                 holds(outcome).err().map(|error| format!("{name}: {error}")).into_iter().collect()
             }
@@ -160,14 +161,21 @@ fn names(rank: u32, end: &RankEnd, lost: u32, at: Duration, bound: Duration) -> 
     (late > bound).then(|| format!("rank {rank} learnt of the loss after {late:?}, the bound is {bound:?}"))
 }
 
+/// A rank that finishes has a link to each of its peers, in their order.
+fn lacks_links(expected: &Expected, rank: u32, end: &RankEnd, peers: impl Iterator<Item = u32>) -> Option<String> {
+    let peers: Vec<u32> = peers.collect();
+    let others = expected.size as usize - 1;
+    let enough = if expected.is_mesh { others } else { others.min(1) };
+    let is_complete = end.error.is_some() || peers.len() >= enough;
+    let is_in_order = peers.windows(2).all(|pair| pair[0] < pair[1]);
+    (!is_complete || !is_in_order).then(|| format!("rank {rank} has links to {peers:?} alone"))
+}
+
 /// What is wrong with the links of a rank at the end.
-fn ends_by(outcome: &Outcome, expected: &Expected, rank: u32, path: Path) -> Option<String> {
+fn ends_by(outcome: &Outcome, expected: &Expected, (rank, end): (u32, &RankEnd), path: Path) -> Option<String> {
     let links = outcome.links_at_end.get(&rank).into_iter().flatten();
-    let peers: Vec<u32> = links.clone().map(|link| link.peer).collect();
-    let is_complete = peers.is_empty() || !expected.is_mesh || peers.len() + 1 == expected.size as usize;
-    if !is_complete || peers.windows(2).any(|pair| pair[0] >= pair[1]) {
-        return Some(format!("rank {rank} ends with links to {peers:?}"));
-    }
-    let link = links.into_iter().find(|link| link.path != path)?;
+    let Some(link) = links.clone().find(|link| link.path != path) else {
+        return lacks_links(expected, rank, end, links.map(|link| link.peer));
+    };
     Some(format!("rank {rank} ends with {} to rank {}, which must be {path}", link.path, link.peer))
 }

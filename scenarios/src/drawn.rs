@@ -4,7 +4,7 @@
 use std::fmt::Debug;
 
 use fmi::bytemuck::{cast_slice, cast_slice_mut, pod_read_unaligned};
-use fmi::op::{BitXor, BuiltIn, Custom, MinLoc, Op, Operator, Sum};
+use fmi::op::{BitXor, BuiltIn, Custom, Operator, Sum};
 use fmi::{Communicator, Datatype, Element, Invocation, Operation, Source, Tag};
 use fmi_proto::operation::{Class, Extent, Layout};
 use futures_util::future::{try_join, try_join3};
@@ -69,9 +69,10 @@ pub(crate) async fn run(comm: &Communicator, number: u64) -> Result<(), Failure>
                 collective(comm, &mut draw, of, (BuiltIn::Sum.into(), |left, right| left + right)).await?;
             }
             4 => {
+                // The least value, and of several the first place: the order of pairs.
+                let least = |left: [i64; 2], right: [i64; 2]| left.min(right);
                 let of = |rank, at, index| [i64::from(small(rank, at, index)), i64::from(rank)];
-                collective(comm, &mut draw, of, (BuiltIn::MinLoc.into(), |left, right| MinLoc.combine(left, right)))
-                    .await?;
+                collective(comm, &mut draw, of, (BuiltIn::MinLoc.into(), least)).await?;
             }
             5 => {
                 let of = |rank, at, index| value(rank, at, index).to_be_bytes();
@@ -168,10 +169,14 @@ async fn collective<T: Element + PartialEq + Debug>(
     let layout = Layout { size, root, length: &length };
     let (sent, received) = layout.buffers(operation, me);
     let send: Vec<T> = (0..sent).map(|index| of(me, at, index)).collect();
-    let mut result = vec![T::zeroed(); received];
-    if operation == Operation::Broadcast && me == root {
+    let (length_of_all, own_at, result_at) = if in_place { layout.in_place(operation, me) } else { (received, 0, 0) };
+    let mut result = vec![T::zeroed(); length_of_all];
+    if in_place {
+        result[own_at..own_at + sent].copy_from_slice(&send);
+    } else if operation == Operation::Broadcast && me == root {
         result = (0..received).map(|index| of(me, at, index)).collect();
     }
+    let before = result.clone();
     let to: Vec<usize> = (0..size).map(|other| length(me, other)).collect();
     let by_block = operation == Operation::ReduceScatter;
     let from: Vec<usize> =
@@ -185,12 +190,7 @@ async fn collective<T: Element + PartialEq + Debug>(
         call = call.send_counts(if sends { &to } else { &[] });
         call = call.receive_counts(if operation == Operation::Scatterv { &[] } else { &from });
     }
-    let mut result_at = 0;
     if in_place {
-        let (length, own_at, at) = layout.in_place(operation, me);
-        result = vec![T::zeroed(); length];
-        result[own_at..own_at + sent].copy_from_slice(&send);
-        result_at = at;
         comm.invoke(call.in_place(cast_slice_mut(&mut result))).await?;
     } else {
         comm.invoke(call.send(cast_slice(&send)).receive(cast_slice_mut(&mut result))).await?;
@@ -204,7 +204,7 @@ async fn collective<T: Element + PartialEq + Debug>(
             parts.fold(first, &combine)
         }
         // Kept as it was.
-        None => got[index],
+        None => before[result_at + index],
     })
 }
 

@@ -4,6 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use fmi::time::Instant;
+use fmi_net::noted;
 
 use crate::attack::Attack;
 use crate::outcome::Outcome;
@@ -15,7 +16,7 @@ pub(crate) enum Aim {
     Registration,
     /// Its connection to the rendezvous stands before all ranks have joined.
     Rendezvous,
-    /// A function takes its connection.
+    /// A function reads its claim to the end, and refuses it for what a stranger cannot know.
     Listener,
     /// A segment of its reaches an established connection of others, which goes on.
     Session,
@@ -36,8 +37,9 @@ impl Hits {
         let until = match attack.aim() {
             // The fabric counts what came through with a false source.
             Aim::Session => return outcome.report.blind_resets,
+            // What a function makes of a stranger is not to be seen outside.
+            Aim::Listener => return noted::judged(),
             Aim::Registration | Aim::Rendezvous => outcome.joined_at.values().max(),
-            Aim::Listener => None,
         };
         hits.iter().filter(|at| until.is_none_or(|until| *at <= until)).count() as u64
     }

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use fmi::net::Net;
 use fmi::{Communicator, time::Instant};
+use fmi_net::noted::{self, NO_PROOF};
 use fmi_proto::wire::VERSION;
 use futures_util::future::{Either, join_all, select};
+use nat_sim::SimNet;
 use nat_sim::host::EPHEMERAL_PORTS;
 use nat_sim::packet::{Packet, Segment};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -56,14 +58,17 @@ async fn knock(context: &Context) -> io::Result<Result<(), String>> {
     if listeners.len() < SIZE as usize - 1 {
         return Ok(Err(format!("the stranger found only the listeners {listeners:?}")));
     }
-    let claims = listeners.into_iter().flat_map(|listener| {
-        let pairs = (0..SIZE).flat_map(|from| (0..SIZE).map(move |to| (from, to)));
-        pairs.filter(|(from, to)| from != to).map(move |pair| (listener, pair))
-    });
     let until = context.now() + 2 * LAST_AT;
-    let answers = join_all(claims.map(|(listener, pair)| claim(context, listener, pair, until))).await;
-    let answered = answers.into_iter().find(|(_, was_answered)| *was_answered);
-    Ok(answered.map_or(Ok(()), |(claimed, _)| Err(format!("a stranger was answered that claimed to be {claimed}"))))
+    let said = listeners.into_iter().flat_map(|listener| claims(SIZE).map(move |pair| (listener, pair)));
+    let said = said.map(async |(listener, pair)| claim(context.net(), listener, pair, until).await.then_some(pair));
+    let answered = join_all(said).await.into_iter().flatten().next();
+    let wrong = |(from, to)| format!("a stranger was answered that claimed to be rank {from} towards rank {to}");
+    let judged = noted::judged();
+    Ok(match answered {
+        Some(pair) => Err(wrong(pair)),
+        None if judged == 0 => Err("nobody looked at what the stranger said, so it shows nothing".into()),
+        None => Ok(()),
+    })
 }
 
 /// Ports that answer a SYN.
@@ -86,26 +91,33 @@ async fn listeners(context: &Context) -> BTreeSet<SocketAddrV4> {
     open.filter_map(|packet| packet.flow().map(|flow| flow.source)).collect()
 }
 
-/// Says to a listener what a rank would say, but for the session and the tag, which a stranger cannot know. Whether more than
+/// What opens a stream, and not one of a link that is there.
+const OPENS: u8 = 1;
+
+/// Says to a listener what a rank would say, but for the session and the proof, which a stranger cannot know. Whether more than
 /// a closed stream comes back.
-async fn claim(context: &Context, listener: SocketAddrV4, (from, to): (u32, u32), until: Instant) -> (String, bool) {
-    let mut hello = vec![b'F', b'M', b'I', VERSION];
+pub(crate) async fn claim(net: &SimNet, listener: SocketAddrV4, (from, to): (u32, u32), until: Instant) -> bool {
+    let mut hello = vec![b'F', b'M', b'I', VERSION, OPENS];
     hello.extend([7; 16]);
-    hello.extend(from.to_be_bytes());
-    hello.extend(to.to_be_bytes());
-    hello.extend([7; 32]);
-    hello.extend([7; 48]);
+    for number in [from, to, 0] {
+        hello.extend(number.to_be_bytes());
+    }
+    hello.extend([7; 16]);
+    hello.extend(NO_PROOF);
     let talk = async {
-        let mut stream = context.net().connect(([0; 4], 0).into(), listener.into()).await?;
+        let mut stream = net.connect(([0; 4], 0).into(), listener.into()).await?;
         stream.write_all(&hello).await?;
         let read = stream.read(&mut [0; 1]).await?;
         io::Result::Ok(read > 0)
     };
-    let limit = Net::sleep_until(context.net(), until);
-    let was_answered = match select(Box::pin(talk), Box::pin(limit)).await {
+    match select(Box::pin(talk), Box::pin(Net::sleep_until(net, until))).await {
         // Whatever closes the stream is no answer.
         Either::Left((result, _)) => result.unwrap_or(false),
         Either::Right(_) => false,
-    };
-    (format!("rank {from} towards rank {to}"), was_answered)
+    }
+}
+
+/// All that a stranger can claim to be: one rank towards another.
+pub(crate) fn claims(size: u32) -> impl Iterator<Item = (u32, u32)> + Clone {
+    (0..size).flat_map(move |from| (0..size).map(move |to| (from, to))).filter(|(from, to)| from != to)
 }

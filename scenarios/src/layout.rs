@@ -43,7 +43,6 @@ pub(crate) fn topology(spec: &WorldSpec) -> (Topology, Layout) {
         topology.site(format!("site {number}"), *latency);
     }
     let link = |latency| LinkConfig { latency, jitter: spec.link_jitter, ..LinkConfig::default() };
-    let octets = |number: usize| u16::try_from(number).expect("at most 4,096 functions").to_be_bytes();
     let v6 = |last: usize| -> Vec<IpAddr> {
         let last = u16::try_from(last).expect("at most 4,096 functions");
         spec.ipv6.then(|| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, last])).into_iter().collect()
@@ -87,10 +86,7 @@ pub(crate) fn topology(spec: &WorldSpec) -> (Topology, Layout) {
                 let address = if is_public { [198, 18, unique, low] } else { [10, 0, high, low] };
                 (networks[gateway], address, spec.lan)
             }
-            None => {
-                let [high, low] = octets(rank + 1);
-                (INTERNET, [198, 51, high, low], spec.lan + spec.wan)
-            }
+            None => (INTERNET, internet_address(rank).octets(), spec.lan + spec.wan),
         };
         let link = link(latency).losing(spec.loss / 2.0);
         let site = SiteId(function.site);
@@ -103,8 +99,18 @@ pub(crate) fn topology(spec: &WorldSpec) -> (Topology, Layout) {
 
 /// Outer address of a gateway, counted from 1.
 pub(crate) fn gateway_address(number: usize) -> Ipv4Addr {
-    let [high, low] = u16::try_from(number).expect("at most 4,096 functions").to_be_bytes();
+    let [high, low] = octets(number);
     [203, 0, high, low].into()
+}
+
+/// Address of the function of a rank that has no gateway.
+pub(crate) fn internet_address(rank: usize) -> Ipv4Addr {
+    let [high, low] = octets(rank + 1);
+    [198, 51, high, low].into()
+}
+
+fn octets(number: usize) -> [u8; 2] {
+    u16::try_from(number).expect("at most 4,096 functions").to_be_bytes()
 }
 
 /// What functions are told of the rendezvous.

@@ -79,17 +79,21 @@ impl Search {
             return self.parts.search(packet.bytes(), &self.found);
         };
         let Some(segment) = packet.segment() else { return };
+        let ends = (host, source, destination);
+        if segment.syn {
+            // Another connection of these endpoints, if there was one.
+            self.streams.remove(&ends);
+        }
         let payload = packet.stream_bytes();
+        if payload.is_empty() {
+            // Nothing to look at, and nothing to remember of who only looks for listeners.
+            return;
+        }
         let first = segment.sequence.wrapping_add(u32::from(segment.syn));
-        let opens = segment.syn;
-        let stream = self.streams.entry((host, source, destination));
-        let stream = stream.or_insert_with(|| Stream { next: first, tail: Vec::new() });
+        let stream = self.streams.entry(ends).or_insert_with(|| Stream { next: first, tail: Vec::new() });
         // A gap begins a stream anew: another connection of the same endpoints, or a sender that is no TCP.
         let repeated = stream.next.wrapping_sub(first) as usize;
-        if opens || (repeated > payload.len() && repeated < REPEATED_MAX) {
-            if opens {
-                (stream.next, stream.tail) = (first, Vec::new());
-            }
+        if repeated > payload.len() && repeated < REPEATED_MAX {
             return;
         }
         let fresh = if repeated <= payload.len() {
@@ -252,6 +256,28 @@ mod tests {
         // Sent twice, not one after the other.
         let (left, right) = SECRET[..PART_BYTES].split_at(4);
         assert_eq!(found(1, &[(0, left), (0, left), (4, b"...."), (0, right)]), 0);
+    }
+
+    #[test]
+    fn a_segment_that_opens_a_connection_is_searched_as_well() {
+        let found = Found::default();
+        let mut search = Search::new(SECRET, found.clone());
+        search.see(HostId(0), &segment(5, true, &SECRET[..PART_BYTES]));
+        assert_eq!(found.take().len(), 1);
+    }
+
+    /// As of the SYNs of who looks for listeners on every port.
+    #[test]
+    fn nothing_is_kept_of_segments_without_a_byte() {
+        let mut search = Search::new(SECRET, Found::default());
+        for port in 0..1000 {
+            let to = SocketAddrV4::new([10, 0, 0, 2].into(), port);
+            for (syn, rst) in [(true, false), (false, true), (false, false)] {
+                let segment = Segment { syn, rst, ack: !syn, sequence: 7, window: 9, ..Segment::NONE };
+                search.see(HostId(0), &Packet::tcp(endpoint(1), to, segment, &[]));
+            }
+        }
+        assert_eq!(search.streams.len(), 0);
     }
 
     #[test]

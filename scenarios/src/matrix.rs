@@ -6,7 +6,7 @@ use fmi::LinkInfo;
 use nat_sim::nat::preset::{ALL, Preset};
 use serde::Serialize;
 
-use crate::catalog::{distances, pair};
+use crate::catalog::{distances, pair, relays_a_pair};
 use crate::oracle;
 use crate::original::connects;
 use crate::run::{Options, run};
@@ -107,9 +107,12 @@ fn measure_once(first: Preset, second: Preset, seed: u64) -> Cell {
     let (early, late) = (tick * 1.001, tick * 1.001 + trips(meeting.slack));
     let agrees_with =
         |measured: [f64; 2]| measured.iter().zip(&expected).all(|(m, e)| e - early <= *m && *m <= e + late);
-    let agrees = outcome.passed() && path == expected_path && measured.is_some_and(agrees_with);
+    // Paths are what ranks say of themselves; who carries their bytes is seen on the wire.
+    let is_carried = (path == Route::Relay) == relays_a_pair(&outcome);
+    let agrees = outcome.passed() && path == expected_path && is_carried && measured.is_some_and(agrees_with);
     let disagreement = (!agrees).then(|| {
         let violations = outcome.violations.join("; ");
+        let violations = format!("{violations}; the rendezvous sent {} bytes", outcome.served_bytes);
         let (lab, oracle) = (path.name(), expected_path.name());
         format!("the lab measures {lab} {measured:?}, the oracle says {oracle} {expected:?} {violations}")
     });

@@ -3,10 +3,10 @@
 //! Both sides connect and listen on one local port, at the same moment, as far from each other as
 //! one `d` each way; nothing is lost.
 //!
-//! A SYN from X reaches Y's function if Y's filter admits it. Y has talked to the rendezvous from
-//! the mapping that X aims at, and has sent a SYN towards X's address as the rendezvous saw it. If
-//! Y's mapping depends on the remote, that SYN left from another mapping. If X's mapping depends on
-//! the remote, its SYN comes from a port that Y never sent to.
+//! A SYN from X reaches Y's function if Y's filter admits it. X aims at the mapping from which Y has talked to the
+//! rendezvous, and Y has sent a SYN towards X's address as the rendezvous saw it. If Y's mapping depends on the
+//! remote, that SYN left from another mapping, and so would any answer: X's SYN is of no use, whatever the filter. If X's
+//! mapping depends on the remote, its SYN comes from a port that Y never sent to.
 //!
 //! If both SYNs arrive where they are aimed, the connection opens simultaneously and is up on both
 //! sides after one round trip. If only X's does, Y's listener answers: X has it after one round
@@ -15,8 +15,11 @@
 use std::time::Duration;
 
 use fmi::{Path, Technique};
-use nat_sim::host::SYN_TIMES;
 use nat_sim::nat::{Allocation, Filtering, Mapping, NatConfig, OnSyn, SimultaneousOpen};
+
+/// When a SYN that nothing answers is sent for the second and the third time: RFC 6298 (2.1) waits for a second, and Linux
+/// doubles that only after the fourth repetition.
+const SYN_AGAIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(2)];
 
 /// What must come out for one pair.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -40,25 +43,19 @@ fn is_predictable(nat: &NatConfig) -> bool {
     }
 }
 
-/// Whether a SYN from behind `from` gets through `to`.
+/// Whether a SYN from behind `from` gets through `to`, and the answer back.
 fn reaches(from: &NatConfig, to: &NatConfig) -> bool {
-    if to.simultaneous_open == SimultaneousOpen::DropInboundSyn {
-        return false;
-    }
-    match to.tcp.filtering {
-        Filtering::EndpointIndependent => true,
-        Filtering::AddressDependent => is_predictable(to),
-        Filtering::AddressAndPortDependent => is_predictable(to) && is_predictable(from),
-    }
+    let is_admitted = match to.tcp.filtering {
+        Filtering::EndpointIndependent | Filtering::AddressDependent => true,
+        Filtering::AddressAndPortDependent => is_predictable(from),
+    };
+    passes(to) && is_predictable(to) && is_admitted
 }
 
 /// What must come out between a function behind `first` and one behind `second`.
 pub fn predict(first: &NatConfig, second: &NatConfig) -> Meeting {
-    let simultaneous = is_predictable(first) && is_predictable(second);
     match (reaches(first, second), reaches(second, first)) {
-        (true, true) if simultaneous => Meeting::Direct { first: 1.0, second: 1.0 },
-        // Two connections; the lower rank nominates the first that proves itself, either may win.
-        (true, true) => Meeting::Direct { first: 1.5, second: 1.5 },
+        (true, true) => Meeting::Direct { first: 1.0, second: 1.0 },
         (true, false) => Meeting::Direct { first: 1.0, second: 1.5 },
         (false, true) => Meeting::Direct { first: 1.5, second: 1.0 },
         (false, false) => Meeting::None,
@@ -124,8 +121,12 @@ pub fn luck_decides(first: &NatConfig, second: &NatConfig) -> bool {
     gives_ports_of_blocks(first) || gives_ports_of_blocks(second)
 }
 
+/// Whether a SYN from outside gets in at all.
 fn passes(nat: &NatConfig) -> bool {
-    nat.simultaneous_open != SimultaneousOpen::DropInboundSyn
+    match nat.simultaneous_open {
+        SimultaneousOpen::Full | SimultaneousOpen::NeverEstablished => true,
+        SimultaneousOpen::DropInboundSyn | SimultaneousOpen::ResetInboundSyn => false,
+    }
 }
 
 /// How a pair comes together, and when.
@@ -162,13 +163,12 @@ pub fn forecast(first: &NatConfig, second: &NatConfig, round_trip: Duration, to_
     if let Meeting::Direct { first, second } = predict(first, second) {
         return direct(first, second);
     }
-    let hope =
-        matches!(techniques[0], Technique::Direct | Technique::Reversal | Technique::Punch | Technique::Prediction);
-    let is_hopeful = hope && !(classes == (Class::Public, Class::Random) || classes == (Class::Random, Class::Public));
+    // There is hope where each can know from which port the other one comes.
+    let is_hopeful = classes.0 != Class::Random && classes.1 != Class::Random;
     // The relay must leave a direct way the time that it takes, and where there is hope the time for one lost SYN. It must
     // not be asked later than when the SYN is repeated again.
     let direct_at_last = round_trip.mul_f64(1.5);
-    let [first, second] = [SYN_TIMES[1], SYN_TIMES[2]].map(Duration::from_secs);
+    let [first, second] = SYN_AGAIN;
     let (from, to) = if is_hopeful { (first + direct_at_last, second) } else { (direct_at_last, first) };
     // One round trip connects, another one asks and brings the other side in.
     let times = [from + 2 * to_server; 2];

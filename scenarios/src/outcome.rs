@@ -54,6 +54,8 @@ pub struct Outcome {
     pub joined_at: BTreeMap<u32, Duration>,
     /// What programs recorded, in order of time.
     pub records: Vec<Record>,
+    /// Bytes of streams that the rendezvous sent: what it says itself, and all that it relays.
+    pub served_bytes: u64,
     /// How often the attack of the world hit what it is meant for.
     pub hits: u64,
     /// What is not as it must be; empty for a pass.
@@ -71,6 +73,7 @@ impl Outcome {
             links_at_end: BTreeMap::new(),
             joined_at: BTreeMap::new(),
             records: Vec::new(),
+            served_bytes: 0,
             hits: 0,
             violations: Vec::new(),
         }

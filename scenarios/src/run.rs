@@ -3,13 +3,14 @@
 use std::io::Write;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use fmi::ErrorKind;
 use fmi::net::rendezvous::{Rendezvous, ServerConfig};
 use fmi_net::noted;
 use fmi_proto::key::Key;
+use nat_sim::topology::HostId;
 use nat_sim::{Limits, Purpose, SimNet, Sinks, World, stream};
 use rand_core::Rng;
 
@@ -48,8 +49,7 @@ pub fn run(scenario: &Scenario, seed: u64, options: Options) -> Outcome {
     let mut world = World::new(topology, seed, spec.resolution);
     let (found, _noted) = (Found::default(), noted::Watch::begin());
     let secret = scenario.program.config.key.clone().unwrap_or_else(|| SECRET.into());
-    let mut search = Search::new(secret.as_bytes(), found.clone());
-    world.tap(move |host, packet| search.see(host, packet));
+    let served = watch(&mut world, Search::new(secret.as_bytes(), found.clone()), layout.rendezvous.clone());
     world.sinks(Sinks {
         pcap: options.pcap.map(|pcap| Box::new(pcap) as Box<dyn Write + Send>),
         log: options.log.map(|log| Box::new(log) as Box<dyn Write + Send>),
@@ -92,6 +92,7 @@ pub fn run(scenario: &Scenario, seed: u64, options: Options) -> Outcome {
         }
     }
     outcome.take(&board);
+    outcome.served_bytes = served.load(Ordering::Relaxed);
     outcome.hits = spec.attack.map_or(0, |attack| knowledge.hits.of(attack, &outcome));
     outcome.violations = check::violations(&scenario.expected(), &scenario.checks, &outcome);
     if let Some(attack) = spec.attack.filter(|_| outcome.hits == 0) {
@@ -107,6 +108,19 @@ pub fn run(scenario: &Scenario, seed: u64, options: Options) -> Outcome {
         outcome.violations.push("a part of the secret is in an error or a record".into());
     }
     outcome
+}
+
+/// Looks at every packet that a host sends. Returns how many bytes of streams the servers send.
+fn watch(world: &mut World, mut search: Search, servers: Vec<HostId>) -> Arc<AtomicU64> {
+    let served = Arc::new(AtomicU64::new(0));
+    let count = served.clone();
+    world.tap(move |host, packet| {
+        search.see(host, packet);
+        if servers.contains(&host) {
+            count.fetch_add(packet.stream_bytes().len() as u64, Ordering::Relaxed);
+        }
+    });
+    served
 }
 
 async fn serve(net: SimNet) {

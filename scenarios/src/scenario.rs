@@ -179,16 +179,9 @@ impl Scenario {
             known("site", function.site, sites.len() + 1)?;
         }
         for (_, fault) in &self.faults {
-            let target = match *fault {
-                Fault::Kill(target) | Fault::Start(target) | Fault::Freeze(target) => Some(target),
-                Fault::Thaw(target) | Fault::Lose(target, _) => Some(target),
-                Fault::Tamper(target, ..) => Some(target),
-                // The world knows sites and gateways itself.
-                Fault::Cut(..) | Fault::Heal(..) | Fault::CrashSite(_) | Fault::BounceSite(_) => None,
-                Fault::RebootGateway(_) | Fault::RenumberGateway(..) => None,
-            };
-            match target {
-                Some(Target::Rank(rank)) => known("rank", rank as usize, functions.len())?,
+            // The world knows sites and gateways itself.
+            match fault.target() {
+                Some(Target::Rank(rank)) => known("rank", *rank as usize, functions.len())?,
                 Some(Target::SecondRendezvous) => known("rendezvous", 1, *servers)?,
                 Some(Target::Rendezvous) | None => {}
             }
@@ -222,9 +215,10 @@ impl Scenario {
                 Fault::BounceSite(site) => ranks_of(site).for_each(|rank| {
                     taken.remove(&rank);
                 }),
-                Fault::Kill(_) | Fault::Freeze(_) | Fault::Start(_) | Fault::Thaw(_) | Fault::Lose(..) => {}
-                Fault::Tamper(..) => {}
-                Fault::Cut(..) | Fault::Heal(..) | Fault::RebootGateway(_) | Fault::RenumberGateway(..) => {}
+                // Only those above take a rank away, or give it back.
+                Fault::Kill(_) | Fault::Freeze(_) | Fault::Start(_) | Fault::Thaw(_) => {}
+                Fault::Lose(..) | Fault::Tamper(..) | Fault::Cut(..) | Fault::Heal(..) => {}
+                Fault::RebootGateway(_) | Fault::RenumberGateway(..) => {}
             }
         }
         taken

@@ -5,7 +5,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{SocketAddr, SocketAddrV4};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -20,15 +20,16 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::check::Check;
 use crate::corners::PREFIX;
+use crate::layout::internet_address;
 use crate::program::{Context, Failure, Program};
 use crate::reference::value;
 use crate::scenario::{Placement, Scenario, WorldSpec};
 
 type SimStream = <SimNet as Net>::Stream;
 
-/// Addresses of the first two ranks, as the layout gives them on the internet.
-const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 0, 1);
-const STRANGER: Ipv4Addr = Ipv4Addr::new(198, 51, 0, 2);
+/// Ranks on the internet.
+const SERVER: usize = 0;
+const STRANGER: usize = 1;
 /// Two remotes for each client.
 const PORTS: [u16; 2] = [80, 81];
 /// The port that all clients use.
@@ -78,7 +79,7 @@ fn scenario(name: &str, about: &str, gateways: Vec<Preset>, hosts: usize, has_st
 }
 
 async fn connect(context: &Context, local: u16, port: u16) -> io::Result<SimStream> {
-    context.net().connect(([0; 4], local).into(), (SERVER, port).into()).await
+    context.net().connect(([0; 4], local).into(), (internet_address(SERVER), port).into()).await
 }
 
 /// Returns all that comes, and tells rank 1 where the clients are seen.
@@ -96,7 +97,7 @@ async fn serve(context: &Context, clients: usize) -> io::Result<()> {
     let mut list = Vec::new();
     for stream in &streams {
         if let SocketAddr::V4(peer) = stream.peer_addr()?
-            && *peer.ip() != STRANGER
+            && *peer.ip() != internet_address(STRANGER)
         {
             list.extend(peer.ip().octets());
             list.extend(peer.port().to_be_bytes());
@@ -110,7 +111,7 @@ async fn serve(context: &Context, clients: usize) -> io::Result<()> {
 }
 
 async fn echo(mut stream: SimStream, list: &[u8]) -> io::Result<()> {
-    if stream.peer_addr()?.ip() == STRANGER {
+    if stream.peer_addr()?.ip() == internet_address(STRANGER) {
         return stream.write_all(list).await;
     }
     let mut bytes = [0; 8];
@@ -167,7 +168,7 @@ async fn intrude(context: &Context) -> io::Result<()> {
     for round in 0..ROUNDS / 2 {
         let port = 2000 + u16::try_from(round).expect("few rounds");
         for endpoint in &endpoints {
-            for source in [SocketAddrV4::new(STRANGER, port), SocketAddrV4::new(SERVER, port)] {
+            for source in [STRANGER, SERVER].map(|rank| SocketAddrV4::new(internet_address(rank), port)) {
                 raw.send(Packet::tcp(source, *endpoint, segment(true, false, false), &[]));
                 raw.send(Packet::tcp(source, *endpoint, segment(false, true, false), b"who goes there"));
                 raw.send(Packet::tcp(source, *endpoint, segment(false, false, true), &[]));

@@ -38,6 +38,12 @@ fn passes(scenario: &Scenario) {
     }
 }
 
+/// Checks allow so long, so whoever makes it longer must mean to.
+#[test]
+fn a_lost_rank_is_named_within_seven_seconds() {
+    assert!(FAILURE_BOUND <= seconds(7), "{FAILURE_BOUND:?}");
+}
+
 /// Every rank that is left fails within `bound` of `at`.
 fn all_fail(at: Duration, bound: Duration) -> Check {
     Check::that("all fail in time", move |outcome| {

@@ -120,7 +120,9 @@ fn a_death_that_is_noticed_late_is_found() {
 
 #[test]
 fn an_accepted_stranger_is_found() {
-    is_found(Fault::AnyConfirmation, &named("corner-knock", 1..2), &["a stranger was answered"]);
+    for name in ["corner-knock", "attack-knocker"] {
+        is_found(Fault::AnyConfirmation, &named(name, 1..2), &["a stranger was answered"]);
+    }
 }
 
 #[test]

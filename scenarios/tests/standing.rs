@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use fmi::net::Net;
+use fmi::{Path, Technique};
 use nat_sim::Fault;
 use nat_sim::nat::preset;
-use scenarios::{Context, Failure, Options, Program, Scenario, Target, WorldSpec, catalog};
+use scenarios::{Check, Context, Failure, Options, Program, Scenario, Target, WorldSpec, catalog};
 use tokio::io::AsyncWriteExt;
 
 /// What the group of a test knows.
@@ -16,7 +17,7 @@ fn violations(scenario: &Scenario) -> Vec<String> {
     scenarios::run(scenario, 1, Options::default()).violations
 }
 
-fn attacked(name: &str) -> Scenario {
+fn named(name: &str) -> Scenario {
     catalog::find_scenario(name).expect("in the catalogue")
 }
 
@@ -26,7 +27,7 @@ fn without_a_group(name: &str) -> Scenario {
         context.sleep(Duration::from_secs(1)).await;
         Ok(())
     });
-    Scenario { program, ..attacked(name) }
+    Scenario { program, ..named(name) }
 }
 
 /// The rendezvous is gone before anybody can reach it.
@@ -51,21 +52,6 @@ fn an_attack_that_hits_nobody_fails() {
             [format!("the attack {attack} hit nobody, so it shows nothing")]
         );
     }
-}
-
-#[test]
-fn every_attack_of_the_catalogue_hits_somebody_with_every_seed() {
-    let mut misses = Vec::new();
-    for attack in scenarios::attack::ALL {
-        for seed in 1..4 {
-            let scenario = attacked(&format!("attack-{}", attack.name()));
-            let outcome = scenarios::run(&scenario, seed, Options::default());
-            println!("{} with seed {seed}: {} hits", scenario.name, outcome.hits);
-            let violations = outcome.violations.iter().map(|it| format!("{it}: {}", outcome.replay_command()));
-            misses.extend(violations);
-        }
-    }
-    assert_eq!(misses, Vec::<String>::new());
 }
 
 /// One function that tells the rendezvous these pieces, one segment each.
@@ -141,13 +127,37 @@ fn a_panic_in_a_task_that_nobody_awaits_fails_the_run_and_is_quoted() {
     assert!(quoted.contains("panicked: out of sight, at scenarios/tests/standing.rs:"), "{quoted}");
 }
 
-/// What is planned for later than the end tests nothing.
 #[test]
-fn every_fault_of_the_catalogue_happens() {
-    let entries = catalog::all().into_iter().filter(|it| !it.faults.is_empty());
-    let entries = entries.filter(|it| !it.name.starts_with("swarm-") && !it.name.starts_with("operations-"));
-    for scenario in entries {
-        let outcome = scenarios::run(&scenario, 1, Options::default());
-        assert_eq!(outcome.report.faults_left, 0, "{}", outcome.replay_command());
+fn a_wrong_result_counts_even_of_a_rank_that_is_killed_later() {
+    let mut scenario = telling(Vec::new());
+    scenario.program = Program::alone(scenario.program.config.clone(), async |_: &Context| {
+        Err(Failure::Wrong("two and two make five".into()))
+    });
+    scenario.faults = vec![(Duration::from_secs(1), Fault::Kill(Target::Rank(0)))];
+    scenario.checks = Vec::new();
+    assert_eq!(violations(&scenario), ["rank 0: two and two make five"]);
+}
+
+#[test]
+fn a_rank_that_finishes_without_a_link_comes_together_with_nobody() {
+    for check in [Check::Via(Path::Direct), Check::Techniques(vec![Technique::Punch; 2]), Check::EndsVia(Path::Direct)]
+    {
+        let mut scenario = without_a_group("two-functions");
+        scenario.checks = vec![check];
+        let found = violations(&scenario);
+        assert_eq!(found, [0, 1].map(|rank| format!("rank {rank} has links to [] alone")));
     }
+}
+
+/// That a pair is relayed is told by the packets, whatever its ranks say.
+#[test]
+fn what_the_rendezvous_carries_is_counted() {
+    let served = |name: &str| {
+        let scenario = named(name);
+        let outcome = scenarios::run(&scenario, 1, Options::default());
+        assert_eq!(outcome.violations, Vec::<String>::new(), "{name}");
+        outcome.served_bytes
+    };
+    let (direct, relayed) = (served("technique-punch"), served("technique-relay"));
+    assert!(direct < 4096 && relayed > 2 * 4096, "{direct} and {relayed} bytes");
 }

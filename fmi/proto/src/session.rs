@@ -23,7 +23,7 @@
 
 use std::sync::OnceLock;
 
-use fmi_net::planted;
+use fmi_net::{noted, planted};
 use zeroize::ZeroizeOnDrop;
 
 use super::candidate::Roster;
@@ -250,6 +250,8 @@ impl Credentials {
         let kind = reader.u8()?;
         let session: SessionId = reader.array()?;
         let (from, to, epoch) = (reader.u32()?, reader.u32()?, reader.u32()?);
+        let _: StreamNonce = reader.array()?;
+        noted::judge(&reader.array()?);
         if planted::is(planted::Fault::AnyConfirmation) {
             return if self.roster.size() > from { Ok((from, kind & ANSWER != 0)) } else { Err(Stranger::Other) };
         }

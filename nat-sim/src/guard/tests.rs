@@ -2,7 +2,7 @@
 //! would have passed them on, right and wrong; no gateway.
 
 use super::*;
-use crate::nat::preset::{linux_masq_drop, rfc_ideal};
+use crate::nat::preset::{linux_masq_drop, rfc_ideal, rfc_strict};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -99,6 +99,63 @@ fn nothing_is_remembered_over_a_long_silence_or_a_reboot() {
     assert_eq!(comes(&mut guard, at(100_002), remote(1, 80), 2), None);
     guard.forget();
     assert!(comes(&mut guard, at(100_003), remote(1, 80), 2).is_some());
+}
+
+/// Two hosts behind one gateway that hairpins, each with an external endpoint of its own; host 3 sends to that of host 2.
+fn between_hosts(hairpin: Hairpin, verdict: &Verdict) -> (Guard, Option<String>) {
+    let mut guard = Guard::new(NatConfig { hairpin, ..rfc_strict() });
+    assert_eq!(goes(&mut guard, at(1), 2, OUTER, remote(1, 80)), None);
+    assert_eq!(goes(&mut guard, at(1), 3, OTHER, remote(1, 80)), None);
+    let wrong = guard.judge(at(2), Side::Inside, Arrived::new(&packet(inside(3), OUTER)), verdict);
+    (guard, wrong)
+}
+
+/// The external endpoint of host 3, at another address than that of host 2 as in a pool, which address-dependent filters tell
+/// apart.
+const OTHER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 2), 40_000);
+
+/// Host 2 sends to host 3, and it arrives.
+fn answers(guard: &mut Guard) -> Option<String> {
+    let before = Arrived::new(&packet(inside(2), OTHER));
+    guard.judge(at(3), Side::Inside, before, &Verdict::Forward(Side::Inside, packet(OUTER, inside(3))))
+}
+
+#[test]
+fn what_only_another_hosts_filter_held_begins_a_flow_of_its_sender_and_nothing_else_does() {
+    let answer = Verdict::Forward(Side::Inside, packet(OUTER, inside(3)));
+    for (verdict, begins) in [
+        (Verdict::Drop(DropReason::Filtered), true),
+        (Verdict::Drop(DropReason::NoMapping), true),
+        (answer.clone(), true),
+        (Verdict::Drop(DropReason::HostLimit), false),
+        (Verdict::Drop(DropReason::FirstPacketLost), false),
+        (Verdict::Drop(DropReason::Invalid), false),
+        (Verdict::Reply(Side::Inside, packet(OUTER, inside(3))), false),
+    ] {
+        let (mut guard, wrong) = between_hosts(Hairpin::ExternalSource, &verdict);
+        assert_eq!(wrong, None, "{verdict:?}");
+        assert_eq!(answers(&mut guard).is_none(), begins, "{verdict:?}");
+    }
+    let (mut guard, _) = between_hosts(Hairpin::Drop, &Verdict::Drop(DropReason::Filtered));
+    assert!(answers(&mut guard).is_some(), "a gateway that does not hairpin begins nothing");
+}
+
+#[test]
+fn what_is_dropped_on_its_way_to_the_internet_begins_no_flow() {
+    let mut guard = Guard::new(rfc_strict());
+    assert_eq!(goes(&mut guard, at(1), 2, OUTER, remote(1, 80)), None);
+    let before = Arrived::new(&packet(inside(2), remote(2, 80)));
+    assert_eq!(guard.judge(at(1), Side::Inside, before, &Verdict::Drop(DropReason::Filtered)), None);
+    assert!(comes(&mut guard, at(2), remote(2, 80), 2).is_some());
+}
+
+#[test]
+fn an_answer_in_the_name_of_another_host_takes_no_port_of_it() {
+    let answer = Verdict::Forward(Side::Inside, packet(OUTER, inside(3)));
+    let (mut guard, wrong) = between_hosts(Hairpin::ExternalSource, &answer);
+    assert_eq!(wrong, None);
+    assert_eq!(comes(&mut guard, at(3), remote(1, 80), 2), None);
+    assert!(comes(&mut guard, at(3), remote(1, 80), 3).is_some(), "host 3 has no part in that endpoint");
 }
 
 #[test]

@@ -44,6 +44,9 @@ pub(crate) fn installed(programs: &[(&str, &str)]) -> Needs {
     if missing.is_empty() { Ok(()) } else { Err(format!("not installed: {}", missing.join(", "))) }
 }
 
+/// So many of the longest trials are printed with their times.
+const LONGEST: usize = 10;
+
 /// How long each trial took.
 type Times = Arc<Mutex<Vec<(String, Duration)>>>;
 
@@ -59,7 +62,9 @@ pub(crate) fn run(cases: Vec<Case>) -> ExitCode {
     let trials = cases.into_iter().map(|case| trial(case, is_marked, times.clone())).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     if reports_times {
-        for (name, time) in times.lock().expect("no panic while it is held").iter() {
+        let mut times = times.lock().expect("no panic while it is held");
+        times.sort_unstable_by_key(|(_, time)| std::cmp::Reverse(*time));
+        for (name, time) in times.iter().take(LONGEST) {
             println!("test {name} <{:.3}s>", time.as_secs_f64());
         }
     }
