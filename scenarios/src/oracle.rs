@@ -5,8 +5,12 @@
 //!
 //! A SYN from X reaches Y's function if Y's filter admits it. X aims at the mapping from which Y has talked to the
 //! rendezvous, and Y has sent a SYN towards X's address as the rendezvous saw it. If Y's mapping depends on the
-//! remote, that SYN left from another mapping, and so would any answer: X's SYN is of no use, whatever the filter. If X's
-//! mapping depends on the remote, its SYN comes from a port that Y never sent to.
+//! remote, that SYN left from another mapping. If X's mapping depends on the remote, its SYN comes from a port that Y
+//! never sent to.
+//!
+//! A packet that is admitted makes a session, and what answers it leaves from where it came in. But two endpoints have one
+//! session: if Y's own SYN to where X's comes from has left from another mapping, that of X is turned away, whatever
+//! the filter.
 //!
 //! If both SYNs arrive where they are aimed, the connection opens simultaneously and is up on both
 //! sides after one round trip. If only X's does, Y's listener answers: X has it after one round
@@ -43,19 +47,24 @@ fn is_predictable(nat: &NatConfig) -> bool {
     }
 }
 
-/// Whether a SYN from behind `from` gets through `to`, and the answer back.
+/// Whether a SYN from behind `from` gets through `to`.
 fn reaches(from: &NatConfig, to: &NatConfig) -> bool {
     let is_admitted = match to.tcp.filtering {
-        Filtering::EndpointIndependent | Filtering::AddressDependent => true,
-        Filtering::AddressAndPortDependent => is_predictable(from),
+        Filtering::EndpointIndependent => is_predictable(to) || !is_predictable(from),
+        Filtering::AddressDependent => is_predictable(to),
+        Filtering::AddressAndPortDependent => is_predictable(to) && is_predictable(from),
     };
-    passes(to) && is_predictable(to) && is_admitted
+    passes(to) && is_admitted
 }
 
-/// What must come out between a function behind `first` and one behind `second`.
+/// What must come out between a function behind `first`, the lower rank, and one behind `second`.
 pub fn predict(first: &NatConfig, second: &NatConfig) -> Meeting {
+    let simultaneous = is_predictable(first) && is_predictable(second);
     match (reaches(first, second), reaches(second, first)) {
-        (true, true) => Meeting::Direct { first: 1.0, second: 1.0 },
+        (true, true) if simultaneous => Meeting::Direct { first: 1.0, second: 1.0 },
+        // Two connections. Who connects proves itself first, and the lower rank keeps the first one whose proof it hears:
+        // that of the other rank, which has connected to it.
+        (true, true) => Meeting::Direct { first: 1.5, second: 1.0 },
         (true, false) => Meeting::Direct { first: 1.0, second: 1.5 },
         (false, true) => Meeting::Direct { first: 1.5, second: 1.0 },
         (false, false) => Meeting::None,

@@ -128,6 +128,14 @@ fn a_panic_in_a_task_that_nobody_awaits_fails_the_run_and_is_quoted() {
 }
 
 #[test]
+fn a_rank_that_does_not_end_is_named() {
+    let mut scenario = without_a_group("two-functions");
+    scenario.deadline = Duration::from_millis(500);
+    let found = violations(&scenario);
+    assert_eq!(found[1..], [0, 1].map(|rank| format!("rank {rank} neither finished nor failed")), "{found:?}");
+}
+
+#[test]
 fn a_wrong_result_counts_even_of_a_rank_that_is_killed_later() {
     let mut scenario = telling(Vec::new());
     scenario.program = Program::alone(scenario.program.config.clone(), async |_: &Context| {

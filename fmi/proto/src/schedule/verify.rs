@@ -12,6 +12,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::Costs;
+use crate::operation::Layout;
 
 mod choices;
 mod order;
@@ -207,6 +208,27 @@ fn expected(problem: &Problem, me: u32, index: usize) -> Option<Vec<(u32, usize)
         Collective::ReduceScatter => Some(all(me as usize * count + index)),
         Collective::Scan => Some((0..=me).map(|rank| (rank, index)).collect()),
         Collective::Exscan => (me > 0).then(|| (0..me).map(|rank| (rank, index)).collect()),
+    }
+}
+
+/// The other definition, against which ranks that run are held, was made apart from this one.
+#[test]
+fn both_definitions_of_each_collective_say_the_same() {
+    for collective in Collective::ALL.iter().copied().filter(|collective| *collective != Collective::Barrier) {
+        for (size, count) in [(1, 1), (2, 3), (5, 2)] {
+            for root in 0..if collective.has_root() { size } else { 1 } {
+                let problem = problem(collective, size, root, count, true);
+                let (operation, length) = (collective.operation(), |_, _| count);
+                let layout = Layout { size, root, length: &length };
+                for me in 0..size {
+                    for index in 0..layout.buffers(operation, me).1 {
+                        let other = operation.origin(&layout, me, index);
+                        let other = other.map(|it| it.ranks.map(|rank| (rank, it.index)).collect::<Vec<_>>());
+                        assert_eq!(other, expected(&problem, me, index), "{problem:?}: element {index} of rank {me}");
+                    }
+                }
+            }
+        }
     }
 }
 
