@@ -62,8 +62,8 @@ pub fn predict(first: &NatConfig, second: &NatConfig) -> Meeting {
     let simultaneous = is_predictable(first) && is_predictable(second);
     match (reaches(first, second), reaches(second, first)) {
         (true, true) if simultaneous => Meeting::Direct { first: 1.0, second: 1.0 },
-        // Two connections. Who connects proves itself first, and the lower rank keeps the first one whose proof it hears:
-        // that of the other rank, which has connected to it.
+        // Two connections, on each of which the rank that connects proves itself first. The lower rank keeps the first one
+        // whose proof it hears: that of the other rank, which has connected to it.
         (true, true) => Meeting::Direct { first: 1.5, second: 1.0 },
         (true, false) => Meeting::Direct { first: 1.0, second: 1.5 },
         (false, true) => Meeting::Direct { first: 1.5, second: 1.0 },
