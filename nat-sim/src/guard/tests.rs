@@ -126,7 +126,7 @@ fn what_only_another_hosts_filter_held_begins_a_flow_of_its_sender_and_nothing_e
     for (verdict, begins) in [
         (Verdict::Drop(DropReason::Filtered), true),
         (Verdict::Drop(DropReason::NoMapping), true),
-        (answer.clone(), true),
+        (answer, true),
         (Verdict::Drop(DropReason::HostLimit), false),
         (Verdict::Drop(DropReason::FirstPacketLost), false),
         (Verdict::Drop(DropReason::Invalid), false),
