@@ -673,4 +673,90 @@ mod tests {
         let impostor = Peer { card: None, ..keeping(2) };
         assert_eq!(remotes(&plan(keeping(1), impostor, &MEANS)), [("203.0.113.2:4000".into(), Path::Direct, 0)]);
     }
+
+    #[test]
+    fn the_step_of_a_counter_is_signed() {
+        for (main, second, step) in [(5003, 5000, 3), (5000, 5003, -3)] {
+            let counting = peer(&format!("203.0.113.1:{main}"), &format!("203.0.113.1:{second}"), "10.0.0.2:4000");
+            assert_eq!(counting.class(), NatClass::Sequential(step));
+        }
+    }
+
+    #[test]
+    fn a_public_rank_shows_its_firewall_where_the_peer_will_come_from() {
+        let first = |their| plan(public(1), their, &MEANS).candidates[0];
+        assert_eq!(plan(public(1), counting(2), &MEANS).candidates.len(), usize::from(FORETOLD));
+        assert_eq!((first(keeping(2)).pace, first(keeping(2)).remote.port()), (Pace::Eager, 4000));
+        assert_eq!(first(counting(2)).remote.port(), 5002, "the next one");
+        assert_eq!(first(random(2)).pace, Pace::Sparse, "nobody knows where");
+    }
+
+    #[test]
+    fn an_address_is_tried_once() {
+        let (own, mut their) = (keeping(1), keeping(1));
+        their.observed.main = at("203.0.113.1:4001");
+        their.card.as_mut().expect("one").locals = vec![at("10.0.0.3:4001"); 3];
+        assert_eq!(plan(own, their, &MEANS).candidates.len(), 2);
+    }
+
+    #[test]
+    fn a_relay_is_asked_early_where_a_port_is_random_and_after_a_spray() {
+        let relay = at("192.0.2.1:7000");
+        let means = Means { relay: Some(relay), sprays: true, ..MEANS };
+        let after = |own, their| {
+            let relayed = plan(own, their, &means).candidates.into_iter().find(|it| it.path == Path::Relay);
+            relayed.map(|it| it.after)
+        };
+        assert_eq!(after(public(1), random(2)), Some(RELAY_UNLIKELY), "a firewall may be in the way");
+        assert_eq!(after(public(1), keeping(2)), None);
+        let (one, mut other) = (random(1), random(1));
+        other.card.as_mut().expect("one").locals = vec![at("10.0.0.3:4000")];
+        assert_eq!(after(one, other), None, "behind one NAT its ports do not matter");
+        let mut willing = random(2);
+        willing.card.as_mut().expect("one").sprays = true;
+        assert_eq!(after(keeping(1), willing), Some(RELAY_UNLIKELY + SPRAY_PACE * SPRAY_PROBES));
+    }
+
+    #[test]
+    fn a_spray_draws_every_port_of_users_and_other_ones_for_each_peer() {
+        let mut willing = random(2);
+        willing.card.as_mut().expect("one").sprays = true;
+        let peers = [random(9), willing.clone(), willing.clone(), willing.clone(), willing];
+        let roster = Roster {
+            session: [0; 16],
+            epoch: 0,
+            digest: [0; 32],
+            peers: [keeping(1)].into_iter().chain(peers).collect(),
+        };
+        let ports = |peer, seed| {
+            let pairing = roster.plan(0, peer, &Means { sprays: true, seed, ..MEANS });
+            pairing.candidates.iter().filter(|it| it.pace == Pace::Once).map(|it| it.remote.port()).collect::<Vec<_>>()
+        };
+        let mut drawn = BTreeSet::new();
+        for seed in 0..8 {
+            let of_peers: BTreeSet<_> = (2..6).map(|peer| ports(peer, seed)).collect();
+            assert_eq!(of_peers.len(), 4, "seed {seed}");
+        }
+        for seed in 0..1000 {
+            drawn.extend(ports(2, seed));
+        }
+        assert_eq!((drawn.first(), drawn.last()), (Some(&SPRAY_PORT_MIN), Some(&u16::MAX)));
+    }
+
+    #[test]
+    fn techniques_have_names_and_some_are_likely() {
+        use Technique::{Direct, Listen, Local, Prediction, Punch, Relay, Reversal, Spray};
+        for (technique, name, is_likely) in [
+            (Local, "local", true),
+            (Direct, "direct", true),
+            (Reversal, "reversal", true),
+            (Punch, "punch", true),
+            (Prediction, "prediction", true),
+            (Listen, "listen", false),
+            (Spray, "spray", false),
+            (Relay, "relay", false),
+        ] {
+            assert_eq!((technique.to_string().as_str(), technique.is_likely()), (name, is_likely));
+        }
+    }
 }

@@ -485,4 +485,64 @@ mod tests {
         }
         assert_eq!(discovery.finding(), None);
     }
+
+    /// What a NAT that shows these ports one after the other is found to do with ports.
+    fn ports(vantages: usize, shown: &[u16]) -> (Option<Ports>, usize) {
+        let count = std::cell::Cell::new(0);
+        let next = |_, _| {
+            let port = shown[count.get() % shown.len()];
+            count.set(count.get() + 1);
+            SocketAddr::from(([203, 0, 113, 1], port))
+        };
+        (discover(&FOUR[..vantages], next, |_| Outcome::Silence, Outcome::Silence).ports, count.get())
+    }
+
+    #[test]
+    fn a_counter_keeps_a_small_step_and_shows_it_three_times() {
+        let (found, seen) = ports(4, &[1024, 1026, 1028, 1030, 1032]);
+        assert_eq!(found, Some(Ports::Sequential(2)));
+        assert!(seen > PORTS_COMPARED);
+        assert_eq!(ports(2, &[1032, 1030, 1028]), (Some(Ports::Sequential(-2)), PORTS_COMPARED), "three are enough");
+        assert_eq!(ports(1, &[1024, 1026]), (None, 2), "two are not");
+        assert_eq!(ports(4, &[1024, 1025, 1028, 1029, 1035]).0, Some(Ports::Unpredictable), "small and irregular");
+        assert_eq!(ports(4, &[1024, 2024, 3024, 4024, 5024]).0, Some(Ports::Unpredictable), "regular and large");
+    }
+
+    #[test]
+    fn a_peer_that_cannot_be_predicted_is_relayed_to_one_that_filters_by_port() {
+        let filters_by_port = |mapping, ports| Finding {
+            local: at("10.0.0.2:4000"),
+            observed: at("203.0.113.1:5000"),
+            mapping: Some(mapping),
+            filtering: Some(Filtering::AddressAndPortDependent),
+            ports: Some(ports),
+            unsolicited: None,
+            hairpin: None,
+        };
+        let keeps = filters_by_port(Mapping::EndpointIndependent, Ports::Preserved);
+        let random = filters_by_port(Mapping::AddressAndPortDependent, Ports::Unpredictable);
+        let counts = filters_by_port(Mapping::AddressAndPortDependent, Ports::Sequential(1));
+        for (one, other, expected) in [
+            (&keeps, &keeps, Advice::Direct),
+            (&keeps, &counts, Advice::Prediction),
+            (&keeps, &random, Advice::Relay),
+            (&counts, &counts, Advice::Relay),
+            (&counts, &random, Advice::Relay),
+        ] {
+            assert_eq!((one.advice_with(other), other.advice_with(one)), (expected, expected), "{one:?}, {other:?}");
+        }
+        let names = [Advice::Direct, Advice::Prediction, Advice::Relay].map(|advice| advice.to_string());
+        assert_eq!(names, ["direct", "prediction", "relay"]);
+    }
+
+    #[test]
+    fn so_many_vantages_are_visited() {
+        let vantages = (1..=20).map(|port| SocketAddr::from(([1, 1, 1, 1], port))).collect();
+        let mut discovery = Discovery::new(at("1.1.1.1:1"));
+        let trial = discovery.next_trial().expect("the main vantage");
+        let (local, observed) = (at("10.0.0.2:4000"), at("203.0.113.1:5000"));
+        discovery.handle_seen(trial, Seen::Observed { local, observed, vantages });
+        let expected: Vec<_> = (1..).take(VANTAGES_MAX).map(|port| SocketAddr::from(([1, 1, 1, 1], port))).collect();
+        assert_eq!(discovery.vantages, expected);
+    }
 }

@@ -185,4 +185,11 @@ mod tests {
         rounds.handle_input(at(0), Input::HandedOut(&roster(&[own, None])));
         assert_eq!(rounds.poll_output(), Some(Output::Start { relay_likely: false }), "whose card does not open");
     }
+
+    #[test]
+    fn a_round_that_would_last_as_long_as_the_join_ends_with_it() {
+        let mut rounds = Rounds::new(Security::Encrypted, at(2), 5 * SECOND);
+        rounds.handle_input(at(0), Input::HandedOut(&roster(&[Some(Security::Encrypted); 2])));
+        assert_eq!(rounds.poll_timeout(), Some((at(2), "the join has had its time")));
+    }
 }

@@ -120,8 +120,9 @@ impl Mailbox {
 
     /// A place behind all that has come so far, for what is to be stored.
     pub fn ticket(&mut self) -> Place {
+        let place = Place(self.next);
         self.next += 1;
-        Place(self.next - 1)
+        place
     }
 
     /// Stores a frame for which room was reserved. A message that is not `owned` is free for any receive.
@@ -371,6 +372,99 @@ mod tests {
         let (claimed, ..) = mailbox.claim(&pattern).expect("free again");
         let stored = mailbox.take(claimed).expect("stored");
         assert_eq!((stored.taken, stored.payload), (0, vec![1, 2, 3, 4]));
+        mailbox.check(0);
+    }
+
+    #[test]
+    fn a_pattern_fits_messages_of_its_communicator_source_and_tag() {
+        let pattern = Pattern { communicator: 3, source: Some(slot(1)), tag: Some(7) };
+        let envelope = Envelope { communicator: 3, root_or_tag: 7, ..Envelope::new(Kind::Message) };
+        assert!(pattern.fits(slot(1), &envelope));
+        assert!(!pattern.fits(slot(2), &envelope));
+        for other in [
+            Envelope { kind: Kind::Barrier, ..envelope },
+            Envelope { communicator: 4, ..envelope },
+            Envelope { root_or_tag: 8, ..envelope },
+        ] {
+            assert!(!pattern.fits(slot(1), &other), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_there_already_may_exceed_the_limit_and_counts() {
+        let mut mailbox = Mailbox::new(1000);
+        assert_eq!((mailbox.bytes_max(), mailbox.bytes(), mailbox.is_empty()), (1000, 0, true));
+        mailbox.reserve_beyond(2000);
+        assert_eq!(mailbox.bytes(), 2000 + FRAME_OVERHEAD_BYTES);
+        assert!(!mailbox.reserve(0));
+        mailbox.unreserve(2000);
+        assert_eq!(mailbox.bytes(), 0);
+        let place = store(&mut mailbox, message(1, 7, 1));
+        assert!(!mailbox.is_empty());
+        mailbox.take(place);
+        assert!(mailbox.is_empty());
+    }
+
+    /// A frame of a collective.
+    fn frame(peer: u32, communicator: u64, sequence: u64, byte: u8) -> Stored {
+        let envelope = Envelope { communicator, sequence, length: 1, ..Envelope::new(Kind::Barrier) };
+        Stored { peer: slot(peer), envelope, taken: 0, payload: vec![byte] }
+    }
+
+    #[test]
+    fn frames_of_a_collective_are_found_by_its_number_and_their_sender() {
+        let mut mailbox = Mailbox::new(1 << 20);
+        for (peer, communicator, sequence, byte) in
+            [(1, 0, 5, 1), (1, 0, 5, 2), (2, 0, 5, 3), (1, 0, 6, 4), (1, 3, 5, 5)]
+        {
+            store(&mut mailbox, frame(peer, communicator, sequence, byte));
+        }
+        let wanted = |communicator, sequence| frame(0, communicator, sequence, 0).envelope;
+        let senders: Vec<u32> = mailbox.senders_of(&wanted(0, 5)).map(Slot::get).collect();
+        assert_eq!(senders, [1, 1, 2]);
+        assert_eq!(mailbox.senders_of(&wanted(0, 4)).count(), 0);
+        assert_eq!(mailbox.peek_collective(&wanted(0, 5)).map(|(peer, _)| peer), Some(slot(1)));
+        assert_eq!(mailbox.peek_collective(&wanted(1, 5)), None);
+        let take = |mailbox: &mut Mailbox, peer, communicator, sequence| {
+            mailbox.take_collective(slot(peer), &wanted(communicator, sequence)).map(|stored| stored.payload[0])
+        };
+        assert_eq!(take(&mut mailbox, 3, 0, 5), None);
+        assert_eq!([take(&mut mailbox, 1, 0, 5), take(&mut mailbox, 1, 0, 5)], [Some(1), Some(2)], "the oldest first");
+        assert_eq!(take(&mut mailbox, 1, 0, 5), None);
+        assert_eq!(take(&mut mailbox, 2, 0, 5), Some(3));
+        mailbox.check(0);
+    }
+
+    #[test]
+    fn a_communicator_that_ends_takes_its_frames_with_it_and_no_others() {
+        let mut mailbox = Mailbox::new(1 << 20);
+        for communicator in [0, 3, 3, 4] {
+            store(&mut mailbox, frame(1, communicator, 0, 1));
+        }
+        mailbox.forget(3);
+        assert_eq!(mailbox.bytes(), 2 * (1 + FRAME_OVERHEAD_BYTES));
+        assert_eq!(
+            [0, 3, 4].map(|communicator| mailbox.peek_collective(&frame(1, communicator, 0, 0).envelope).is_some()),
+            [true, false, true]
+        );
+        mailbox.check(0);
+    }
+
+    #[test]
+    fn bytes_that_come_back_are_counted() {
+        let mut mailbox = Mailbox::new(1 << 20);
+        assert!(mailbox.reserve(1));
+        let place = mailbox.store(Stored { taken: 4, ..message(1, 7, 1) }, true);
+        mailbox.restore(place, &[0; 4]);
+        assert_eq!(mailbox.bytes(), 5 + FRAME_OVERHEAD_BYTES);
+        mailbox.check(0);
+    }
+
+    #[test]
+    #[should_panic(expected = "bytes are those of what is stored and reserved")]
+    fn bytes_that_belong_to_nothing_are_noticed() {
+        let mut mailbox = Mailbox::new(1 << 20);
+        assert!(mailbox.reserve(1));
         mailbox.check(0);
     }
 

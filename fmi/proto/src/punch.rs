@@ -420,6 +420,51 @@ mod tests {
         assert!(punch.poll_timeout().is_some(), "sparse: not at once, but again");
     }
 
+    #[test]
+    fn the_lower_rank_of_a_pair_nominates() {
+        for (rank, peer) in [(0, 1), (3, 9), (0, u32::MAX)] {
+            assert!(nominates(rank, peer) && !nominates(peer, rank));
+        }
+        assert!(!nominates(4, 4), "nobody is its own peer");
+    }
+
+    #[test]
+    fn attempts_are_counted_and_the_last_failure_is_known() {
+        let mut punch = punch(true);
+        assert_eq!((punch.attempts(), punch.last_failure()), (1, None));
+        punch.handle_input(Instant::ZERO, Input::Failed(Attempt(0), REFUSED));
+        assert_eq!((punch.attempts(), punch.last_failure()), (2, Some(REFUSED)));
+        punch.handle_input(Instant::ZERO, Input::Failed(Attempt(0), io::ErrorKind::TimedOut));
+        assert_eq!(punch.last_failure(), Some(REFUSED), "that attempt was over");
+    }
+
+    #[test]
+    fn pauses_are_drawn_around_a_mean_that_doubles_after_a_number_of_refusals() {
+        // The mean of many machines after so many failures.
+        let mean = |failures: u32| {
+            let pauses = (0..400).map(|seed| {
+                let mut punch = Punch::new(Instant::ZERO, true, vec![candidate(1)], seed);
+                punch.targets[0].failures = failures - 1;
+                punch.handle_input(Instant::ZERO, Input::Failed(Attempt(0), REFUSED));
+                punch.poll_timeout().expect("a pause").0 - Instant::ZERO
+            });
+            pauses.sum::<Duration>() / 400
+        };
+        for (failures, expected) in [
+            (BURST + 1, PAUSE_MEAN_MIN),
+            (BURST + DENSE + DOUBLING - 1, PAUSE_MEAN_MIN),
+            (BURST + DENSE + DOUBLING, 2 * PAUSE_MEAN_MIN),
+            (BURST + DENSE + 2 * DOUBLING, 4 * PAUSE_MEAN_MIN),
+            (BURST + DENSE + 100 * DOUBLING, PAUSE_MEAN_MAX),
+        ] {
+            let mean = mean(failures);
+            assert!(
+                mean > expected * 85 / 100 && mean < expected * 115 / 100,
+                "{failures}: {mean:?}, not {expected:?}"
+            );
+        }
+    }
+
     /// Two machines, and what is on its way between them.
     struct Pair {
         low: Punch,

@@ -715,7 +715,15 @@ mod tests {
         let observed = Observed { main: address, second: Some(address), other: Some(address) };
         let member = |rank| Member { rank, nonce: [0; 16], observed, round_trip: Duration::MAX, card: card.clone() };
         let group = Handout { session: [0; 16], members: (0..SIZE_MAX).map(member).collect() };
-        assert!(ServerMessage::Handout(Arc::new(group)).emit().len() <= SERVER_MESSAGE_BYTES_MAX);
+        let message = ServerMessage::Handout(Arc::new(group));
+        let bytes = message.emit();
+        assert!(bytes.len() <= SERVER_MESSAGE_BYTES_MAX);
+        assert!(ServerMessage::parse(&bytes[4..]).is_ok(), "the largest group is taken");
+        let mut larger = bytes[4..].to_vec();
+        let count = larger.windows(4).position(|it| it == SIZE_MAX.to_be_bytes()).expect("the number of members");
+        larger[count..count + 4].copy_from_slice(&(SIZE_MAX + 1).to_be_bytes());
+        let too_long = WireError::TooLong(u64::from(SIZE_MAX) + 1, SIZE_MAX.into());
+        assert_eq!(ServerMessage::parse(&larger), Err(too_long));
         let (group, name, instance, nonce) = ([0; 32], [0; 16], [0; 16], [0; 16]);
         let (rank, size, round_trip, vouches) = (0, 1, Duration::ZERO, 2);
         let longest = Registration { group, name, rank, size, instance, nonce, round_trip, vouches, card };
@@ -726,5 +734,35 @@ mod tests {
     fn an_oversized_length_is_refused_before_its_bytes_arrive() {
         assert_eq!(split(&[0, 1, 0, 0], 512), Err(WireError::TooLong(65_536, 512)));
         assert_eq!(split(&[0, 0, 0], 512), Ok(None));
+        assert_eq!(split(&[0, 0, 0, 2, 7, 8, 9], 2), Ok(Some((&[7, 8][..], 6))), "the limit itself");
+        assert_eq!(split(&[0, 0, 0, 3, 7, 8, 9], 2), Err(WireError::TooLong(3, 2)));
+    }
+
+    #[test]
+    fn a_registration_waits_for_so_many_vouches() {
+        let parsed = |vouches| {
+            let (group, name, instance, nonce) = ([0; 32], [0; 16], [0; 16], [0; 16]);
+            let (rank, size, round_trip, card) = (0, 1, Duration::ZERO, vec![]);
+            let message = Registration { group, name, rank, size, instance, nonce, round_trip, vouches, card };
+            ClientMessage::parse(&ClientMessage::Register(message).emit()[4..]).map(|_| ())
+        };
+        assert_eq!(parsed(VOUCHES_MAX), Ok(()));
+        assert_eq!(parsed(VOUCHES_MAX + 1), Err(WireError::TooLong(u64::from(VOUCHES_MAX) + 1, VOUCHES_MAX.into())));
+    }
+
+    #[test]
+    fn each_flag_of_a_waiting_group_travels() {
+        for (other_key, running) in [(false, false), (false, true), (true, false), (true, true)] {
+            let observed = ([1, 1, 1, 1], 1).into();
+            let message = ServerMessage::Waiting(Waiting { observed, present: 1, missing: 0, other_key, running });
+            assert_eq!(ServerMessage::parse(&message.emit()[4..]), Ok(message));
+        }
+    }
+
+    #[test]
+    fn every_refusal_says_what_to_do() {
+        let refusals = [Refusal::Busy, Refusal::RankTaken, Refusal::Replayed, Refusal::NotMember, Refusal::Version(9)];
+        let advice: std::collections::BTreeSet<&str> = refusals.iter().map(|refusal| refusal.advice()).collect();
+        assert!(advice.len() > 2 && advice.iter().all(|text| text.split(' ').count() > 2), "{advice:?}");
     }
 }

@@ -182,4 +182,20 @@ mod tests {
         resume.handle_input(ms(1), Input::Lost);
         assert_eq!(resume.poll_output(), None, "it is being sought");
     }
+
+    #[test]
+    fn nothing_happens_before_it_is_due() {
+        let mut resume = Resume::new(2);
+        resume.handle_input(ms(0), Input::Lost);
+        resume.poll_output();
+        resume.handle_input(ms(0), Input::Failed);
+        for _ in 0..4 {
+            let (due, _) = resume.poll_timeout().expect("a pause, or an answer that is waited for");
+            resume.handle_timeout(due - Duration::from_nanos(1));
+            assert_eq!((resume.poll_output(), resume.poll_timeout().map(|it| it.0)), (None, Some(due)));
+            resume.handle_timeout(due);
+            resume.poll_output();
+            assert_ne!(resume.poll_timeout().map(|it| it.0), Some(due));
+        }
+    }
 }

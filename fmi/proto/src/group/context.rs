@@ -226,6 +226,62 @@ mod tests {
     }
 
     #[test]
+    fn the_number_of_a_run_says_what_it_is_a_run_of() {
+        let mut context = Context::new(Members::whole(0, 2));
+        assert_eq!(persistent_run(context.number()), None);
+        for init in [context.init(), context.init(), context.init()].map(|init| init.expect("few")) {
+            for run in 0..4 {
+                assert_eq!(persistent_run(context.number_run(init)), Some((init, run)));
+            }
+        }
+    }
+
+    #[test]
+    fn a_reserved_number_begins_when_its_collective_does() {
+        let mut context = Context::new(Members::whole(0, 2));
+        let numbers = [context.number(), context.reserve(), context.number()];
+        assert_eq!(numbers, [0, 1, 2]);
+        assert_eq!(numbers.map(|number| context.has_begun(number)), [true, false, true]);
+        context.note(&Envelope { sequence: 1, ..Envelope::new(Kind::Barrier) });
+        assert!(context.has_begun(1) && !context.has_begun(3));
+    }
+
+    #[test]
+    fn the_last_signatures_are_remembered() {
+        let mut context = Context::new(Members::whole(0, 2));
+        let of = |sequence: usize| Envelope { sequence: sequence as u64, ..Envelope::new(Kind::Barrier) };
+        (0..HISTORY_MAX).for_each(|sequence| context.note(&of(sequence)));
+        let asked = |sequence| Envelope { kind: Kind::Scan, ..of(sequence) };
+        assert_eq!(
+            [0, 1, HISTORY_MAX - 1].map(|at| context.called(&asked(at))),
+            [0, 1, HISTORY_MAX - 1].map(of).map(Some)
+        );
+        context.note(&of(HISTORY_MAX));
+        assert_eq!([0, 1].map(|at| context.called(&asked(at)).is_some()), [false, true], "the oldest one is forgotten");
+    }
+
+    #[test]
+    fn each_peer_may_be_ahead_by_a_bounded_number_of_collectives() {
+        let mut context = Context::new(Members::whole(0, 3));
+        let (one, two) = (Slot::FIRST, Slot::all(3).next_back().expect("a slot"));
+        let max = READY_MAX as u64;
+        for sequence in 0..=max {
+            context.is_ready_early(sequence, one);
+            // Saying it again takes no room.
+            context.is_ready_early(0, one);
+        }
+        context.is_ready_early(max, two);
+        assert_eq!(context.take_ready(max), Some(vec![two]), "the other one has no room left");
+        assert_eq!(context.take_ready(max - 1), Some(vec![one]));
+        assert_eq!(context.take_ready(max - 1), None, "they are taken once");
+        context.is_ready_early(max, one);
+        assert_eq!(context.take_ready(max), Some(vec![one]), "there is room again");
+        let begun = context.number();
+        context.is_ready_early(begun, two);
+        assert_eq!(context.take_ready(begun), Some(vec![one]), "after it has begun nothing is kept for it");
+    }
+
+    #[test]
     fn what_a_peer_expects_is_kept_until_it_has_begun_here() {
         let mut context = Context::new(Members::whole(0, 3));
         let of = |kind, sequence| Envelope { sequence, ..Envelope::new(kind) };

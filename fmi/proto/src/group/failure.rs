@@ -132,13 +132,13 @@ impl Group {
             && op.failed.is_none()
         {
             op.failed = Some(failure);
-            let (what, is_matched) = (op.what, op.matched.is_some());
+            let what = op.what;
             self.outputs.push_back(Output::Wake(id));
             // What comes later belongs to others, whenever the future of this one is dropped.
             match what {
-                What::Receive(pattern) if !is_matched => drop(self.receives.remove(&(pattern, id))),
+                What::Receive(pattern) => drop(self.receives.remove(&(pattern, id))),
                 What::Send(to) => self.wake_next_send(to),
-                What::Receive(_) | What::Collective(_) => {}
+                What::Collective(_) => {}
             }
         }
     }

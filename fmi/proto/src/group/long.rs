@@ -37,9 +37,9 @@ pub(super) enum Holder {
 }
 
 /// Lists of peers whose memory is kept.
-const SPARE_MAX: usize = 8;
+pub(super) const SPARE_MAX: usize = 8;
 /// How many messages may be announced and not whole at once, of all peers.
-const RESTS_MAX: usize = 1 << 18;
+pub(super) const RESTS_MAX: usize = 1 << 18;
 
 /// A message of which more is to come.
 #[derive(Debug)]
@@ -146,7 +146,7 @@ impl Group {
 
     /// Sets room aside for the rest of a message and says so, if there is room.
     fn invite_into_mailbox(&mut self, key: Key) {
-        let Some(rest) = self.rests.get_mut(&key).filter(|rest| !rest.told && rest.reserved.is_none()) else { return };
+        let Some(rest) = self.rests.get_mut(&key).filter(|rest| !rest.told) else { return };
         let length = rest.total - rest.announced;
         let bytes_max = self.mailbox.bytes_max() / RESERVED_PART.1 * RESERVED_PART.0;
         if self.reserved.saturating_add(length) <= bytes_max && self.mailbox.reserve(length) {
@@ -217,7 +217,7 @@ impl Group {
             Holder::Operation(id) => Owner::Operation(id),
             Holder::Dropped => Owner::Discarded,
         };
-        if frame.envelope.kind == Kind::Message && frame.owner != owner {
+        if frame.owner != owner {
             self.own(key.0, owner);
         }
     }

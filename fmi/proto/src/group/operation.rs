@@ -317,7 +317,8 @@ mod tests {
                     prop_assert_eq!(table.remove(id), map.remove(&id));
                 }
                 prop_assert_eq!(table.get(id), map.get(&id));
-                prop_assert_eq!(table.len(), map.len());
+                prop_assert_eq!(table.get_mut(id), map.get_mut(&id));
+                prop_assert_eq!((table.len(), table.is_empty()), (map.len(), map.is_empty()));
                 prop_assert!(table.ids().all(|id| map.contains_key(&id)));
             }
         }

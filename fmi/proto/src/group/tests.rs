@@ -7,6 +7,13 @@ use proptest::prelude::*;
 use super::script::play;
 use super::*;
 use crate::frame::Kind;
+use crate::mailbox::FRAME_OVERHEAD_BYTES;
+
+mod calls;
+mod long;
+mod synchronous;
+mod trouble;
+mod words;
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]

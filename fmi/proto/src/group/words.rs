@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::operation::Op;
 use super::{ASKS_AFTER, Failure, Group, Link, OpId, Output, WARNS_AFTER, WaitsFor, What};
-use crate::answer::{CHAIN_MAX, Called, Doing, Wait, emit};
+use crate::answer::{Called, Doing, Wait, emit};
 use crate::error::{ErrorKind, Operation};
 use crate::frame::{ENVELOPE_BYTES, Envelope, Kind};
 use crate::notice::Notice;
@@ -148,8 +148,7 @@ impl Group {
         let mut chain = vec![Wait { slot: self.me, age: Duration::ZERO, called, doing }];
         let next = doing.and_then(|doing| doing.waits_for.iter().next()).filter(|next| *next != asker);
         if let (Some(next), Some(op)) = (next, op) {
-            let known = self.words_of(next, op).into_iter().take_while(|wait| wait.slot != self.me);
-            chain.extend(known.take(CHAIN_MAX - 1));
+            chain.extend(self.words_of(next, op).into_iter().take_while(|wait| wait.slot != self.me));
         }
         chain
     }

@@ -524,4 +524,93 @@ mod tests {
         client.handle_input(Instant::ZERO, Input::Message(ServerMessage::Refused(Refusal::RankTaken)));
         assert!(matches!(client.poll_output(), Some(Output::Refused(Refusal::RankTaken))));
     }
+
+    #[test]
+    fn nothing_happens_before_it_is_due() {
+        let nanosecond = Duration::from_nanos(1);
+        let mut client = client_of(2);
+        // Connecting; pausing; connecting again.
+        for expects_output in [false, true] {
+            let (due, _) = client.poll_timeout().expect("something is due");
+            client.handle_timeout(due - nanosecond);
+            assert_eq!(client.poll_timeout().map(|(at, _)| at), Some(due));
+            client.handle_timeout(due);
+            assert_eq!(client.poll_output().is_some(), expects_output);
+        }
+        assert_eq!(client.last_failure(), Some(io::ErrorKind::TimedOut));
+        // Waiting.
+        let now = Instant::ZERO + 10 * SECOND;
+        client.handle_input(now, Input::Retry);
+        client.poll_output();
+        assert_eq!(client.poll_timeout().map(|(at, _)| at), Some(now + CONNECT_MAX));
+        registered(&mut client, now);
+        client.handle_timeout(now + PING_INTERVAL - nanosecond);
+        assert!(client.poll_output().is_none());
+        client.handle_timeout(now + PING_INTERVAL);
+        assert!(matches!(client.poll_output(), Some(Output::Send(ClientMessage::Ping))));
+        assert_eq!(client.poll_timeout().map(|(at, _)| at), Some((now + 2 * PING_INTERVAL).min(now + ANSWER_MAX)));
+        client.handle_timeout(now + ANSWER_MAX - nanosecond);
+        assert!(matches!(client.state, State::Waiting { .. }));
+        client.handle_timeout(now + ANSWER_MAX);
+        assert!(matches!(client.state, State::Pausing { .. }));
+    }
+
+    #[test]
+    fn a_server_that_answers_has_time_for_the_next_answer() {
+        let mut client = client();
+        assert_eq!(client.waiting(), None);
+        registered(&mut client, Instant::ZERO);
+        let observed = ([1, 1, 1, 1], 1).into();
+        let waiting = Waiting { observed, present: 1, missing: 0, other_key: false, running: false };
+        let now = Instant::ZERO + SECOND / 2;
+        client.handle_input(now, Input::Message(ServerMessage::Waiting(waiting)));
+        assert_eq!(client.waiting(), Some(waiting));
+        let State::Waiting { answer_until, .. } = client.state else { panic!("waiting") };
+        assert_eq!(answer_until, now + PING_INTERVAL + ANSWER_MAX);
+    }
+
+    #[test]
+    fn servers_that_keep_one_waiting_are_left_in_turn() {
+        let mut client = client_of(3);
+        let mut now = Instant::ZERO;
+        for expected in [1, 2, 0, 1] {
+            registered(&mut client, now);
+            let State::Waiting { move_at, .. } = client.state else { panic!("waiting") };
+            now = move_at;
+            client.state = State::Waiting { ping_at: Instant::FAR_FUTURE, answer_until: Instant::FAR_FUTURE, move_at };
+            client.handle_timeout(now);
+            let output = client.poll_output();
+            assert!(matches!(output, Some(Output::Connect(server)) if server == expected), "{output:?}");
+        }
+    }
+
+    #[test]
+    fn a_registration_with_vouches_announces_its_nonce() {
+        for vouches in [0, 2] {
+            let mut client = client();
+            let entropy = Entropy { nonce: [8; 16], seed: [8; 32] };
+            client
+                .handle_input(Instant::ZERO, Input::Connected { locals: vec![], round_trip: SECOND, vouches, entropy });
+            let first = client.poll_output();
+            assert_eq!(matches!(first, Some(Output::Vouch(_))), vouches > 0, "{first:?}");
+        }
+    }
+
+    #[test]
+    fn how_long_is_waited_at_one_of_several_servers_is_chance_and_at_the_only_one_no_limit() {
+        let moves = |servers, seed| {
+            let identity = client_of(servers).identity;
+            let mut client = Client::new(Instant::ZERO, identity, [seed; 32]);
+            client.poll_output();
+            registered(&mut client, Instant::ZERO);
+            let State::Waiting { move_at, .. } = client.state else { panic!("waiting") };
+            move_at
+        };
+        assert_eq!(moves(1, 5), Instant::FAR_FUTURE);
+        let times: std::collections::BTreeSet<Instant> = (0..50).map(|seed| moves(2, seed)).collect();
+        assert!(times.len() > 40, "they meet by chance");
+        let (first, last) = (times.first().expect("some"), times.last().expect("some"));
+        assert!(*first >= Instant::ZERO + MOVE_MIN && *first < Instant::ZERO + MOVE_MIN * 5 / 4, "{first:?}");
+        assert!(*last < Instant::ZERO + 2 * MOVE_MIN && *last > Instant::ZERO + MOVE_MIN * 7 / 4, "{last:?}");
+    }
 }

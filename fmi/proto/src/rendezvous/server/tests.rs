@@ -465,6 +465,193 @@ fn a_failure_is_told_to_all_and_many_of_them_are_not() {
     assert_eq!(told, [8, 7, 6, 5, 0, 0, 0, 0]);
 }
 
+#[test]
+fn what_a_server_remembers_is_counted() {
+    let mut bench = Bench::new();
+    let count = |bench: &Bench| (bench.server.entries(), bench.server.groups_forming(), bench.server.sessions());
+    assert_eq!(count(&bench), (0, 0, 0));
+    bench.register(1, 0, 2, 0);
+    assert_eq!(count(&bench), (4, 1, 0), "a connection, its prefix, who waits, and its nonce");
+    let outputs = bench.register(2, 1, 2, 1);
+    let group = group_of(&outputs).expect("complete").clone();
+    assert_eq!(count(&bench), (7, 0, 1), "two connections, their prefix, two nonces, and those of the session");
+    bench.input(3, Input::Opened(from(3)));
+    bench.input(3, Input::Message(ClientMessage::Vouch([9; 16])));
+    assert_eq!(count(&bench), (9, 0, 1), "whoever vouches for what has not come");
+    let request = RelayRequest { session: group.session, from: 0, to: 1, nonce: group.members[0].nonce };
+    relay(&mut bench, 4, request);
+    assert_eq!(count(&bench), (11, 0, 1), "one side of a relayed connection");
+}
+
+#[test]
+fn deadlines_are_those_of_the_limits() {
+    let config = ServerConfig::default();
+    let due = |bench: &Bench| bench.server.poll_timeout().map(|(at, _)| at - bench.now);
+    let mut bench = Bench::new();
+    assert_eq!(bench.server.poll_timeout(), None);
+    bench.now += Duration::from_secs(100);
+    bench.input(1, Input::Opened(from(1)));
+    assert_eq!(due(&bench), Some(config.register_within));
+    let vouched = Registration { vouches: 1, ..registration(0, 2, 0) };
+    bench.input(1, Input::Message(ClientMessage::Register(vouched)));
+    assert_eq!(due(&bench), Some(config.vouch_within));
+    bench.advance(config.vouch_within);
+    assert_eq!(due(&bench), Some(config.wait_max), "it waits for the other ranks from then on");
+    bench.register(2, 1, 2, 1);
+    assert_eq!(due(&bench), None, "a group is formed when it wants");
+    bench.input(2, Input::Closed);
+    assert_eq!(due(&bench), Some(config.register_within), "the other one is to register again");
+    let mut bench = Bench::new();
+    bench.now += Duration::from_secs(100);
+    let vouched = Registration { vouches: 1, ..registration(0, 2, 0) };
+    let vouch = ClientMessage::Vouch(vouched.nonce);
+    bench.input(1, Input::Opened(from(1)));
+    bench.input(1, Input::Message(ClientMessage::Register(vouched)));
+    bench.input(2, Input::Opened(from(1)));
+    bench.input(2, Input::Message(vouch));
+    assert_eq!(due(&bench), Some(config.wait_max), "whoever vouches has done so");
+    let mut bench = Bench::new();
+    bench.now += Duration::from_secs(100);
+    let [first, _] = relayable(&mut bench);
+    relay(&mut bench, 11, first);
+    assert_eq!(due(&bench), Some(config.relay_within));
+    let mut bench = Bench::new();
+    bench.input(1, Input::Opened(from(1)));
+    bench.input(1, Input::Message(ClientMessage::Observe));
+    bench.now += Duration::from_secs(4);
+    bench.input(1, Input::Message(ClientMessage::Observe));
+    assert_eq!(due(&bench), Some(DISCOVERY_MAX - Duration::from_secs(4)), "from its first question");
+}
+
+#[test]
+fn prefixes_that_are_quiet_are_forgotten_and_those_that_are_not_stay_limited() {
+    let config =
+        ServerConfig { connections_max: 5, connections_burst: 1, connections_per_second: 1, ..ServerConfig::default() };
+    let mut bench = Bench::with(config);
+    let open = |bench: &mut Bench, number: u8| {
+        let outputs = bench.input(number.into(), Input::Opened(SocketAddr::from(([1, 1, number, 1], 1))));
+        bench.input(number.into(), Input::Closed);
+        outputs.is_empty()
+    };
+    assert!((0..20).all(|number| open(&mut bench, number)));
+    assert!(!open(&mut bench, 0), "it has had its connection of this second");
+    bench.advance(Duration::from_millis(500));
+    assert!(!open(&mut bench, 1));
+    bench.advance(Duration::from_secs(1));
+    assert!(open(&mut bench, 99));
+    assert_eq!(bench.server.rates.len(), 1, "the others are as if they had never come");
+}
+
+#[test]
+fn only_a_member_can_say_that_a_session_has_formed() {
+    for says in [1, 3] {
+        let mut bench = Bench::new();
+        let session = bench.form();
+        bench.input(3, Input::Opened(from(3)));
+        bench.input(says, Input::Message(ClientMessage::Formed(session)));
+        let outputs = bench.input(2, Input::Closed);
+        let expected = match says {
+            1 => ServerMessage::Lost { session, rank: 1 },
+            _ => ServerMessage::Dissolved(session),
+        };
+        assert_eq!(outputs, [(1, Some(expected))]);
+    }
+}
+
+#[test]
+fn a_client_learns_how_its_call_back_went_and_may_have_another() {
+    let vantages: Vec<SocketAddr> = vec!["1.1.1.1:7".parse().expect("v4"), "1.1.1.1:8".parse().expect("v4")];
+    let config = ServerConfig { vantages, calls_max: 1, ..ServerConfig::default() };
+    let mut server = Server::new(config, [0; 32]);
+    let input =
+        |server: &mut Server, connection, input| server.handle_input(Instant::ZERO, Connection(connection), input);
+    input(&mut server, 1, Input::Opened(from(1)));
+    for (vantage, outcome) in [(1, Outcome::Silence), (0, Outcome::Connected)] {
+        input(&mut server, 1, Input::Message(ClientMessage::CallBack(vantage)));
+        assert_eq!(calls(&mut server), [(1, vantage, from(1))]);
+        input(&mut server, 1, Input::CalledBack { vantage, outcome });
+        let told = ServerMessage::CalledBack { vantage, outcome };
+        assert_eq!(server.poll_output(), Some(Output::Send(Connection(1), told)));
+    }
+    // Vantages count from 0.
+    input(&mut server, 1, Input::Message(ClientMessage::CallBack(2)));
+    assert_eq!(server.poll_output(), Some(Output::Send(Connection(1), ServerMessage::Refused(Refusal::Malformed))));
+}
+
+#[test]
+fn groups_have_at_most_so_many_ranks() {
+    for (size_max, size, is_taken) in
+        [(8, 8, true), (8, 9, false), (u32::MAX, SIZE_MAX, true), (u32::MAX, SIZE_MAX + 1, false)]
+    {
+        let mut bench = Bench::with(ServerConfig { size_max, ..ServerConfig::default() });
+        let refused = refusal(&bench.register(1, 0, size, 0), 1);
+        let max = size_max.min(SIZE_MAX);
+        assert_eq!(refused, (!is_taken).then_some(Refusal::SizeOutOfRange { max }), "{size} of {size_max}");
+        let resumption = Resumption { session: [5; 16], group: [1; 32], rank: 0, size, nonce: [9; 16] };
+        bench.input(2, Input::Opened(from(2)));
+        let outputs = bench.input(2, Input::Message(ClientMessage::Resume(resumption)));
+        assert_eq!(refusal(&outputs, 2), (!is_taken).then_some(Refusal::Malformed));
+    }
+}
+
+#[test]
+fn nonces_are_remembered_as_long_as_a_registration_waits_and_as_many_as_there_is_room_for() {
+    // After how many others of the same time, and after which time, is a nonce forgotten?
+    let max = NONCES_PER_CONNECTION;
+    let wait_max = ServerConfig::default().wait_max;
+    let just_before = wait_max - Duration::from_nanos(1);
+    for (others, later, is_new) in [
+        (0, Duration::ZERO, false),
+        (max - 2, Duration::ZERO, false),
+        (max - 1, Duration::ZERO, false),
+        (max, Duration::ZERO, true),
+        (0, just_before, false),
+        (0, wait_max, true),
+    ] {
+        let config = ServerConfig { connections_max: 1, ..ServerConfig::default() };
+        let mut server = Server::new(config, [0; 32]);
+        assert!(server.is_first(Instant::ZERO, [1; 16]));
+        for other in 0..others {
+            assert!(server.is_first(Instant::ZERO, [u8::try_from(other + 2).expect("few"); 16]));
+        }
+        assert_eq!(server.is_first(Instant::ZERO + later, [1; 16]), is_new || others == max - 1, "{others}, {later:?}");
+        assert!(server.nonces.len() <= max && server.nonces_in_order.len() == server.nonces.len());
+    }
+}
+
+#[test]
+fn a_member_that_registers_again_before_its_session_has_formed_dissolves_it() {
+    for has_formed in [false, true] {
+        let mut bench = Bench::new();
+        let session = bench.form();
+        if has_formed {
+            bench.input(1, Input::Message(ClientMessage::Formed(session)));
+        }
+        let outputs = bench.register(3, 0, 2, 0);
+        let dissolved: Vec<u64> = outputs
+            .iter()
+            .filter(|(_, message)| *message == Some(ServerMessage::Dissolved(session)))
+            .map(|(connection, _)| *connection)
+            .collect();
+        assert_eq!(dissolved, if has_formed { vec![] } else { vec![1, 2] });
+        assert_eq!(bench.server.sessions(), usize::from(has_formed));
+    }
+    // A rank that it does not have is of another session of the same group.
+    let mut bench = Bench::new();
+    let session = bench.form();
+    let outputs = bench.register(3, 2, 3, 7);
+    assert!(!outputs.iter().any(|(_, message)| *message == Some(ServerMessage::Dissolved(session))), "{outputs:?}");
+}
+
+#[test]
+fn a_rank_whose_contender_goes_away_is_its_holders_again() {
+    let mut bench = Bench::new();
+    bench.register(1, 0, 2, 0);
+    assert_eq!(bench.register(2, 0, 2, 9), [(1, Some(ServerMessage::Probe))]);
+    bench.input(2, Input::Closed);
+    assert!(group_of(&bench.register(3, 1, 2, 1)).is_some(), "nothing is contended any more");
+}
+
 fn relay(bench: &mut Bench, connection: u64, request: RelayRequest) -> Vec<(u64, Option<ServerMessage>)> {
     let port = u16::try_from(connection).expect("small");
     bench.input(connection, Input::Opened(from(port)));
