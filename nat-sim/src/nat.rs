@@ -369,9 +369,10 @@ impl Nat {
         self.entropy = entropy;
     }
 
-    /// Gets another external address, and loses all state with the old one.
+    /// Gets another first external address, and loses all state. The rest of its pool stays.
     pub fn change_address(&mut self, external: Ipv4Addr) {
-        self.addresses = vec![external];
+        let rest = self.addresses.iter().skip(1).copied().filter(|address| *address != external);
+        self.addresses = std::iter::once(external).chain(rest).collect();
         self.reboot();
     }
 
@@ -531,7 +532,7 @@ impl Nat {
         let mapping = self.mapping_for(flow.transport, flow.source, flow.destination).map_err(Refusal::Full)?;
         let external = self.tables.mapping(mapping).external;
         if let Err(reason) = self.check_remote_limit(flow.transport, *external.ip(), flow.destination) {
-            self.tables.drop_unused(mapping);
+            self.drop_unused(mapping);
             return Err(Refusal::Full(reason));
         }
         let id = self.begin(now, flow.transport, flow.source, flow.destination, mapping, seen);
@@ -621,6 +622,8 @@ impl Nat {
         let internal = self.tables.mapping(mapping).key.internal;
         let talks_already = self.tables.by_inside(flow.transport, internal, flow.source).is_some();
         let begins = seen.segment.is_none_or(|segment| tracker::begins(self.config.tracking, segment));
+        // Making room may end the last session of this mapping, which must outlive it.
+        self.tables.hold(mapping);
         let limit = if talks_already {
             // The same pair already talks through another port.
             Err(DropReason::Filtered)
@@ -631,12 +634,27 @@ impl Nat {
             self.check_remote_limit(flow.transport, *flow.destination.ip(), flow.source)
                 .and_then(|()| self.check_limits(now, inside))
         };
+        self.tables.let_go(mapping);
         if let Err(reason) = limit {
-            self.tables.drop_unused(mapping);
+            self.drop_unused(mapping);
             return Err(reason);
         }
         self.begin(now, flow.transport, internal, flow.source, mapping, seen);
         Ok(internal)
+    }
+
+    /// Removes a mapping that no session has come to use, and what its host held for it.
+    fn drop_unused(&mut self, mapping: MappingId) {
+        let host = *self.tables.mapping(mapping).key.internal.ip();
+        self.tables.drop_unused(mapping);
+        self.release_host(host);
+    }
+
+    /// A host without mappings holds no blocks of ports.
+    fn release_host(&mut self, host: Ipv4Addr) {
+        if self.tables.use_of(host).mappings == 0 {
+            self.ports.release_blocks(host);
+        }
     }
 
     fn expire(&mut self, now: Instant) {
@@ -653,9 +671,7 @@ impl Nat {
         let (session, ends_mapping) = self.tables.remove_session(id);
         if session.mapping.is_some() {
             self.ports.release(now.min(deadline), &self.config, &session, ends_mapping);
-            if self.tables.use_of(*session.internal.ip()).mappings == 0 {
-                self.ports.release_blocks(*session.internal.ip());
-            }
+            self.release_host(*session.internal.ip());
         }
     }
 }
