@@ -128,6 +128,8 @@ pub enum DropReason {
 
 /// The smallest MTU that a gateway can be given (RFC 791).
 const MTU_MIN: u16 = 576;
+/// The smallest MTU for IPv6 (RFC 8200 §5).
+const IPV6_MTU_MIN: u16 = 1280;
 
 impl DropReason {
     /// All of them.
@@ -297,17 +299,19 @@ impl Nat {
         if self.config.verifies_checksums && !packet.checksums_are_valid() {
             return Verdict::Drop(DropReason::BadChecksum);
         }
-        let mtu = usize::from(self.config.mtu.max(MTU_MIN));
-        if packet.bytes().len() <= mtu {
+        let mtu = self.config.mtu.max(if packet.is_v4() { MTU_MIN } else { IPV6_MTU_MIN });
+        if packet.bytes().len() <= usize::from(mtu) {
             return self.translate(now, from, packet);
         }
         if packet.forbids_fragments() {
-            return reply_or(from, packet.too_big_reply(self.external(), self.config.mtu), DropReason::TooBig);
+            let report = packet.too_big_reply(self.external(), mtu);
+            let report = report.or_else(|| packet.too_big_reply_v6(mtu));
+            return reply_or(from, report, DropReason::TooBig);
         }
         let verdict = self.translate(now, from, packet);
         let Verdict::Forward(to, packet) = verdict else { return verdict };
         self.identification = self.identification.wrapping_add(1);
-        let mut parts = packet.fragments((mtu - 20) & !7, self.identification).into_iter();
+        let mut parts = packet.fragments((usize::from(mtu) - 20) & !7, self.identification).into_iter();
         let first = parts.next().expect("a packet has a part");
         self.follows.extend(parts.map(|part| Verdict::Forward(to, part)));
         Verdict::Forward(to, first)

@@ -125,7 +125,10 @@ impl Firewall {
 impl Nat {
     pub(super) fn pass_ipv6(&mut self, now: Instant, from: Side, mut packet: Packet) -> Verdict {
         self.firewall.expire(now);
-        let Some((transport, source, destination)) = packet.endpoints() else {
+        // A report that a packet was too big belongs to the flow of that packet (RFC 4890 §4.3.1).
+        let report = packet.icmpv6_too_big().map(|report| (Transport::Tcp, report.remote, report.local));
+        let is_report = report.is_some();
+        let Some((transport, source, destination)) = report.or_else(|| packet.endpoints()) else {
             return Verdict::Drop(DropReason::NotTranslated);
         };
         if !packet.decrement_hop_limit() {
@@ -143,11 +146,14 @@ impl Nat {
         if !self.firewall.flows.contains_key(&key) {
             match from {
                 Side::Outside => return Verdict::Drop(DropReason::Filtered),
+                Side::Inside if is_report => return Verdict::Drop(DropReason::NoMapping),
                 Side::Inside if !self.firewall.make_room(&self.config) => return Verdict::Drop(DropReason::Exhausted),
                 Side::Inside => {}
             }
         }
-        self.firewall.touch(now, &self.config, from, key, packet.segment());
+        if !is_report {
+            self.firewall.touch(now, &self.config, from, key, packet.segment());
+        }
         Verdict::Forward(to, packet)
     }
 }

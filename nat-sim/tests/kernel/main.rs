@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use fmi_net::time::Instant;
@@ -18,6 +19,7 @@ use rand_core::{Rng, SeedableRng};
 
 mod host;
 mod lab;
+mod life;
 mod netns;
 
 use lab::{EXTERNAL, Entry, HOSTS, Lab, MIDDLE, REMOTES};
@@ -435,6 +437,14 @@ fn stay_on_one_cpu() {
     rustix::thread::sched_setaffinity(None, &cpus).expect("a thread may choose its CPU");
 }
 
+/// Held by all tests that start processes, and by the one that must not share its files with a process that is about to be
+/// another: what it closes would stay open there for a moment.
+static PROCESSES: RwLock<()> = RwLock::new(());
+
+fn among_others() -> RwLockReadGuard<'static, ()> {
+    PROCESSES.read().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn can_run() -> bool {
     match netns::is_possible() {
         Ok(()) => {
@@ -458,6 +468,7 @@ const STEPS: usize = 25;
 
 #[test]
 fn random_scripts_come_out_as_in_the_kernel() {
+    let _shared = among_others();
     if !can_run() {
         return;
     }
@@ -475,6 +486,7 @@ fn random_scripts_come_out_as_in_the_kernel() {
 
 #[test]
 fn every_state_takes_every_segment_as_in_the_kernel() {
+    let _shared = among_others();
     if !can_run() {
         return;
     }
@@ -487,6 +499,7 @@ fn every_state_takes_every_segment_as_in_the_kernel() {
 
 #[test]
 fn two_gateways_in_a_row_come_out_as_in_the_kernel() {
+    let _shared = among_others();
     if !can_run() {
         return;
     }
