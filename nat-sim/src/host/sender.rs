@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_window_is_probed_for_ever_if_it_answers_and_else_fifteen_times() {
+    fn a_closed_window_that_answers_is_probed_without_end_and_a_silent_one_fifteen_times() {
         let mut silent = sender();
         silent.hear(at(0), 0, 0, false);
         silent.arrange(at(0), true);
