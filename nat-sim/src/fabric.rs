@@ -228,11 +228,12 @@ impl Fabric {
         self.guards[gateway.0].forget();
     }
 
-    /// A gateway gets another address and forgets everything.
+    /// A gateway gets another first address and forgets everything. Its pool stays, and so do the hosts behind it that
+    /// show their own addresses.
     pub(crate) fn renumber(&mut self, gateway: GatewayId, address: Ipv4Addr) {
         let outer = self.outer_attachments[gateway.0];
         let members = &mut self.members[self.attachments[outer].network.0];
-        members.retain(|known, at| *at != outer || known.is_ipv6());
+        members.remove(&self.gateways[gateway.0].external().into());
         members.insert(address.into(), outer);
         self.gateways[gateway.0].change_address(address);
         self.guards[gateway.0].forget();

@@ -7,11 +7,9 @@
 //!   else a listener makes a connection for this one SYN, else an RST goes out.
 //! - A SYN|ACK in SYN-RECEIVED is first presented without its SYN, so that a simultaneous open
 //!   takes two one-way trips, as on Linux, and not three.
-//! - Repeated acknowledgements are kept from a connection that waits for its FIN to be
-//!   acknowledged; the third one would stop the FIN's timer.
-//! - No congestion control: with Reno or Cubic two ends of smoltcp that both lost data can send each
-//!   other old segments forever; without, they retransmit their whole window and finish. **Throughput
-//!   under loss is not Linux's in this lab.**
+//! - What is sent again, and when a window is probed, `sender` says, by Linux's times: smoltcp waits for a second at
+//!   least, and never ends. There is no congestion control, and loss is repaired less cleverly than by Linux's SACK and
+//!   RACK. **Throughput under loss is not Linux's in this lab.**
 //! - SYNs are repeated by our layer at Linux's times, with its final time-out.
 //! - A cancelled connection attempt is forgotten in silence.
 //! - Initial sequence numbers grow with time for each pair of endpoints, as Linux's do: trackers in
@@ -19,10 +17,16 @@
 //! - In SYN-RECEIVED only an RST with the exact number counts; the SYN|ACK of a simultaneous open is
 //!   repeated by the timer of its SYN.
 //! - ICMP errors end an attempt if they quote its SYN, with Linux's errors.
-//! - Keep-alive sends several probes, and ends a connection as the production code does on Linux: when the other end is
-//!   silent while something awaits its answer. A closed window that is answered ends nothing.
-//! - TIME_WAIT gives way to a new connection of the same pair, as Linux with timestamps does. It
-//!   lasts 10 s, not 60.
+//! - ICMP's report of a smaller MTU shrinks the segments of a connection, and those of later ones to the same host.
+//! - Keep-alive sends Linux's probes and ends; the production code's look at what waits ends a connection as on Linux
+//!   (`idle`). A closed window that is answered ends nothing.
+//! - Acknowledgements are quick for the first sixteen and wait up to 40 ms where ends talk in turn.
+//! - Bytes that come to a connection which its program has closed are answered by an RST. What has been closed is
+//!   forgotten after 60 s in FIN_WAIT_2 and in TIME_WAIT, which gives way to a new connection of the same pair, as Linux
+//!   with timestamps does.
+//! - A program is told once why a connection has ended; then reads find its end, and writes a broken pipe.
+//! - A listener holds one connection more than its backlog; a handshake that it has no room for stays half-open, and goes
+//!   with it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::BuildHasher;
@@ -37,19 +41,23 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::Rng;
 use smoltcp::socket::tcp::State;
 
-use crate::packet::{Fragment, IcmpError, Packet, Segment, Transport};
+use crate::packet::{Fragment, IcmpError, Packet, Segment, TooBig, Transport};
 use crate::topology::TcpConfig;
 
 mod connection;
 mod datagram;
+mod idle;
 mod power;
 mod raw;
+mod sender;
+mod wire;
 
 pub(crate) use connection::Connection;
 use datagram::{Datagrams, Echoes};
 pub use power::FROZEN_PACKETS_MAX;
 use power::Power;
 pub(crate) use raw::RawQueue;
+pub use sender::{CLOSED_REPEATED_FOR, PATH_MTU_MIN, REPEATED_FOR, WINDOW_PROBES};
 
 /// When Linux (6.5 and later, default settings) sends a SYN, after the first, in seconds.
 pub const SYN_TIMES: [u64; 11] = [0, 1, 2, 3, 4, 5, 7, 11, 19, 35, 69];
@@ -57,6 +65,16 @@ pub const SYN_TIMES: [u64; 11] = [0, 1, 2, 3, 4, 5, 7, 11, 19, 35, 69];
 pub const SYN_TIMEOUT: Duration = Duration::from_millis(134_500);
 /// When a listener gives up a handshake that is not completed.
 pub const SYN_RECEIVED_TIMEOUT: Duration = Duration::from_secs(63);
+/// How long a connection that is closed on both sides is remembered (`TCP_TIMEWAIT_LEN`).
+pub const TIME_WAIT_TIME: Duration = Duration::from_secs(60);
+/// How long one whose program has closed it waits for the other end to do so (`tcp_fin_timeout`).
+pub const FIN_WAIT_2_TIME: Duration = Duration::from_secs(60);
+/// Handshakes of a listener that are not completed; Linux has cookies for more (`tcp_max_syn_backlog`).
+pub const HALF_OPEN_MAX: usize = 1024;
+/// How long the MTU of a path is remembered that a report told (`mtu_expires`).
+const PATH_MTU_TIME: Duration = Duration::from_secs(600);
+/// Paths whose MTU is remembered; the first one gives way.
+const PATH_MTUS_MAX: usize = 1024;
 /// First and last port that is chosen where none is asked for; Linux's range.
 pub const EPHEMERAL_PORTS: (u16, u16) = (32_768, 60_999);
 /// When the SYN|ACK of a simultaneous open is repeated, in seconds after the SYN.
@@ -69,10 +87,17 @@ pub(crate) struct ConnectionId(pub(crate) u64);
 #[derive(Debug, Default)]
 pub(crate) struct ListenerState {
     backlog: usize,
-    /// Handshakes begun and connections not accepted.
-    pending: usize,
+    half_open: usize,
+    /// Connections that nobody has accepted.
     ready: VecDeque<ConnectionId>,
     pub(crate) waker: Option<Waker>,
+}
+
+impl ListenerState {
+    /// Linux compares before it adds: it holds one more than it was asked for.
+    fn is_full(&self) -> bool {
+        self.ready.len() > self.backlog
+    }
 }
 
 /// What a host wants from the world after it has handled something.
@@ -100,6 +125,8 @@ pub(crate) struct Host {
     pub(crate) echoes: BTreeMap<u16, Echoes>,
     /// Takes all packets in place of this stack.
     pub(crate) raw: Option<RawQueue>,
+    /// By remote address, until when.
+    path_mtus: BTreeMap<IpAddr, (usize, Instant)>,
     identification: u16,
     fragments: VecDeque<(Fragment, Vec<Packet>)>,
     /// Secret of this host's initial sequence numbers.
@@ -137,6 +164,7 @@ impl Host {
             datagrams: BTreeMap::new(),
             echoes: BTreeMap::new(),
             raw: None,
+            path_mtus: BTreeMap::new(),
             identification: 0,
             fragments: VecDeque::new(),
             isn_secret: entropy.next_u64(),
@@ -217,12 +245,15 @@ impl Host {
         }
         let seeds = (self.entropy.next_u64(), self.initial_number(now, local, remote));
         let connection = Connection::connect(now, self.tcp, local, remote, seeds)?;
-        let id = self.insert(connection);
+        let id = self.insert(now, connection);
         self.service(now, id, None, effects);
         Ok(id)
     }
 
-    fn insert(&mut self, connection: Connection) -> ConnectionId {
+    fn insert(&mut self, now: Instant, mut connection: Connection) -> ConnectionId {
+        if let Some((mtu, _)) = self.path_mtus.get(&connection.remote.ip()).filter(|(_, until)| now < *until) {
+            connection.shrink(now, *mtu, &mut Vec::new());
+        }
         let id = ConnectionId(self.next);
         self.next += 1;
         self.by_endpoints.insert(endpoints(connection.local, connection.remote), id);
@@ -239,13 +270,19 @@ impl Host {
         if self.listeners.contains_key(&id) {
             return Err(io::ErrorKind::AddrInUse.into());
         }
-        self.listeners.insert(id, ListenerState { backlog: backlog.max(1), ..ListenerState::default() });
+        self.listeners.insert(id, ListenerState { backlog, ..ListenerState::default() });
         Ok(id)
     }
 
-    /// Closes a listener; connections that nobody accepted are reset, as on Linux.
+    /// Closes a listener. Connections that nobody accepted are reset, as on Linux; handshakes are forgotten in silence.
     pub(crate) fn close_listener(&mut self, now: Instant, id: ListenerId, effects: &mut Effects) {
         let Some(listener) = self.listeners.remove(&id) else { return };
+        let is_half_open = |it: &Connection| it.listener() == Some(id) && !it.was_established();
+        let half_open: Vec<_> =
+            self.connections.iter().filter(|(_, connection)| is_half_open(connection)).map(|(id, _)| *id).collect();
+        for id in half_open {
+            self.forget(id);
+        }
         for id in listener.ready {
             self.abandon(now, id, effects);
         }
@@ -255,7 +292,6 @@ impl Host {
     pub(crate) fn accept(&mut self, id: ListenerId) -> Option<ConnectionId> {
         let listener = self.listeners.get_mut(&id)?;
         let id = listener.ready.pop_front()?;
-        listener.pending -= 1;
         self.progress += 1;
         Some(id)
     }
@@ -279,7 +315,10 @@ impl Host {
             },
         };
         if let Some(error) = packet.icmp_error() {
-            return self.receive_error(error);
+            return self.receive_error(now, error, effects);
+        }
+        if let Some(error) = packet.icmpv6_too_big() {
+            return self.receive_too_big(now, error, effects);
         }
         if let Some(echo) = packet.as_echo() {
             return self.receive_echo(now, echo, &packet, effects);
@@ -294,6 +333,9 @@ impl Host {
             let reopens =
                 segment.syn && !segment.ack && self.connections.get(&id).is_some_and(|connection| connection.is_over());
             if !reopens {
+                if self.has_no_room_for(id, segment) {
+                    return;
+                }
                 self.service(now, id, Some((packet, segment)), effects);
                 let survives = |connection: &Connection| connection.state() == State::Established;
                 self.blind_resets += u64::from(segment.rst && self.connections.get(&id).is_some_and(survives));
@@ -314,14 +356,22 @@ impl Host {
     /// Makes a connection for a SYN if a listener has room for it.
     fn knock(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr) -> bool {
         let seeds = (self.entropy.next_u64(), self.initial_number(now, local, remote));
-        let Some(listener) = self.listener_for(local).and_then(|id| self.listeners.get_mut(&id)) else { return false };
-        if listener.pending >= listener.backlog {
+        let Some(id) = self.listener_for(local) else { return false };
+        let Some(listener) = self.listeners.get_mut(&id) else { return false };
+        if listener.is_full() || listener.half_open >= HALF_OPEN_MAX {
             return false;
         }
-        let Ok(connection) = Connection::accept(now, self.tcp, local, remote, seeds) else { return false };
-        listener.pending += 1;
-        self.insert(connection);
+        let Ok(connection) = Connection::accept(now, self.tcp, local, remote, seeds, id) else { return false };
+        listener.half_open += 1;
+        self.insert(now, connection);
         true
+    }
+
+    /// Whether a segment would complete a handshake that its listener has no room for: it is dropped, as on Linux.
+    fn has_no_room_for(&self, id: ConnectionId, segment: Segment) -> bool {
+        let half_open = self.connections.get(&id).filter(|connection| !connection.was_established());
+        let listener = half_open.and_then(Connection::listener).and_then(|id| self.listeners.get(&id));
+        segment.ack && !segment.rst && listener.is_some_and(ListenerState::is_full)
     }
 
     /// What takes connections to a local endpoint.
@@ -330,10 +380,14 @@ impl Host {
         candidates.into_iter().find(|id| self.listeners.contains_key(id))
     }
 
-    fn receive_error(&mut self, error: IcmpError) {
+    fn receive_error(&mut self, now: Instant, error: IcmpError, effects: &mut Effects) {
         let (local, remote) = (error.quoted.source.into(), error.quoted.destination.into());
         if error.quoted.transport != Transport::Tcp {
             return;
+        }
+        if (error.kind, error.code) == FRAGMENTATION_NEEDED {
+            let report = TooBig { local, remote, sequence: error.sequence, mtu: u32::from(error.mtu) };
+            return self.receive_too_big(now, report, effects);
         }
         let Some(id) = self.by_endpoints.get(&endpoints(local, remote)).copied() else { return };
         let Some(connection) = self.connections.get_mut(&id) else { return };
@@ -341,6 +395,24 @@ impl Host {
         if connection.is_quoted(error.sequence) && connection.fail_opening(kind) {
             self.reap(id);
         }
+    }
+
+    /// A router on the way has no room for a segment of ours (RFC 1191, RFC 8201), if we have sent it.
+    fn receive_too_big(&mut self, now: Instant, report: TooBig, effects: &mut Effects) {
+        let TooBig { local, remote, sequence, mtu } = report;
+        let Some(id) = self.by_endpoints.get(&endpoints(local, remote)).copied() else { return };
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let mtu = usize::try_from(mtu).unwrap_or(usize::MAX);
+        // Linux takes no report below what every network carries for a true one.
+        if !connection.is_quoted(sequence) || mtu < MTU_MIN {
+            return;
+        }
+        connection.shrink(now, mtu, &mut effects.packets);
+        if self.path_mtus.len() >= PATH_MTUS_MAX {
+            self.path_mtus.pop_first();
+        }
+        self.path_mtus.insert(remote.ip(), (mtu, now + PATH_MTU_TIME));
+        self.service(now, id, None, effects);
     }
 
     /// A connection timer fires.
@@ -371,10 +443,10 @@ impl Host {
         }
         if !was_open && connection.was_established() {
             self.progress += 1;
-            if connection.is_passive() {
-                let listener = self.listener_for(self.connections[&id].local);
-                match listener.and_then(|id| self.listeners.get_mut(&id)) {
+            if let Some(listener) = connection.listener() {
+                match self.listeners.get_mut(&listener) {
                     Some(listener) => {
+                        listener.half_open -= 1;
                         listener.ready.push_back(id);
                         wake(&mut listener.waker);
                     }
@@ -409,18 +481,17 @@ impl Host {
         if connection.state() != State::Closed && connection.state() != State::Listen {
             return;
         }
-        let passive_and_unopened = connection.is_passive() && !connection.was_established();
-        let listener = self.listener_for(connection.local).filter(|_| passive_and_unopened);
-        if let Some(listener) = listener.and_then(|id| self.listeners.get_mut(&id)) {
-            listener.pending -= 1;
-        }
-        if passive_and_unopened || connection.is_detached() {
+        if (connection.listener().is_some() && !connection.was_established()) || connection.is_detached() {
             self.forget(id);
         }
     }
 
     fn forget(&mut self, id: ConnectionId) {
         if let Some(connection) = self.connections.remove(&id) {
+            let half_open = connection.listener().filter(|_| !connection.was_established());
+            if let Some(listener) = half_open.and_then(|id| self.listeners.get_mut(&id)) {
+                listener.half_open -= 1;
+            }
             let endpoints = endpoints(connection.local, connection.remote);
             if self.by_endpoints.get(&endpoints) == Some(&id) {
                 self.by_endpoints.remove(&endpoints);
@@ -428,6 +499,11 @@ impl Host {
         }
     }
 }
+
+/// Type and code of ICMP's report of a smaller MTU.
+const FRAGMENTATION_NEEDED: (u8, u8) = (3, 4);
+/// The least MTU of IPv4 (RFC 791).
+const MTU_MIN: usize = 68;
 
 /// What Linux makes of an ICMP error on a connection that is being opened; measured.
 fn kind_of(error: IcmpError) -> Option<io::ErrorKind> {

@@ -42,8 +42,8 @@
 //!
 //! # What is modelled
 //!
-//! - Hosts with the TCP of smoltcp, adapted to open connections as Linux does ([`host`]), UDP, echo,
-//!   several addresses, IPv4 and IPv6.
+//! - Hosts with the TCP of smoltcp, adapted to open, keep and end connections as Linux does ([`host`]), UDP,
+//!   echo, several addresses, IPv4 and IPv6.
 //! - Gateways as pure translators ([`nat`]), nested at will ([`topology`]): every behaviour of RFC 4787,
 //!   5382, 5508, 6888 and 7857 is a knob, known devices are [presets](nat::preset), Linux's tracker
 //!   follows sequence windows. `REQUIREMENTS.md` lists statement by statement what is met, and which
@@ -54,10 +54,9 @@
 //!
 //! # What is not
 //!
-//! Throughput under loss is not Linux's: recovery is smoltcp's without congestion control, and its
-//! time-outs are not below 1 s. TIME_WAIT lasts 10 s. IP options, IPv6 extension headers and ICMPv6 are
-//! refused; IPv6 is filtered and never translated, so there is no NAT64. Gateways refuse or cut what exceeds
-//! their MTU, but a host's TCP does not shrink its segments for that: a small MTU is a black hole for it.
+//! Throughput under loss is not Linux's: there is no congestion control, and what the other end has beyond a
+//! gap is sent again. IP options, IPv6 extension headers and ICMPv6 are refused, but for reports that a
+//! segment was too big; IPv6 is filtered and never translated, so there is no NAT64.
 //!
 //! # How far it is checked
 //!

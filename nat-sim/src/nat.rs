@@ -128,6 +128,8 @@ pub enum DropReason {
 
 /// The smallest MTU that a gateway can be given (RFC 791).
 const MTU_MIN: u16 = 576;
+/// The smallest MTU for IPv6 (RFC 8200 §5).
+const IPV6_MTU_MIN: u16 = 1280;
 
 impl DropReason {
     /// All of them.
@@ -297,17 +299,19 @@ impl Nat {
         if self.config.verifies_checksums && !packet.checksums_are_valid() {
             return Verdict::Drop(DropReason::BadChecksum);
         }
-        let mtu = usize::from(self.config.mtu.max(MTU_MIN));
-        if packet.bytes().len() <= mtu {
+        let mtu = self.config.mtu.max(if packet.is_v4() { MTU_MIN } else { IPV6_MTU_MIN });
+        if packet.bytes().len() <= usize::from(mtu) {
             return self.translate(now, from, packet);
         }
         if packet.forbids_fragments() {
-            return reply_or(from, packet.too_big_reply(self.external(), self.config.mtu), DropReason::TooBig);
+            let report = packet.too_big_reply(self.external(), mtu);
+            let report = report.or_else(|| packet.too_big_reply_v6(mtu));
+            return reply_or(from, report, DropReason::TooBig);
         }
         let verdict = self.translate(now, from, packet);
         let Verdict::Forward(to, packet) = verdict else { return verdict };
         self.identification = self.identification.wrapping_add(1);
-        let mut parts = packet.fragments((mtu - 20) & !7, self.identification).into_iter();
+        let mut parts = packet.fragments((usize::from(mtu) - 20) & !7, self.identification).into_iter();
         let first = parts.next().expect("a packet has a part");
         self.follows.extend(parts.map(|part| Verdict::Forward(to, part)));
         Verdict::Forward(to, first)
@@ -369,9 +373,10 @@ impl Nat {
         self.entropy = entropy;
     }
 
-    /// Gets another external address, and loses all state with the old one.
+    /// Gets another first external address, and loses all state. The rest of its pool stays.
     pub fn change_address(&mut self, external: Ipv4Addr) {
-        self.addresses = vec![external];
+        let rest = self.addresses.iter().skip(1).copied().filter(|address| *address != external);
+        self.addresses = std::iter::once(external).chain(rest).collect();
         self.reboot();
     }
 
@@ -531,7 +536,7 @@ impl Nat {
         let mapping = self.mapping_for(flow.transport, flow.source, flow.destination).map_err(Refusal::Full)?;
         let external = self.tables.mapping(mapping).external;
         if let Err(reason) = self.check_remote_limit(flow.transport, *external.ip(), flow.destination) {
-            self.tables.drop_unused(mapping);
+            self.drop_unused(mapping);
             return Err(Refusal::Full(reason));
         }
         let id = self.begin(now, flow.transport, flow.source, flow.destination, mapping, seen);
@@ -621,6 +626,8 @@ impl Nat {
         let internal = self.tables.mapping(mapping).key.internal;
         let talks_already = self.tables.by_inside(flow.transport, internal, flow.source).is_some();
         let begins = seen.segment.is_none_or(|segment| tracker::begins(self.config.tracking, segment));
+        // Making room may end the last session of this mapping, which must outlive it.
+        self.tables.hold(mapping);
         let limit = if talks_already {
             // The same pair already talks through another port.
             Err(DropReason::Filtered)
@@ -631,12 +638,27 @@ impl Nat {
             self.check_remote_limit(flow.transport, *flow.destination.ip(), flow.source)
                 .and_then(|()| self.check_limits(now, inside))
         };
+        self.tables.let_go(mapping);
         if let Err(reason) = limit {
-            self.tables.drop_unused(mapping);
+            self.drop_unused(mapping);
             return Err(reason);
         }
         self.begin(now, flow.transport, internal, flow.source, mapping, seen);
         Ok(internal)
+    }
+
+    /// Removes a mapping that no session has come to use, and what its host held for it.
+    fn drop_unused(&mut self, mapping: MappingId) {
+        let host = *self.tables.mapping(mapping).key.internal.ip();
+        self.tables.drop_unused(mapping);
+        self.release_host(host);
+    }
+
+    /// A host without mappings holds no blocks of ports.
+    fn release_host(&mut self, host: Ipv4Addr) {
+        if self.tables.use_of(host).mappings == 0 {
+            self.ports.release_blocks(host);
+        }
     }
 
     fn expire(&mut self, now: Instant) {
@@ -653,9 +675,7 @@ impl Nat {
         let (session, ends_mapping) = self.tables.remove_session(id);
         if session.mapping.is_some() {
             self.ports.release(now.min(deadline), &self.config, &session, ends_mapping);
-            if self.tables.use_of(*session.internal.ip()).mappings == 0 {
-                self.ports.release_blocks(*session.internal.ip());
-            }
+            self.release_host(*session.internal.ip());
         }
     }
 }

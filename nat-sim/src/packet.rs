@@ -95,6 +95,7 @@ mod error;
 mod fragment;
 
 pub use error::IcmpError;
+pub(crate) use error::TooBig;
 pub use fragment::Fragment;
 
 /// Options of a TCP segment.
@@ -144,6 +145,7 @@ fn is_whole(protocol: IpProtocol, payload: &[u8], is_v4: bool) -> bool {
         IpProtocol::Tcp => TcpPacket::new_checked(payload).is_ok(),
         IpProtocol::Udp => UdpPacket::new_checked(payload).is_ok(),
         IpProtocol::Icmp => is_v4 && Icmpv4Packet::new_checked(payload).is_ok(),
+        IpProtocol::Icmpv6 => !is_v4 && error::is_too_big(payload),
         _ => false,
     }
 }
@@ -152,7 +154,8 @@ impl Packet {
     /// Takes bytes that came off a wire.
     ///
     /// Accepts IPv4 without options and IPv6 without extension headers whose lengths are consistent
-    /// and whose transport header is whole, and fragments of IPv4; gives anything else back.
+    /// and whose transport header is whole, and fragments of IPv4; gives anything else back. Of ICMPv6 it accepts
+    /// reports that a packet was too big.
     ///
     /// # Errors
     /// The bytes themselves.
@@ -606,6 +609,7 @@ impl Packet {
             IpProtocol::Tcp => TcpPacket::new_unchecked(payload).verify_checksum(&source, &destination),
             IpProtocol::Udp => UdpPacket::new_unchecked(payload).verify_checksum(&source, &destination),
             IpProtocol::Icmp => Icmpv4Packet::new_unchecked(payload).verify_checksum(),
+            IpProtocol::Icmpv6 => self.icmpv6_checksum_is_valid(),
             _ => true,
         }
     }

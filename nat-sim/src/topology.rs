@@ -193,6 +193,20 @@ impl Topology {
         &self.hosts
     }
 
+    /// Checks that nobody else has the address that a gateway is given while it runs.
+    pub(crate) fn check_renumbering(&self, gateway: GatewayId, address: Ipv4Addr) -> Result<(), TopologyError> {
+        let outer = self.gateways[gateway.0].outer;
+        let is_host = self.hosts.iter().any(|host| host.network == outer && host.address == address);
+        let mut pools = self.gateways.iter().filter(|other| other.outer == outer).flat_map(|other| &other.pool);
+        if is_host || pools.any(|other| *other == address) {
+            return Err(TopologyError::AddressTwice {
+                address: address.into(),
+                network: self.networks[outer.0].clone(),
+            });
+        }
+        Ok(())
+    }
+
     /// Checks that every packet has a way.
     ///
     /// # Errors

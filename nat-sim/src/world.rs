@@ -264,8 +264,10 @@ impl World {
             Fault::Thaw(target) | Fault::Lose(target, _) | Fault::Tamper(target, ..) => host(target),
             Fault::Cut(one, other) | Fault::Heal(one, other) => site(one).and_then(|()| site(other)),
             Fault::CrashSite(it) | Fault::BounceSite(it) => site(it),
-            Fault::RebootGateway(gateway) | Fault::RenumberGateway(gateway, _) => {
-                known("gateway", gateway.0, gateways.len())
+            Fault::RebootGateway(gateway) => known("gateway", gateway.0, gateways.len()),
+            Fault::RenumberGateway(gateway, address) => {
+                known("gateway", gateway.0, gateways.len())?;
+                self.topology.check_renumbering(gateway, address)
             }
         })
     }

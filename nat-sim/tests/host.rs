@@ -15,7 +15,7 @@ use fmi_net::time::Instant;
 use fmi_net::{ByteStream, Listener, Net};
 use nat_sim::host::{SYN_TIMEOUT, SYN_TIMES};
 use nat_sim::link::LinkConfig;
-use nat_sim::nat::preset;
+use nat_sim::nat::{NatConfig, preset};
 use nat_sim::topology::{HostId, INTERNET, Topology};
 use nat_sim::{Fault, Limits, Report, SimNet, Sinks, World};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -232,6 +232,52 @@ fn the_same_endpoints_serve_again_after_a_close() {
     });
     run(world, &File::default());
     assert_eq!(board.take().len(), 3);
+}
+
+/// A gateway takes small packets only, and reports it: what hosts send becomes smaller, and arrives.
+#[test]
+fn segments_shrink_to_what_the_path_takes_over_ipv4_and_ipv6() {
+    const LENGTH: usize = 100_000;
+    for (mtu, any, server) in [(600, "0.0.0.0:0", "192.0.2.7:80"), (1300, "[::]:0", "[fd01::1]:80")] {
+        let nat = NatConfig { mtu, ..preset::linux_masq_drop() };
+        let (mut topology, _, old) = behind(&[nat], millis(1), millis(4), millis(1));
+        let mut spec = topology.hosts()[old[0].0].clone();
+        (spec.address, spec.also) = ([10, 0, 0, 3].into(), vec![at("[fd00::2]:0").ip()]);
+        let client = topology.host(spec);
+        let mut spec = host(INTERNET, [192, 0, 2, 7], millis(1));
+        spec.also = vec![at("[fd01::1]:0").ip()];
+        let other = topology.host(spec);
+        let mut world = world(topology);
+        let board = Board::new();
+        world.function(client, Duration::ZERO, move |net| async move {
+            sleep(&net, 1).await;
+            let mut stream = net.connect(at(any), at(server)).await.expect("connected");
+            for _ in 0..2 {
+                stream.write_all(&vec![7; LENGTH]).await.expect("written");
+                let mut answer = vec![0; LENGTH];
+                stream.read_exact(&mut answer).await.expect("answered");
+            }
+        });
+        let result = board.clone();
+        world.function(other, Duration::ZERO, move |net| {
+            let result = result.clone();
+            async move {
+                let local = SocketAddr::new(at(any).ip(), 80);
+                let mut listener = net.listen(local, 8).expect("listens");
+                let mut stream = std::future::poll_fn(|cx| listener.poll_accept(cx)).await.expect("accepted");
+                for _ in 0..2 {
+                    let mut bytes = vec![0; LENGTH];
+                    stream.read_exact(&mut bytes).await.expect("read");
+                    stream.write_all(&bytes).await.expect("written");
+                    result.put(Net::now(&net).since_origin());
+                }
+            }
+        });
+        let report = run(world, &File::default());
+        let times = board.take();
+        assert_eq!(times.len(), 2, "{mtu}: {report:?}");
+        assert!(times[0] < millis(150), "{mtu}: a report repairs at once, and no time-out does: {times:?}");
+    }
 }
 
 fn pattern(seed: u64, length: usize) -> Vec<u8> {

@@ -12,8 +12,8 @@ use fmi_net::Net;
 use fmi_net::time::Instant;
 use futures_util::future::{Either, select};
 use nat_sim::nat::{Fragments, Ipv6, NatConfig, preset};
-use nat_sim::topology::{HostId, Topology};
-use nat_sim::{Fault, SimNet, World};
+use nat_sim::topology::{GatewayId, GatewaySpec, HostId, INTERNET, Topology, TopologyError};
+use nat_sim::{Fault, SimNet, World, WorldError};
 
 const PORT: u16 = 5000;
 
@@ -135,7 +135,7 @@ fn a_gateway_that_gets_another_address_cuts_its_connections_off() {
             socket.send_to(from.ip().to_string().as_bytes(), from).expect("sent");
         }
     });
-    world.fault(millis(500), Fault::RenumberGateway(nat_sim::topology::GatewayId(0), [203, 0, 113, 77].into()));
+    world.fault(millis(500), Fault::RenumberGateway(GatewayId(0), [203, 0, 113, 77].into()));
     let board = Board::new();
     let result = board.clone();
     world.function(hosts[0], Duration::ZERO, move |net| {
@@ -151,4 +151,53 @@ fn a_gateway_that_gets_another_address_cuts_its_connections_off() {
     });
     world.run().expect("a world");
     assert_eq!(board.take(), ["203.0.113.1", "203.0.113.77"]);
+}
+
+/// A gateway that translates nothing, with a second address, and two hosts: one behind it, one outside.
+#[test]
+fn a_gateway_that_gets_another_address_keeps_its_pool_and_the_hosts_behind_it() {
+    let [inside, outside] = [[198, 51, 100, 7], [192, 0, 2, 9]];
+    let mut topology = Topology::new();
+    let lan = topology.network("lan");
+    let mut gateway = GatewaySpec::plain(preset::public(), [203, 0, 113, 1], millis(1), lan);
+    gateway.pool = vec![[203, 0, 113, 2].into()];
+    topology.gateway(gateway);
+    let host = topology.host(common::host(lan, inside, millis(1)));
+    let caller = topology.host(common::host(INTERNET, outside, millis(1)));
+    let mut world = World::new(topology, 1, millis(1));
+    world.fault(millis(500), Fault::RenumberGateway(GatewayId(0), [203, 0, 113, 77].into()));
+    world.service(host, |net| async move {
+        let socket = net.bind_udp(53).expect("free");
+        loop {
+            let (from, datagram) = socket.recv_from().await;
+            socket.send_to(&datagram, from).expect("sent");
+        }
+    });
+    let board = Board::new();
+    let result = board.clone();
+    world.function(caller, Duration::ZERO, move |net| {
+        let result = result.clone();
+        async move {
+            let socket = net.bind_udp(4000).expect("free");
+            for at in [0, 1000] {
+                Net::sleep_until(&net, Instant::ZERO + millis(at)).await;
+                socket.send_to(b"are you there", SocketAddr::from((inside, 53))).expect("sent");
+                let until = Net::now(&net) + millis(200);
+                let answer = select(Box::pin(socket.recv_from()), Box::pin(net.sleep_until(until))).await;
+                result.put(matches!(answer, Either::Left(_)));
+            }
+        }
+    });
+    let report = world.run().expect("a world");
+    assert_eq!(board.take(), [true, true]);
+    assert_eq!(report.let_in, Vec::<String>::new());
+}
+
+#[test]
+fn a_gateway_cannot_be_given_an_address_that_a_host_has() {
+    let (topology, _, _) = behind(&[preset::mikrotik()], millis(1), millis(4), millis(5));
+    let mut world = World::new(topology, 1, millis(1));
+    world.fault(millis(500), Fault::RenumberGateway(GatewayId(0), common::RENDEZVOUS));
+    let error = world.run().expect_err("it is taken");
+    assert!(matches!(error, WorldError::Topology(TopologyError::AddressTwice { .. })), "{error}");
 }

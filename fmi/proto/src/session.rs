@@ -267,8 +267,8 @@ impl Credentials {
             return Ok(());
         }
         let (body, tag) = theirs.split_at(HELLO_BODY_BYTES);
-        let expected = self.tag(from, from, body, answers)?;
-        if expected.matches(tag.try_into().expect("the rest is a tag")) { Ok(()) } else { Err(Stranger::Tag) }
+        let tag = tag.try_into().map_err(|_| WireError::Short)?;
+        if self.tag(from, from, body, answers)?.matches(tag) { Ok(()) } else { Err(Stranger::Tag) }
     }
 
     /// The tag of the hello of `from`, which is this rank or its peer.

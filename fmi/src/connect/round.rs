@@ -253,7 +253,9 @@ impl<N: Net> Round<N> {
         let Some((mut stream, proven)) = self.take_stage(id, next, |stage| match stage {
             Stage::Proven(proven) => Ok(proven),
             // The mesh nominates a stream once, and only where this rank nominates.
-            other => Err(other),
+            other @ (Stage::Proving | Stage::Hoping | Stage::Nominated(..) | Stage::Accepted(_) | Stage::Telling) => {
+                Err(other)
+            }
         }) else {
             return;
         };
@@ -476,7 +478,7 @@ impl<N: Net> Round<N> {
             Stage::Nominated(proven, waits) => Ok((proven, waits)),
             Stage::Accepted(proven) => Ok((proven, false)),
             // A settled one is being told.
-            other => Err(other),
+            other @ (Stage::Proving | Stage::Proven(_) | Stage::Hoping | Stage::Telling) => Err(other),
         });
         match won {
             Some((proven, true)) => {

@@ -2,69 +2,24 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
 use std::time::Duration;
 
-use fmi_net::liveness::{Probes, Sample, Verdict, Watch};
 use fmi_net::time::Instant;
 use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
-use smoltcp::phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::wire::{HardwareAddress, IpCidr, IpEndpoint};
 
-use crate::host::{SYN_ACK_TIMES, SYN_RECEIVED_TIMEOUT, SYN_TIMEOUT, SYN_TIMES, wake};
+use super::idle::{self, Acknowledging, Keepalive};
+use super::sender::{Due, PATH_MTU_MIN, Part, Sender};
+use super::wire::{Wire, from_smoltcp, to_smoltcp, to_smoltcp_duration};
+use crate::host::{
+    FIN_WAIT_2_TIME, ListenerId, SYN_ACK_TIMES, SYN_RECEIVED_TIMEOUT, SYN_TIMEOUT, SYN_TIMES, TIME_WAIT_TIME, wake,
+};
 use crate::packet::{Packet, Segment};
 use crate::topology::TcpConfig;
 
-/// The wire of one connection: a packet in, packets out.
-#[derive(Debug)]
-struct Wire {
-    mtu: usize,
-    incoming: Option<Packet>,
-    outgoing: Vec<Vec<u8>>,
-}
-
-struct Incoming(Packet);
-struct Outgoing<'a>(&'a mut Vec<Vec<u8>>);
-
-impl RxToken for Incoming {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
-        f(self.0.bytes())
-    }
-}
-
-impl TxToken for Outgoing<'_> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        let mut bytes = vec![0; len];
-        let result = f(&mut bytes);
-        self.0.push(bytes);
-        result
-    }
-}
-
-impl Device for Wire {
-    type RxToken<'a> = Incoming;
-    type TxToken<'a> = Outgoing<'a>;
-
-    fn receive(&mut self, _: smoltcp::time::Instant) -> Option<(Incoming, Outgoing<'_>)> {
-        self.incoming.take().map(|packet| (Incoming(packet), Outgoing(&mut self.outgoing)))
-    }
-
-    fn transmit(&mut self, _: smoltcp::time::Instant) -> Option<Outgoing<'_>> {
-        Some(Outgoing(&mut self.outgoing))
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        let mut capabilities = DeviceCapabilities::default();
-        capabilities.medium = Medium::Ip;
-        capabilities.max_transmission_unit = self.mtu;
-        // Packets of the lab are never damaged: checksums are made and not checked.
-        let mut checksums = ChecksumCapabilities::default();
-        (checksums.ipv4, checksums.tcp) = (Checksum::Tx, Checksum::Tx);
-        capabilities.checksum = checksums;
-        capabilities
-    }
-}
+mod program;
 
 /// How a connection is being opened, as far as our layer is concerned.
 #[derive(Debug)]
@@ -84,54 +39,12 @@ enum Opening {
     Done,
 }
 
-/// What ends a connection whose other end is silent, as Linux with keep-alive does. Counts are of packets since that
-/// end was last heard.
-#[derive(Debug)]
-struct Keepalive {
-    probes: Probes,
-    silence_max: Duration,
-    watch: Watch,
-    heard_at: Instant,
-    window_is_closed: bool,
-    /// Probes of the idle connection.
-    idle_probes: u32,
-    /// Segments with bytes that had been sent before.
-    repetitions: u32,
-    /// Probes of a closed window.
-    window_probes: u32,
-}
-
-impl Keepalive {
-    fn heard(&mut self, now: Instant, segment: Segment) {
-        (self.heard_at, self.window_is_closed) = (now, segment.window == 0);
-        (self.idle_probes, self.repetitions, self.window_probes) = (0, 0, 0);
-    }
-
-    /// When an idle connection has been silent for too long, if the probes until then go out in time.
-    fn idle_until(&self) -> Instant {
-        self.heard_at + self.probes.idle + self.probes.pause * self.probes.count
-    }
-
-    /// Whether the other end is gone.
-    fn judge(&mut self, now: Instant, waits: bool) -> bool {
-        if waits {
-            self.watch.wrote(now, self.silence_max);
-        } else if now >= self.idle_until() && self.idle_probes >= self.probes.count {
-            return true;
-        }
-        if self.watch.poll_timeout().is_none_or(|at| now < at) {
-            return false;
-        }
-        let (repetitions, window_probes) = (self.repetitions, self.window_probes);
-        let sample = Sample { waits, repetitions, window_probes, heard_ago: now - self.heard_at };
-        self.watch.look(now, self.silence_max, sample) == Verdict::Dead
-    }
-
-    /// When to judge again.
-    fn next(&self, now: Instant) -> Option<Instant> {
-        let idle = Some(self.idle_until()).filter(|at| *at > now);
-        self.watch.poll_timeout().into_iter().chain(idle).min()
-    }
+/// Whether the peer's FIN has been acknowledged, once it has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum EndAcknowledgement {
+    Unsaid,
+    Waits(Instant),
+    Said,
 }
 
 pub(crate) struct Connection {
@@ -142,15 +55,22 @@ pub(crate) struct Connection {
     handle: SocketHandle,
     wire: Wire,
     opening: Opening,
-    passive: bool,
+    /// What made it, if it was not the program.
+    listener: Option<ListenerId>,
     was_established: bool,
     detached: bool,
     write_shut: bool,
     muted: bool,
     reset_seen: bool,
+    /// Whether the peer's bytes are at their end.
+    fin_seen: bool,
+    /// Whether smoltcp has closed it, and whether nothing is left of it, not even a time.
+    is_closed: bool,
+    is_gone: bool,
+    /// Why it has ended, until the program is told: it is once.
     error: Option<io::ErrorKind>,
-    /// Sequence number behind our FIN, once it is sent, as smoltcp counts.
-    fin_end: Option<u32>,
+    /// When the rest of a connection that its program has closed is forgotten.
+    forgotten_at: Option<Instant>,
     /// Our initial sequence number on the wire.
     isn: u32,
     /// What is added to smoltcp's sequence numbers, once it has chosen its first.
@@ -159,11 +79,22 @@ pub(crate) struct Connection {
     /// The last acknowledgement that was sent, and one past the last byte of the peer's that has come.
     acknowledged: Option<u32>,
     heard_to: Option<u32>,
+    /// The state at the last look.
+    noticed: State,
     timer: Option<Instant>,
     timer_is_new: bool,
     keepalive: Option<Keepalive>,
-    /// Behind the last byte that was sent, on the wire.
-    sent_end: Option<u32>,
+    sender: Sender,
+    acknowledging: Acknowledging,
+    end_acknowledgement: EndAcknowledgement,
+    /// Sequence number and window of the last segment: a bare one that repeats both tells of a gap.
+    heard: Option<(u32, u16)>,
+    /// Bytes that the program has written.
+    written: u32,
+    /// The window field of the last segment.
+    window: u16,
+    /// When the last SYN or SYN|ACK went out that is not answered.
+    asked_at: Option<Instant>,
     pub(crate) connect_waker: Option<Waker>,
     pub(crate) read_waits: bool,
     pub(crate) write_waits: bool,
@@ -174,9 +105,6 @@ impl std::fmt::Debug for Connection {
         write!(f, "{} > {} {}", self.local, self.remote, self.state())
     }
 }
-
-/// Delay of an acknowledgement that nothing carries; smoltcp acknowledges every second segment at once.
-const ACK_DELAY: smoltcp::time::Duration = smoltcp::time::Duration::from_millis(10);
 
 /// Numbers less far ahead than this are near: within any window.
 const NEAR: u32 = 1 << 20;
@@ -189,18 +117,6 @@ fn due(times: &[u64], begun: Instant, now: Instant) -> usize {
     times.iter().filter(|at| begun + Duration::from_secs(**at) <= now).count()
 }
 
-fn to_smoltcp(now: Instant) -> smoltcp::time::Instant {
-    smoltcp::time::Instant::from_micros(i64::try_from(now.as_nanos() / 1000).expect("below 292,000 years"))
-}
-
-fn to_smoltcp_duration(duration: Duration) -> smoltcp::time::Duration {
-    smoltcp::time::Duration::from_micros(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
-}
-
-fn from_smoltcp(at: smoltcp::time::Instant) -> Instant {
-    Instant::from_nanos(u64::try_from(at.total_micros()).unwrap_or(0).saturating_mul(1000))
-}
-
 impl Connection {
     fn new(
         now: Instant,
@@ -208,8 +124,12 @@ impl Connection {
         local: SocketAddr,
         remote: SocketAddr,
         (seed, isn): (u64, u32),
-        opening: Opening,
+        listener: Option<ListenerId>,
     ) -> Self {
+        let opening = match listener {
+            Some(_) => Opening::Passive { begun: now },
+            None => Opening::Active { begun: now, syn: None, sent: 0, answer: None },
+        };
         let mut wire = Wire { mtu: tcp.mtu, incoming: None, outgoing: Vec::new() };
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = seed;
@@ -221,11 +141,9 @@ impl Connection {
         let buffer = |bytes: usize| SocketBuffer::new(vec![0; bytes]);
         let mut socket = Socket::new(buffer(tcp.receive_bytes), buffer(tcp.send_bytes));
         socket.set_nagle_enabled(false);
-        socket.set_ack_delay(Some(ACK_DELAY));
         socket.set_hop_limit(Some(crate::packet::HOP_LIMIT));
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
-        let passive = matches!(opening, Opening::Passive { .. });
         Self {
             local,
             remote,
@@ -234,23 +152,33 @@ impl Connection {
             handle,
             wire,
             opening,
-            passive,
+            listener,
             was_established: false,
             detached: false,
             write_shut: false,
             muted: false,
             reset_seen: false,
+            fin_seen: false,
+            is_closed: false,
+            is_gone: false,
             error: None,
-            fin_end: None,
+            forgotten_at: None,
             isn,
             shift: None,
             peer_isn: None,
             acknowledged: None,
             heard_to: None,
+            noticed: State::Closed,
             timer: None,
             timer_is_new: false,
             keepalive: None,
-            sent_end: None,
+            sender: Sender::new(isn.wrapping_add(1)),
+            acknowledging: Acknowledging::new(),
+            end_acknowledgement: EndAcknowledgement::Unsaid,
+            heard: None,
+            written: 0,
+            window: 0,
+            asked_at: None,
             connect_waker: None,
             read_waits: false,
             write_waits: false,
@@ -264,8 +192,7 @@ impl Connection {
         remote: SocketAddr,
         seeds: (u64, u32),
     ) -> io::Result<Self> {
-        let opening = Opening::Active { begun: now, syn: None, sent: 0, answer: None };
-        let mut connection = Self::new(now, tcp, local, remote, seeds, opening);
+        let mut connection = Self::new(now, tcp, local, remote, seeds, None);
         let Self { interface, sockets, handle, .. } = &mut connection;
         let socket = sockets.get_mut::<Socket<'_>>(*handle);
         let (from, to) = (IpEndpoint::from(local), IpEndpoint::from(remote));
@@ -279,8 +206,9 @@ impl Connection {
         local: SocketAddr,
         remote: SocketAddr,
         seeds: (u64, u32),
+        listener: ListenerId,
     ) -> io::Result<Self> {
-        let mut connection = Self::new(now, tcp, local, remote, seeds, Opening::Passive { begun: now });
+        let mut connection = Self::new(now, tcp, local, remote, seeds, Some(listener));
         let listen = connection.socket().listen(IpEndpoint::from(local));
         listen.map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
         Ok(connection)
@@ -291,11 +219,12 @@ impl Connection {
     }
 
     pub(crate) fn state(&self) -> State {
-        self.sockets.get::<Socket<'_>>(self.handle).state()
+        if self.is_gone { State::Closed } else { self.sockets.get::<Socket<'_>>(self.handle).state() }
     }
 
-    pub(super) fn is_passive(&self) -> bool {
-        self.passive
+    /// The listener that made it, if one did.
+    pub(super) fn listener(&self) -> Option<ListenerId> {
+        self.listener
     }
 
     pub(super) fn was_established(&self) -> bool {
@@ -336,9 +265,20 @@ impl Connection {
         true
     }
 
-    /// Whether an ICMP error that quotes this sequence number is about this opening connection.
+    /// Whether an ICMP error that quotes this sequence number is about what this connection has in flight.
     pub(super) fn is_quoted(&self, sequence: u32) -> bool {
+        if matches!(self.opening, Opening::Done) {
+            let (from, to) = (self.sender.unacknowledged(), self.sender.next());
+            return sequence.wrapping_sub(from) < to.wrapping_sub(from);
+        }
         sequence.wrapping_sub(self.isn) <= 1
+    }
+
+    /// The path takes packets of so many bytes only. What is in flight goes out again in smaller ones.
+    pub(super) fn shrink(&mut self, now: Instant, mtu: usize, out: &mut Vec<Packet>) {
+        let headers = if self.local.is_ipv4() { 20 } else { 40 } + 20;
+        let parts = self.sender.shrink(now, mtu.max(PATH_MTU_MIN) - headers);
+        self.send_parts(parts, out);
     }
 
     /// Closes the socket without the RST that smoltcp would send.
@@ -352,6 +292,9 @@ impl Connection {
         self.detached = true;
         if !self.was_established {
             return false;
+        }
+        if self.state() == State::TimeWait {
+            return true;
         }
         let socket = self.socket();
         // Linux resets a connection that is closed with bytes unread.
@@ -373,27 +316,146 @@ impl Connection {
     }
 
     pub(super) fn service(&mut self, now: Instant, incoming: Option<(Packet, Segment)>, out: &mut Vec<Packet>) {
+        if self.rests() {
+            self.rest(now, incoming.map(|(_, segment)| segment), out);
+            return self.plan(now);
+        }
+        let mut heard = None;
         if let Some((packet, segment)) = incoming {
             match self.distance_of_reset(segment) {
                 Some(distance @ 1..NEAR) => {
                     let acknowledgement = segment.sequence.wrapping_sub(distance);
-                    out.push(self.asked_back(self.sent_end.unwrap_or(self.isn), acknowledgement));
+                    out.push(self.asked_back(self.sender.next(), acknowledgement));
                 }
                 Some(NEAR..) => {}
+                Some(0) | None if self.refuses(segment) => {
+                    out.extend(packet.reset_reply());
+                    self.silence();
+                }
                 Some(0) | None => match self.challenge(segment) {
                     Some(challenge) => out.push(challenge),
-                    None => self.ingest(now, packet, segment),
+                    None => {
+                        self.ingest(now, packet, segment);
+                        self.notice(now);
+                        self.hear(now, segment, out);
+                        heard = Some(segment);
+                    }
                 },
             }
         }
-        if self.is_given_up(now) {
-            self.socket().abort();
-        }
-        self.probe(now);
+        self.handle_timeout(now, out);
         self.emit(now, out);
+        self.acknowledge_end(heard, out);
         self.repeat_syn(now, out);
-        self.notice();
+        self.notice(now);
+        let unsent = self.has_unsent();
+        self.sender.arrange(now, unsent);
         self.plan(now);
+    }
+
+    /// The FIN that ends a connection is acknowledged at once, even if bytes before it are not yet.
+    fn acknowledge_end(&mut self, heard: Option<Segment>, out: &mut Vec<Packet>) {
+        let ends = self.fin_seen && !self.muted && !matches!(self.state(), State::CloseWait | State::Closed);
+        let end = heard.filter(|segment| segment.fin && !segment.rst && ends).map(|segment| segment.end());
+        if end.is_some() && end == self.heard_to && end != self.acknowledged {
+            self.acknowledged = end;
+            out.push(self.asked_back(self.sender.next(), end.unwrap_or(0)));
+        }
+    }
+
+    /// Whether the first acknowledgement of the peer's FIN may wait for something that carries it: the program may be
+    /// about to close as well.
+    fn holds_back(&mut self, now: Instant, segment: Segment) -> bool {
+        let is_first = self.end_acknowledgement == EndAcknowledgement::Unsaid;
+        let is_it = !segment.rst && self.fin_seen && self.heard_to == Some(segment.acknowledgement);
+        if is_first && is_it && self.state() == State::CloseWait {
+            self.end_acknowledgement = EndAcknowledgement::Waits(now + self.acknowledging.end_delay());
+            return true;
+        }
+        false
+    }
+
+    /// Whether only the memory of it is left, so that nothing of it is taken for a part of another connection.
+    fn rests(&self) -> bool {
+        !self.is_gone && self.state() == State::TimeWait && self.forgotten_at.is_some()
+    }
+
+    /// TIME_WAIT as Linux keeps it: it acknowledges, for 60 s after the last FIN.
+    fn rest(&mut self, now: Instant, segment: Option<Segment>, out: &mut Vec<Packet>) {
+        if let Some(segment) = segment {
+            if segment.rst {
+                self.is_gone |= self.acknowledged == Some(segment.sequence);
+            } else if segment.payload > 0 || segment.fin || self.acknowledged != Some(segment.sequence) {
+                out.push(self.asked_back(self.sender.next(), self.acknowledged.unwrap_or(0)));
+            }
+            if segment.fin {
+                self.forgotten_at = Some(now + TIME_WAIT_TIME);
+            }
+        }
+        self.is_gone |= self.forgotten_at.is_some_and(|at| at <= now);
+    }
+
+    /// Whether a segment brings bytes to a program that has closed the connection: they are answered by an RST.
+    fn refuses(&self, segment: Segment) -> bool {
+        let end = segment.end().wrapping_sub(u32::from(segment.fin));
+        let is_new = self.heard_to.or(self.acknowledged).is_none_or(|to| (1..NEAR).contains(&end.wrapping_sub(to)));
+        self.detached
+            && segment.payload > 0
+            && !segment.rst
+            && is_new
+            && matches!(self.state(), State::FinWait1 | State::FinWait2)
+    }
+
+    /// Does what its own times ask for.
+    fn handle_timeout(&mut self, now: Instant, out: &mut Vec<Packet>) {
+        match self.sender.handle_timeout(now, self.detached) {
+            Due::Nothing => {}
+            Due::Again(parts) => self.send_parts(parts, out),
+            Due::Probe => out.push(self.probe()),
+            Due::GiveUp => return self.end_in_silence(),
+        }
+        if self.forgotten_at.is_some_and(|at| at <= now) {
+            return self.silence();
+        }
+        if matches!(self.end_acknowledgement, EndAcknowledgement::Waits(at) if at <= now) {
+            self.end_acknowledgement = EndAcknowledgement::Said;
+            out.push(self.asked_back(self.sender.next(), self.acknowledged.unwrap_or(0)));
+        }
+        if !self.is_judged() {
+            return;
+        }
+        let waits = self.waits();
+        let (repetitions, window_probes) = (self.sender.repetitions, self.sender.window_probes);
+        let Some(keepalive) = &mut self.keepalive else { return };
+        let due = keepalive.handle_timeout(now, waits);
+        if due == idle::Due::GiveUp || keepalive.judges_dead(now, waits, repetitions, window_probes) {
+            self.socket().abort();
+        } else if due == idle::Due::Probe {
+            out.push(self.probe());
+        }
+    }
+
+    /// Asks the other end for an answer, by a number that it has acknowledged.
+    fn probe(&self) -> Packet {
+        self.asked_back(self.sender.unacknowledged().wrapping_sub(1), self.acknowledged.unwrap_or(0))
+    }
+
+    /// The other end is gone, and is told nothing.
+    fn end_in_silence(&mut self) {
+        if !self.detached {
+            self.error = Some(io::ErrorKind::TimedOut);
+        }
+        self.is_closed = true;
+        self.silence();
+        self.sender.stop();
+    }
+
+    fn send_parts(&mut self, parts: Vec<Part>, out: &mut Vec<Packet>) {
+        for Part { sequence, bytes, fin } in parts {
+            let acknowledgement = self.acknowledged.unwrap_or(0);
+            let segment = Segment { ack: true, fin, sequence, acknowledgement, window: self.window, ..Segment::NONE };
+            out.push(Packet::tcp_between(self.local, self.remote, segment, &bytes));
+        }
     }
 
     /// How far an RST of a connection that stands is from the numbers that end it: those from the last
@@ -412,7 +474,7 @@ impl Connection {
     /// After two SYNs have crossed, a further SYN, or an RST whose number is near but not exact, is
     /// asked back (RFC 5961 §3 and §4).
     fn challenge(&self, segment: Segment) -> Option<Packet> {
-        let isn = self.peer_isn.filter(|_| !self.passive && self.state() == State::SynReceived)?;
+        let isn = self.peer_isn.filter(|_| self.listener.is_none() && self.state() == State::SynReceived)?;
         let next = isn.wrapping_add(1);
         let ahead = segment.sequence.wrapping_sub(next);
         let is_doubtful = segment.rst && ahead > 0 && ahead < u32::from(u16::MAX);
@@ -423,7 +485,7 @@ impl Connection {
     }
 
     fn asked_back(&self, sequence: u32, acknowledgement: u32) -> Packet {
-        let answer = Segment { ack: true, sequence, acknowledgement, window: u16::MAX, ..Segment::NONE };
+        let answer = Segment { ack: true, sequence, acknowledgement, window: self.window, ..Segment::NONE };
         Packet::tcp_between(self.local, self.remote, answer, &[])
     }
 
@@ -438,10 +500,13 @@ impl Connection {
         if segment.rst && state == State::SynReceived && expected != Some(segment.sequence) {
             return;
         }
+        if segment.syn {
+            self.sender.has_sack |= packet.tcp_options().sack_permitted;
+        }
         packet.shift_numbers(0, self.shift.unwrap_or(0).wrapping_neg());
-        let Some(segment) = packet.segment() else { return };
-        if self.only_repeats_itself(segment) {
-            return;
+        if segment.payload > 0 {
+            let delay = self.acknowledging.came(now, segment.fin);
+            self.socket().set_ack_delay(delay.map(to_smoltcp_duration));
         }
         if segment.syn && segment.ack && self.state() == State::SynReceived {
             // smoltcp takes no SYN|ACK here; without its SYN the segment is the ACK that opens.
@@ -450,11 +515,35 @@ impl Connection {
         self.reset_seen |= segment.rst;
         self.note_heard(segment);
         if let Some(keepalive) = &mut self.keepalive {
-            keepalive.heard(now, segment);
-            let idle = keepalive.probes.idle;
-            self.socket().set_keep_alive(Some(to_smoltcp_duration(idle)));
+            keepalive.heard(now);
         }
         self.present(now, packet);
+    }
+
+    /// Takes what the segment says of what was sent; smoltcp has judged it.
+    fn hear(&mut self, now: Instant, segment: Segment, out: &mut Vec<Packet>) {
+        if !segment.ack || segment.rst || !self.is_judged() {
+            return;
+        }
+        if let Some(asked_at) = self.asked_at.take() {
+            self.sender.measure(now - asked_at);
+        }
+        let waiting = u32::try_from(self.socket().send_queue()).expect("a buffer is below 4 GiB");
+        let bytes = self.isn.wrapping_add(1).wrapping_add(self.written.wrapping_sub(waiting));
+        let is_fin_heard = matches!(self.state(), State::FinWait2 | State::TimeWait);
+        let to = if is_fin_heard { self.sender.next() } else { bytes };
+        let is_bare = !segment.syn && !segment.fin && segment.payload == 0;
+        let heard = Some((segment.sequence, segment.window));
+        let is_repeated = std::mem::replace(&mut self.heard, heard) == heard;
+        let may_be_duplicate = is_bare && is_repeated && segment.acknowledgement == self.sender.unacknowledged();
+        let parts = self.sender.hear(now, to, segment.window, may_be_duplicate);
+        self.send_parts(parts, out);
+    }
+
+    /// Whether bytes wait that were never sent.
+    fn has_unsent(&mut self) -> bool {
+        let sent = self.sender.next().wrapping_sub(self.isn.wrapping_add(1));
+        self.was_established && self.written.wrapping_sub(sent).cast_signed() > 0
     }
 
     /// Notes how far the peer's bytes have come.
@@ -464,17 +553,6 @@ impl Connection {
         if length > 0 && self.heard_to.is_none_or(|to| end.wrapping_sub(to) < NEAR) {
             self.heard_to = Some(end);
         }
-    }
-
-    /// Whether only a FIN of ours is unacknowledged and the segment says nothing about it. smoltcp
-    /// takes the third such segment for a reason to repeat data at once, finds none, and forgets its
-    /// timer: the FIN would never be sent again.
-    fn only_repeats_itself(&mut self, segment: Segment) -> bool {
-        let bare = segment.ack && !segment.syn && !segment.fin && !segment.rst && segment.payload == 0;
-        let closing = matches!(self.state(), State::FinWait1 | State::Closing | State::LastAck);
-        bare && closing
-            && self.fin_end.is_some_and(|end| segment.acknowledgement != end)
-            && self.socket().send_queue() == 0
     }
 
     fn present(&mut self, now: Instant, packet: Packet) {
@@ -498,11 +576,13 @@ impl Connection {
             if segment.ack && !segment.rst {
                 self.acknowledged = Some(segment.acknowledgement);
             }
-            if segment.fin {
-                let length = u32::try_from(segment.payload).expect("below 64 KiB") + 1;
-                self.fin_end = Some(segment.sequence.wrapping_add(length));
+            self.window = segment.window;
+            if !segment.syn && self.was_established() {
+                self.emit_established(now, packet, out);
+                continue;
             }
-            self.count(segment);
+            // The other end's timestamps tell which one of several it answers.
+            self.asked_at = Some(now).filter(|_| segment.syn);
             if let (true, Opening::Active { begun, syn, sent, answer }) = (segment.syn, &mut self.opening) {
                 // The first SYN and the first SYN|ACK are smoltcp's; its own repetitions are not
                 // Linux's and stay here.
@@ -517,6 +597,40 @@ impl Connection {
                 }
             }
             out.push(packet);
+        }
+    }
+
+    /// A segment of smoltcp after the handshake: what is new of its bytes, or what it says without any.
+    fn emit_established(&mut self, now: Instant, mut packet: Packet, out: &mut Vec<Packet>) {
+        let Some(segment) = packet.segment() else { return };
+        if segment.payload == 0 && !segment.fin {
+            if self.holds_back(now, segment) {
+                return;
+            }
+            self.say_end(segment);
+            // smoltcp counts from what it is about to repeat.
+            packet.shift_numbers(self.sender.next().wrapping_sub(segment.sequence), 0);
+            self.acknowledging.sent_alone(now);
+            out.push(packet);
+            return;
+        }
+        let part = Part { sequence: segment.sequence, bytes: packet.stream_bytes().to_vec(), fin: segment.fin };
+        let parts = self.sender.send(now, part.clone());
+        match &parts[..] {
+            [] => {}
+            [whole] if *whole == part => out.push(packet),
+            _ => self.send_parts(parts.clone(), out),
+        }
+        self.say_end(segment);
+        if !parts.is_empty() {
+            self.acknowledging.sent_bytes(now);
+        }
+    }
+
+    /// Notes that something carries the acknowledgement of the peer's FIN.
+    fn say_end(&mut self, segment: Segment) {
+        if self.fin_seen && self.heard_to == Some(segment.acknowledgement) {
+            self.end_acknowledgement = EndAcknowledgement::Said;
         }
     }
 
@@ -549,21 +663,17 @@ impl Connection {
     }
 
     /// Draws what our layer must know from smoltcp's state.
-    fn notice(&mut self) {
-        match self.state() {
+    fn notice(&mut self, now: Instant) {
+        let state = self.state();
+        self.fin_seen |= matches!(state, State::CloseWait | State::LastAck | State::Closing | State::TimeWait);
+        match state {
             State::Listen | State::SynSent | State::SynReceived => {}
-            State::Closed => {
-                let kind = match (&self.opening, self.reset_seen) {
-                    (Opening::Active { answer: None, .. }, true) => io::ErrorKind::ConnectionRefused,
-                    (_, true) => io::ErrorKind::ConnectionReset,
-                    (_, false) => io::ErrorKind::TimedOut,
-                };
-                if self.error.is_none() && !self.detached && !self.closed_in_order() {
-                    self.error = Some(kind);
-                }
-                self.opening = Opening::Done;
-                self.wake_connect();
-            }
+            State::Closed => self.close_with(match (&self.opening, self.reset_seen) {
+                (Opening::Active { answer: None, .. }, true) => io::ErrorKind::ConnectionRefused,
+                (_, true) if self.fin_seen => io::ErrorKind::BrokenPipe,
+                (_, true) => io::ErrorKind::ConnectionReset,
+                (_, false) => io::ErrorKind::TimedOut,
+            }),
             State::Established
             | State::FinWait1
             | State::FinWait2
@@ -578,6 +688,30 @@ impl Connection {
                 }
             }
         }
+        let time = if state == State::TimeWait {
+            Some(TIME_WAIT_TIME)
+        } else {
+            Some(FIN_WAIT_2_TIME).filter(|_| state == State::FinWait2 && self.detached)
+        };
+        if state == State::TimeWait {
+            self.sender.stop();
+        }
+        if let Some(time) = time.filter(|_| self.forgotten_at.is_none() || state != self.noticed) {
+            self.forgotten_at = Some(now + time);
+        }
+        self.noticed = state;
+    }
+
+    fn close_with(&mut self, kind: io::ErrorKind) {
+        if !std::mem::replace(&mut self.is_closed, true) {
+            if self.error.is_none() && !self.detached && !self.closed_in_order() {
+                self.error = Some(kind);
+            }
+            self.sender.stop();
+            self.end_acknowledgement = EndAcknowledgement::Said;
+        }
+        self.opening = Opening::Done;
+        self.wake_connect();
     }
 
     /// Closed after FINs both ways: neither reset nor timed out.
@@ -586,6 +720,12 @@ impl Connection {
     }
 
     fn plan(&mut self, now: Instant) {
+        if self.is_gone {
+            return;
+        }
+        if self.rests() {
+            return self.set_timer(now, self.forgotten_at);
+        }
         let smoltcp = self.interface.poll_at(to_smoltcp(now), &self.sockets).map(from_smoltcp);
         let own = match &self.opening {
             Opening::Active { begun, sent, answer, .. } => {
@@ -599,8 +739,16 @@ impl Connection {
             Opening::Done => None,
         };
         // A time that nobody judges at would come again and again.
-        let judge = if self.is_judged() { self.keepalive.as_ref().and_then(|it| it.next(now)) } else { None };
-        let at = smoltcp.into_iter().chain(own).chain(judge).min();
+        let judge = if self.is_judged() { self.keepalive.as_ref().map(Keepalive::poll_timeout) } else { None };
+        let end = match self.end_acknowledgement {
+            EndAcknowledgement::Waits(at) => Some(at),
+            EndAcknowledgement::Unsaid | EndAcknowledgement::Said => None,
+        };
+        let later = [own, judge, end, self.sender.poll_timeout(), self.forgotten_at].into_iter().flatten();
+        self.set_timer(now, smoltcp.into_iter().chain(later).min());
+    }
+
+    fn set_timer(&mut self, now: Instant, at: Option<Instant>) {
         // A timer that is set already fires early enough and plans anew.
         if let Some(at) = at.map(|at| at.max(now + TIMER_STEP))
             && self.timer.is_none_or(|set| at < set)
@@ -616,23 +764,10 @@ impl Connection {
     }
 
     pub(crate) fn set_keepalive(&mut self, now: Instant, interval: Duration, silence_max: Duration) {
-        let probes = Probes::new(interval, silence_max);
-        let heard_at = self.keepalive.as_ref().map_or(now, |keepalive| keepalive.heard_at);
-        let mut keepalive = Keepalive {
-            probes,
-            silence_max,
-            watch: Watch::default(),
-            heard_at,
-            window_is_closed: self.keepalive.as_ref().is_some_and(|keepalive| keepalive.window_is_closed),
-            idle_probes: 0,
-            repetitions: 0,
-            window_probes: 0,
-        };
-        if self.waits() {
-            keepalive.watch.wrote(now, silence_max);
-        }
+        let waits = self.waits();
+        let mut keepalive = Keepalive::new(now, interval, silence_max, self.heard_at());
+        keepalive.watch(now, waits);
         self.keepalive = Some(keepalive);
-        self.socket().set_keep_alive(Some(to_smoltcp_duration(probes.idle)));
     }
 
     /// Whether bytes were written that the other end has not acknowledged, or a FIN.
@@ -641,98 +776,8 @@ impl Connection {
         self.was_established && (closing || self.socket().send_queue() > 0)
     }
 
-    /// Once an idle connection is being probed, its probes follow each other faster. smoltcp takes that over with the
-    /// next packet.
-    fn probe(&mut self, now: Instant) {
-        let Some(keepalive) = &self.keepalive else { return };
-        if now >= keepalive.heard_at + keepalive.probes.idle {
-            let pause = to_smoltcp_duration(keepalive.probes.pause);
-            self.socket().set_keep_alive(Some(pause));
-        }
-    }
-
-    /// Notes what kind of packet goes out.
-    fn count(&mut self, segment: Segment) {
-        let length = u32::try_from(segment.payload).expect("below 64 KiB") + u32::from(segment.fin);
-        if length == 0 {
-            return;
-        }
-        let end = segment.sequence.wrapping_add(length);
-        let is_new = self.sent_end.is_none_or(|sent| end.wrapping_sub(sent).cast_signed() > 0);
-        if is_new {
-            self.sent_end = Some(end);
-        }
-        let waits = self.waits();
-        let Some(keepalive) = &mut self.keepalive else { return };
-        if !waits {
-            keepalive.idle_probes += 1;
-        } else if keepalive.window_is_closed {
-            keepalive.window_probes += 1;
-        } else if !is_new {
-            keepalive.repetitions += 1;
-        }
-    }
-
     /// Whether the silence of the other end matters.
     fn is_judged(&self) -> bool {
         self.was_established && !matches!(self.state(), State::Closed | State::TimeWait)
-    }
-
-    fn is_given_up(&mut self, now: Instant) -> bool {
-        let waits = self.waits();
-        self.is_judged() && self.keepalive.as_mut().is_some_and(|keepalive| keepalive.judge(now, waits))
-    }
-
-    pub(crate) fn poll_connected(&mut self, cx: &Context<'_>) -> Poll<io::Result<()>> {
-        if let Some(kind) = self.error {
-            return Poll::Ready(Err(kind.into()));
-        }
-        if self.was_established {
-            return Poll::Ready(Ok(()));
-        }
-        self.connect_waker = Some(cx.waker().clone());
-        Poll::Pending
-    }
-
-    pub(crate) fn poll_read(&mut self, cx: &Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        self.read_waits = false;
-        let error = self.error;
-        let socket = self.socket();
-        if socket.can_recv() {
-            let read = socket.recv_slice(buffer).map_err(|_| io::Error::from(io::ErrorKind::NotConnected));
-            return Poll::Ready(read);
-        }
-        if let Some(kind) = error {
-            return Poll::Ready(Err(kind.into()));
-        }
-        if !socket.may_recv() {
-            return Poll::Ready(Ok(0));
-        }
-        socket.register_recv_waker(cx.waker());
-        self.read_waits = true;
-        Poll::Pending
-    }
-
-    pub(crate) fn poll_write(&mut self, cx: &Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.write_waits = false;
-        if let Some(kind) = self.error {
-            return Poll::Ready(Err(kind.into()));
-        }
-        let socket = self.socket();
-        if !socket.may_send() {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-        }
-        if !socket.can_send() {
-            socket.register_send_waker(cx.waker());
-            self.write_waits = true;
-            return Poll::Pending;
-        }
-        Poll::Ready(socket.send_slice(bytes).map_err(|_| io::ErrorKind::BrokenPipe.into()))
-    }
-
-    /// Sends a FIN after what was written.
-    pub(crate) fn shut_write(&mut self) {
-        self.write_shut = true;
-        self.socket().close();
     }
 }

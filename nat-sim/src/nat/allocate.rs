@@ -28,7 +28,7 @@ pub(super) struct Ports {
     /// External addresses of hosts, where one host keeps one, and hosts of addresses.
     pairs: BTreeMap<Ipv4Addr, Ipv4Addr>,
     owners: BTreeMap<Ipv4Addr, Ipv4Addr>,
-    /// Owner of each port block: external address and number of the block.
+    /// Owner of each port block: external address and first port of the block.
     blocks: BTreeMap<(Ipv4Addr, u16), Ipv4Addr>,
     blocks_of: BTreeMap<Ipv4Addr, Vec<(Ipv4Addr, u16)>>,
 }
@@ -244,6 +244,7 @@ impl Nat {
                 return Ok(SocketAddrV4::new(address, port));
             }
         }
+        self.release_host(*internal.ip());
         Err(reason)
     }
 
@@ -331,19 +332,19 @@ impl Nat {
         (low, high): (u16, u16),
         is_free: impl Fn(&Self, u16) -> bool,
     ) -> Option<u16> {
-        let bounds = |number: u16| {
-            let first = low + number * ports;
-            (first, first.saturating_add(ports - 1).min(high))
-        };
-        let in_block = |nat: &mut Self, number: u16| {
-            let (low, high) = bounds(number);
-            let count = u32::from(high - low) + 1;
-            let first = nat.random_port(low, count);
-            Search { low, high, first, step: 1, tries: count }.find(|port| is_free(nat, port))
+        let in_block = |nat: &mut Self, first: u16| {
+            let high = first.saturating_add(ports - 1).min(high);
+            let count = u32::from(high - first) + 1;
+            let start = nat.random_port(first, count);
+            Search { low: first, high, first: start, step: 1, tries: count }.find(|port| is_free(nat, port))
         };
         let held = self.ports.blocks_of.get(&host).cloned().unwrap_or_default();
-        for (_, number) in held.iter().filter(|(at, _)| *at == address) {
-            if let Some(port) = in_block(self, *number) {
+        // A host may hold blocks of other ranges, for another transport or class of ports.
+        let fits = |(at, first): &&(Ipv4Addr, u16)| {
+            *at == address && (low..=high).contains(first) && (first - low).is_multiple_of(ports)
+        };
+        for (_, first) in held.iter().filter(fits) {
+            if let Some(port) = in_block(self, *first) {
                 return Some(port);
             }
         }
@@ -352,11 +353,12 @@ impl Nat {
         }
         let blocks = (u32::from(high - low) + 1) / u32::from(ports);
         let start = self.entropy.next_u32() % blocks.max(1);
-        let number = (0..blocks)
-            .map(|offset| u16::try_from((start + offset) % blocks).expect("fewer blocks than ports"))
-            .find(|number| !self.ports.blocks.contains_key(&(address, *number)))?;
-        self.ports.blocks.insert((address, number), host);
-        self.ports.blocks_of.entry(host).or_default().push((address, number));
-        in_block(self, number)
+        let first = (0..blocks)
+            .map(|offset| (start + offset) % blocks * u32::from(ports))
+            .map(|offset| low + u16::try_from(offset).expect("an offset within the range"))
+            .find(|first| !self.ports.blocks.contains_key(&(address, *first)))?;
+        self.ports.blocks.insert((address, first), host);
+        self.ports.blocks_of.entry(host).or_default().push((address, first));
+        in_block(self, first)
     }
 }

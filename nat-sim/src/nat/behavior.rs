@@ -483,7 +483,7 @@ pub struct NatConfig {
     /// What it does with IPv6.
     pub ipv6: Ipv6,
     /// Largest packet that goes on, in bytes. Larger ones are cut, or refused if they forbid that (RFC
-    /// 4787 REQ-13). At least 576.
+    /// 4787 REQ-13). At least 576, and 1280 for IPv6.
     pub mtu: u16,
     /// Whether packets with a wrong checksum are dropped.
     pub verifies_checksums: bool,

@@ -198,6 +198,15 @@ impl Tables {
         id
     }
 
+    /// Keeps a mapping, as a session would, until [`Tables::let_go`].
+    pub(super) fn hold(&mut self, id: MappingId) {
+        self.mappings[id.0 as usize].sessions += 1;
+    }
+
+    pub(super) fn let_go(&mut self, id: MappingId) {
+        self.mappings[id.0 as usize].sessions -= 1;
+    }
+
     /// Removes a mapping that no session has come to use.
     pub(super) fn drop_unused(&mut self, id: MappingId) {
         if self.mapping(id).sessions == 0 {

@@ -14,6 +14,7 @@ use proptest::test_runner::TestRunner;
 use super::*;
 use crate::packet::Echo;
 
+mod directed;
 mod limits;
 mod reference;
 mod script;

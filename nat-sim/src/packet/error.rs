@@ -1,12 +1,13 @@
 //! ICMP errors: what they quote, and how gateways rewrite that.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use smoltcp::wire::{
-    Icmpv4DstUnreachable, Icmpv4Message, Icmpv4Packet, Icmpv4Repr, Icmpv4TimeExceeded, IpProtocol, Ipv4Packet, Ipv4Repr,
+    Icmpv4DstUnreachable, Icmpv4Message, Icmpv4Packet, Icmpv4Repr, Icmpv4TimeExceeded, Icmpv6Packet, IpProtocol,
+    Ipv4Packet, Ipv4Repr,
 };
 
-use super::{ECHO_REPLY, ECHO_REQUEST, Flow, IP_HEADER, Packet, Transport, fold};
+use super::{ECHO_REPLY, ECHO_REQUEST, Flow, IP_HEADER, IPV6_HEADER, Packet, Transport, fold};
 
 /// An ICMP error and the flow that it is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +20,25 @@ pub struct IcmpError {
     pub quoted: Flow,
     /// The sequence number of a quoted TCP segment.
     pub sequence: u32,
+    /// The MTU that a report of a packet too big tells, else any number.
+    pub mtu: u16,
+}
+
+/// A report that a TCP segment was too big for a network on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TooBig {
+    pub(crate) local: SocketAddr,
+    pub(crate) remote: SocketAddr,
+    /// The sequence number of the segment.
+    pub(crate) sequence: u32,
+    pub(crate) mtu: u32,
+}
+
+/// ICMPv6 type of the report that a packet was too big.
+const ICMPV6_TOO_BIG: u8 = 2;
+/// Whether a message of ICMPv6 is such a report.
+pub(super) fn is_too_big(message: &[u8]) -> bool {
+    message.len() >= 8 && message[0] == ICMPV6_TOO_BIG
 }
 
 /// Bytes of the transport header that an ICMP error quotes.
@@ -60,7 +80,8 @@ impl Packet {
             destination: SocketAddrV4::new(self.v4_at(QUOTE + 16), to),
         };
         let sequence = u32::from(word(4)) << 16 | u32::from(word(6));
-        Some(IcmpError { kind: self.0[IP_HEADER], code: self.0[IP_HEADER + 1], quoted, sequence })
+        let mtu = self.word(IP_HEADER + 6);
+        Some(IcmpError { kind: self.0[IP_HEADER], code: self.0[IP_HEADER + 1], quoted, sequence, mtu })
     }
 
     /// Rewrites one end of the packet that an ICMP error quotes, and its outer source or
@@ -131,6 +152,53 @@ impl Packet {
         let (header, data) = self.may_be_quoted()?.quote();
         let icmp = Icmpv4Repr::DstUnreachable { reason: Icmpv4DstUnreachable::from(code), header, data };
         Some(Self::icmp(from, header.src_addr, &icmp))
+    }
+
+    /// The report of IPv6 that a segment of this host was too big, sent in its name by a router that has no address
+    /// of its own here (RFC 4443 §3.2).
+    pub(crate) fn too_big_reply_v6(&self, mtu: u16) -> Option<Self> {
+        let (IpAddr::V6(source), IpAddr::V6(destination)) = (self.source(), self.destination()) else { return None };
+        let is_icmp = self.protocol() == IpProtocol::Icmpv6;
+        let quoted = &self.0[..self.0.len().min(IPV6_HEADER + QUOTED_BYTES)];
+        (!is_icmp).then(|| {
+            Self::build(destination.into(), source.into(), IpProtocol::Icmpv6, 8 + quoted.len(), |bytes| {
+                bytes[0] = ICMPV6_TOO_BIG;
+                bytes[4..8].copy_from_slice(&u32::from(mtu).to_be_bytes());
+                bytes[8..].copy_from_slice(quoted);
+                Icmpv6Packet::new_unchecked(bytes).fill_checksum(&destination, &source);
+            })
+        })
+    }
+
+    pub(super) fn icmpv6_checksum_is_valid(&self) -> bool {
+        let (IpAddr::V6(source), IpAddr::V6(destination)) = (self.source(), self.destination()) else { return false };
+        Icmpv6Packet::new_unchecked(&self.0[IPV6_HEADER..]).verify_checksum(&source, &destination)
+    }
+
+    /// The report of IPv6 that a TCP segment was too big, if it is one.
+    pub(crate) fn icmpv6_too_big(&self) -> Option<TooBig> {
+        let quote = IPV6_HEADER + 8;
+        let is_one = !self.is_v4()
+            && self.protocol() == IpProtocol::Icmpv6
+            && self.0.len() >= quote + IPV6_HEADER + QUOTED_BYTES
+            && self.0[IPV6_HEADER] == ICMPV6_TOO_BIG
+            && self.0[quote] >> 4 == 6
+            && IpProtocol::from(self.0[quote + 6]) == IpProtocol::Tcp;
+        if !is_one {
+            return None;
+        }
+        let address = |at: usize| {
+            let octets: [u8; 16] = self.0[at..at + 16].try_into().expect("16 bytes");
+            IpAddr::from(octets)
+        };
+        let number = |at: usize| u32::from(self.word(at)) << 16 | u32::from(self.word(at + 2));
+        let ports = quote + IPV6_HEADER;
+        Some(TooBig {
+            local: SocketAddr::new(address(quote + 8), self.word(ports)),
+            remote: SocketAddr::new(address(quote + 24), self.word(ports + 2)),
+            sequence: number(ports + 4),
+            mtu: number(IPV6_HEADER + 4),
+        })
     }
 
     /// The ICMP destination unreachable that asks for smaller packets (RFC 1191), sent by `from`.

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use fmi_net::time::Instant;
@@ -421,6 +422,18 @@ fn compare(both: &mut Both, what: &str, script: &[Step], seed: u64) {
     }
 }
 
+/// Held by all tests that start processes, and by the one that must not share its files with a process that is about to be
+/// another: what it closes would stay open there for a moment.
+static PROCESSES: RwLock<()> = RwLock::new(());
+
+pub(crate) fn among_others() -> RwLockReadGuard<'static, ()> {
+    PROCESSES.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(crate) fn alone() -> RwLockWriteGuard<'static, ()> {
+    PROCESSES.write().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// One CPU, so that packets are handled in the order in which they are sent.
 pub(crate) fn stay_on_one_cpu() {
     let mut cpus = rustix::thread::CpuSet::new();
@@ -450,6 +463,7 @@ pub(crate) fn cases(possible: &Needs) -> Vec<Case> {
 }
 
 fn play_random_scripts(variant: &Variant) {
+    let _shared = among_others();
     stay_on_one_cpu();
     let mut both = build(variant.name, &[variant]);
     for seed in 0..SCRIPTS {
@@ -461,6 +475,7 @@ fn play_random_scripts(variant: &Variant) {
 }
 
 fn play_every_segment() {
+    let _shared = among_others();
     stay_on_one_cpu();
     let mut both = build("st", &[&VARIANTS[0]]);
     for (number, script) in (0u64..).zip(directed()) {
@@ -473,6 +488,7 @@ fn play_every_segment() {
 const IN_A_ROW: [(&str, usize, usize); 3] = [("dd", 0, 0), ("dr", 0, 1), ("ad", 2, 0)];
 
 fn play_in_a_row(name: &str, inner: &Variant, outer: &Variant) {
+    let _shared = among_others();
     stay_on_one_cpu();
     let mut both = build(name, &[inner, outer]);
     for seed in 0..SCRIPTS / 2 {

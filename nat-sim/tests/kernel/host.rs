@@ -16,19 +16,19 @@ use nat_sim::topology::{HostSpec, INTERNET, Topology};
 use nat_sim::{SimNet, World};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::gateway::{segment, stay_on_one_cpu};
+use super::gateway::{among_others, segment, stay_on_one_cpu};
 use super::lab::{End, silence, within};
 use super::netns::{Cleanup, run};
 use super::trials::{Case, Needs, case};
 
-const SUBJECT: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
-const PEER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
+pub(super) const SUBJECT: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
+pub(super) const PEER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
 /// The host's port in the first case; each further one has its own, so that what is left of one is not
 /// taken for a part of the next.
-const PORT: u16 = 5000;
-const PEER_PORT: u16 = 6000;
+pub(super) const PORT: u16 = 5000;
+pub(super) const PEER_PORT: u16 = 6000;
 /// The peer's initial sequence number.
-const ISN: u32 = 70_000;
+pub(super) const ISN: u32 = 70_000;
 
 /// What is done to the host, and what comes from its peer. Numbers of the host count from its own
 /// initial sequence number.
@@ -193,14 +193,14 @@ impl Peer {
 }
 
 /// A real host and a peer made of raw sockets.
-struct RealPair {
-    subject: String,
-    peer: End,
+pub(super) struct RealPair {
+    pub(super) subject: String,
+    pub(super) peer: End,
     marker: UdpSocket,
     _cleanup: Cleanup,
 }
 
-fn shared_socket(port: u16) -> io::Result<Socket> {
+pub(super) fn shared_socket(port: u16) -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
@@ -210,7 +210,7 @@ fn shared_socket(port: u16) -> io::Result<Socket> {
 }
 
 impl RealPair {
-    fn build(name: &str) -> Result<Self, String> {
+    pub(super) fn build(name: &str) -> Result<Self, String> {
         let prefix = format!("ns{}{name}", std::process::id() % 100_000);
         let (subject, peer) = (format!("{prefix}x"), format!("{prefix}y"));
         let mut cleanup = Cleanup(Vec::new());
@@ -221,7 +221,8 @@ impl RealPair {
         }
         run(&format!("ip link add eth netns {subject} type veth peer name eth netns {peer}"))?;
         for (node, address) in [(&subject, SUBJECT), (&peer, PEER)] {
-            run(&format!("ip -n {node} link set eth up"))?;
+            // Each packet holds one segment, as on the wire.
+            run(&format!("ip -n {node} link set eth up gso_max_segs 1"))?;
             run(&format!("ip -n {node} addr add {address}/24 dev eth"))?;
         }
         silence(&peer)?;
@@ -232,7 +233,7 @@ impl RealPair {
     }
 
     /// Everything that was sent before has been handled, on both ends.
-    fn settle(&self) -> Vec<Packet> {
+    pub(super) fn settle(&self) -> Vec<Packet> {
         self.peer.send(&Packet::udp(SocketAddr::from((PEER, 9)), SocketAddr::from((SUBJECT, 9)), b"marker"));
         let mut bytes = [0; 16];
         self.marker.recv(&mut bytes).expect("a marker arrives");
@@ -297,7 +298,7 @@ const ALREADY: i32 = 114;
 const IS_CONNECTED: i32 = 106;
 
 /// The lab has no errors without a kind.
-fn named(kind: io::ErrorKind) -> String {
+pub(super) fn named(kind: io::ErrorKind) -> String {
     let name = format!("{kind:?}");
     if name == "Uncategorized" { "Other".into() } else { name }
 }
@@ -407,6 +408,7 @@ pub(crate) fn cases(possible: &Needs) -> Vec<Case> {
 }
 
 fn play_every_script() {
+    let _shared = among_others();
     stay_on_one_cpu();
     let pair = RealPair::build("h").expect("built");
     let mut unexpected = Vec::new();
@@ -428,6 +430,7 @@ fn play_every_script() {
 /// The number of SYNs is one, the retries and the linear time-outs; with this kernel's defaults that is
 /// what the lab sends.
 fn knock_in_vain() {
+    let _shared = among_others();
     stay_on_one_cpu();
     let pair = RealPair::build("s").expect("built");
     let setting = |name: &str| -> usize {

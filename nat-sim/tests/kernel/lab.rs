@@ -74,6 +74,15 @@ impl End {
         self.sender.send_to(packet.bytes(), &to.into()).expect("a raw socket sends");
     }
 
+    /// Waits for a segment.
+    pub(crate) fn next_segment(&self) -> Packet {
+        self.tcp.set_nonblocking(false).expect("set");
+        self.tcp.set_read_timeout(Some(PATIENCE)).expect("set");
+        let packet = read(&self.tcp).expect("a segment comes");
+        self.tcp.set_nonblocking(true).expect("set");
+        packet
+    }
+
     /// What has arrived since the last look, up to the marker.
     pub(crate) fn collect(&self) -> Vec<Packet> {
         let mut packets = Vec::new();

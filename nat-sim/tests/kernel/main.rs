@@ -9,6 +9,8 @@ mod host;
 #[cfg(target_os = "linux")]
 mod lab;
 #[cfg(target_os = "linux")]
+mod life;
+#[cfg(target_os = "linux")]
 mod netns;
 #[cfg(target_os = "linux")]
 #[path = "../common/trials.rs"]
@@ -19,6 +21,7 @@ fn main() -> std::process::ExitCode {
     let possible = netns::is_possible();
     let mut cases = gateway::cases(&possible);
     cases.extend(host::cases(&possible));
+    cases.extend(life::cases(&possible));
     trials::run(trials::checked(cases, "not installed: ip (package iproute2), nft (package nftables)"))
 }
 

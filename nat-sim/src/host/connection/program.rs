@@ -1,0 +1,69 @@
+//! What a program does with a connection, and is told of it.
+
+use std::io;
+use std::task::{Context, Poll};
+
+use super::Connection;
+
+impl Connection {
+    pub(crate) fn poll_connected(&mut self, cx: &Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(kind) = self.error {
+            return Poll::Ready(Err(kind.into()));
+        }
+        if self.was_established {
+            return Poll::Ready(Ok(()));
+        }
+        self.connect_waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    pub(crate) fn poll_read(&mut self, cx: &Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        self.read_waits = false;
+        let fin_seen = self.fin_seen;
+        let socket = self.socket();
+        if socket.can_recv() {
+            let read = socket.recv_slice(buffer).map_err(|_| io::Error::from(io::ErrorKind::NotConnected));
+            return Poll::Ready(read);
+        }
+        let ended = !socket.may_recv();
+        // The end of the peer's bytes stays one, whatever comes after.
+        if fin_seen {
+            return Poll::Ready(Ok(0));
+        }
+        if let Some(kind) = self.error.take() {
+            return Poll::Ready(Err(kind.into()));
+        }
+        if ended {
+            return Poll::Ready(Ok(0));
+        }
+        let socket = self.socket();
+        socket.register_recv_waker(cx.waker());
+        self.read_waits = true;
+        Poll::Pending
+    }
+
+    pub(crate) fn poll_write(&mut self, cx: &Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.write_waits = false;
+        if let Some(kind) = self.error.take() {
+            return Poll::Ready(Err(kind.into()));
+        }
+        let socket = self.socket();
+        if !socket.may_send() {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        if !socket.can_send() {
+            socket.register_send_waker(cx.waker());
+            self.write_waits = true;
+            return Poll::Pending;
+        }
+        let taken = socket.send_slice(bytes).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        self.written = self.written.wrapping_add(u32::try_from(taken).expect("a buffer is below 4 GiB"));
+        Poll::Ready(Ok(taken))
+    }
+
+    /// Sends a FIN after what was written.
+    pub(crate) fn shut_write(&mut self) {
+        self.write_shut = true;
+        self.socket().close();
+    }
+}
