@@ -219,13 +219,16 @@ fn a_connection_is_tried_once_for_each_time_that_the_rendezvous_was_out_of_reach
     }
 }
 
+/// What the rendezvous says.
+type Word<'a> = &'a dyn Fn() -> Input;
+
 #[test]
 fn worse_news_is_tried_at_once_and_other_news_only_hurries() {
     // What is said first, and three seconds later; to how many questions the second leads; what is due when.
     let failed = || Input::Failed(slot(1));
     let dead = || Input::Lost(slot(1));
     let (excluded, returned) = (|| Input::Lost(slot(0)), || Input::Returned);
-    let cases: [(&dyn Fn() -> Input, &dyn Fn() -> Input, usize, u64); 5] = [
+    let cases: [(Word<'_>, Word<'_>, usize, u64); 5] = [
         (&failed, &dead, 1, 4000),
         (&failed, &failed, 0, 4000),
         (&failed, &returned, 0, 4000),
