@@ -468,7 +468,8 @@ impl Host {
         }
     }
 
-    fn abandon(&mut self, now: Instant, id: ConnectionId, effects: &mut Effects) {
+    /// Ends a connection by a reset.
+    pub(crate) fn abandon(&mut self, now: Instant, id: ConnectionId, effects: &mut Effects) {
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.abort();
             self.service(now, id, None, effects);

@@ -433,12 +433,10 @@ impl Nat {
 
     /// An answer of the gateway to a hairpinned packet goes to whoever sent it.
     fn turn_back(&mut self, now: Instant, verdict: Verdict) -> Verdict {
-        if let Verdict::Reply(Side::Outside, packet) = &verdict
-            && packet.v4_destination().is_some_and(|to| self.is_mine(to))
-        {
-            return self.inbound(now, packet.clone());
+        match verdict {
+            Verdict::Reply(Side::Outside, packet) => self.inbound(now, packet),
+            verdict => verdict,
         }
-        verdict
     }
 
     fn translate_inbound(&mut self, now: Instant, mut packet: Packet, sender: Option<SocketAddrV4>) -> Verdict {

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -246,7 +246,7 @@ impl Future for Connect {
         match connected {
             Poll::Ready(Ok(())) => {
                 self.id = None;
-                Poll::Ready(Ok(SimStream { net: self.net.clone(), id }))
+                Poll::Ready(Ok(SimStream::new(self.net.clone(), id)))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => Poll::Pending,
@@ -284,7 +284,7 @@ impl Listener for SimListener {
             accepted
         });
         match accepted {
-            Some(id) => Poll::Ready(Ok(SimStream { net: self.net.clone(), id })),
+            Some(id) => Poll::Ready(Ok(SimStream::new(self.net.clone(), id))),
             None => Poll::Pending,
         }
     }
@@ -307,9 +307,14 @@ impl Drop for SimListener {
 pub struct SimStream {
     net: SimNet,
     id: ConnectionId,
+    resets: AtomicBool,
 }
 
 impl SimStream {
+    fn new(net: SimNet, id: ConnectionId) -> Self {
+        Self { net, id, resets: AtomicBool::new(false) }
+    }
+
     fn endpoints(&self) -> io::Result<(SocketAddr, SocketAddr)> {
         self.net.act(|host, _, _| {
             let connection = host.connection(self.id).ok_or(io::ErrorKind::NotConnected)?;
@@ -325,6 +330,10 @@ impl ByteStream for SimStream {
 
     fn peer_addr(&self) -> io::Result<SocketAddr> {
         self.endpoints().map(|(_, peer)| peer)
+    }
+
+    fn reset_on_drop(&self) {
+        self.resets.store(true, Ordering::Relaxed);
     }
 
     fn set_keepalive(&self, interval: Duration, silence_max: Duration) -> io::Result<()> {
@@ -416,7 +425,11 @@ impl AsyncWrite for SimStream {
 
 impl Drop for SimStream {
     fn drop(&mut self) {
-        let id = self.id;
-        self.net.act(|host, now, effects| host.close(now, id, effects));
+        let (id, resets) = (self.id, *self.resets.get_mut());
+        self.net.act(
+            |host, now, effects| {
+                if resets { host.abandon(now, id, effects) } else { host.close(now, id, effects) }
+            },
+        );
     }
 }

@@ -69,7 +69,13 @@ fn syns_go_out_at_linuxs_times_and_then_it_times_out() {
     run(world, &log);
     assert_eq!(board.take(), [(io::ErrorKind::TimedOut, Instant::ZERO + SYN_TIMEOUT)]);
     let times: Vec<u64> = log.packets("internet").iter().map(|(at, _)| at / 1000).collect();
-    assert_eq!(times, linuxs_syn_times());
+    let least = linuxs_syn_times();
+    assert_eq!(times.len(), least.len());
+    let waits = |times: &[u64]| -> Vec<u64> { times.windows(2).map(|pair| pair[1] - pair[0]).collect() };
+    for (wait, least) in waits(&times).into_iter().zip(waits(&least)) {
+        // The wheel of Linux's timers is coarse for long ones: late by at most an eighth.
+        assert!(wait >= least && wait <= least + least / 8, "{wait} s, not {least} s");
+    }
     assert_eq!(times, SYN_TIMES, "what others are told");
 }
 

@@ -117,11 +117,11 @@ fn latencies_below_a_millisecond_are_exact() {
     serve(&mut world, rendezvous);
     let board = place(&mut world, &hosts, Duration::ZERO);
     // One way, between the two or to the server, is 260 us. Both at once: handshake with the
-    // rendezvous (2), registration and group (2), punch (2), proof (1), nomination (1), the join's
-    // barrier (1), one round of the allreduce (1).
+    // rendezvous (2), registration and group (2), punch (2), proof (1), nomination (1),
+    // acceptance (1), the join's barrier (1), one round of the allreduce (1).
     let lines = run(world, &board, 2);
     let slower = lines.iter().map(|line| line.3).max().expect("two");
-    assert_eq!(slower, 10 * 2 * latency);
+    assert_eq!(slower, 11 * 2 * latency);
 }
 
 fn two_sites() -> (World, Vec<HostId>) {

@@ -262,6 +262,11 @@ impl ByteStream for RealStream {
         self.stream.peer_addr()
     }
 
+    fn reset_on_drop(&self) {
+        // A socket that refuses the option is broken already.
+        let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+    }
+
     fn set_keepalive(&self, interval: Duration, silence_max: Duration) -> io::Result<()> {
         let probes = Probes::new(interval, silence_max);
         let keepalive = TcpKeepalive::new().with_time(probes.idle);

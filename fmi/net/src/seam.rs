@@ -122,6 +122,10 @@ pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
     /// As the system says.
     fn set_keepalive(&self, interval: Duration, silence_max: Duration) -> io::Result<()>;
 
+    /// Has the connection reset when it is dropped, and what the other end has not acknowledged forgotten. Else the kernel
+    /// goes on sending that, and it may arrive long after, when it means something else.
+    fn reset_on_drop(&self);
+
     /// When the other end's kernel last answered anything, if this one tells.
     fn heard_at(&self) -> Option<Instant> {
         None
@@ -190,6 +194,10 @@ impl ByteStream for Box<dyn ByteStream> {
 
     fn set_keepalive(&self, interval: Duration, silence_max: Duration) -> io::Result<()> {
         (**self).set_keepalive(interval, silence_max)
+    }
+
+    fn reset_on_drop(&self) {
+        (**self).reset_on_drop();
     }
 
     fn heard_at(&self) -> Option<Instant> {

@@ -449,6 +449,8 @@ pub(crate) mod testing {
             Err(io::ErrorKind::Unsupported.into())
         }
 
+        fn reset_on_drop(&self) {}
+
         fn set_keepalive(&self, _: Duration, _: Duration) -> io::Result<()> {
             Ok(())
         }

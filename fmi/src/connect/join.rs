@@ -269,7 +269,9 @@ impl<N: Net> Joiner<N> {
             match output {
                 ClientOutput::Connect(number) => {
                     self.abandon_round();
-                    self.legs = None;
+                    if let Some(legs) = self.legs.take() {
+                        legs.abandon();
+                    }
                     // Connections opened ahead of the join serve for the first time only.
                     let legs = self.warm.take().map_or_else(
                         || Legs::new(&self.net, &self.config, self.servers[number % self.servers.len()]),

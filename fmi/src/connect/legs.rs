@@ -150,6 +150,15 @@ impl<N: Net> Legs<N> {
         failed
     }
 
+    /// Gives the connections up. What of a registration is still on its way must not arrive after the next one.
+    pub(super) fn abandon(self) {
+        for leg in [self.main, self.vantage, self.other_leg] {
+            if let Leg::Established(framed) = leg {
+                framed.stream().reset_on_drop();
+            }
+        }
+    }
+
     /// What the main connection tells the client machine, with the entropy of a registration.
     pub(super) fn connected(&self, entropy: Entropy) -> io::Result<ClientInput> {
         let Leg::Established(control) = &self.main else { return Err(io::ErrorKind::NotConnected.into()) };

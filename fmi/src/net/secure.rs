@@ -234,6 +234,10 @@ impl<S: ByteStream> ByteStream for Secure<S> {
         self.stream.set_keepalive(interval, silence_max)
     }
 
+    fn reset_on_drop(&self) {
+        self.stream.reset_on_drop();
+    }
+
     fn heard_at(&self) -> Option<crate::time::Instant> {
         self.stream.heard_at()
     }
