@@ -433,10 +433,8 @@ impl Nat {
 
     /// An answer of the gateway to a hairpinned packet goes to whoever sent it.
     fn turn_back(&mut self, now: Instant, verdict: Verdict) -> Verdict {
-        match verdict {
-            Verdict::Reply(Side::Outside, packet) => self.inbound(now, packet),
-            verdict => verdict,
-        }
+        let Verdict::Reply(Side::Outside, packet) = verdict else { return verdict };
+        self.inbound(now, packet)
     }
 
     fn translate_inbound(&mut self, now: Instant, mut packet: Packet, sender: Option<SocketAddrV4>) -> Verdict {
