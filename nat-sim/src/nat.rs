@@ -428,13 +428,19 @@ impl Nat {
             return Verdict::Forward(Side::Outside, packet);
         }
         let verdict = self.translate_inbound(now, packet, Some(flow.source));
-        self.turn_back(now, verdict)
+        // An answer of the gateway goes to whoever sent the packet.
+        let Verdict::Reply(Side::Outside, answer) = verdict else { return verdict };
+        self.inbound(now, answer)
     }
 
-    /// An answer of the gateway to a hairpinned packet goes to whoever sent it.
+    /// A late answer of the gateway to a hairpinned packet goes to whoever sent that.
     fn turn_back(&mut self, now: Instant, verdict: Verdict) -> Verdict {
-        let Verdict::Reply(Side::Outside, packet) = verdict else { return verdict };
-        self.inbound(now, packet)
+        if let Verdict::Reply(Side::Outside, packet) = &verdict
+            && packet.v4_destination().is_some_and(|to| self.is_mine(to))
+        {
+            return self.inbound(now, packet.clone());
+        }
+        verdict
     }
 
     fn translate_inbound(&mut self, now: Instant, mut packet: Packet, sender: Option<SocketAddrV4>) -> Verdict {

@@ -307,6 +307,10 @@ impl Packet {
         self.address(16, 24)
     }
 
+    pub(crate) fn v4_destination(&self) -> Option<Ipv4Addr> {
+        self.is_v4().then(|| self.v4_at(16))
+    }
+
     fn address(&self, v4_at: usize, v6_at: usize) -> IpAddr {
         if self.is_v4() {
             return self.v4_at(v4_at).into();
