@@ -25,9 +25,10 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
+use crate::FAILURE_BOUND;
 use crate::channel::stream::Link;
 use crate::channel::{Channel, LinkInfo, memory};
 use crate::communicator::base::Base;
@@ -42,6 +43,8 @@ use crate::proto::group::OpId;
 use crate::proto::rank::{Members, Rank, Slot};
 use crate::schedule::Connections;
 use crate::time::Instant;
+/// How often a rank that leaves looks whether what it sent has been acknowledged.
+const ACKNOWLEDGED_PAUSE: Duration = Duration::from_millis(100);
 
 mod base;
 mod collective;
@@ -263,7 +266,8 @@ impl Communicator {
     }
 
     /// Leaves the group gracefully: what was sent arrives, as long as the peers read it. It waits for the peers to
-    /// leave too, but not longer than [`Config::cause_wait`]. Dropping does not wait.
+    /// leave too, but not longer than [`Config::cause_wait`], or [`FAILURE_BOUND`] while the kernel of one has not acknowledged
+    /// what was sent: the path to it may be cut. Dropping does not wait.
     ///
     /// A group is left once, by the last in this process that holds it. While other clones, communicators made of it, or
     /// requests are there, they go on, and this only sends what is queued. So drop those first.
@@ -273,18 +277,31 @@ impl Communicator {
     ///
     /// MPI 3.1 §8.7, MPI_Finalize.
     pub async fn leave(self) {
-        let cause_wait = self.shared.with(|engine| engine.group.limits().cause_wait);
-        let sleep = self.shared.clock.sleep_until(self.shared.clock.now() + cause_wait);
+        let (cause_wait, clock) = (self.shared.with(|engine| engine.group.limits().cause_wait), &self.shared.clock);
+        let said = clock.now();
+        let mut patience = crate::net::Timer::new(clock.clone());
         let is_last = self.shared.is_last();
         if is_last {
             self.shared.with(Engine::say_goodbye);
         }
         let (mut open, left) = (Vec::new(), is_last.then_some(self.id));
         let visit = Visit::new(&self.shared);
-        let leave = |cx: &mut Context<'_>| self.shared.with(|engine| engine.poll_leave(cx, visit.id, left, &mut open));
-        let flush = std::future::poll_fn(leave);
         // Within a bound: nobody waits for a peer that stays, or a rendezvous that does not read.
-        futures_util::future::select(std::pin::pin!(flush), sleep).await;
+        let mut until = said + cause_wait;
+        std::future::poll_fn(|cx| {
+            loop {
+                let flushed = self.shared.with(|engine| engine.poll_leave(cx, visit.id, left, &mut open));
+                if flushed.is_ready() || !patience.poll_until(cx, until) {
+                    return flushed;
+                }
+                let now = clock.now();
+                if now >= said + FAILURE_BOUND || !self.shared.with(|engine| engine.is_unacknowledged(&open)) {
+                    return Poll::Ready(());
+                }
+                until = now + ACKNOWLEDGED_PAUSE;
+            }
+        })
+        .await;
     }
 
     pub(crate) fn mark_formed(&self) {

@@ -348,6 +348,10 @@ impl ByteStream for SimStream {
     fn heard_at(&self) -> Option<Instant> {
         self.net.act(|host, _, _| host.connection(self.id)?.heard_at())
     }
+
+    fn is_acknowledged(&self) -> Option<bool> {
+        self.net.act(|host, _, _| Some(!host.connection(self.id)?.waits()))
+    }
 }
 
 impl AsyncRead for SimStream {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use common::{Board, RENDEZVOUS, RENDEZVOUS_PORT, behind, config, host, millis, ranks, serve};
 use fmi::{Communicator, Path};
 use fmi_net::Net;
+use fmi_net::time::Instant;
 use nat_sim::link::LinkConfig;
 use nat_sim::nat::{Filtering, NatConfig, preset};
 use nat_sim::topology::{GatewayId, GatewaySpec, HostId, INTERNET, NetworkId, SiteId, Topology};
@@ -183,6 +184,34 @@ fn a_cut_between_sites_delays_and_a_crash_of_a_site_ends_its_functions() {
     let mut starts = starts.take();
     starts.sort_unstable();
     assert_eq!(starts, [(1, Duration::ZERO), (2, Duration::ZERO), (2, millis(1500))]);
+}
+
+/// The peer writes meanwhile, so that its host would be told by a reset of a connection that had been given up, before what
+/// was sent on it is repeated.
+#[test]
+fn a_rank_that_leaves_does_not_give_up_what_a_cut_holds_back() {
+    let (mut world, hosts) = two_sites();
+    let board = ranks(&mut world, &hosts, |net, rank| async move {
+        let comm = Communicator::connect(net.clone(), &config(rank, 2)).await.expect("joined");
+        let mut word = [0u32];
+        if rank == 0 {
+            Net::sleep_until(&net, Instant::ZERO + millis(920)).await;
+            comm.send(1, 1, &[7u32]).await.expect("sent");
+        } else {
+            // Its fourth repetition, after 3.2 s, is the first packet after the cut.
+            Net::sleep_until(&net, Instant::ZERO + millis(1200)).await;
+            comm.send(0, 1, &[8u32]).await.expect("sent");
+            comm.recv(0, 1, &mut word).await.expect("what was sent before its sender left");
+        }
+        comm.leave().await;
+        (rank, word[0])
+    });
+    world.fault(millis(900), Fault::Cut(SiteId(0), SiteId(1)));
+    world.fault(millis(4250), Fault::Heal(SiteId(0), SiteId(1)));
+    assert_eq!(world.run().expect("a world").stuck, None);
+    let mut words = board.take();
+    words.sort_unstable();
+    assert_eq!(words, [(0, 0), (1, 7)]);
 }
 
 /// A gateway that forgets its sessions cuts what runs through it, if the next packet comes from outside: it is answered with

@@ -284,6 +284,10 @@ impl ByteStream for RealStream {
         sample(&self.stream).map(|sample| self.net.now() - sample.heard_ago)
     }
 
+    fn is_acknowledged(&self) -> Option<bool> {
+        sample(&self.stream).map(|sample| !sample.waits)
+    }
+
     fn try_read(&mut self, bufs: &mut [io::IoSliceMut<'_>]) -> io::Result<usize> {
         let socket = SockRef::from(&self.stream);
         match bufs {

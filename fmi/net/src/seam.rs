@@ -131,6 +131,11 @@ pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {
         None
     }
 
+    /// Whether the other end's kernel has acknowledged all that was written, if this one tells.
+    fn is_acknowledged(&self) -> Option<bool> {
+        None
+    }
+
     /// Reads what is there into `bufs`, one after the other, without waiting and without a change to who is
     /// woken. Only used where [`Net::yield_now`] returns true.
     ///
@@ -202,6 +207,10 @@ impl ByteStream for Box<dyn ByteStream> {
 
     fn heard_at(&self) -> Option<Instant> {
         (**self).heard_at()
+    }
+
+    fn is_acknowledged(&self) -> Option<bool> {
+        (**self).is_acknowledged()
     }
 }
 

@@ -118,6 +118,11 @@ pub(crate) trait Channel: Send + fmt::Debug {
         None
     }
 
+    /// Whether the kernel of the peer has acknowledged all that was written, if that is known.
+    fn is_acknowledged(&self) -> Option<bool> {
+        None
+    }
+
     /// Probes an idle connection as a formed group does.
     fn settle(&self) {}
 

@@ -364,6 +364,10 @@ impl Channel for Link {
         if self.info.path == Path::Relay { None } else { self.stream.heard_at() }
     }
 
+    fn is_acknowledged(&self) -> Option<bool> {
+        if self.info.path == Path::Relay { None } else { self.stream.is_acknowledged() }
+    }
+
     fn settle(&self) {
         // A stream that refuses the option is broken, which its next use tells.
         let _ = self.stream.set_keepalive(KEEPALIVE, SILENCE_MAX);

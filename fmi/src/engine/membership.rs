@@ -181,6 +181,12 @@ impl Engine {
         if open.contains(&true) { Poll::Pending } else { Poll::Ready(()) }
     }
 
+    /// Whether something is still on its way on a connection that is open, as far as that is known.
+    pub(crate) fn is_unacknowledged(&self, open: &[bool]) -> bool {
+        let lanes = self.lanes.iter().zip(open).filter_map(|(lane, open)| lane.as_ref().filter(|_| *open));
+        lanes.filter_map(|lane| lane.channel.is_acknowledged()).any(|is_acknowledged| !is_acknowledged)
+    }
+
     /// Looks for direct connections in place of relayed ones.
     pub(super) fn poll_upgrade(&mut self, cx: &mut Context<'_>) {
         while let Some(upgrade) = self.upgrade.as_mut().filter(|_| self.formed) {

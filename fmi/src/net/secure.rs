@@ -242,6 +242,10 @@ impl<S: ByteStream> ByteStream for Secure<S> {
         self.stream.heard_at()
     }
 
+    fn is_acknowledged(&self) -> Option<bool> {
+        self.stream.is_acknowledged()
+    }
+
     fn try_read(&mut self, bufs: &mut [io::IoSliceMut<'_>]) -> io::Result<usize> {
         untried(self.receive(bufs, |stream, bytes| tried(stream.try_read(&mut [io::IoSliceMut::new(bytes)]))))
     }

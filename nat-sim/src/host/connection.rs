@@ -771,7 +771,7 @@ impl Connection {
     }
 
     /// Whether bytes were written that the other end has not acknowledged, or a FIN.
-    fn waits(&mut self) -> bool {
+    pub(crate) fn waits(&mut self) -> bool {
         let closing = matches!(self.state(), State::FinWait1 | State::Closing | State::LastAck);
         self.was_established && (closing || self.socket().send_queue() > 0)
     }
