@@ -68,6 +68,17 @@ fn run(nat: NatConfig, punches: [bool; 2]) -> Vec<(u16, io::Result<Instant>)> {
     board.take()
 }
 
+/// Sends each datagram back to where it came from.
+fn echo(world: &mut World, host: HostId) {
+    world.service(host, |net| async move {
+        let socket = net.bind_udp(53).expect("free");
+        loop {
+            let (from, datagram) = socket.recv_from().await;
+            socket.send_to(&datagram, from).expect("sent");
+        }
+    });
+}
+
 #[test]
 fn dual_stack_hosts_punch_without_a_reflexive_address() {
     for result in run(preset::linux_random(), [true, true]) {
@@ -93,13 +104,7 @@ fn datagrams_and_echoes_cross_gateways_and_large_ones_in_fragments() {
         let nat = NatConfig { fragments, ..preset::linux_masq_drop() };
         let (topology, server, hosts) = behind(&[nat], millis(1), millis(4), millis(5));
         let mut world = World::new(topology, 1, millis(1));
-        world.service(server, |net| async move {
-            let socket = net.bind_udp(53).expect("free");
-            loop {
-                let (from, datagram) = socket.recv_from().await;
-                socket.send_to(&datagram, from).expect("sent");
-            }
-        });
+        echo(&mut world, server);
         let board = Board::new();
         let result = board.clone();
         world.function(hosts[0], Duration::ZERO, move |net| {
@@ -166,13 +171,7 @@ fn a_gateway_that_gets_another_address_keeps_its_pool_and_the_hosts_behind_it() 
     let caller = topology.host(common::host(INTERNET, outside, millis(1)));
     let mut world = World::new(topology, 1, millis(1));
     world.fault(millis(500), Fault::RenumberGateway(GatewayId(0), [203, 0, 113, 77].into()));
-    world.service(host, |net| async move {
-        let socket = net.bind_udp(53).expect("free");
-        loop {
-            let (from, datagram) = socket.recv_from().await;
-            socket.send_to(&datagram, from).expect("sent");
-        }
-    });
+    echo(&mut world, host);
     let board = Board::new();
     let result = board.clone();
     world.function(caller, Duration::ZERO, move |net| {

@@ -614,7 +614,7 @@ fn req_15_each_prefix_has_its_rate() {
 #[test]
 fn req_16_secrets_are_never_shown() {
     fn wipes_itself<T: zeroize::ZeroizeOnDrop>() {}
-    wipes_itself::<fmi_proto::derive::Derived>();
+    wipes_itself::<fmi_proto::derive::KeyBytes>();
     wipes_itself::<KeyPair>();
     wipes_itself::<Credentials>();
     wipes_itself::<fmi_proto::session::Proven>();

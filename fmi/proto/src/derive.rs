@@ -76,11 +76,12 @@ const LABELS: [Label; 15] = [
     NEXT,
 ];
 
-/// A key for one purpose. It does not move in memory, is wiped in the end, and is never printed.
+/// Secret bytes: a key for one purpose, or what one is made of. They do not move in memory, are wiped in the end, and are
+/// never printed.
 #[derive(ZeroizeOnDrop)]
-pub struct Derived(Box<[u8; KEY_BYTES]>);
+pub struct KeyBytes(Box<[u8; KEY_BYTES]>);
 
-impl Derived {
+impl KeyBytes {
     /// Derives the key of a label from secret and public parts.
     pub(crate) fn new(label: Label, parts: &[&[u8]]) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key(label.context);
@@ -88,18 +89,20 @@ impl Derived {
             let length = u32::try_from(part.len()).expect("no part of a key is 4 GiB long");
             hasher.update(&length.to_be_bytes()).update(part);
         }
-        let key = Self::of(hasher);
+        let key = Self::filled(|key| {
+            let mut reader = hasher.finalize_xof();
+            reader.fill(key);
+            reader.zeroize();
+        });
+        hasher.zeroize();
         noted::note(label.what, &key.0);
         key
     }
 
-    /// The result of `hasher`, whose state is wiped.
-    fn of(mut hasher: blake3::Hasher) -> Self {
+    /// What is written in place, so that nothing of it is left elsewhere.
+    pub(crate) fn filled(write: impl FnOnce(&mut [u8; KEY_BYTES])) -> Self {
         let mut key = Self(Box::new([0; KEY_BYTES]));
-        let mut reader = hasher.finalize_xof();
-        reader.fill(&mut *key.0);
-        reader.zeroize();
-        hasher.zeroize();
+        write(&mut key.0);
         key
     }
 
@@ -120,7 +123,7 @@ impl Derived {
     }
 }
 
-impl From<[u8; KEY_BYTES]> for Derived {
+impl From<[u8; KEY_BYTES]> for KeyBytes {
     /// A key that was made elsewhere.
     fn from(mut bytes: [u8; KEY_BYTES]) -> Self {
         let key = Self(Box::new(bytes));
@@ -129,9 +132,9 @@ impl From<[u8; KEY_BYTES]> for Derived {
     }
 }
 
-impl fmt::Debug for Derived {
+impl fmt::Debug for KeyBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Derived(..)")
+        f.write_str("KeyBytes(..)")
     }
 }
 
@@ -154,20 +157,20 @@ mod tests {
     #[test]
     fn no_two_purposes_share_a_label() {
         let contexts: BTreeSet<_> = LABELS.iter().map(|label| label.context).collect();
-        let keys: BTreeSet<_> = LABELS.iter().map(|label| *Derived::new(*label, &[b"part"]).as_bytes()).collect();
+        let keys: BTreeSet<_> = LABELS.iter().map(|label| *KeyBytes::new(*label, &[b"part"]).as_bytes()).collect();
         assert_eq!((contexts.len(), keys.len()), (LABELS.len(), LABELS.len()));
     }
 
     #[test]
     fn parts_do_not_run_into_each_other() {
-        let key = |parts: &[&[u8]]| *Derived::new(GROUP, parts).as_bytes();
+        let key = |parts: &[&[u8]]| *KeyBytes::new(GROUP, parts).as_bytes();
         assert_ne!(key(&[b"ab", b"c"]), key(&[b"a", b"bc"]));
         assert_ne!(key(&[b"ab"]), key(&[b"ab", b""]));
     }
 
     #[test]
     fn keys_are_never_printed() {
-        let key = Derived::new(GROUP, &[b"a"]);
-        assert_eq!(format!("{key:?}"), "Derived(..)");
+        let key = KeyBytes::new(GROUP, &[b"a"]);
+        assert_eq!(format!("{key:?}"), "KeyBytes(..)");
     }
 }

@@ -5,7 +5,9 @@
 use std::fmt;
 
 use fmi_net::noted;
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::ZeroizeOnDrop;
+
+use crate::derive::KeyBytes;
 
 /// Where the secret of one key pair comes from. Used once.
 pub type Seed = [u8; 32];
@@ -19,24 +21,8 @@ pub struct LowOrder;
 
 /// The key pair of one registration. Its secret does not move in memory, and is wiped in the end.
 pub struct KeyPair {
-    secret: Wiped,
+    secret: KeyBytes,
     public: PublicKey,
-}
-
-/// Bytes that are wiped in the end.
-#[derive(ZeroizeOnDrop)]
-pub(crate) struct Wiped(Box<[u8; 32]>);
-
-impl Wiped {
-    /// Zeros, to be written over.
-    pub(crate) fn new() -> Self {
-        Self(Box::new([0; 32]))
-    }
-
-    /// The bytes.
-    pub(crate) fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
 }
 
 /// Its only secret part is wiped.
@@ -50,11 +36,9 @@ impl fmt::Debug for KeyPair {
 
 impl KeyPair {
     /// Makes a pair from a seed.
-    pub fn from_seed(mut seed: Seed) -> Self {
+    pub fn from_seed(seed: Seed) -> Self {
         noted::note("the secret of a registration", &seed);
-        let mut secret = Wiped::new();
-        secret.0.copy_from_slice(&seed);
-        seed.zeroize();
+        let secret = KeyBytes::from(seed);
         let public = library::public(secret.as_bytes());
         Self { secret, public }
     }
@@ -68,11 +52,11 @@ impl KeyPair {
     ///
     /// # Errors
     /// [`LowOrder`] if the public key is none: the result would be zero, whoever asks (RFC 7748 §6.1).
-    pub(crate) fn agree(&self, theirs: &PublicKey) -> Result<Wiped, LowOrder> {
-        let mut shared = Wiped::new();
-        library::agree(self.secret.as_bytes(), theirs, &mut shared.0)?;
-        noted::note("a shared secret", &shared.0);
-        Ok(shared)
+    pub(crate) fn agree(&self, theirs: &PublicKey) -> Result<KeyBytes, LowOrder> {
+        let mut agreed = Ok(());
+        let shared = KeyBytes::filled(|shared| agreed = library::agree(self.secret.as_bytes(), theirs, shared));
+        noted::note("a shared secret", shared.as_bytes());
+        agreed.map(|()| shared)
     }
 }
 

@@ -10,7 +10,7 @@ use fmi_net::planted;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::candidate::Digest;
-use crate::derive::{self, Derived};
+use crate::derive::{self, KeyBytes};
 use crate::rendezvous::{GroupId, NameHash};
 
 /// Fewest bytes of a secret that is not weak (`fmi::Config::allow_weak_key`): a peer, or whoever records a stream, can
@@ -82,7 +82,7 @@ impl fmt::Debug for Secret {
 
 /// The key of one group: of its secret and its name.
 #[derive(Clone, Debug)]
-pub struct Key(Arc<Derived>);
+pub struct Key(Arc<KeyBytes>);
 
 impl Key {
     /// The key of the group of this name whose ranks share a secret.
@@ -104,7 +104,7 @@ impl Key {
     }
 
     fn derived(label: derive::Label, parts: &[&[u8]]) -> Self {
-        Self(Arc::new(Derived::new(label, parts)))
+        Self(Arc::new(KeyBytes::new(label, parts)))
     }
 
     /// The identifier under which the group registers.
@@ -122,15 +122,15 @@ impl Key {
     }
 
     /// The key that seals the card of one registration.
-    pub(crate) fn card_key(&self, parts: &[&[u8]]) -> Derived {
+    pub(crate) fn card_key(&self, parts: &[&[u8]]) -> KeyBytes {
         let id = self.id();
         let all: Vec<&[u8]> = [&self.0.as_bytes()[..], &id[..]].into_iter().chain(parts.iter().copied()).collect();
-        Derived::new(derive::CARD, &all)
+        KeyBytes::new(derive::CARD, &all)
     }
 
     /// The part of this key in the keys of all pairs.
-    pub(crate) fn pre_shared(&self) -> Derived {
-        Derived::new(derive::PRE_SHARED, &[self.0.as_bytes()])
+    pub(crate) fn pre_shared(&self) -> KeyBytes {
+        KeyBytes::new(derive::PRE_SHARED, &[self.0.as_bytes()])
     }
 }
 

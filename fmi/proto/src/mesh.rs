@@ -171,8 +171,7 @@ impl Mesh {
         while let Some(output) = punch.poll_output() {
             self.outputs.push_back(match output {
                 PunchOutput::Connect(attempt, candidate) => Output::Connect { peer, attempt, candidate },
-                PunchOutput::Nominate(stream) => Output::Nominate { peer, stream, settles: false },
-                PunchOutput::Settle(stream) => Output::Nominate { peer, stream, settles: true },
+                PunchOutput::Nominate { stream, settles } => Output::Nominate { peer, stream, settles },
                 PunchOutput::Won(stream) => {
                     won = true;
                     Output::Won { peer, stream }

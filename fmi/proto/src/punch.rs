@@ -78,10 +78,13 @@ pub enum Input {
 pub enum Output {
     /// Connect to a candidate.
     Connect(Attempt, Candidate),
-    /// Tell the peer that this stream may be kept, and wait for its acceptance.
-    Nominate(StreamId),
-    /// Tell the peer that this stream is the one.
-    Settle(StreamId),
+    /// Tell the peer that a stream may be kept.
+    Nominate {
+        /// The stream.
+        stream: StreamId,
+        /// Whether it is the one, and no acceptance is waited for.
+        settles: bool,
+    },
     /// Keep this stream; abandon all attempts and other streams of the pair.
     Won(StreamId),
 }
@@ -157,12 +160,13 @@ impl Punch {
                 }
             }
             Input::Confirmed { stream, is_answered } => {
-                if self.nominates && is_answered && !self.has_nominated {
-                    self.outputs.push_back(Output::Settle(stream));
-                    self.win(stream);
-                } else if self.nominates {
+                if self.nominates {
+                    let settles = is_answered && !self.has_nominated;
                     self.has_nominated = true;
-                    self.outputs.push_back(Output::Nominate(stream));
+                    self.outputs.push_back(Output::Nominate { stream, settles });
+                    if settles {
+                        self.win(stream);
+                    }
                 }
             }
             Input::Nominated(stream) => {
@@ -353,11 +357,8 @@ mod tests {
         punch.handle_input(Instant::ZERO, confirmed(4, false));
         punch.handle_input(Instant::ZERO, confirmed(5, true));
         let (four, five) = (StreamId(4), StreamId(5));
-        assert_eq!(
-            outputs(&mut punch),
-            [Output::Nominate(four), Output::Nominate(five)],
-            "the first may be kept as well"
-        );
+        let nominated = [four, five].map(|stream| Output::Nominate { stream, settles: false });
+        assert_eq!(outputs(&mut punch), nominated, "the first may be kept as well");
         assert_eq!(punch.won(), None);
         punch.handle_input(Instant::ZERO, Input::Broken(four));
         punch.handle_input(Instant::ZERO, Input::Accepted(five));
@@ -369,7 +370,8 @@ mod tests {
         let mut punch = punch(true);
         punch.handle_input(Instant::ZERO, confirmed(4, true));
         punch.handle_input(Instant::ZERO, confirmed(5, true));
-        assert_eq!(outputs(&mut punch), [Output::Settle(StreamId(4)), Output::Won(StreamId(4))]);
+        let settled = Output::Nominate { stream: StreamId(4), settles: true };
+        assert_eq!(outputs(&mut punch), [settled, Output::Won(StreamId(4))]);
     }
 
     #[test]
@@ -491,7 +493,7 @@ mod tests {
 
         fn drain(&mut self) {
             for output in outputs(&mut self.low) {
-                if let Output::Nominate(stream) | Output::Settle(stream) = output {
+                if let Output::Nominate { stream, .. } = output {
                     self.nominations.push(stream);
                 }
             }

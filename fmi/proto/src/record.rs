@@ -12,7 +12,7 @@ use fmi_net::planted;
 
 use super::card::Security;
 use super::cipher::{Cipher, NONCE_BYTES, Suite};
-use super::derive::{self, Derived};
+use super::derive::{self, KeyBytes};
 
 /// Most bytes of the application in one record.
 pub const RECORD_BYTES_MAX: usize = 64 << 10;
@@ -40,7 +40,7 @@ pub enum RecordError {
 /// One direction of a protected stream.
 pub struct Direction {
     suite: Suite,
-    key: Derived,
+    key: KeyBytes,
     cipher: Cipher,
     encrypts: bool,
     number: u64,
@@ -57,11 +57,11 @@ impl fmt::Debug for Direction {
 
 impl Direction {
     /// Starts a direction.
-    pub fn new(security: Security, suite: Suite, key: impl Into<Derived>) -> Self {
+    pub fn new(security: Security, suite: Suite, key: impl Into<KeyBytes>) -> Self {
         Self::rekeyed_after(security, suite, key.into(), (REKEY_AFTER, REKEY_BYTES))
     }
 
-    fn rekeyed_after(security: Security, suite: Suite, key: Derived, limits: (u64, u64)) -> Self {
+    fn rekeyed_after(security: Security, suite: Suite, key: KeyBytes, limits: (u64, u64)) -> Self {
         let cipher = Cipher::new(suite, key.as_bytes());
         Self { suite, key, cipher, encrypts: security == Security::Encrypted, number: 0, used: (0, 0), limits }
     }
@@ -69,7 +69,7 @@ impl Direction {
     /// The nonce of the next record, which has so many bytes of the application.
     fn next(&mut self, bytes: usize) -> [u8; NONCE_BYTES] {
         if self.used.0 >= self.limits.0 || self.used.1 >= self.limits.1 {
-            self.key = Derived::new(derive::NEXT, &[self.key.as_bytes()]);
+            self.key = KeyBytes::new(derive::NEXT, &[self.key.as_bytes()]);
             self.cipher = Cipher::new(self.suite, self.key.as_bytes());
             self.used = (0, 0);
         }
@@ -158,8 +158,8 @@ mod tests {
 
     const SUITES: [Suite; 2] = [Suite::ChaCha20Poly1305, Suite::Aes256Gcm];
 
-    fn key(number: u8) -> Derived {
-        Derived::new(derive::UP, &[&[number; 32]])
+    fn key(number: u8) -> KeyBytes {
+        KeyBytes::new(derive::UP, &[&[number; 32]])
     }
 
     fn ends_limited(security: Security, suite: Suite, limits: (u64, u64)) -> (Direction, Direction) {

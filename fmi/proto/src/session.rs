@@ -21,7 +21,7 @@
 //! A hello costs whoever checks it a hash, and at most one exchange for each rank. A wrong or silent other end costs that
 //! stream only, and is not told why.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use fmi_net::{noted, planted};
 use zeroize::ZeroizeOnDrop;
@@ -34,7 +34,7 @@ use super::record::Direction;
 use super::rendezvous::SessionId;
 use super::wire::{Reader, VERSION, WireError, Write};
 use crate::cipher::Suite;
-use crate::derive::{self, Derived, KEY_BYTES, Tag};
+use crate::derive::{self, KEY_BYTES, KeyBytes, Tag};
 use crate::key::Key;
 
 /// First bytes of a hello: a name and the version of the protocol.
@@ -77,7 +77,7 @@ pub enum Stranger {
 
 /// What only the two ends of a connection know. Streams that take its place prove it.
 #[derive(Debug)]
-pub struct Chain(Derived);
+pub struct Chain(KeyBytes);
 
 impl From<[u8; KEY_BYTES]> for Chain {
     /// A secret that was agreed upon elsewhere.
@@ -89,13 +89,13 @@ impl From<[u8; KEY_BYTES]> for Chain {
 /// What one rank needs to prove itself and to check others. Not for cloning: the secret of the registration ends with it.
 #[derive(Debug)]
 pub struct Credentials {
-    pre_shared: Derived,
+    pre_shared: KeyBytes,
     key_pair: KeyPair,
     security: Security,
     roster: Roster,
     rank: u32,
     /// Of the connection that the streams shall take the place of.
-    chain: Option<std::sync::Arc<Chain>>,
+    chain: Option<Arc<Chain>>,
     /// By rank, made at the first need.
     pairs: Vec<OnceLock<Result<Pair, Stranger>>>,
 }
@@ -103,7 +103,7 @@ pub struct Credentials {
 /// What two ranks of a view share.
 #[derive(Debug)]
 struct Pair {
-    key: Derived,
+    key: KeyBytes,
     suite: Suite,
 }
 
@@ -113,9 +113,9 @@ pub struct StreamKeys {
     /// What makes records of it.
     pub(crate) suite: Suite,
     /// Of what this side sends.
-    pub(crate) send: Derived,
+    pub(crate) send: KeyBytes,
     /// Of what it receives.
-    pub(crate) receive: Derived,
+    pub(crate) receive: KeyBytes,
 }
 
 /// All their secret parts are wiped.
@@ -126,7 +126,7 @@ impl ZeroizeOnDrop for Credentials {}
 
 impl StreamKeys {
     /// Keys that were agreed upon elsewhere.
-    pub fn new(suite: Suite, send: impl Into<Derived>, receive: impl Into<Derived>) -> Self {
+    pub fn new(suite: Suite, send: impl Into<KeyBytes>, receive: impl Into<KeyBytes>) -> Self {
         Self { suite, send: send.into(), receive: receive.into() }
     }
 
@@ -155,7 +155,7 @@ pub struct Proven {
     security: Security,
     suite: Suite,
     transcript: [u8; KEY_BYTES],
-    secret: Derived,
+    secret: KeyBytes,
 }
 
 impl Credentials {
@@ -167,7 +167,7 @@ impl Credentials {
         security: Security,
         roster: Roster,
         rank: u32,
-        chain: Option<std::sync::Arc<Chain>>,
+        chain: Option<Arc<Chain>>,
     ) -> Self {
         let pairs = (0..roster.size()).map(|_| OnceLock::new()).collect();
         Self { pre_shared: key.pre_shared(), key_pair, security, roster, rank, chain, pairs }
@@ -274,7 +274,7 @@ impl Credentials {
     /// The tag of the hello of `from`, which is this rank or its peer.
     fn tag(&self, from: u32, peer: u32, body: &[u8], answers: Option<&[u8]>) -> Result<Tag, Stranger> {
         let pair = self.pair(peer)?;
-        let key = Derived::new(derive::HELLO, &[pair.key.as_bytes(), self.chain(), &from.to_be_bytes()]);
+        let key = KeyBytes::new(derive::HELLO, &[pair.key.as_bytes(), self.chain(), &from.to_be_bytes()]);
         Ok(key.tag(&[body, answers.unwrap_or_default()]))
     }
 
@@ -285,7 +285,7 @@ impl Credentials {
         let mut hasher = blake3::Hasher::new();
         hasher.update(low).update(high);
         let transcript = *hasher.finalize().as_bytes();
-        let secret = Derived::new(derive::STREAM, &[pair.key.as_bytes(), self.chain(), &transcript, &NONE]);
+        let secret = KeyBytes::new(derive::STREAM, &[pair.key.as_bytes(), self.chain(), &transcript, &NONE]);
         let (peer, security, suite) = (flight.peer, self.security, pair.suite);
         Ok(Proven { peer, nominates, is_answered, security, suite, transcript, secret })
     }
@@ -316,7 +316,7 @@ impl Credentials {
             &high.to_be_bytes(),
             &[self.security.code(), suite.code()],
         ];
-        Ok(Pair { key: Derived::new(derive::PAIR, &parts), suite })
+        Ok(Pair { key: KeyBytes::new(derive::PAIR, &parts), suite })
     }
 
     /// What streams are for.
@@ -377,12 +377,12 @@ impl Proven {
     }
 
     fn tag(&self, label: derive::Label) -> Tag {
-        Derived::new(label, &[self.secret.as_bytes()]).tag(&[&self.transcript])
+        KeyBytes::new(label, &[self.secret.as_bytes()]).tag(&[&self.transcript])
     }
 
     /// What protects the stream now that it is kept, and what its ends will know each other by.
     pub fn keep(self) -> (Protection, Chain) {
-        let derived = |label| Derived::new(label, &[self.secret.as_bytes()]);
+        let derived = |label| KeyBytes::new(label, &[self.secret.as_bytes()]);
         let chain = Chain(derived(derive::CHAIN));
         if self.security == Security::Plaintext {
             return (None, chain);

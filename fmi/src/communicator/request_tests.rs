@@ -3,7 +3,7 @@
 //! process on an executor that polls only what was woken, while the clock stands still.
 
 use std::sync::Arc;
-use std::task::Waker;
+use std::task::{Context, Waker};
 
 use futures_util::future::join;
 

@@ -31,7 +31,7 @@ use crate::proto::card::Security;
 use crate::proto::cipher::Suites;
 use crate::proto::exchange::KeyPair;
 use crate::proto::join::{Input as RoundsInput, Output as RoundsOutput, Rounds};
-use crate::proto::rendezvous::client::{Client, Entropy, Identity, Input as ClientInput, Output as ClientOutput};
+use crate::proto::rendezvous::client::{Client, Identity, Input as ClientInput, Output as ClientOutput};
 use crate::proto::rendezvous::{Handout, Nonce, Resumption, ServerMessage, SessionId};
 use crate::proto::session::{Chain, Credentials};
 use crate::time::Instant;
@@ -315,35 +315,30 @@ impl<N: Net> Joiner<N> {
         })?;
         let rank = self.config.rank;
         self.rounds.handle_input(self.net.now(), RoundsInput::HandedOut(&roster));
-        let mut credentials = Some(Credentials::new(key, key_pair, security, roster, rank, chain.clone()));
-        while let Some(output) = self.rounds.poll_output() {
-            match output {
-                RoundsOutput::Start { relay_likely } => {
-                    let mut seed = [0; 8];
-                    self.net.fill_entropy(&mut seed);
-                    let means = Means {
-                        relay: self.config.relay.then_some(legs.server.main),
-                        relay_likely,
-                        sprays: self.config.spray,
-                        peers: self.config.peers,
-                        seed: u64::from_be_bytes(seed),
-                    };
-                    // A group that was handed out is started once.
-                    let Some(credentials) = credentials.take() else { continue };
-                    self.round = Some(Round::new(&self.net, rank, credentials, means, self.config.peers_at_once_max));
-                }
-                RoundsOutput::Mismatch { peer, theirs } => {
-                    let (theirs, own) = (theirs.name(), security.name());
-                    let what =
-                        format!("rank {peer} is configured as {theirs}, this rank as {own}; all ranks must agree");
-                    let error = Error::new(Operation::Join, ErrorKind::InvalidConfig(what));
-                    return Err(error.on(rank).with_peer(peer));
-                }
-                // Only a timeout makes them.
-                RoundsOutput::Retry | RoundsOutput::Expired => {}
+        match self.rounds.poll_output() {
+            Some(RoundsOutput::Start { relay_likely }) => {
+                let mut seed = [0; 8];
+                self.net.fill_entropy(&mut seed);
+                let means = Means {
+                    relay: self.config.relay.then_some(legs.server.main),
+                    relay_likely,
+                    sprays: self.config.spray,
+                    peers: self.config.peers,
+                    seed: u64::from_be_bytes(seed),
+                };
+                let credentials = Credentials::new(key, key_pair, security, roster, rank, chain.clone());
+                self.round = Some(Round::new(&self.net, rank, credentials, means, self.config.peers_at_once_max));
+                Ok(())
             }
+            Some(RoundsOutput::Mismatch { peer, theirs }) => {
+                let (theirs, own) = (theirs.name(), security.name());
+                let what = format!("rank {peer} is configured as {theirs}, this rank as {own}; all ranks must agree");
+                let error = Error::new(Operation::Join, ErrorKind::InvalidConfig(what));
+                Err(error.on(rank).with_peer(peer))
+            }
+            // Only a timeout makes them.
+            Some(RoundsOutput::Retry | RoundsOutput::Expired) | None => Ok(()),
         }
-        Ok(())
     }
 
     fn poll_control(&mut self, cx: &mut Context<'_>) -> bool {
@@ -358,10 +353,7 @@ impl<N: Net> Joiner<N> {
                 Leg::Established(_) | Leg::None => Ok(()),
             };
             legs.is_announced = true;
-            let mut entropy = Entropy { nonce: [0; 16], seed: [0; 32] };
-            self.net.fill_entropy(&mut entropy.nonce);
-            self.net.fill_entropy(&mut entropy.seed);
-            let input = connected.and_then(|()| legs.connected(entropy));
+            let input = connected.and_then(|()| legs.connected(&self.net));
             let input = input.unwrap_or_else(|error| ClientInput::Disconnected(error.kind()));
             self.client.handle_input(now, input);
             return true;

@@ -159,9 +159,12 @@ impl<N: Net> Legs<N> {
         }
     }
 
-    /// What the main connection tells the client machine, with the entropy of a registration.
-    pub(super) fn connected(&self, entropy: Entropy) -> io::Result<ClientInput> {
+    /// What the main connection tells the client machine, with entropy that is drawn now.
+    pub(super) fn connected(&self, net: &N) -> io::Result<ClientInput> {
         let Leg::Established(control) = &self.main else { return Err(io::ErrorKind::NotConnected.into()) };
+        let mut entropy = Entropy { nonce: [0; 16], seed: [0; 32] };
+        net.fill_entropy(&mut entropy.nonce);
+        net.fill_entropy(&mut entropy.seed);
         let vouches = [&self.vantage, &self.other_leg].map(|leg| u8::from(leg.is_hopeful()));
         Ok(ClientInput::Connected {
             locals: vec![control.stream().local_addr()?],

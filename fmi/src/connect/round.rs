@@ -22,7 +22,7 @@ use crate::proto::candidate::{Candidate, LocalEnd, Means, Route, Technique};
 use crate::proto::mesh::{Mesh, Output as MeshOutput};
 use crate::proto::punch::{Attempt, Input as PunchInput, Punch, StreamId, nominates};
 use crate::proto::rendezvous::RelayRequest;
-use crate::proto::session::{Chain, Credentials, HELLO_BYTES, Hello, Proven, Stranger, StreamNonce, TAG_BYTES};
+use crate::proto::session::{Chain, Credentials, Proven, Stranger, StreamNonce, TAG_BYTES};
 use crate::time::Instant;
 
 /// A stream whose other end has not proved itself after this time is dropped: a SYN-ACK may need
@@ -160,11 +160,9 @@ impl<N: Net> Round<N> {
 
     /// Peers that are relayed.
     pub(super) fn relayed(&self) -> Vec<Relayed> {
-        let is_likely = |peer: u32| self.mesh.technique(peer).is_some_and(Technique::is_likely);
-        let relayed = |(peer, chain): (&u32, &Arc<Chain>)| Relayed {
-            peer: *peer,
-            is_likely: is_likely(*peer),
-            chain: chain.clone(),
+        let relayed = |(peer, chain): (&u32, &Arc<Chain>)| {
+            let is_likely = self.mesh.technique(*peer).is_some_and(Technique::is_likely);
+            Relayed { peer: *peer, is_likely, chain: chain.clone() }
         };
         self.chains.iter().map(relayed).collect()
     }
@@ -268,9 +266,7 @@ impl<N: Net> Round<N> {
         self.push_abortable(peer, async move {
             let ask = async {
                 stream.write_all(&nomination).await?;
-                let mut theirs = [0; TAG_BYTES];
-                stream.read_exact(&mut theirs).await?;
-                proven.accepted(&theirs).map_err(denied)
+                proven.accepted(&read(&mut stream).await?).map_err(denied)
             };
             let result = within(&net, net.now() + PROOF_MAX, ask).await;
             Event::Accepted { id, peer, result: result.map(|()| (stream, proven)) }
@@ -393,11 +389,7 @@ impl<N: Net> Round<N> {
         let net = net.clone();
         let peer = proven.peer();
         self.push_abortable(peer, async move {
-            let nomination = async {
-                let mut theirs = [0; TAG_BYTES];
-                stream.read_exact(&mut theirs).await?;
-                proven.nominated(&theirs).map_err(denied)
-            };
+            let nomination = async { proven.nominated(&read(&mut stream).await?).map_err(denied) };
             let result = within(&net, net.now() + PROOF_MAX, nomination).await;
             Event::Nominated { id, peer, result: result.map(|waits| ((stream, proven), waits)) }
         });
@@ -533,8 +525,9 @@ fn nonce<N: Net>(net: &N) -> StreamNonce {
     nonce
 }
 
-async fn hello<S: ByteStream>(stream: &mut S) -> io::Result<Hello> {
-    let mut theirs = [0; HELLO_BYTES];
+/// What the peer says next, which has one length.
+async fn read<const N: usize>(stream: &mut impl ByteStream) -> io::Result<[u8; N]> {
+    let mut theirs = [0; N];
     stream.read_exact(&mut theirs).await?;
     Ok(theirs)
 }
@@ -548,7 +541,7 @@ async fn ask<S: ByteStream>(
 ) -> io::Result<Peers<S>> {
     let (ours, flight) = credentials.hello(peer, nonce).map_err(denied)?;
     stream.write_all(&ours).await?;
-    let theirs = hello(&mut stream).await?;
+    let theirs = read(&mut stream).await?;
     let proven = credentials.hear(&flight, &theirs).map_err(denied)?;
     Ok((stream, proven))
 }
@@ -559,7 +552,7 @@ async fn answer<S: ByteStream>(
     mut stream: S,
     nonce: StreamNonce,
 ) -> io::Result<Peers<S>> {
-    let theirs = hello(&mut stream).await?;
+    let theirs = read(&mut stream).await?;
     let peer = credentials.check(&theirs).map_err(denied)?;
     let (ours, proven) = credentials.answer(peer, nonce, &theirs).map_err(denied)?;
     stream.write_all(&ours).await?;

@@ -150,7 +150,7 @@ fn a_hello_is_for_one_rank_of_one_view_and_one_kind_of_stream() {
         assert_eq!(a.check(&answer), Err(Stranger::Other), "an answer opens no stream");
         let (_, other_flight) = a.hello(1, [7; 16]).expect("a member");
         assert_eq!(a.hear(&other_flight, &answer).expect_err("recorded"), Stranger::Tag, "an answer to another hello");
-        let chain = |byte: u8| Some(Arc::new(Chain(Derived::new(derive::CHAIN, &[&[byte]]))));
+        let chain = |byte: u8| Some(Arc::new(Chain(KeyBytes::new(derive::CHAIN, &[&[byte]]))));
         let upgrade = case.with(|case| case.chain = chain(1));
         assert_eq!(upgrade.credentials(1).check(&hello), Err(Stranger::Other), "no upgrade");
         let other = case.with(|case| case.chain = chain(2));
@@ -299,7 +299,7 @@ fn nothing_of_a_secret_is_printed() {
     let (proven, _) = meet(&own, &case.credentials(1)).expect("members");
     let (protection, chain) = proven.keep();
     let shown = format!("{own:?} {protection:?} {chain:?}");
-    assert!(shown.contains("Derived(..)") && !shown.contains(&format!("{:?}", [1; 32])), "{shown}");
+    assert!(shown.contains("KeyBytes(..)") && !shown.contains(&format!("{:?}", [1; 32])), "{shown}");
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -304,37 +304,24 @@ fn durations<const N: usize>() -> impl Strategy<Value = [Duration; N]> {
 }
 
 fn timers() -> impl Strategy<Value = Timers> {
-    durations().prop_map(
-        |[
-            syn_sent,
-            syn_received,
-            established,
-            fin_wait,
-            close_wait,
-            last_ack,
-            time_wait,
-            close,
-            unacknowledged,
-            udp_new,
-            udp_stream,
-            icmp,
-        ]| {
-            Timers {
-                syn_sent,
-                syn_received,
-                established,
-                fin_wait,
-                close_wait,
-                last_ack,
-                time_wait,
-                close,
-                unacknowledged,
-                udp_new,
-                udp_stream,
-                icmp,
-            }
-        },
-    )
+    durations::<12>().prop_map(|all| {
+        let mut all = all.into_iter();
+        let mut next = || all.next().expect("one for each");
+        Timers {
+            syn_sent: next(),
+            syn_received: next(),
+            established: next(),
+            fin_wait: next(),
+            close_wait: next(),
+            last_ack: next(),
+            time_wait: next(),
+            close: next(),
+            unacknowledged: next(),
+            udp_new: next(),
+            udp_stream: next(),
+            icmp: next(),
+        }
+    })
 }
 
 fn quarantine() -> impl Strategy<Value = Quarantine> {
