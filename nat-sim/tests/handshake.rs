@@ -11,15 +11,15 @@ use std::time::Duration;
 
 use attackers::{MODES, Registered, TOLD_BYTES, assert_unproven, config, works};
 use common::{Board, RENDEZVOUS, RENDEZVOUS_PORT, host, millis};
-use fmi::Error;
 use fmi::net::Net;
+use fmi::{Error, Security};
 use fmi_proto::rendezvous::Handout;
+use fmi_proto::session::HELLO_BYTES;
 use nat_sim::World;
-use nat_sim::topology::{HostId, INTERNET, Topology};
+use nat_sim::nat::preset;
+use nat_sim::topology::{GatewaySpec, HostId, INTERNET, Topology};
 
 const ATTACKER: ([u8; 4], u16) = ([198, 51, 100, 66], 4000);
-/// Hellos that the attacker repeats.
-const COPIES: usize = 5;
 
 fn address() -> SocketAddr {
     (RENDEZVOUS, RENDEZVOUS_PORT).into()
@@ -43,61 +43,88 @@ fn joins(world: &mut World, host: HostId, config: fmi::Config, board: &Board<(u3
     });
 }
 
+/// Rank 1 is told that rank 0 is at the attacker's, who repeats what it says there towards rank 0, `copies` times. The
+/// ranks are as far as that from the rendezvous, and the third one, if there is one, behind a gateway. All come together.
+/// Returns how much each copy was told.
+fn repeated(security: Security, distances: &[Duration], copies: usize) -> Vec<usize> {
+    let mut topology = Topology::new();
+    let rendezvous = topology.host(host(INTERNET, RENDEZVOUS.octets(), millis(1)));
+    let ranks = (0u8..).zip(distances).map(|(rank, distance)| {
+        if rank < 2 {
+            return topology.host(host(INTERNET, [1, 0, 0, rank + 1], *distance));
+        }
+        let inner = topology.network(format!("lan-{rank}"));
+        topology.gateway(GatewaySpec::plain(preset::aws_natgw(), [203, 0, 113, rank], *distance, inner));
+        topology.host(host(inner, [10, 0, 0, 2], millis(1)))
+    });
+    let ranks: Vec<_> = ranks.collect();
+    let attacker = topology.host(host(INTERNET, ATTACKER.0, millis(1)));
+    let mut world = World::new(topology, 1, millis(1));
+    let size = u32::try_from(ranks.len()).expect("few");
+    let target: Board<SocketAddr> = Board::new();
+    let seen = target.clone();
+    world.service(rendezvous, move |net| {
+        let seen = seen.clone();
+        async move {
+            let deal = move |registered: &[Registered]| -> Vec<Handout> {
+                let told = |own: &Registered| {
+                    let mut handout = attackers::handout(1, &registered.iter().collect::<Vec<_>>());
+                    if own.registration.rank == 1 {
+                        seen.put(handout.members[0].observed.main);
+                        handout.members[0].observed.main = ATTACKER.into();
+                    }
+                    handout
+                };
+                registered.iter().map(told).collect()
+            };
+            attackers::lying_rendezvous(&net, address(), size as usize, deal).await;
+        }
+    });
+    let told = Board::new();
+    let tell = told.clone();
+    world.service(attacker, move |net| {
+        let (tell, target) = (tell.clone(), target.clone());
+        async move {
+            let mut listener = net.listen(ATTACKER.into(), 8).expect("listens");
+            let local = (ATTACKER.0, 0).into();
+            let towards = loop {
+                if let Some(towards) = target.take().pop() {
+                    break towards;
+                }
+                net.sleep_until(net.now() + millis(1)).await;
+            };
+            for bytes in attackers::repeats(&net, &mut listener, local, towards, copies).await {
+                tell.put(bytes);
+            }
+        }
+    });
+    let board = Board::new();
+    for (rank, host) in (0u32..).zip(ranks) {
+        joins(&mut world, host, config("job", (rank, size), security, address()), &board);
+    }
+    assert_eq!(world.run().expect("a world").stuck, None);
+    for (rank, result) in board.take() {
+        result.unwrap_or_else(|error| panic!("rank {rank}, {security:?}: {error}"));
+    }
+    told.take()
+}
+
 #[test]
 fn a_hello_that_is_repeated_takes_nobodys_place() {
     for security in MODES {
-        let mut topology = Topology::new();
-        let rendezvous = topology.host(host(INTERNET, RENDEZVOUS.octets(), millis(1)));
         // Rank 1 is far, so what it says reaches the attacker, and from there rank 0, before its answer does.
-        let ranks = [(1, 1), (2, 50)].map(|(last, far)| topology.host(host(INTERNET, [1, 0, 0, last], millis(far))));
-        let attacker = topology.host(host(INTERNET, ATTACKER.0, millis(1)));
-        let mut world = World::new(topology, 1, millis(1));
-        let target: Board<SocketAddr> = Board::new();
-        let seen = target.clone();
-        world.service(rendezvous, move |net| {
-            let seen = seen.clone();
-            async move {
-                let deal = move |registered: &[Registered]| -> Vec<Handout> {
-                    let told = |own: &Registered| {
-                        let mut handout = attackers::handout(1, &registered.iter().collect::<Vec<_>>());
-                        if own.registration.rank == 1 {
-                            seen.put(handout.members[0].observed.main);
-                            handout.members[0].observed.main = ATTACKER.into();
-                        }
-                        handout
-                    };
-                    registered.iter().map(told).collect()
-                };
-                attackers::lying_rendezvous(&net, address(), 2, deal).await;
-            }
-        });
-        let told = Board::new();
-        let tell = told.clone();
-        world.service(attacker, move |net| {
-            let (tell, target) = (tell.clone(), target.clone());
-            async move {
-                let mut listener = net.listen(ATTACKER.into(), 8).expect("listens");
-                let local = (ATTACKER.0, 0).into();
-                let towards = loop {
-                    if let Some(towards) = target.take().pop() {
-                        break towards;
-                    }
-                    net.sleep_until(net.now() + millis(1)).await;
-                };
-                for bytes in attackers::repeats(&net, &mut listener, local, towards, COPIES).await {
-                    tell.put(bytes);
-                }
-            }
-        });
-        let board = Board::new();
-        for (rank, host) in (0u32..).zip(ranks) {
-            joins(&mut world, host, config("job", (rank, 2), security, address()), &board);
-        }
-        assert_eq!(world.run().expect("a world").stuck, None);
-        for (rank, result) in board.take() {
-            result.unwrap_or_else(|error| panic!("rank {rank}, {security:?}: {error}"));
-        }
-        assert_eq!(told.take(), [TOLD_BYTES; COPIES], "each was taken for a hello, and none was kept");
+        let told = repeated(security, &[millis(1), millis(50)], 5);
+        assert_eq!(told, [TOLD_BYTES; 5], "each was taken for a hello, and none was kept");
+    }
+}
+
+/// More copies than strangers may have at once, once the true stream is kept, and before rank 2, whom rank 0 cannot reach by
+/// itself, is there.
+#[test]
+fn hellos_that_are_repeated_later_leave_room_for_others() {
+    for security in MODES {
+        let told = repeated(security, &[millis(1), millis(1), millis(250)], 80);
+        assert!(told.iter().all(|bytes| *bytes <= HELLO_BYTES), "none was nominated: {told:?}");
     }
 }
 

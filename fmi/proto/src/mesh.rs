@@ -118,7 +118,7 @@ impl Mesh {
 
     /// The lowest peer without a connection, its machine if it has started, and how many there are.
     pub fn unconnected(&self) -> Option<(u32, Option<&Punch>, usize)> {
-        let missing = |peer: &u32| self.pairs[*peer as usize].as_ref().is_none_or(|punch| punch.won().is_none());
+        let missing = |peer: &u32| !self.is_connected(*peer);
         let count = self.peers.len() - self.connected;
         self.peers.iter().copied().find(missing).map(|peer| (peer, self.pairs[peer as usize].as_ref(), count))
     }
@@ -126,6 +126,11 @@ impl Mesh {
     /// Attempts made so far towards `peer`.
     pub fn attempts(&self, peer: u32) -> u32 {
         self.pairs.get(peer as usize).and_then(Option::as_ref).map_or(0, Punch::attempts)
+    }
+
+    /// Whether a stream to `peer` is kept.
+    pub fn is_connected(&self, peer: u32) -> bool {
+        self.pairs.get(peer as usize).and_then(Option::as_ref).is_some_and(|punch| punch.won().is_some())
     }
 
     /// How the pair with `peer` should come together, once it has started.

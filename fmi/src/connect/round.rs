@@ -442,6 +442,11 @@ impl<N: Net> Round<N> {
 
     fn proved(&mut self, net: &N, id: StreamId, proven: Peers<N::Stream>) {
         let (peer, is_answered) = (proven.1.peer(), proven.1.is_answered());
+        if self.mesh.is_connected(peer) {
+            // A second stream of a pair that has kept one: its place is for whoever is still missing.
+            self.forget(id);
+            return;
+        }
         self.set_route(id, peer, &proven.0);
         if nominates(self.rank, peer) {
             self.set_stage(id, Stage::Proven(proven));
