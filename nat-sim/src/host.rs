@@ -57,7 +57,6 @@ use datagram::{Datagrams, Echoes};
 pub use power::FROZEN_PACKETS_MAX;
 use power::Power;
 pub(crate) use raw::RawQueue;
-pub use sender::{CLOSED_REPEATED_FOR, PATH_MTU_MIN, REPEATED_FOR, WINDOW_PROBES};
 
 /// When Linux (6.5 and later, default settings) sends a SYN, after the first, in seconds.
 pub const SYN_TIMES: [u64; 11] = [0, 1, 2, 3, 4, 5, 7, 11, 19, 35, 69];
@@ -66,14 +65,14 @@ pub const SYN_TIMEOUT: Duration = Duration::from_millis(134_500);
 /// When a listener gives up a handshake that is not completed.
 pub const SYN_RECEIVED_TIMEOUT: Duration = Duration::from_secs(63);
 /// How long a connection that is closed on both sides is remembered (`TCP_TIMEWAIT_LEN`).
-pub const TIME_WAIT_TIME: Duration = Duration::from_secs(60);
+const TIME_WAIT_TIME: Duration = Duration::from_secs(60);
 /// How long one whose program has closed it waits for the other end to do so (`tcp_fin_timeout`).
-pub const FIN_WAIT_2_TIME: Duration = Duration::from_secs(60);
+const FIN_WAIT_2_TIME: Duration = Duration::from_secs(60);
 /// Handshakes of a listener that are not completed; Linux has cookies for more (`tcp_max_syn_backlog`).
-pub const HALF_OPEN_MAX: usize = 1024;
+const HALF_OPEN_MAX: usize = 1024;
 /// How long the MTU of a path is remembered that a report told (`mtu_expires`).
 const PATH_MTU_TIME: Duration = Duration::from_secs(600);
-/// Paths whose MTU is remembered; the first one gives way.
+/// Paths whose MTU is remembered; that to the lowest address gives way.
 const PATH_MTUS_MAX: usize = 1024;
 /// First and last port that is chosen where none is asked for; Linux's range.
 pub const EPHEMERAL_PORTS: (u16, u16) = (32_768, 60_999);
@@ -125,7 +124,7 @@ pub(crate) struct Host {
     pub(crate) echoes: BTreeMap<u16, Echoes>,
     /// Takes all packets in place of this stack.
     pub(crate) raw: Option<RawQueue>,
-    /// By remote address, until when.
+    /// By remote address: the MTU, and until when it is remembered.
     path_mtus: BTreeMap<IpAddr, (usize, Instant)>,
     identification: u16,
     fragments: VecDeque<(Fragment, Vec<Packet>)>,
@@ -506,12 +505,11 @@ const FRAGMENTATION_NEEDED: (u8, u8) = (3, 4);
 /// The least MTU of IPv4 (RFC 791).
 const MTU_MIN: usize = 68;
 
-/// What Linux makes of an ICMP error on a connection that is being opened; measured.
+/// What Linux makes of an ICMP error on a connection that is being opened; measured. [`FRAGMENTATION_NEEDED`] is none.
 fn kind_of(error: IcmpError) -> Option<io::ErrorKind> {
     match (error.kind, error.code) {
         (3, 3) => Some(io::ErrorKind::ConnectionRefused),
         (3, 0 | 6 | 9 | 11) => Some(io::ErrorKind::NetworkUnreachable),
-        (3, 4) => None,
         (3, 5) => Some(io::ErrorKind::Unsupported),
         // ENOPROTOOPT, EHOSTDOWN, ENONET and EPROTO have no kind of their own.
         (3, 2 | 7 | 8) | (12, 0) => Some(io::ErrorKind::Other),

@@ -421,9 +421,7 @@ impl Nat {
         };
         self.drop_held(flow, external);
         packet.set_source(external);
-        if shift != 0 {
-            packet.shift_numbers(shift, 0);
-        }
+        packet.shift_numbers(shift, 0);
         if !is_hairpin {
             return Verdict::Forward(Side::Outside, packet);
         }
@@ -477,9 +475,7 @@ impl Nat {
             return Verdict::Drop(DropReason::OwnEndpoint);
         }
         packet.set_destination(internal);
-        if shift != 0 {
-            packet.shift_numbers(0, shift.wrapping_neg());
-        }
+        packet.shift_numbers(0, shift.wrapping_neg());
         Verdict::Forward(Side::Inside, packet)
     }
 

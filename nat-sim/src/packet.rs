@@ -540,8 +540,10 @@ impl Packet {
             self.replace(at, u16::from_be_bytes([octets[0], octets[1]]), &[header + 16]);
             self.replace(at + 2, u16::from_be_bytes([octets[2], octets[3]]), &[header + 16]);
         };
-        shift(header + 4, segment.sequence.wrapping_add(sequence));
-        if segment.ack {
+        if sequence != 0 {
+            shift(header + 4, segment.sequence.wrapping_add(sequence));
+        }
+        if segment.ack && acknowledgement != 0 {
             shift(header + 8, segment.acknowledgement.wrapping_add(acknowledgement));
         }
     }

@@ -48,11 +48,8 @@ pub(crate) fn topology(spec: &WorldSpec) -> (Topology, Layout) {
         spec.ipv6.then(|| IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, last])).into_iter().collect()
     };
     let on_internet = |address, also| HostSpec {
-        network: INTERNET,
-        address,
         also,
         link: link(spec.server),
-        site: SiteId(0),
         tcp: TcpConfig { receive_bytes: 8 << 10, ..spec.tcp },
         ..HostSpec::plain(INTERNET, address, spec.server)
     };

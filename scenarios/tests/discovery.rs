@@ -20,8 +20,7 @@ const OTHER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 const PORT: u16 = 7000;
 
 fn host(network: nat_sim::topology::NetworkId, address: Ipv4Addr, also: Vec<IpAddr>) -> HostSpec {
-    let link = LinkConfig::with_latency(Duration::from_millis(5));
-    HostSpec { also, link, ..HostSpec::plain(network, address, Duration::ZERO) }
+    HostSpec { also, ..HostSpec::plain(network, address, Duration::from_millis(5)) }
 }
 
 /// A rendezvous with two addresses, and hosts behind one gateway.

@@ -64,12 +64,12 @@ pub(crate) struct Connection {
     reset_seen: bool,
     /// Whether the peer's bytes are at their end.
     fin_seen: bool,
-    /// Whether smoltcp has closed it, and whether nothing is left of it, not even a time.
+    /// Whether note is taken of its end, and whether nothing is left of it, not even a time.
     is_closed: bool,
     is_gone: bool,
     /// Why it has ended, until the program is told: it is once.
     error: Option<io::ErrorKind>,
-    /// When the rest of a connection that its program has closed is forgotten.
+    /// When the rest of a connection that is closed on this side is forgotten.
     forgotten_at: Option<Instant>,
     /// Our initial sequence number on the wire.
     isn: u32,
@@ -91,7 +91,7 @@ pub(crate) struct Connection {
     heard: Option<(u32, u16)>,
     /// Bytes that the program has written.
     written: u32,
-    /// The window field of the last segment.
+    /// The window field of the last segment that smoltcp sent.
     window: u16,
     /// When the last SYN or SYN|ACK went out that is not answered.
     asked_at: Option<Instant>,
@@ -450,7 +450,7 @@ impl Connection {
         self.sender.stop();
     }
 
-    fn send_parts(&mut self, parts: Vec<Part>, out: &mut Vec<Packet>) {
+    fn send_parts(&self, parts: Vec<Part>, out: &mut Vec<Packet>) {
         for Part { sequence, bytes, fin } in parts {
             let acknowledgement = self.acknowledged.unwrap_or(0);
             let segment = Segment { ack: true, fin, sequence, acknowledgement, window: self.window, ..Segment::NONE };
@@ -615,15 +615,16 @@ impl Connection {
             return;
         }
         let part = Part { sequence: segment.sequence, bytes: packet.stream_bytes().to_vec(), fin: segment.fin };
-        let parts = self.sender.send(now, part.clone());
-        match &parts[..] {
-            [] => {}
-            [whole] if *whole == part => out.push(packet),
-            _ => self.send_parts(parts.clone(), out),
-        }
+        let parts = self.sender.send(now, part);
         self.say_end(segment);
         if !parts.is_empty() {
             self.acknowledging.sent_bytes(now);
+        }
+        match &parts[..] {
+            [] => {}
+            // Parts have the numbers of what they are cut from.
+            [whole] if (whole.sequence, whole.bytes.len()) == (segment.sequence, segment.payload) => out.push(packet),
+            _ => self.send_parts(parts, out),
         }
     }
 

@@ -82,7 +82,7 @@ impl Keepalive {
 /// Acknowledgements that Linux sends at once before it begins to wait (`TCP_MAX_QUICKACKS`).
 const QUICK_MAX: u32 = 16;
 /// How long it waits for something that carries one (`TCP_DELACK_MIN`, `TCP_ATO_MIN`).
-pub(super) const ACK_DELAY: Duration = Duration::from_millis(40);
+const ACK_DELAY: Duration = Duration::from_millis(40);
 
 /// A tick of a kernel with 250 a second.
 const TICK: Duration = Duration::from_millis(4);

@@ -21,13 +21,13 @@ const TAIL_MARGIN: Duration = Duration::from_millis(8);
 /// Acknowledgements of nothing new after which a segment counts as lost.
 const DUPLICATES: u32 = 3;
 /// How long Linux repeats without an answer, by `tcp_retries2` = 15: pauses of 0.2 s, doubled up to 120 s.
-pub const REPEATED_FOR: Duration = Duration::from_millis(924_600);
+const REPEATED_FOR: Duration = Duration::from_millis(924_600);
 /// The same of a connection that its program has closed: 8 retries.
-pub const CLOSED_REPEATED_FOR: Duration = Duration::from_millis(102_200);
+const CLOSED_REPEATED_FOR: Duration = Duration::from_millis(102_200);
 /// Unanswered probes of a closed window that end a connection, and one that its program has closed.
-pub const WINDOW_PROBES: (u32, u32) = (15, 8);
+const WINDOW_PROBES: (u32, u32) = (15, 8);
 /// The least MTU of a path that a report of one is believed to have (`min_pmtu`).
-pub const PATH_MTU_MIN: usize = 552;
+pub(super) const PATH_MTU_MIN: usize = 552;
 
 /// A stretch of the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,7 +107,6 @@ pub(super) struct Sender {
     next: u32,
     /// The round trip and how much it varies.
     trip: Option<(Duration, Duration)>,
-    backoff: u32,
     repeat_at: Option<Instant>,
     tail_at: Option<Instant>,
     is_tail_probed: bool,
@@ -133,7 +132,6 @@ impl Sender {
             unacknowledged: first,
             next: first,
             trip: None,
-            backoff: 0,
             repeat_at: None,
             tail_at: None,
             is_tail_probed: false,
@@ -192,7 +190,7 @@ impl Sender {
         self.next = part.end();
         let parts = part.cut(self.size_max);
         if self.sent.is_empty() {
-            self.repeat_at = Some(now + self.backed_off(self.backoff));
+            self.repeat_at = Some(now + self.backed_off(self.repetitions));
         }
         self.sent.extend(parts.iter().map(|part| Sent { part: part.clone(), at: now, is_repeated: false }));
         self.plan_tail(now);
@@ -200,7 +198,7 @@ impl Sender {
     }
 
     fn plan_tail(&mut self, now: Instant) {
-        let may_be = self.has_sack && !self.is_tail_probed && self.recovery.is_none() && self.backoff == 0;
+        let may_be = self.has_sack && !self.is_tail_probed && self.recovery.is_none() && self.repetitions == 0;
         let margin = if self.sent.len() == 1 { RTO_MARGIN_MIN } else { TAIL_MARGIN };
         let wait = self.trip.map_or(RTO_INITIAL, |(smooth, _)| smooth * 2 + margin);
         let bound = self.repeat_at.filter(|_| may_be && !self.sent.is_empty());
@@ -248,7 +246,7 @@ impl Sender {
             self.measure(trip);
         }
         self.unacknowledged = to;
-        (self.backoff, self.duplicates, self.repetitions, self.since) = (0, 0, 0, None);
+        (self.duplicates, self.repetitions, self.since) = (0, 0, None);
         self.is_tail_probed = false;
         self.repeat_at = if self.sent.is_empty() { None } else { Some(now + self.rto()) };
         self.recovery = self.recovery.filter(|recovery| after(recovery.until, to));
@@ -289,7 +287,7 @@ impl Sender {
         let old = std::mem::take(&mut self.sent);
         let parts: Vec<_> = old.into_iter().flat_map(|sent| sent.part.cut(size_max)).collect();
         self.sent = parts.iter().map(|part| Sent { part: part.clone(), at: now, is_repeated: true }).collect();
-        self.repeat_at = Some(now + self.backed_off(self.backoff));
+        self.repeat_at = Some(now + self.backed_off(self.repetitions));
         self.tail_at = None;
         parts
     }
@@ -331,8 +329,7 @@ impl Sender {
             }
             self.since.get_or_insert(now);
             self.repetitions += 1;
-            self.backoff += 1;
-            self.repeat_at = Some(now + self.backed_off(self.backoff));
+            self.repeat_at = Some(now + self.backed_off(self.repetitions));
             self.tail_at = None;
             self.recovery = Some(Recovery { until: self.next, next: self.unacknowledged });
             return Due::Again(self.again(now, 1));

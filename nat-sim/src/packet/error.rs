@@ -154,8 +154,8 @@ impl Packet {
         Some(Self::icmp(from, header.src_addr, &icmp))
     }
 
-    /// The report of IPv6 that a segment of this host was too big, sent in its name by a router that has no address
-    /// of its own here (RFC 4443 §3.2).
+    /// The report of IPv6 that this packet was too big, in the name of its destination, as the router that sends it has no
+    /// address of its own here (RFC 4443 §3.2).
     pub(crate) fn too_big_reply_v6(&self, mtu: u16) -> Option<Self> {
         let (IpAddr::V6(source), IpAddr::V6(destination)) = (self.source(), self.destination()) else { return None };
         let is_icmp = self.protocol() == IpProtocol::Icmpv6;
@@ -181,7 +181,7 @@ impl Packet {
         let is_one = !self.is_v4()
             && self.protocol() == IpProtocol::Icmpv6
             && self.0.len() >= quote + IPV6_HEADER + QUOTED_BYTES
-            && self.0[IPV6_HEADER] == ICMPV6_TOO_BIG
+            && is_too_big(&self.0[IPV6_HEADER..])
             && self.0[quote] >> 4 == 6
             && IpProtocol::from(self.0[quote + 6]) == IpProtocol::Tcp;
         if !is_one {

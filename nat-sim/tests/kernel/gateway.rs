@@ -426,7 +426,16 @@ fn compare(both: &mut Both, what: &str, script: &[Step], seed: u64) {
 /// another: what it closes would stay open there for a moment.
 static PROCESSES: RwLock<()> = RwLock::new(());
 
-pub(crate) fn among_others() -> RwLockReadGuard<'static, ()> {
+/// A test that runs beside others, on one CPU.
+pub(crate) fn shared(name: impl Into<String>, body: impl FnOnce() + Send + 'static) -> Case {
+    case(name, move || {
+        let _shared = among_others();
+        stay_on_one_cpu();
+        body();
+    })
+}
+
+fn among_others() -> RwLockReadGuard<'static, ()> {
     PROCESSES.read().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -452,19 +461,17 @@ const STEPS: usize = 25;
 /// The tests of this file.
 pub(crate) fn cases(possible: &Needs) -> Vec<Case> {
     let random = VARIANTS.iter().map(|variant| {
-        case(format!("random_scripts_come_out_as_in_the_kernel::{}", variant.name), || play_random_scripts(variant))
+        shared(format!("random_scripts_come_out_as_in_the_kernel::{}", variant.name), || play_random_scripts(variant))
     });
     let in_a_row = IN_A_ROW.iter().map(|(name, inner, outer)| {
         let title = format!("two_gateways_in_a_row_come_out_as_in_the_kernel::{name}");
-        case(title, || play_in_a_row(name, &VARIANTS[*inner], &VARIANTS[*outer]))
+        shared(title, || play_in_a_row(name, &VARIANTS[*inner], &VARIANTS[*outer]))
     });
-    let states = case("every_state_takes_every_segment_as_in_the_kernel", play_every_segment);
+    let states = shared("every_state_takes_every_segment_as_in_the_kernel", play_every_segment);
     random.chain(in_a_row).chain([states]).map(|case| case.with(possible)).collect()
 }
 
 fn play_random_scripts(variant: &Variant) {
-    let _shared = among_others();
-    stay_on_one_cpu();
     let mut both = build(variant.name, &[variant]);
     for seed in 0..SCRIPTS {
         both.reset();
@@ -475,8 +482,6 @@ fn play_random_scripts(variant: &Variant) {
 }
 
 fn play_every_segment() {
-    let _shared = among_others();
-    stay_on_one_cpu();
     let mut both = build("st", &[&VARIANTS[0]]);
     for (number, script) in (0u64..).zip(directed()) {
         both.reset();
@@ -488,8 +493,6 @@ fn play_every_segment() {
 const IN_A_ROW: [(&str, usize, usize); 3] = [("dd", 0, 0), ("dr", 0, 1), ("ad", 2, 0)];
 
 fn play_in_a_row(name: &str, inner: &Variant, outer: &Variant) {
-    let _shared = among_others();
-    stay_on_one_cpu();
     let mut both = build(name, &[inner, outer]);
     for seed in 0..SCRIPTS / 2 {
         both.reset();

@@ -16,10 +16,10 @@ use nat_sim::topology::{HostSpec, INTERNET, Topology};
 use nat_sim::{SimNet, World};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::gateway::{among_others, segment, stay_on_one_cpu};
+use super::gateway::{segment, shared};
 use super::lab::{End, silence, within};
 use super::netns::{Cleanup, run};
-use super::trials::{Case, Needs, case};
+use super::trials::{Case, Needs};
 
 pub(super) const SUBJECT: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
 pub(super) const PEER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
@@ -402,14 +402,12 @@ fn simulated(acts: &[Act]) -> Vec<Seen> {
 
 /// The tests of this file.
 pub(crate) fn cases(possible: &Needs) -> Vec<Case> {
-    let segments = case("a_host_of_the_lab_does_what_linux_does", play_every_script);
-    let silence = case("a_silent_peer_is_tried_as_often_as_linux_does", knock_in_vain);
+    let segments = shared("a_host_of_the_lab_does_what_linux_does", play_every_script);
+    let silence = shared("a_silent_peer_is_tried_as_often_as_linux_does", knock_in_vain);
     [segments, silence].map(|case| case.with(possible)).into()
 }
 
 fn play_every_script() {
-    let _shared = among_others();
-    stay_on_one_cpu();
     let pair = RealPair::build("h").expect("built");
     let mut unexpected = Vec::new();
     let mut agreeing = Vec::new();
@@ -430,8 +428,6 @@ fn play_every_script() {
 /// The number of SYNs is one, the retries and the linear time-outs; with this kernel's defaults that is
 /// what the lab sends.
 fn knock_in_vain() {
-    let _shared = among_others();
-    stay_on_one_cpu();
     let pair = RealPair::build("s").expect("built");
     let setting = |name: &str| -> usize {
         let output = run(&format!("ip netns exec {} sysctl -n net.ipv4.{name}", pair.subject)).expect("read");

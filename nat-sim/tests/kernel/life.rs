@@ -15,7 +15,6 @@ use fmi_net::time::Instant;
 use fmi_net::{ByteStream, Listener, Net};
 use futures_util::FutureExt;
 use futures_util::future::{Either, select};
-use nat_sim::link::LinkConfig;
 use nat_sim::net::{SimRaw, SimStream};
 use nat_sim::packet::Packet;
 use nat_sim::topology::{HostSpec, INTERNET, Topology};
@@ -576,11 +575,7 @@ impl Stage for Simulated {
 
 fn simulated(acts: &[Act]) -> Seen {
     let mut topology = Topology::new();
-    let mut host = |address: std::net::Ipv4Addr| {
-        let mut spec = HostSpec::plain(INTERNET, address, Duration::ZERO);
-        spec.link = LinkConfig::with_latency(Duration::ZERO);
-        topology.host(spec)
-    };
+    let mut host = |address: std::net::Ipv4Addr| topology.host(HostSpec::plain(INTERNET, address, Duration::ZERO));
     let (subject, peer) = (host(SUBJECT), host(PEER));
     let mut world = World::new(topology, 1, Duration::from_micros(100));
     let (net, seen) = (Arc::new(Mutex::new(None)), Arc::new(Mutex::new(None)));

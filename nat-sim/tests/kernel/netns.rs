@@ -2,7 +2,6 @@
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::trials::{Needs, installed};
 
@@ -28,14 +27,11 @@ pub(crate) fn feed(command: &[&str], input: &str) -> Result<(), String> {
     if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
 }
 
-static PROBES: AtomicU32 = AtomicU32::new(0);
-
 /// Whether real gateways can be made here; if not, what is missing.
 pub(crate) fn is_possible() -> Needs {
     installed(&[("ip", "iproute2"), ("nft", "nftables"), ("conntrack", "conntrack")])?;
     // Namespaces and their firewalls may be forbidden even to root.
-    let number = PROBES.fetch_add(1, Ordering::Relaxed);
-    let probe = format!("ns{}probe{number}", std::process::id() % 100_000);
+    let probe = format!("ns{}probe", std::process::id() % 100_000);
     let forbidden = |reason| format!("network namespaces cannot be made here, which takes root: {reason}");
     run(&format!("ip netns add {probe}")).map_err(forbidden)?;
     let works = run(&format!("ip netns exec {probe} nft add table ip probe"));

@@ -335,7 +335,7 @@ fn quarantine() -> impl Strategy<Value = Quarantine> {
     prop_oneof![Just(Quarantine::default()), drawn]
 }
 
-/// Every knob turned at random, each by itself. A field that is added is missed here by the compiler's word.
+/// Every knob turned at random, each by itself. The compiler tells if a field is missing here.
 #[expect(clippy::too_many_lines, reason = "one line for each knob")]
 fn turned() -> impl Strategy<Value = NatConfig> {
     let tracking = pick(&[
