@@ -280,6 +280,8 @@ pub struct Group {
     early_left: BTreeMap<u64, BTreeMap<Slot, String>>,
     /// Peers whose connections are being tried, and why.
     doubts: BTreeMap<Slot, Doubt>,
+    /// Ranks that failed, which ends nothing until it is known who is lost.
+    failed: BTreeSet<Slot>,
     /// The latest time that was told.
     seen: Instant,
     /// When the rendezvous was last out of reach.
@@ -333,6 +335,7 @@ impl Group {
             lost: BTreeMap::new(),
             early_left: BTreeMap::new(),
             doubts: BTreeMap::new(),
+            failed: BTreeSet::new(),
             seen: Instant::ZERO,
             returned_at: Instant::ZERO,
             moved_at: Instant::ZERO,

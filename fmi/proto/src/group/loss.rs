@@ -5,6 +5,7 @@
 //!   and whatever waits for more ends then ([`Group::say_goodbye`]).
 //! - Bad news by the rendezvous is checked where there is a connection to the rank in question: a question goes out, and
 //!   a sign of life of the peer's kernel, or its answer, within [`TRIED_FOR`] refutes it ([`Doubt`]).
+//! - That a rank failed is taken for true only once it is settled who is lost: a loss makes the others fail.
 //! - A rank that comes to know that the rendezvous has lost it, or was out of reach of it, tries its own connections, and
 //!   breaks those on which a question has had no sign of life for [`SILENT_FOR`]: as long as the rendezvous waits for a rank.
 
@@ -170,6 +171,11 @@ impl Group {
         questions.push_back(now);
     }
 
+    /// Whether it is not known yet if anybody is lost.
+    fn awaits_loss(&self) -> bool {
+        self.doubts.values().any(|doubt| doubt.why == Why::Lost)
+    }
+
     /// Takes an answer to the question of that number.
     pub(super) fn refute(&mut self, slot: Slot, number: u64) {
         if self.doubts.get(&slot).is_some_and(|doubt| nonce(doubt.since) == number) {
@@ -183,10 +189,19 @@ impl Group {
         {
             self.conclude(slot, why);
         }
+        if !self.awaits_loss() {
+            for slot in std::mem::take(&mut self.failed) {
+                self.conclude(slot, Why::Failed);
+            }
+        }
     }
 
     /// Bad news is true.
     fn conclude(&mut self, slot: Slot, why: Why) {
+        if why == Why::Failed && self.awaits_loss() {
+            self.failed.insert(slot);
+            return;
+        }
         let kind = match why {
             Why::Lost => return self.lose(slot),
             Why::Failed => {

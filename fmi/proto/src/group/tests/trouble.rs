@@ -382,3 +382,30 @@ fn a_process_that_failed_leaves_what_it_was_a_member_of_and_had_not_left() {
     assert_eq!(left(&group, 6).as_deref(), Some("done"), "what it said itself is kept");
     assert!(left(&group, 0).is_some());
 }
+
+/// Rank 2 is killed, rank 1 fails of that and is gone: its end may be read before it is known whether rank 2 is lost.
+#[test]
+fn whoever_failed_of_a_loss_is_not_taken_for_its_cause() {
+    let answer = |group: &mut Group, heard_at| {
+        group.handle_timeout(at(1));
+        group.handle_input(at(1), Input::Heard { peer: slot(2), at: heard_at });
+    };
+    let breaks = |group: &mut Group, peer| group.handle_input(at(0), Input::Broken { peer: slot(peer), kind: lost() });
+    for (is_up, lives) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut group = group();
+        group.handle_input(at(0), Input::Hears(true));
+        if !is_up {
+            breaks(&mut group, 1);
+        }
+        let id = group.post(at(0), 0, What::Collective(Envelope::new(Kind::Barrier)), None).expect("posted");
+        group.handle_input(at(0), Input::Lost(slot(2)));
+        group.handle_input(at(0), Input::Failed(slot(1)));
+        if is_up {
+            breaks(&mut group, 1);
+        }
+        assert!(group.reach(at(0), id, slot(1)).is_ok(), "nothing is settled");
+        answer(&mut group, lives.then(|| at(1)));
+        let named = group.check(id).and_then(|()| group.reach(at(1), id, slot(1)).map(drop)).expect_err("one is gone");
+        assert_eq!(named.peer.map(Rank::get), Some(if lives { 1 } else { 2 }), "{is_up} {lives}: {named:?}");
+    }
+}
