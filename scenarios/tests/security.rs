@@ -16,7 +16,7 @@ use fmi_proto::cipher::{Suite, Suites};
 use fmi_proto::exchange::KeyPair;
 use fmi_proto::key::Key;
 use fmi_proto::punch::{Attempt, Input as PunchInput, Output as PunchOutput, Punch, StreamId};
-use fmi_proto::record::{Direction, HEADER_BYTES, REKEY_AFTER};
+use fmi_proto::record::{Direction, HEADER_BYTES, OVERHEAD_BYTES, REKEY_AFTER};
 use fmi_proto::rendezvous::server::{Connection, Input, Output, Server, ServerConfig};
 use fmi_proto::rendezvous::{
     ClientMessage, Handout, Member, Observed, Refusal, Registration, ServerMessage, VERSION, split,
@@ -160,6 +160,12 @@ fn credentials(rank: u32, group: &Handout) -> Credentials {
     Credentials::new(&key(), key_pair(rank), Security::Encrypted, roster, rank, None)
 }
 
+fn sealed(direction: &mut Direction, plain: &[u8]) -> Vec<u8> {
+    let mut record = vec![0; plain.len() + OVERHEAD_BYTES];
+    direction.seal(plain, &mut record);
+    record
+}
+
 /// Whether the ranks of two views of a group come to a common stream.
 fn agree(low: &Credentials, high: &Credentials) -> bool {
     let run = || -> Result<bool, Stranger> {
@@ -169,9 +175,8 @@ fn agree(low: &Credentials, high: &Credentials) -> bool {
         theirs.nominated(&ours.nomination(false))?;
         ours.accepted(&theirs.acceptance())?;
         let (Some((mode, ours)), Some((_, theirs))) = (ours.keep().0, theirs.keep().0) else { return Ok(false) };
-        let mut record = [&[0; HEADER_BYTES], MARKER].concat();
-        ours.directions(mode).0.seal(&mut record);
-        Ok(theirs.directions(mode).1.open(&mut record).is_ok())
+        let record = sealed(&mut ours.directions(mode).0, MARKER);
+        Ok(theirs.directions(mode).1.open(&record, &mut vec![0; MARKER.len()]).is_ok())
     };
     run().unwrap_or(false)
 }
@@ -247,10 +252,9 @@ fn t03_on_the_path_nothing_is_read_and_nothing_changed() {
     for security in [Security::Encrypted, Security::Authenticated] {
         let (mut sender, mut receiver) =
             (Direction::new(security, Suite::Aes256Gcm, [1; 32]), Direction::new(security, Suite::Aes256Gcm, [1; 32]));
-        let mut record = [&[0; HEADER_BYTES], MARKER].concat();
-        sender.seal(&mut record);
+        let mut record = sealed(&mut sender, MARKER);
         record[HEADER_BYTES] ^= 1;
-        assert!(receiver.open(&mut record).is_err());
+        assert!(receiver.open(&record, &mut vec![0; MARKER.len()]).is_err());
     }
 }
 
@@ -635,23 +639,16 @@ fn req_17_keys_are_ephemeral_and_replaced_on_long_streams() {
         let (hello, _) = high.hello(0, [nonce; 16]).expect("a member");
         let (_, ours) = low.answer(1, [9; 16], &hello).expect("a member");
         let (mode, keys) = ours.keep().0.expect("encrypted");
-        let mut record = [&[0; HEADER_BYTES], MARKER].concat();
-        keys.directions(mode).0.seal(&mut record);
-        record
+        sealed(&mut keys.directions(mode).0, MARKER)
     };
     assert_ne!(first(1), first(2));
     let (mut sender, mut receiver) = (
         Direction::new(Security::Encrypted, Suite::Aes256Gcm, [1; 32]),
         Direction::new(Security::Encrypted, Suite::Aes256Gcm, [1; 32]),
     );
-    let seal = |direction: &mut Direction| {
-        let mut record = vec![0; HEADER_BYTES + 1];
-        direction.seal(&mut record);
-        record
-    };
     for _ in 0..REKEY_AFTER + 2 {
-        let mut record = seal(&mut sender);
-        receiver.open(&mut record).expect("both replace the key at the same record");
+        let record = sealed(&mut sender, &[7]);
+        receiver.open(&record, &mut [0]).expect("both replace the key at the same record");
     }
 }
 

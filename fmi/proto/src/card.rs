@@ -111,9 +111,9 @@ impl Card {
         let mut bytes = Vec::with_capacity(CARD_BYTES_MAX);
         bytes.put(&[self.version, self.security.code(), u8::from(self.sprays), self.suites.code()]).put(&self.public);
         bytes.put_addresses(&self.locals, LOCALS_MAX);
-        let tag = cipher(key, holder).seal([0; NONCE_BYTES], &[], &mut bytes);
-        bytes.put(&tag);
-        bytes
+        let mut sealed = vec![0; bytes.len() + TAG_BYTES];
+        cipher(key, holder).seal([0; NONCE_BYTES], &[], &bytes, &mut sealed);
+        sealed
     }
 
     /// Opens the card of `holder`.
@@ -121,9 +121,9 @@ impl Card {
     /// # Errors
     /// [`CardError`] unless a holder of the key sealed it for this registration.
     pub fn open(key: &Key, holder: &Holder<'_>, sealed: &[u8]) -> Result<Self, CardError> {
-        let mut bytes = sealed.to_vec();
-        cipher(key, holder).open([0; NONCE_BYTES], &[], &mut bytes).map_err(|_| CardError::Seal)?;
-        let mut reader = Reader::new(&bytes[..sealed.len() - TAG_BYTES]);
+        let mut bytes = vec![0; sealed.len().checked_sub(TAG_BYTES).ok_or(CardError::Seal)?];
+        cipher(key, holder).open([0; NONCE_BYTES], &[], sealed, &mut bytes).map_err(|_| CardError::Seal)?;
+        let mut reader = Reader::new(&bytes);
         let version = reader.u8()?;
         if version != VERSION {
             return Err(WireError::Version { theirs: version, ours: VERSION }.into());

@@ -78,7 +78,7 @@ impl Suites {
 mod swift {
     use aws_lc_rs::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 
-    use super::{Forged, NONCE_BYTES, Suite, TAG_BYTES};
+    use super::{Forged, NONCE_BYTES, Suite};
 
     /// A key at work; the library wipes it in the end.
     pub(crate) struct Cipher(LessSafeKey);
@@ -93,18 +93,25 @@ mod swift {
             Self(LessSafeKey::new(key))
         }
 
-        /// Encrypts `bytes` in place; the tag covers `also` as well.
-        pub(crate) fn seal(&self, nonce: [u8; NONCE_BYTES], also: &[u8], bytes: &mut [u8]) -> [u8; TAG_BYTES] {
+        /// Encrypts `plain` into `sealed`, which is longer by the tag behind it; the tag covers `also` as well.
+        pub(crate) fn seal(&self, nonce: [u8; NONCE_BYTES], also: &[u8], plain: &[u8], sealed: &mut [u8]) {
+            let (bytes, tag) = sealed.split_at_mut(plain.len());
             let nonce = Nonce::assume_unique_for_key(nonce);
-            let tag = self.0.seal_in_place_separate_tag(nonce, Aad::from(also), bytes);
-            let tag = tag.expect("a record is far below the limit of the cipher");
-            tag.as_ref().try_into().expect("a tag has 16 bytes")
+            let done = self.0.seal_out_of_place_scatter(nonce, Aad::from(also), plain, bytes, &[], tag);
+            done.expect("a record is far below the limit of the cipher");
         }
 
-        /// Decrypts in place the bytes that stand before the tag in `bytes`.
-        pub(crate) fn open(&self, nonce: [u8; NONCE_BYTES], also: &[u8], bytes: &mut [u8]) -> Result<(), Forged> {
+        /// Decrypts `sealed` with the tag behind it into `plain`.
+        pub(crate) fn open(
+            &self,
+            nonce: [u8; NONCE_BYTES],
+            also: &[u8],
+            sealed: &[u8],
+            plain: &mut [u8],
+        ) -> Result<(), Forged> {
+            let (bytes, tag) = sealed.split_at(plain.len());
             let nonce = Nonce::assume_unique_for_key(nonce);
-            self.0.open_in_place(nonce, Aad::from(also), bytes).map(drop).map_err(|_| Forged)
+            self.0.open_separate_gather(nonce, Aad::from(also), bytes, tag, plain).map_err(|_| Forged)
         }
     }
 }
@@ -115,7 +122,7 @@ mod pure {
     use chacha20poly1305::aead::{AeadInPlace, KeyInit, Result as AeadResult};
     use chacha20poly1305::{ChaCha20Poly1305, Tag};
 
-    use super::{Forged, NONCE_BYTES, Suite, TAG_BYTES};
+    use super::{Forged, NONCE_BYTES, Suite};
 
     /// A key at work, wiped in the end.
     pub(crate) enum Cipher {
@@ -131,22 +138,31 @@ mod pure {
             }
         }
 
-        /// Encrypts `bytes` in place; the tag covers `also` as well.
-        pub(crate) fn seal(&self, nonce: [u8; NONCE_BYTES], also: &[u8], bytes: &mut [u8]) -> [u8; TAG_BYTES] {
+        /// Encrypts `plain` into `sealed`, which is longer by the tag behind it; the tag covers `also` as well.
+        pub(crate) fn seal(&self, nonce: [u8; NONCE_BYTES], also: &[u8], plain: &[u8], sealed: &mut [u8]) {
+            let (bytes, end) = sealed.split_at_mut(plain.len());
+            bytes.copy_from_slice(plain);
             let tag: AeadResult<Tag> = match self {
                 Self::ChaCha(cipher) => cipher.encrypt_in_place_detached(&nonce.into(), also, bytes),
                 Self::Aes(cipher) => cipher.encrypt_in_place_detached(&nonce.into(), also, bytes),
             };
-            tag.expect("a record is far below the limit of the cipher").into()
+            end.copy_from_slice(&tag.expect("a record is far below the limit of the cipher"));
         }
 
-        /// Decrypts in place the bytes that stand before the tag in `bytes`.
-        pub(crate) fn open(&self, nonce: [u8; NONCE_BYTES], also: &[u8], bytes: &mut [u8]) -> Result<(), Forged> {
-            let (bytes, tag) = bytes.split_at_mut(bytes.len().checked_sub(TAG_BYTES).ok_or(Forged)?);
+        /// Decrypts `sealed` with the tag behind it into `plain`.
+        pub(crate) fn open(
+            &self,
+            nonce: [u8; NONCE_BYTES],
+            also: &[u8],
+            sealed: &[u8],
+            plain: &mut [u8],
+        ) -> Result<(), Forged> {
+            let (bytes, tag) = sealed.split_at(plain.len());
             let tag = Tag::from_slice(tag);
+            plain.copy_from_slice(bytes);
             let opened = match self {
-                Self::ChaCha(cipher) => cipher.decrypt_in_place_detached(&nonce.into(), also, bytes, tag),
-                Self::Aes(cipher) => cipher.decrypt_in_place_detached(&nonce.into(), also, bytes, tag),
+                Self::ChaCha(cipher) => cipher.decrypt_in_place_detached(&nonce.into(), also, plain, tag),
+                Self::Aes(cipher) => cipher.decrypt_in_place_detached(&nonce.into(), also, plain, tag),
             };
             opened.map_err(|_| Forged)
         }
@@ -168,20 +184,21 @@ mod tests {
         ) {
             let suite = if aes { Suite::Aes256Gcm } else { Suite::ChaCha20Poly1305 };
             let (swift, pure) = (Cipher::new(suite, &key), pure::Cipher::new(suite, &key));
-            let (mut ours, mut theirs) = (text.clone(), text.clone());
-            let (tag, other) = (swift.seal(nonce, &also, &mut ours), pure.seal(nonce, &also, &mut theirs));
-            prop_assert_eq!((&ours, tag), (&theirs, other));
-            ours.extend(tag);
+            let mut sealed = vec![0; text.len() + TAG_BYTES];
+            let mut other = sealed.clone();
+            swift.seal(nonce, &also, &text, &mut sealed);
+            pure.seal(nonce, &also, &text, &mut other);
+            prop_assert_eq!(&sealed, &other);
             if let Some(flipped) = flipped {
-                let bit = flipped.index(8 * ours.len());
-                ours[bit / 8] ^= 1 << (bit % 8);
+                let bit = flipped.index(8 * sealed.len());
+                sealed[bit / 8] ^= 1 << (bit % 8);
             }
-            theirs.clone_from(&ours);
-            let opened = swift.open(nonce, &also, &mut ours);
-            prop_assert_eq!(opened, pure.open(nonce, &also, &mut theirs));
+            let (mut ours, mut theirs) = (vec![0; text.len()], vec![0; text.len()]);
+            let opened = swift.open(nonce, &also, &sealed, &mut ours);
+            prop_assert_eq!(opened, pure.open(nonce, &also, &sealed, &mut theirs));
             prop_assert_eq!(opened.is_ok(), flipped.is_none());
             if opened.is_ok() {
-                prop_assert_eq!(&ours[..text.len()], &text[..]);
+                prop_assert_eq!((&ours, &theirs), (&text, &text));
             }
         }
     }

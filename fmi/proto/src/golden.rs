@@ -12,7 +12,7 @@ use super::discovery::Outcome;
 use super::exchange::KeyPair;
 use super::frame::{Envelope, Kind};
 use super::notice::Notice;
-use super::record::HEADER_BYTES;
+use super::record::OVERHEAD_BYTES;
 use super::rendezvous::{
     self, ClientMessage, Handout, Member, Observed, Refusal, Registration, RelayRequest, Resumption, ServerMessage,
     Waiting,
@@ -149,10 +149,9 @@ fn streams(lines: &mut Lines) {
         lines.put(&format!("{name} stream, settlement"), &ours.nomination(true));
         lines.put(&format!("{name} stream, acceptance"), &theirs.acceptance());
         if let (Some((security, keys)), _) = ours.keep() {
-            let mut record = vec![0; HEADER_BYTES];
-            record.extend_from_slice(b"payload");
+            let mut record = vec![0; b"payload".len() + OVERHEAD_BYTES];
             let (mut sealing, _) = keys.directions(security);
-            sealing.seal(&mut record);
+            sealing.seal(b"payload", &mut record);
             lines.put(&format!("{name} stream, first record of the lower rank"), &record);
         }
     }

@@ -128,8 +128,12 @@ impl Mesh {
         self.pairs.get(peer as usize).and_then(Option::as_ref).map_or(0, Punch::attempts)
     }
 
-    /// Whether a stream to `peer` is kept.
-    pub fn is_connected(&self, peer: u32) -> bool {
+    /// Whether a stream to `peer` would be of use: one is needed, and none is kept.
+    pub fn wants(&self, peer: u32) -> bool {
+        self.peers.contains(&peer) && !self.is_connected(peer)
+    }
+
+    fn is_connected(&self, peer: u32) -> bool {
         self.pairs.get(peer as usize).and_then(Option::as_ref).is_some_and(|punch| punch.won().is_some())
     }
 

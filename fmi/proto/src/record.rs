@@ -20,6 +20,8 @@ pub const RECORD_BYTES_MAX: usize = 64 << 10;
 pub const HEADER_BYTES: usize = 4;
 /// Tag.
 pub const TAG_BYTES: usize = super::cipher::TAG_BYTES;
+/// What a record adds to the bytes of the application.
+pub const OVERHEAD_BYTES: usize = HEADER_BYTES + TAG_BYTES;
 /// Records under one key.
 pub const REKEY_AFTER: u64 = 1 << 16;
 /// Bytes of the application under one key, but for the end of the record that reaches it: far below the limits of the
@@ -32,9 +34,9 @@ pub enum RecordError {
     /// The tag does not fit.
     #[error("a record does not verify: the stream was changed on the way")]
     Tag,
-    /// The length is beyond the limit.
-    #[error("a record of {0} bytes, the limit is {RECORD_BYTES_MAX}")]
-    TooLong(u32),
+    /// No record has this length.
+    #[error("a record of {0} bytes: it has 1 to {RECORD_BYTES_MAX}")]
+    Length(u32),
 }
 
 /// One direction of a protected stream.
@@ -83,54 +85,62 @@ impl Direction {
         nonce
     }
 
-    /// Seals the bytes behind the first [`HEADER_BYTES`] of `record`, and appends the tag.
+    /// Seals `plain` as a record, which is [`OVERHEAD_BYTES`] longer.
     ///
     /// # Panics
-    /// If there are more than [`RECORD_BYTES_MAX`], or no room for a header.
-    pub fn seal(&mut self, record: &mut Vec<u8>) {
-        let length = record.len() - HEADER_BYTES;
-        assert!(length <= RECORD_BYTES_MAX, "callers cut what they send");
-        let header = u32::try_from(length).expect("RECORD_BYTES_MAX fits").to_be_bytes();
+    /// If `plain` is empty or longer than [`RECORD_BYTES_MAX`], or `record` has another length.
+    pub fn seal(&mut self, plain: &[u8], record: &mut [u8]) {
+        assert!((1..=RECORD_BYTES_MAX).contains(&plain.len()), "callers cut what they send");
+        assert_eq!(record.len(), plain.len() + OVERHEAD_BYTES, "as long as the record");
+        let nonce = self.next(plain.len());
+        let header = u32::try_from(plain.len()).expect("RECORD_BYTES_MAX fits").to_be_bytes();
         record[..HEADER_BYTES].copy_from_slice(&header);
-        let nonce = self.next(length);
-        let tag = if self.encrypts {
-            self.cipher.seal(nonce, &header, &mut record[HEADER_BYTES..])
+        if self.encrypts {
+            self.cipher.seal(nonce, &header, plain, &mut record[HEADER_BYTES..]);
         } else {
-            self.cipher.seal(nonce, record, &mut [])
-        };
-        record.extend_from_slice(&tag);
+            let (clear, tag) = record.split_at_mut(HEADER_BYTES + plain.len());
+            clear[HEADER_BYTES..].copy_from_slice(plain);
+            self.cipher.seal(nonce, clear, &[], tag);
+        }
     }
 
     /// Length of a whole record, from its header.
     ///
     /// # Errors
-    /// [`RecordError::TooLong`].
+    /// [`RecordError::Length`].
     pub fn record_bytes(header: [u8; HEADER_BYTES]) -> Result<usize, RecordError> {
         let length = u32::from_be_bytes(header);
         match usize::try_from(length) {
-            Ok(bytes) if bytes <= RECORD_BYTES_MAX => Ok(HEADER_BYTES + bytes + TAG_BYTES),
-            _ => Err(RecordError::TooLong(length)),
+            Ok(bytes) if (1..=RECORD_BYTES_MAX).contains(&bytes) => Ok(bytes + OVERHEAD_BYTES),
+            _ => Err(RecordError::Length(length)),
         }
     }
 
-    /// Opens a whole record in place; its bytes lie between header and tag.
+    /// Opens a whole record into `plain`, which is [`OVERHEAD_BYTES`] shorter. What it holds after an error is of no use.
     ///
     /// # Errors
     /// [`RecordError::Tag`].
     ///
     /// # Panics
-    /// If it is shorter than header and tag.
-    pub fn open(&mut self, record: &mut [u8]) -> Result<(), RecordError> {
-        let nonce = self.next(record.len() - HEADER_BYTES - TAG_BYTES);
-        let secret_at = if self.encrypts { HEADER_BYTES } else { record.len() - TAG_BYTES };
-        let (clear, secret) = record.split_at_mut(secret_at);
-        let before = planted::is(planted::Fault::WrongMacAccepted).then(|| secret.to_vec());
-        let opened = self.cipher.open(nonce, clear, secret);
-        if let (Err(_), Some(before)) = (&opened, before) {
-            let text = before.len() - TAG_BYTES;
-            secret.copy_from_slice(&before);
-            // The stream of the cipher, applied twice, is gone.
-            self.cipher.seal(nonce, clear, &mut secret[..text]);
+    /// If `plain` has another length.
+    pub fn open(&mut self, record: &[u8], plain: &mut [u8]) -> Result<(), RecordError> {
+        assert_eq!(record.len(), plain.len() + OVERHEAD_BYTES, "as long as what the record has");
+        let nonce = self.next(plain.len());
+        let (header, sealed) = record.split_at(HEADER_BYTES);
+        let opened = if self.encrypts {
+            self.cipher.open(nonce, header, sealed, plain)
+        } else {
+            let (clear, tag) = record.split_at(HEADER_BYTES + plain.len());
+            plain.copy_from_slice(&clear[HEADER_BYTES..]);
+            self.cipher.open(nonce, clear, tag, &mut [])
+        };
+        if opened.is_err() && planted::is(planted::Fault::WrongMacAccepted) {
+            if self.encrypts {
+                // The stream of the cipher, applied twice, is gone.
+                let mut twice = vec![0; sealed.len()];
+                self.cipher.seal(nonce, header, &sealed[..plain.len()], &mut twice);
+                plain.copy_from_slice(&twice[..plain.len()]);
+            }
             return Ok(());
         }
         opened.map_err(|_| RecordError::Tag)
@@ -143,17 +153,17 @@ mod tests {
     use proptest::prelude::*;
 
     fn sealed(direction: &mut Direction, bytes: &[u8]) -> Vec<u8> {
-        let mut record = vec![0; HEADER_BYTES];
-        record.extend_from_slice(bytes);
-        direction.seal(&mut record);
+        let mut record = vec![0; bytes.len() + OVERHEAD_BYTES];
+        direction.seal(bytes, &mut record);
         record
     }
 
-    fn opened(direction: &mut Direction, mut record: Vec<u8>) -> Result<Vec<u8>, RecordError> {
+    fn opened(direction: &mut Direction, record: Vec<u8>) -> Result<Vec<u8>, RecordError> {
         let header = record.first_chunk().copied().expect("a header");
         assert_eq!(Direction::record_bytes(header)?, record.len());
-        direction.open(&mut record)?;
-        Ok(record[HEADER_BYTES..record.len() - TAG_BYTES].to_vec())
+        let mut plain = vec![0; record.len() - OVERHEAD_BYTES];
+        direction.open(&record, &mut plain)?;
+        Ok(plain)
     }
 
     const SUITES: [Suite; 2] = [Suite::ChaCha20Poly1305, Suite::Aes256Gcm];
@@ -228,15 +238,20 @@ mod tests {
     }
 
     #[test]
-    fn a_long_record_is_refused_by_its_header() {
-        let header = (u32::try_from(RECORD_BYTES_MAX).expect("fits") + 1).to_be_bytes();
-        assert!(matches!(Direction::record_bytes(header), Err(RecordError::TooLong(_))));
+    fn a_record_of_no_or_too_many_bytes_is_refused_by_its_header() {
+        let length = |bytes: usize| Direction::record_bytes(u32::try_from(bytes).expect("fits").to_be_bytes());
+        for bytes in [0, RECORD_BYTES_MAX + 1, u32::MAX as usize] {
+            assert!(matches!(length(bytes), Err(RecordError::Length(_))), "{bytes}");
+        }
+        for bytes in [1, RECORD_BYTES_MAX] {
+            assert_eq!(length(bytes), Ok(bytes + HEADER_BYTES + TAG_BYTES));
+        }
     }
 
     proptest! {
         #[test]
         fn any_changed_bit_is_noticed(
-            encrypted: bool, bytes in proptest::collection::vec(any::<u8>(), 0..200), at in any::<proptest::sample::Index>(),
+            encrypted: bool, bytes in proptest::collection::vec(any::<u8>(), 1..200), at in any::<proptest::sample::Index>(),
         ) {
             let security = if encrypted { Security::Encrypted } else { Security::Authenticated };
             let (mut sender, mut receiver) = ends(security);

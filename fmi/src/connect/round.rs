@@ -442,8 +442,8 @@ impl<N: Net> Round<N> {
 
     fn proved(&mut self, net: &N, id: StreamId, proven: Peers<N::Stream>) {
         let (peer, is_answered) = (proven.1.peer(), proven.1.is_answered());
-        if self.mesh.is_connected(peer) {
-            // A second stream of a pair that has kept one: its place is for whoever is still missing.
+        if !self.mesh.wants(peer) {
+            // A second stream of a pair that has kept one, or one that nobody needs: its place is for whoever is missing.
             self.forget(id);
             return;
         }

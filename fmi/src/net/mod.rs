@@ -3,6 +3,7 @@
 //! There is one implementation of [`Net`] on real sockets ([`real::RealNet`]) and one in the lab; the crate above is the
 //! same code on both. It never spawns: whoever calls, drives.
 
+mod buffer;
 pub mod discovery;
 pub(crate) mod framed;
 pub mod rendezvous;

@@ -9,139 +9,138 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::ByteStream;
+use super::buffer::{Buffer, LARGE_BYTES};
 use crate::proto::card::Security;
-use crate::proto::record::{Direction, HEADER_BYTES, RECORD_BYTES_MAX, RecordError, TAG_BYTES};
+use crate::proto::record::{Direction, HEADER_BYTES, OVERHEAD_BYTES, RECORD_BYTES_MAX, RecordError};
 use crate::proto::session::StreamKeys;
 
-/// How much is read ahead of the record that is wanted: small records come several at once.
-const READ_AHEAD_BYTES: usize = 4 << 10;
+/// Several pieces up to this length together make one record: copying them costs less than another record.
+const GATHERED_BYTES_MAX: usize = 4 << 10;
+/// Who asks for so much is given several records of one call of the system.
+const MUCH_BYTES: usize = 32 << 10;
 
 /// Seals what is written and opens what is read. A stream that somebody has changed ends with
 /// [`io::ErrorKind::InvalidData`], and no changed byte is handed up.
 ///
-/// What `poll_write` has taken may still wait in memory, one record of it; `poll_flush` sends it.
+/// What `poll_write` has taken may still wait in memory, sealed; `poll_flush` sends it. Long pieces are sealed from the memory
+/// of the caller, and opened into it, several records a call of the system.
 #[derive(Debug)]
 pub(crate) struct Secure<S> {
     stream: S,
     sealing: Direction,
     opening: Direction,
-    /// A sealed record, and how much of it is sent.
-    outgoing: Vec<u8>,
-    sent: usize,
-    /// Bytes as they came: opened up to `opened`, of which `taken` are handed up.
-    incoming: Vec<u8>,
-    taken: usize,
-    opened: usize,
-    /// End of the record that is opened.
-    record_end: usize,
-    filled: usize,
+    /// Sealed records.
+    outgoing: Buffer,
+    /// Bytes as they came.
+    incoming: Buffer,
+    /// What was opened and not asked for.
+    opened: Buffer,
+    /// The stream was changed.
+    failed: Option<RecordError>,
 }
 
 impl<S> Secure<S> {
     /// Protects `stream` with the keys of a handshake.
     pub(crate) fn new(stream: S, security: Security, keys: StreamKeys) -> Self {
         let (sealing, opening) = keys.directions(security);
-        Self {
-            stream,
-            sealing,
-            opening,
-            outgoing: Vec::new(),
-            sent: 0,
-            incoming: Vec::new(),
-            taken: 0,
-            opened: 0,
-            record_end: 0,
-            filled: 0,
-        }
+        let [outgoing, incoming, opened] = [(); 3].map(|()| Buffer::default());
+        Self { stream, sealing, opening, outgoing, incoming, opened, failed: None }
     }
-}
 
-fn changed(error: RecordError) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error)
-}
-
-impl<S> Secure<S> {
     /// Sends what is sealed.
     fn send(&mut self, mut write: impl FnMut(&mut S, &[u8]) -> Poll<io::Result<usize>>) -> Poll<io::Result<()>> {
-        while self.sent < self.outgoing.len() {
-            let sent = ready!(write(&mut self.stream, &self.outgoing[self.sent..]))?;
+        while !self.outgoing.is_empty() {
+            let sent = ready!(write(&mut self.stream, self.outgoing.bytes()))?;
             if sent == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.sent += sent;
+            self.outgoing.take(sent);
         }
-        self.outgoing.clear();
-        self.sent = 0;
         Poll::Ready(Ok(()))
     }
 
-    /// Seals a record of what is given, as far as it fits, and sends what it can of it.
+    fn seal(&mut self, plain: &[u8]) {
+        let length = plain.len() + OVERHEAD_BYTES;
+        self.sealing.seal(plain, &mut self.outgoing.room(length)[..length]);
+        self.outgoing.fill(length);
+    }
+
+    /// Seals records of what is given, as far as there is room, and sends what it can of them.
     fn write(
         &mut self,
         bufs: &[io::IoSlice<'_>],
         mut write: impl FnMut(&mut S, &[u8]) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         ready!(self.send(&mut write))?;
-        self.outgoing.resize(HEADER_BYTES, 0);
-        for buf in bufs {
-            let room = HEADER_BYTES + RECORD_BYTES_MAX - self.outgoing.len();
-            self.outgoing.extend_from_slice(&buf[..buf.len().min(room)]);
+        let total: usize = bufs.iter().map(|buf| buf.len()).sum();
+        let mut written = 0;
+        if total <= GATHERED_BYTES_MAX && bufs.iter().filter(|buf| !buf.is_empty()).count() > 1 {
+            let mut gathered = [0; GATHERED_BYTES_MAX];
+            for buf in bufs {
+                gathered[written..written + buf.len()].copy_from_slice(buf);
+                written += buf.len();
+            }
+            self.seal(&gathered[..written]);
+        } else {
+            for piece in bufs.iter().flat_map(|buf| buf.chunks(RECORD_BYTES_MAX)) {
+                if self.outgoing.room_max() < piece.len() + OVERHEAD_BYTES {
+                    break;
+                }
+                self.seal(piece);
+                written += piece.len();
+            }
         }
-        let written = self.outgoing.len() - HEADER_BYTES;
-        if written == 0 {
-            self.outgoing.clear();
-            return Poll::Ready(Ok(0));
-        }
-        self.sealing.seal(&mut self.outgoing);
         // A failure shows at the next call: these bytes are taken.
         let _ = self.send(write);
         Poll::Ready(Ok(written))
     }
 
-    /// Reads until `end` bytes of the buffer are there. False at the end of the stream between records.
+    /// Length of the record that comes next, once its header is there.
+    fn next_record(&self) -> Result<Option<usize>, RecordError> {
+        self.incoming.bytes().first_chunk().map(|header| Direction::record_bytes(*header)).transpose()
+    }
+
+    /// Reads more of the next record, and of those behind it. False at the end of the stream between records.
     fn fill(
         &mut self,
-        end: usize,
+        wanted: usize,
         read: &mut impl FnMut(&mut S, &mut [u8]) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<bool>> {
-        while self.filled < end {
-            let room = (end + READ_AHEAD_BYTES).max(self.incoming.len());
-            self.incoming.resize(room, 0);
-            let count = ready!(read(&mut self.stream, &mut self.incoming[self.filled..]))?;
-            if count == 0 {
-                let is_whole = self.filled == self.record_end;
-                // A cut inside a record may be somebody's doing.
-                return Poll::Ready(if is_whole { Ok(false) } else { Err(io::ErrorKind::UnexpectedEof.into()) });
+        let record = self.next_record().map_err(changed)?.unwrap_or(HEADER_BYTES);
+        let missing = record - self.incoming.bytes().len();
+        let room =
+            if wanted < MUCH_BYTES { missing } else { self.incoming.room_max().min(LARGE_BYTES / 2).max(missing) };
+        let count = read(&mut self.stream, self.incoming.room(room));
+        let count = match count {
+            Poll::Ready(count) => count?,
+            Poll::Pending => {
+                self.incoming.tidy();
+                return Poll::Pending;
             }
-            self.filled += count;
+        };
+        if count == 0 {
+            // A cut inside a record may be somebody's doing.
+            let is_whole = self.incoming.is_empty();
+            self.incoming.tidy();
+            return Poll::Ready(if is_whole { Ok(false) } else { Err(io::ErrorKind::UnexpectedEof.into()) });
         }
+        self.incoming.fill(count);
         Poll::Ready(Ok(true))
     }
 
-    /// Opens the next record. False at the end of the stream.
-    fn open(&mut self, mut read: impl FnMut(&mut S, &mut [u8]) -> Poll<io::Result<usize>>) -> Poll<io::Result<bool>> {
-        if self.record_end > 0 {
-            self.incoming.copy_within(self.record_end..self.filled, 0);
-            self.filled -= self.record_end;
-            (self.taken, self.opened, self.record_end) = (0, 0, 0);
-        }
-        if !ready!(self.fill(HEADER_BYTES, &mut read))? {
-            return Poll::Ready(Ok(false));
-        }
-        let header = self.incoming.first_chunk().copied().expect("the header has been filled");
-        let length = Direction::record_bytes(header).map_err(changed)?;
-        ready!(self.fill(length, &mut read))?;
-        self.opening.open(&mut self.incoming[..length]).map_err(changed)?;
-        (self.taken, self.opened, self.record_end) = (HEADER_BYTES, length - TAG_BYTES, length);
-        Poll::Ready(Ok(true))
-    }
-
-    /// Hands up what is opened.
-    fn hand_up(&mut self, buf: &mut [u8]) -> usize {
-        let count = buf.len().min(self.opened - self.taken);
-        buf[..count].copy_from_slice(&self.incoming[self.taken..self.taken + count]);
-        self.taken += count;
-        count
+    /// Opens the whole record that comes next, of so many bytes, to where it is wanted.
+    fn open(&mut self, record: usize, plain: Option<&mut [u8]>) -> Result<(), RecordError> {
+        let length = record - OVERHEAD_BYTES;
+        let bytes = &self.incoming.bytes()[..record];
+        let opened = match plain {
+            Some(plain) => self.opening.open(bytes, plain),
+            None => {
+                self.opening.open(bytes, &mut self.opened.room(length)[..length]).map(|()| self.opened.fill(length))
+            }
+        };
+        self.incoming.take(record);
+        self.opened.tidy();
+        opened.inspect_err(|error| self.failed = Some(*error))
     }
 
     fn receive(
@@ -149,13 +148,59 @@ impl<S> Secure<S> {
         bufs: &mut [io::IoSliceMut<'_>],
         mut read: impl FnMut(&mut S, &mut [u8]) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        while self.taken == self.opened {
-            if !ready!(self.open(&mut read))? {
-                return Poll::Ready(Ok(0));
+        let wanted = bufs.iter().map(|buf| buf.len()).sum();
+        let mut count = 0;
+        for target in bufs {
+            let mut target = &mut **target;
+            while !target.is_empty() {
+                let done = match self.open_into(target, count > 0) {
+                    Ok(0) if count > 0 => return Poll::Ready(Ok(count)),
+                    Ok(0) => {
+                        if !ready!(self.fill(wanted, &mut read))? {
+                            return Poll::Ready(Ok(0));
+                        }
+                        continue;
+                    }
+                    Ok(done) => done,
+                    // What came before it is good.
+                    Err(_) if count > 0 => return Poll::Ready(Ok(count)),
+                    Err(error) => return Poll::Ready(Err(changed(error))),
+                };
+                count += done;
+                target = &mut target[done..];
             }
         }
-        Poll::Ready(Ok(bufs.iter_mut().map(|buf| self.hand_up(buf)).sum()))
+        Poll::Ready(Ok(count))
     }
+
+    /// Bytes that can be had without reading, if any.
+    fn open_into(&mut self, target: &mut [u8], has_some: bool) -> Result<usize, RecordError> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        if self.opened.is_empty() {
+            let Some(record) = self.next_record()?.filter(|record| *record <= self.incoming.bytes().len()) else {
+                return Ok(0);
+            };
+            let length = record - OVERHEAD_BYTES;
+            if length <= target.len() {
+                return self.open(record, Some(&mut target[..length])).map(|()| length);
+            }
+            if has_some {
+                // Whoever asks again may have room for the whole of it.
+                return Ok(0);
+            }
+            self.open(record, None)?;
+        }
+        let count = target.len().min(self.opened.bytes().len());
+        target[..count].copy_from_slice(&self.opened.bytes()[..count]);
+        self.opened.take(count);
+        Ok(count)
+    }
+}
+
+fn changed(error: RecordError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
 /// What a system that does not wait says, as what a poll says.
@@ -285,35 +330,119 @@ mod tests {
     proptest! {
         #[test]
         fn any_cut_of_writes_and_reads_keeps_the_bytes(
-            width in 1usize..9000, writes in proptest::collection::vec(0usize..5000, 1..12), read in 1usize..7000, encrypted: bool,
+            width in 1usize..90_000, encrypted: bool,
+            writes in proptest::collection::vec((0usize..6000, 0usize..200_000, any::<bool>()), 1..8),
+            reads in proptest::collection::vec((0usize..100_000, 1usize..7000), 1..5),
         ) {
             let security = if encrypted { Security::Encrypted } else { Security::Authenticated };
             let (near, far) = tokio::io::duplex(width);
             let (mut near, mut far) = (Secure::new(near, security, keys(false)), Secure::new(far, security, keys(true)));
-            let total: usize = writes.iter().sum();
+            let total: usize = writes.iter().map(|(head, body, _)| head + body).sum();
             let byte = |index: usize| u8::try_from(index % 251).expect("below 251");
             let sent: Vec<u8> = (0..total).map(byte).collect();
             let send = async {
                 let mut at = 0;
-                for length in writes {
-                    near.write_all(&sent[at..at + length]).await?;
-                    at += length;
+                for (head, body, is_flushed) in writes {
+                    let (middle, end) = (at + head, at + head + body);
+                    while at < end {
+                        let parts = [io::IoSlice::new(&sent[at..middle.max(at)]), io::IoSlice::new(&sent[at.max(middle)..end])];
+                        at += near.write_vectored(&parts).await?;
+                    }
+                    if is_flushed {
+                        near.flush().await?;
+                    }
                 }
                 near.shutdown().await
             };
             let receive = async {
-                let (mut received, mut buffer) = (Vec::new(), vec![0; read]);
-                loop {
-                    match far.read(&mut buffer).await? {
-                        0 => return io::Result::Ok(received),
-                        count => received.extend_from_slice(&buffer[..count]),
+                let mut received = Vec::new();
+                for (first, second) in reads.into_iter().cycle() {
+                    let (mut first, mut second) = (vec![0; first], vec![0; second]);
+                    let count = std::future::poll_fn(|cx| {
+                        far.receive(&mut [&mut first, &mut second].map(|it| io::IoSliceMut::new(it)), polled(cx))
+                    });
+                    let count = count.await?;
+                    if count == 0 {
+                        break;
                     }
+                    received.extend([first, second].concat().into_iter().take(count));
                 }
+                io::Result::Ok(received)
             };
             let (done, received) = block_on(async { futures_util::future::join(send, receive).await });
             prop_assert!(done.is_ok());
-            prop_assert_eq!(received.expect("whole"), sent);
+            prop_assert!(received.expect("whole") == sent);
         }
+    }
+
+    /// A pipe of which each call is one of the system.
+    #[derive(Default)]
+    struct Pipe {
+        bytes: Vec<u8>,
+        calls: usize,
+    }
+
+    impl Pipe {
+        fn write(&mut self, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            self.bytes.extend_from_slice(bytes);
+            self.calls += 1;
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn read(&mut self, target: &mut [u8]) -> Poll<io::Result<usize>> {
+            let count = target.len().min(self.bytes.len());
+            target[..count].copy_from_slice(&self.bytes[..count]);
+            self.bytes.drain(..count);
+            self.calls += 1;
+            Poll::Ready(Ok(count))
+        }
+    }
+
+    fn written(parts: &[&[u8]]) -> Pipe {
+        let mut near = Secure::new(Pipe::default(), Security::Encrypted, keys(false));
+        let parts: Vec<_> = parts.iter().map(|part| io::IoSlice::new(part)).collect();
+        let total: usize = parts.iter().map(|part| part.len()).sum();
+        assert!(matches!(near.write(&parts, Pipe::write), Poll::Ready(Ok(count)) if count == total));
+        near.stream
+    }
+
+    #[test]
+    fn one_call_of_the_system_carries_several_records() {
+        let (head, payload) = ([1; 48], vec![2; 4 * RECORD_BYTES_MAX]);
+        let pipe = written(&[&head, &payload]);
+        assert_eq!(pipe.calls, 1);
+        assert_eq!(pipe.bytes.len(), 48 + payload.len() + 5 * OVERHEAD_BYTES);
+        let mut far = Secure::new(Pipe { calls: 0, ..pipe }, Security::Encrypted, keys(true));
+        let (mut ahead, mut target, mut filled) = ([0; 8192], vec![0; payload.len()], 0);
+        let read = far.receive(&mut [io::IoSliceMut::new(&mut ahead)], Pipe::read);
+        assert!(matches!(read, Poll::Ready(Ok(48))), "{read:?}");
+        while filled < target.len() {
+            let read = far.receive(&mut [io::IoSliceMut::new(&mut target[filled..])], Pipe::read);
+            let Poll::Ready(Ok(count @ 1..)) = read else { panic!("{read:?}") };
+            filled += count;
+        }
+        assert_eq!(target, payload);
+        assert!(far.stream.calls <= 4, "{}", far.stream.calls);
+    }
+
+    #[test]
+    fn short_pieces_make_one_record() {
+        let pipe = written(&[&[1; 48], &[], &[2; 2000]]);
+        assert_eq!((pipe.calls, pipe.bytes.len()), (1, 2048 + OVERHEAD_BYTES));
+    }
+
+    #[test]
+    fn what_came_before_a_change_is_handed_up_and_then_the_error_stays() {
+        let mut pipe = written(&[&[5; 5000], &[6; 5000]]);
+        pipe.bytes[5000 + OVERHEAD_BYTES + 100] ^= 1;
+        let mut far = Secure::new(pipe, Security::Encrypted, keys(true));
+        let mut target = vec![0; 1 << 16];
+        let mut read = || far.receive(&mut [io::IoSliceMut::new(&mut target)], Pipe::read);
+        assert!(matches!(read(), Poll::Ready(Ok(5000))));
+        for _ in 0..2 {
+            assert!(matches!(read(), Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::InvalidData));
+        }
+        assert_eq!(target[..5000], [5; 5000]);
     }
 
     #[test]
