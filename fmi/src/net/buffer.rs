@@ -5,8 +5,9 @@ use std::cell::RefCell;
 
 /// What a buffer has of its own.
 pub(super) const SMALL_BYTES: usize = 4 << 10;
-/// What it borrows if that is too little.
-pub(super) const LARGE_BYTES: usize = 260 << 10;
+/// What it borrows if that is too little: room for two long records. With one the calls of the system count, with four the
+/// other end waits for longer before it can begin to open them.
+pub(super) const LARGE_BYTES: usize = 132 << 10;
 /// Idle large memory that a thread keeps.
 const SPARES_MAX: usize = 4;
 
