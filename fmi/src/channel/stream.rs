@@ -134,6 +134,11 @@ impl Link {
         self.next.is_some() && self.sending == Direction::Current
     }
 
+    /// The stream, and the one that takes its place.
+    fn streams(&mut self) -> impl Iterator<Item = &mut Box<dyn ByteStream>> {
+        [&mut self.stream].into_iter().chain(self.next.as_mut().map(|(stream, _)| stream))
+    }
+
     fn writing_stream(&mut self) -> &mut Box<dyn ByteStream> {
         match (self.sending, &mut self.next) {
             (Direction::Next, Some((stream, _))) => stream,
@@ -334,21 +339,21 @@ impl Channel for Link {
     }
 
     /// A stream that is closed with bytes unread resets, and what is still on its way to the peer would be lost:
-    /// hence the reading.
+    /// hence the reading. A peer that has not switched still sends on the old stream.
     fn poll_close(&mut self, waker: &Waker) -> Poll<()> {
         let mut cx = Context::from_waker(waker);
-        if ready!(self.poll_flush(Mode::Park(waker))).is_err()
-            || ready!(Pin::new(self.writing_stream()).poll_shutdown(&mut cx)).is_err()
-        {
+        if ready!(self.poll_flush(Mode::Park(waker))).is_err() {
             return Poll::Ready(());
         }
-        let mut bin = [0; 4096];
-        loop {
-            let read = self.stream.poll_read_vectored(&mut cx, &mut [IoSliceMut::new(&mut bin)]);
-            if matches!(ready!(read), Ok(0) | Err(_)) {
-                return Poll::Ready(());
-            }
+        let mut is_open = false;
+        for stream in self.streams() {
+            is_open |= match Pin::new(&mut *stream).poll_shutdown(&mut cx) {
+                Poll::Ready(Ok(())) => drained(stream, &mut cx).is_pending(),
+                Poll::Ready(Err(_)) => false,
+                Poll::Pending => true,
+            };
         }
+        if is_open { Poll::Pending } else { Poll::Ready(()) }
     }
 
     fn info(&self) -> LinkInfo {
@@ -365,7 +370,10 @@ impl Channel for Link {
     }
 
     fn is_acknowledged(&self) -> Option<bool> {
-        if self.info.path == Path::Relay { None } else { self.stream.is_acknowledged() }
+        let streams =
+            [(&self.stream, &self.info)].into_iter().chain(self.next.as_ref().map(|(stream, info)| (stream, info)));
+        let direct = streams.filter(|(_, info)| info.path != Path::Relay);
+        direct.filter_map(|(stream, _)| stream.is_acknowledged()).reduce(|one, other| one && other)
     }
 
     fn settle(&self) {
@@ -395,6 +403,16 @@ fn tried<T>(result: io::Result<T>) -> Poll<io::Result<T>> {
     }
 }
 
+/// Reads what still comes, for nobody, up to the end of the stream.
+fn drained(stream: &mut Box<dyn ByteStream>, cx: &mut Context<'_>) -> Poll<()> {
+    let mut bin = [0; 4096];
+    loop {
+        if matches!(ready!(stream.poll_read_vectored(cx, &mut [IoSliceMut::new(&mut bin)])), Ok(0) | Err(_)) {
+            return Poll::Ready(());
+        }
+    }
+}
+
 /// Writes at least one byte.
 fn write(stream: &mut Box<dyn ByteStream>, mode: Mode<'_>, parts: &[IoSlice<'_>]) -> Poll<Result<usize, ChannelError>> {
     let written = match mode {
@@ -421,8 +439,9 @@ pub(crate) mod testing {
     use super::*;
     use tokio::io::{AsyncRead, DuplexStream, ReadBuf};
 
+    /// The kernel of the other end has acknowledged all that was written, or not.
     #[derive(Debug)]
-    pub(crate) struct Pipe(pub(crate) DuplexStream);
+    pub(crate) struct Pipe(pub(crate) DuplexStream, pub(crate) Option<bool>);
 
     impl AsyncRead for Pipe {
         fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -458,6 +477,10 @@ pub(crate) mod testing {
         fn set_keepalive(&self, _: Duration, _: Duration) -> io::Result<()> {
             Ok(())
         }
+
+        fn is_acknowledged(&self) -> Option<bool> {
+            self.1
+        }
     }
 }
 
@@ -472,11 +495,15 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
     fn link(path: Path) -> (Link, DuplexStream) {
+        acknowledging(path, None)
+    }
+
+    fn acknowledging(path: Path, is_acknowledged: Option<bool>) -> (Link, DuplexStream) {
         let (near, far) = tokio::io::duplex(1 << 16);
         let (technique, attempts) = (Technique::Relay, 1);
         let (addresses_known_at, connected_at) = (Instant::ZERO, Instant::ZERO);
         let info = LinkInfo { peer: 1, path, technique, addresses_known_at, connected_at, attempts };
-        (Link::new(Box::new(Pipe(near)), info), far)
+        (Link::new(Box::new(Pipe(near, is_acknowledged)), info), far)
     }
 
     fn frame(tag: u32) -> Vec<u8> {
@@ -524,7 +551,7 @@ mod tests {
             let ((mut old, mut old_far), (better, mut far)) = (link(Path::Relay), link(Path::Direct));
             // No room for the announcement as yet.
             let (full, mut reader) = tokio::io::duplex(8);
-            old.stream = Box::new(Pipe(full));
+            old.stream = Box::new(Pipe(full, None));
             old.switch_to(better);
             assert!(old.poll_flush(Mode::Park(Waker::noop())).is_pending());
             old.queue(&Envelope { root_or_tag: 9, ..Envelope::new(Kind::Message) }, &[]);
@@ -540,5 +567,45 @@ mod tests {
             drop(old);
             assert_eq!(old_far.read(&mut [0]).await.expect("closed"), 0);
         });
+    }
+
+    #[test]
+    fn a_link_that_half_switched_is_closed_on_both_streams() {
+        run(async {
+            let ((mut old, mut old_far), (better, mut far)) = (link(Path::Relay), link(Path::Direct));
+            old.switch_to(better);
+            let close = |link: &mut Link| link.poll_close(Waker::noop()).is_ready();
+            assert!(!close(&mut old));
+            // The peer has not switched: what it sends on the old stream is read, so that no reset overtakes our last words.
+            old_far.write_all(&vec![7; 60_000]).await.expect("room");
+            assert!(!close(&mut old));
+            old_far.write_all(&vec![7; 60_000]).await.expect("what came has been read");
+            drop(far.shutdown().await);
+            assert!(!close(&mut old), "one stream is still open");
+            drop(old_far.shutdown().await);
+            assert!(close(&mut old));
+            let mut announced = Vec::new();
+            old_far.read_to_end(&mut announced).await.expect("closed");
+            assert_eq!(announced, Envelope::new(Kind::Switch).emit());
+        });
+    }
+
+    #[test]
+    fn all_is_acknowledged_that_was_sent_on_either_stream() {
+        for (path, before, after, all) in [
+            (Path::Direct, Some(true), Some(true), Some(true)),
+            (Path::Direct, Some(false), Some(true), Some(false)),
+            (Path::Direct, Some(true), Some(false), Some(false)),
+            (Path::Direct, None, Some(true), Some(true)),
+            // The kernel of the rendezvous acknowledges, not that of the peer.
+            (Path::Relay, Some(true), Some(false), Some(false)),
+            (Path::Relay, Some(false), None, None),
+        ] {
+            let ((mut old, _old_far), (better, _far)) =
+                (acknowledging(path, before), acknowledging(Path::Direct, after));
+            assert_eq!(old.is_acknowledged(), if path == Path::Relay { None } else { before });
+            old.switch_to(better);
+            assert_eq!(old.is_acknowledged(), all, "{path:?} {before:?} {after:?}");
+        }
     }
 }

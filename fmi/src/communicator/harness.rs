@@ -91,7 +91,7 @@ fn connect(wire: Wire, low: u32, high: u32) -> (Box<dyn Channel>, Box<dyn Channe
         }
         Wire::Pipe(width) => {
             let (near, far) = tokio::io::duplex(width);
-            let link = |end, peer| Box::new(Link::new(Box::new(Pipe(end)), info(peer)));
+            let link = |end, peer| Box::new(Link::new(Box::new(Pipe(end, None)), info(peer)));
             (link(near, high), link(far, low))
         }
     }

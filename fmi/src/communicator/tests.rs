@@ -238,7 +238,7 @@ fn what_a_rendezvous_or_a_peer_makes_up_costs_nobody_else() {
     let mut near = Some(near);
     let control = |rank: u32| {
         let near = near.take().filter(|_| rank == 0)?;
-        let stream: Box<dyn ByteStream> = Box::new(Pipe(near));
+        let stream: Box<dyn ByteStream> = Box::new(Pipe(near, None));
         Some(Framed::new(stream, SERVER_MESSAGE_BYTES_MAX))
     };
     let bench = Bench::configured(3, Wire::Memory, |_| {}, control);

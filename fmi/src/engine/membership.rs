@@ -151,11 +151,9 @@ impl Engine {
         open.resize(self.lanes.len(), true);
         self.common.add(id, cx.waker());
         let common = self.common_waker.clone();
-        if let Some(control) = &mut self.control
-            && control.poll_flush(&mut Context::from_waker(&common)).is_pending()
-        {
-            return Poll::Pending;
-        }
+        // A rendezvous that is stuck keeps no peer waiting.
+        let is_told =
+            self.control.as_mut().is_none_or(|it| it.poll_flush(&mut Context::from_waker(&common)).is_ready());
         // What is still to be sent waits for word of its receivers.
         self.serve_others(cx.waker(), id);
         let owed = |slot: usize| self.owed.values().any(|owed| owed.peer.index() == slot);
@@ -178,7 +176,7 @@ impl Engine {
                 lane.channel.has_queued() && lane.channel.poll_flush(Mode::Park(&lane.write_waker)).is_pending()
             });
         }
-        if open.contains(&true) { Poll::Pending } else { Poll::Ready(()) }
+        if open.contains(&true) || !is_told { Poll::Pending } else { Poll::Ready(()) }
     }
 
     /// Whether something is still on its way on a connection that is open, as far as that is known.
