@@ -6,12 +6,13 @@
 mod attackers;
 mod common;
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use attackers::{MODES, Registered, TOLD_BYTES, assert_unproven, config, works};
 use common::{Board, RENDEZVOUS, RENDEZVOUS_PORT, host, millis};
-use fmi::net::Net;
+use fmi::net::{Listener, Net};
 use fmi::{Error, Security};
 use fmi_proto::rendezvous::Handout;
 use fmi_proto::session::HELLO_BYTES;
@@ -152,4 +153,48 @@ fn two_groups_with_one_secret_are_not_crossed() {
             }
         }
     }
+}
+
+/// A rendezvous that tells eight ranks that all others are at a victim's address has each pair knock there a few times, with
+/// ever longer pauses, and not as often as the network allows.
+#[test]
+fn a_victim_that_a_rendezvous_names_is_left_in_peace() {
+    const SIZE: u32 = 8;
+    let (mut world, rendezvous, mut hosts) = world(&[millis(1); 9]);
+    let victim = hosts.pop().expect("nine");
+    let at: SocketAddr = ([1, 0, 0, 9], 4000).into();
+    world.service(rendezvous, move |net| async move {
+        let deal = move |registered: &[Registered]| -> Vec<Handout> {
+            let told = |own: &Registered| {
+                let mut handout = attackers::handout(1, &registered.iter().collect::<Vec<_>>());
+                let others = handout.members.iter_mut().filter(|it| it.rank != own.registration.rank);
+                others.for_each(|other| other.observed.main = at);
+                handout
+            };
+            registered.iter().map(told).collect()
+        };
+        attackers::lying_rendezvous(&net, address(), SIZE as usize, deal).await;
+    });
+    let visits: Board<()> = Board::new();
+    let seen = visits.clone();
+    world.service(victim, move |net| {
+        let seen = seen.clone();
+        async move {
+            let mut listener = net.listen(at, 4096).expect("listens");
+            loop {
+                if let Ok(stream) = poll_fn(|cx| listener.poll_accept(cx)).await {
+                    seen.put(());
+                    drop(stream);
+                }
+            }
+        }
+    });
+    let board = Board::new();
+    for (rank, host) in (0..SIZE).zip(hosts) {
+        joins(&mut world, host, config("job", (rank, SIZE), Security::Encrypted, address()), &board);
+    }
+    assert_eq!(world.run().expect("a world").stuck, None);
+    board.take().into_iter().for_each(|(_, result)| assert_unproven(result));
+    let (visits, pairs) = (visits.take().len(), (SIZE * (SIZE - 1)) as usize);
+    assert!((pairs..20 * pairs).contains(&visits), "{visits} visits of {pairs} pairs");
 }

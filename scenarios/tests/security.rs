@@ -306,6 +306,20 @@ fn t06_nobody_makes_others_knock_at_a_victim() {
     let dialled: Vec<_> = plan.candidates.iter().map(|it| it.remote.ip()).collect();
     let allowed = [IpAddr::from([10, 0, 0, 9]), evil.members[0].observed.main.ip()];
     assert!(dialled.iter().all(|ip| allowed.contains(ip)), "{dialled:?}");
+    // Where the rendezvous says that a rank is seen is dialled if it can be, and if the rank is one of the group.
+    for (seen, is_dialled) in [("198.51.100.9:80", true), ("10.0.0.1:80", false), ("127.0.0.1:22", false)] {
+        for is_member in [true, false] {
+            let mut evil = group();
+            evil.members[0].observed.main = at("203.0.113.7:4000");
+            evil.members[1].observed.main = at(seen);
+            if !is_member {
+                evil.members[1].card[0] ^= 1;
+            }
+            let plan = Roster::open(&key(), &evil).expect("of this version").plan(0, 1, &means);
+            let aims = plan.candidates.iter().any(|it| it.remote == at(seen));
+            assert_eq!(aims, is_dialled && is_member, "{seen} {is_member}");
+        }
+    }
     // The rendezvous calls back only where it sees the client.
     let mut config = ServerConfig::default();
     config.vantages = vec![at("1.1.1.1:7"), at("1.1.1.1:8")];

@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::cipher::{Cipher, NONCE_BYTES, Suite, Suites, TAG_BYTES};
 use super::exchange::PublicKey;
 use super::rendezvous::Nonce;
+use super::scope::Scope;
 use super::wire::{Reader, VERSION, WireError, Write};
 use crate::key::Key;
 
@@ -96,13 +97,12 @@ pub struct Holder<'a> {
 /// A claimed address makes others send SYNs to it, so it must be private, or the address
 /// that the rendezvous itself saw.
 pub fn local_is_allowed(local: SocketAddr, observed: IpAddr) -> bool {
-    let kind_is_allowed = match local.ip() {
-        IpAddr::V4(ip) => ip.is_private() || ip.is_link_local() || (ip.is_loopback() && observed.is_loopback()),
-        IpAddr::V6(ip) => {
-            ip.is_unique_local() || ip.is_unicast_link_local() || (ip.is_loopback() && observed.is_loopback())
-        }
+    let is_near = match Scope::of(local.ip()) {
+        Some(Scope::Site) => true,
+        Some(Scope::Host) => observed.is_loopback(),
+        Some(Scope::Global) | None => false,
     };
-    local.port() != 0 && (local.ip() == observed || kind_is_allowed)
+    local.port() != 0 && (local.ip() == observed || is_near)
 }
 
 impl Card {

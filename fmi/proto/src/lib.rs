@@ -36,6 +36,7 @@ pub mod record;
 pub mod rendezvous;
 pub mod resume;
 pub mod schedule;
+mod scope;
 pub mod session;
 pub mod tcpunch;
 pub mod upgrade;

@@ -32,8 +32,13 @@ const DOUBLING: u32 = 50;
 const PAUSE_MEAN_MIN: Duration = Duration::from_millis(1);
 /// Bound of the mean: beyond it a punch gets slow without getting likelier.
 const PAUSE_MEAN_MAX: Duration = Duration::from_millis(50);
-/// Mean of the pause after a stream that was no peer's, or while a tuple is in use.
+/// Mean of the pause while a tuple is in use.
 const PAUSE_MEAN_BUSY: Duration = Duration::from_millis(10);
+/// Mean of the pause after a stream of somebody who did not prove to be the peer. It doubles with each: whoever is there may
+/// have nothing to do with the group.
+const PAUSE_MEAN_STRANGER: Duration = Duration::from_millis(25);
+/// Bound of that mean.
+const PAUSE_MEAN_STRANGER_MAX: Duration = Duration::from_secs(2);
 /// Mean of the pause of a [sparse](Pace::Sparse) candidate: a NAT that refuses forgets at once what an
 /// attempt opened, so rarely is as good as never, and an overloaded relay should not be retried quickly.
 const PAUSE_MEAN_SPARSE: Duration = Duration::from_millis(200);
@@ -105,7 +110,20 @@ enum Trying {
 struct Target {
     candidate: Candidate,
     failures: u32,
+    /// Streams to it whose other end did not prove to be the peer.
+    strangers: u32,
     trying: Trying,
+}
+
+/// Why an attempt is repeated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Met {
+    /// A refusal, or nobody.
+    Nobody,
+    /// The tuple is in use: the peer's SYN came first and the listener has the stream. Only a pause lets it through.
+    Itself,
+    /// Somebody who did not prove to be the peer.
+    Stranger,
 }
 
 /// The state of one pair.
@@ -117,7 +135,6 @@ pub struct Punch {
     attempts: u32,
     won: Option<StreamId>,
     last_failure: Option<io::ErrorKind>,
-    strangers: u32,
     entropy: ChaCha8Rng,
     outputs: VecDeque<Output>,
 }
@@ -132,7 +149,6 @@ impl Punch {
             attempts: 0,
             won: None,
             last_failure: None,
-            strangers: 0,
             entropy: ChaCha8Rng::seed_from_u64(seed),
             outputs: VecDeque::new(),
         };
@@ -142,7 +158,7 @@ impl Punch {
             } else {
                 Trying::Pausing { until: now + candidate.after }
             };
-            punch.targets.push(Target { candidate, failures: 0, trying });
+            punch.targets.push(Target { candidate, failures: 0, strangers: 0, trying });
         }
         punch
     }
@@ -224,7 +240,7 @@ impl Punch {
 
     /// Streams that this side opened and whose other end did not prove to be the peer.
     pub fn strangers(&self) -> u32 {
-        self.strangers
+        self.targets.iter().map(|target| target.strangers).sum()
     }
 
     /// The stream that was kept.
@@ -251,39 +267,38 @@ impl Punch {
     fn failed(&mut self, now: Instant, attempt: Attempt, kind: io::ErrorKind) {
         let in_flight = |target: &Target| matches!(target.trying, Trying::InFlight(own) if own == attempt);
         if let Some(index) = self.targets.iter().position(in_flight) {
-            // The tuple is in use: the peer's SYN came first and the listener has the stream.
-            // Only a pause lets it through.
             let is_in_use = matches!(kind, io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse);
             if !is_in_use || self.last_failure.is_none() {
                 self.last_failure = Some(kind);
             }
-            self.repeat(now, index, !is_in_use);
+            self.repeat(now, index, if is_in_use { Met::Itself } else { Met::Nobody });
         }
     }
 
     fn broken(&mut self, now: Instant, stream: StreamId) {
         let proving = |target: &Target| matches!(target.trying, Trying::Proving(own) if own == stream);
         if let Some(index) = self.targets.iter().position(proving) {
-            self.strangers = self.strangers.saturating_add(1);
-            self.repeat(now, index, false);
+            self.targets[index].strangers = self.targets[index].strangers.saturating_add(1);
+            self.repeat(now, index, Met::Stranger);
         }
     }
 
-    fn repeat(&mut self, now: Instant, index: usize, at_once: bool) {
+    fn repeat(&mut self, now: Instant, index: usize, met: Met) {
         let target = &mut self.targets[index];
         target.failures = target.failures.saturating_add(1);
-        let doublings = (target.failures.saturating_sub(BURST + DENSE) / DOUBLING).min(8);
-        let mean = match target.candidate.pace {
-            Pace::Once => {
+        let doubled =
+            |least: Duration, doublings: u32, most: Duration| least.saturating_mul(1 << doublings.min(8)).min(most);
+        let rest = target.failures.saturating_sub(BURST + DENSE) / DOUBLING;
+        let mean = match (target.candidate.pace, met) {
+            (Pace::Once, _) => {
                 target.trying = Trying::Done;
                 return;
             }
-            Pace::Eager if at_once && target.failures <= BURST => return self.again(index),
-            Pace::Eager => {
-                let least = if at_once { PAUSE_MEAN_MIN } else { PAUSE_MEAN_BUSY };
-                least.saturating_mul(1 << doublings).min(PAUSE_MEAN_MAX)
-            }
-            Pace::Sparse => PAUSE_MEAN_SPARSE,
+            (_, Met::Stranger) => doubled(PAUSE_MEAN_STRANGER, target.strangers - 1, PAUSE_MEAN_STRANGER_MAX),
+            (Pace::Eager, Met::Nobody) if target.failures <= BURST => return self.again(index),
+            (Pace::Eager, Met::Nobody) => doubled(PAUSE_MEAN_MIN, rest, PAUSE_MEAN_MAX),
+            (Pace::Eager, Met::Itself) => doubled(PAUSE_MEAN_BUSY, rest, PAUSE_MEAN_MAX),
+            (Pace::Sparse, _) => PAUSE_MEAN_SPARSE,
         };
         let span = u64::try_from(2 * mean.as_nanos()).expect("pauses are short");
         let pause = Duration::from_nanos(1 + self.entropy.next_u64() % span);
@@ -393,6 +408,26 @@ mod tests {
         let (at, _) = punch.poll_timeout().expect("a pause");
         punch.handle_timeout(at);
         assert_eq!(punch.poll_output(), Some(Output::Connect(Attempt(1), candidate(1))));
+    }
+
+    #[test]
+    fn a_stranger_is_left_in_peace() {
+        for pace in [Pace::Eager, Pace::Sparse] {
+            let mut punch = Punch::new(Instant::ZERO, true, vec![Candidate { pace, ..candidate(1) }], 1);
+            let mut now = Instant::ZERO;
+            let mut visits = 0;
+            while now < Instant::ZERO + Duration::from_secs(20) {
+                while let Some(Output::Connect(attempt, _)) = punch.poll_output() {
+                    visits += 1;
+                    punch.handle_input(now, Input::Connected(attempt, StreamId(visits)));
+                    punch.handle_input(now, Input::Broken(StreamId(visits)));
+                }
+                now = punch.poll_timeout().expect("it may be the peer in the end").0;
+                punch.handle_timeout(now);
+            }
+            assert!((5..30).contains(&visits), "{visits} in 20 s");
+            assert_eq!(u64::from(punch.strangers()), visits);
+        }
     }
 
     #[test]
