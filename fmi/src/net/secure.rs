@@ -16,7 +16,7 @@ use crate::proto::session::StreamKeys;
 
 /// Several pieces up to this length together make one record: copying them costs less than another record.
 const GATHERED_BYTES_MAX: usize = 4 << 10;
-/// Who asks for so much is given several records of one call of the system.
+/// A reader that asks for so much is given several records of one call of the system.
 const MUCH_BYTES: usize = 32 << 10;
 
 /// Seals what is written and opens what is read. A stream that somebody has changed ends with
