@@ -18,6 +18,7 @@ use super::card::{Card, CardError, Holder, local_is_allowed};
 use super::rendezvous::{Handout, Nonce, Observed, SessionId};
 use super::wire::WireError;
 use crate::error::Path;
+use crate::join::allowance;
 use crate::key::Key;
 use crate::schedule::Peers;
 use crate::scope::Scope;
@@ -297,7 +298,7 @@ impl Roster {
         // The rank nearer to the rendezvous hears of the pair earlier, and waits for the other.
         let skew = (their.round_trip.saturating_sub(own.round_trip) / 2).min(SKEW_MAX);
         let mut plan = Planner { own, their, start: skew, candidates: Vec::new() };
-        plan.near();
+        plan.near(if rank < peer { Duration::ZERO } else { HEAD_START + allowance(self.size()) });
         match technique {
             Technique::Local | Technique::Direct | Technique::Punch => plan.observed(Pace::Eager),
             // A firewall before this rank wants to see a SYN to where the peer's will come from.
@@ -413,12 +414,13 @@ impl Planner<'_> {
         }
     }
 
-    /// The peer's own addresses behind one public address, and IPv6, which needs no translation.
-    fn near(&mut self) {
+    /// The peer's own addresses behind one public address, and IPv6, which needs no translation. Within a network
+    /// one rank is likely to get through by itself, and the other one waits: two connections cost twice as much.
+    fn near(&mut self, after: Duration) {
         let (own, their) = (self.own, self.their);
         if own.observed.main.ip() == their.observed.main.ip() {
             for local in their.locals().iter().filter(|local| !own.locals().contains(local)) {
-                self.push(*local, Path::Private, LocalEnd::Registered, Pace::Eager, Duration::ZERO);
+                self.push(*local, Path::Private, LocalEnd::Registered, Pace::Eager, after);
             }
         }
         if let (Some(_), Some(other)) = (own.observed.other, their.observed.other)

@@ -21,7 +21,7 @@ pub struct LowOrder;
 
 /// The key pair of one registration. Its secret does not move in memory, and is wiped in the end.
 pub struct KeyPair {
-    secret: KeyBytes,
+    secret: library::Secret,
     public: PublicKey,
 }
 
@@ -38,8 +38,8 @@ impl KeyPair {
     /// Makes a pair from a seed.
     pub fn from_seed(seed: Seed) -> Self {
         noted::note("the secret of a registration", &seed);
-        let secret = KeyBytes::from(seed);
-        let public = library::public(secret.as_bytes());
+        let secret = library::Secret::new(KeyBytes::from(seed).as_bytes());
+        let public = secret.public();
         Self { secret, public }
     }
 
@@ -54,7 +54,7 @@ impl KeyPair {
     /// [`LowOrder`] if the public key is none: the result would be zero, whoever asks (RFC 7748 §6.1).
     pub(crate) fn agree(&self, theirs: &PublicKey) -> Result<KeyBytes, LowOrder> {
         let mut agreed = Ok(());
-        let shared = KeyBytes::filled(|shared| agreed = library::agree(self.secret.as_bytes(), theirs, shared));
+        let shared = KeyBytes::filled(|shared| agreed = self.secret.agree(theirs, shared));
         noted::note("a shared secret", shared.as_bytes());
         agreed.map(|()| shared)
     }
@@ -72,21 +72,27 @@ mod swift {
 
     use super::{LowOrder, PublicKey};
 
-    fn pair(secret: &[u8; 32]) -> PrivateKey {
-        PrivateKey::from_private_key(&X25519, secret).expect("any 32 bytes are a secret")
-    }
+    /// The library wipes it in the end.
+    pub(super) struct Secret(PrivateKey);
 
-    pub(super) fn public(secret: &[u8; 32]) -> PublicKey {
-        let public = pair(secret).compute_public_key().expect("a secret has a public key");
-        public.as_ref().try_into().expect("a public key has 32 bytes")
-    }
+    impl Secret {
+        /// Computes the public key as well, which takes a third of an agreement.
+        pub(super) fn new(secret: &[u8; 32]) -> Self {
+            Self(PrivateKey::from_private_key(&X25519, secret).expect("any 32 bytes are a secret"))
+        }
 
-    pub(super) fn agree(secret: &[u8; 32], theirs: &PublicKey, shared: &mut [u8; 32]) -> Result<(), LowOrder> {
-        let take = |bytes: &[u8]| {
-            shared.copy_from_slice(bytes);
-            if *shared == [0; 32] { Err(LowOrder) } else { Ok(()) }
-        };
-        exchange(&pair(secret), UnparsedPublicKey::new(&X25519, theirs), LowOrder, take)
+        pub(super) fn public(&self) -> PublicKey {
+            let public = self.0.compute_public_key().expect("a secret has a public key");
+            public.as_ref().try_into().expect("a public key has 32 bytes")
+        }
+
+        pub(super) fn agree(&self, theirs: &PublicKey, shared: &mut [u8; 32]) -> Result<(), LowOrder> {
+            let take = |bytes: &[u8]| {
+                shared.copy_from_slice(bytes);
+                if *shared == [0; 32] { Err(LowOrder) } else { Ok(()) }
+            };
+            exchange(&self.0, UnparsedPublicKey::new(&X25519, theirs), LowOrder, take)
+        }
     }
 }
 
@@ -96,15 +102,24 @@ mod pure {
 
     use super::{LowOrder, PublicKey};
 
-    /// By a table of multiples of the base point.
-    pub(super) fn public(secret: &[u8; 32]) -> PublicKey {
-        Point::from(&StaticSecret::from(*secret)).to_bytes()
-    }
+    /// Wiped in the end, where it stands.
+    pub(super) struct Secret(Box<StaticSecret>);
 
-    pub(super) fn agree(secret: &[u8; 32], theirs: &PublicKey, shared: &mut [u8; 32]) -> Result<(), LowOrder> {
-        let agreed = StaticSecret::from(*secret).diffie_hellman(&Point::from(*theirs));
-        shared.copy_from_slice(agreed.as_bytes());
-        if agreed.was_contributory() { Ok(()) } else { Err(LowOrder) }
+    impl Secret {
+        pub(super) fn new(secret: &[u8; 32]) -> Self {
+            Self(Box::new(StaticSecret::from(*secret)))
+        }
+
+        /// By a table of multiples of the base point.
+        pub(super) fn public(&self) -> PublicKey {
+            Point::from(&*self.0).to_bytes()
+        }
+
+        pub(super) fn agree(&self, theirs: &PublicKey, shared: &mut [u8; 32]) -> Result<(), LowOrder> {
+            let agreed = self.0.diffie_hellman(&Point::from(*theirs));
+            shared.copy_from_slice(agreed.as_bytes());
+            if agreed.was_contributory() { Ok(()) } else { Err(LowOrder) }
+        }
     }
 }
 
@@ -141,12 +156,15 @@ mod tests {
 
     fn check(secret: &[u8; 32], theirs: &PublicKey, expected: &[u8; 32]) {
         let (mut first, mut second) = ([0; 32], [0; 32]);
-        let results = [library::agree(secret, theirs, &mut first), pure::agree(secret, theirs, &mut second)];
+        let results = [
+            library::Secret::new(secret).agree(theirs, &mut first),
+            pure::Secret::new(secret).agree(theirs, &mut second),
+        ];
         let wanted = if *expected == [0; 32] { Err(LowOrder) } else { Ok(()) };
         assert_eq!(results, [wanted; 2]);
         if wanted.is_ok() {
             assert_eq!((first, second), (*expected, *expected));
         }
-        assert_eq!(library::public(secret), pure::public(secret));
+        assert_eq!(library::Secret::new(secret).public(), pure::Secret::new(secret).public());
     }
 }

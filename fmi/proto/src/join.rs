@@ -1,7 +1,8 @@
 //! The rounds of a join: how long each may take, what it may use, and whether its members fit together. Pure.
 //!
-//! A round that does not connect every pair in time starts over from fresh local ports, which cures mappings that are
-//! stuck; each round has twice the time of the one before. The whole has a deadline.
+//! A round in which no further pair has come together for some time starts over from fresh local ports, which cures
+//! mappings that are stuck. A large group on a slow machine takes long and makes progress all the while: that is no reason to
+//! begin again. Each round has twice the patience of the one before. The whole has a deadline.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -11,16 +12,24 @@ use super::candidate::Roster;
 use super::card::Security;
 use fmi_net::time::Instant;
 
-/// Time for the first round; each further one has twice as long. A mapping that is stuck (a retry
+/// How long the first round may be without progress; each further one has twice as long. A mapping that is stuck (a retry
 /// behind Linux's tracker in SYN_SENT2 leaves it untranslated) costs this much, and a lost SYN must
 /// have time for its repetition.
 pub const FIRST_ROUND: Duration = Duration::from_secs(2);
+
+/// How much longer everything may take in a group of this size: as many processes may share a machine, and one that waits for
+/// a processor sees nothing of the progress of the others.
+pub fn allowance(size: u32) -> Duration {
+    Duration::from_millis(10).saturating_mul(size)
+}
 
 /// What happened.
 #[derive(Debug)]
 pub enum Input<'a> {
     /// The rendezvous handed the group out.
     HandedOut(&'a Roster),
+    /// A pair of this rank has come together.
+    Linked,
     /// The round is void, for whatever reason.
     Ended,
 }
@@ -53,16 +62,26 @@ pub struct Rounds {
     security: Security,
     deadline: Instant,
     round_until: Option<Instant>,
+    /// How long this round may be without progress.
+    silence_max: Duration,
     rounds: u32,
     patience: Backoff,
     outputs: VecDeque<Output>,
 }
 
 impl Rounds {
-    /// Starts before the first round. No round takes longer than `round_max`.
-    pub fn new(security: Security, deadline: Instant, round_max: Duration) -> Self {
-        let patience = Backoff::new(FIRST_ROUND, round_max);
-        Self { security, deadline, round_until: None, rounds: 0, patience, outputs: VecDeque::new() }
+    /// Starts before the first round. No round is without progress for longer than `silence_max`.
+    pub fn new(security: Security, deadline: Instant, silence_max: Duration) -> Self {
+        let patience = Backoff::new(FIRST_ROUND, silence_max);
+        Self {
+            security,
+            deadline,
+            round_until: None,
+            silence_max: FIRST_ROUND,
+            rounds: 0,
+            patience,
+            outputs: VecDeque::new(),
+        }
     }
 
     /// Takes what happened.
@@ -74,7 +93,8 @@ impl Rounds {
                 let output = match cards.into_iter().find(|(_, theirs)| *theirs != self.security) {
                     Some((peer, theirs)) => Output::Mismatch { peer, theirs },
                     None => {
-                        self.round_until = Some(now + self.patience.fail());
+                        self.silence_max = self.patience.fail() + allowance(roster.size());
+                        self.round_until = Some(now + self.silence_max);
                         self.rounds += 1;
                         // Stuck mappings are cured by fresh ports; the relay helps where that did not.
                         Output::Start { relay_likely: self.rounds > 1 }
@@ -82,6 +102,8 @@ impl Rounds {
                 };
                 self.outputs.push_back(output);
             }
+            Input::Linked if self.round_until.is_some() => self.round_until = Some(now + self.silence_max),
+            Input::Linked => {}
             Input::Ended => self.round_until = None,
         }
     }
@@ -104,7 +126,7 @@ impl Rounds {
     /// When `handle_timeout` is due.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         match self.round_until.filter(|until| *until < self.deadline) {
-            Some(until) => Some((until, "a round has had its time")),
+            Some(until) => Some((until, "a round makes no progress")),
             None => Some((self.deadline, "the join has had its time")),
         }
     }
@@ -155,13 +177,28 @@ mod tests {
             rounds.handle_input(now, Input::HandedOut(&roster(&[Some(Security::Encrypted); 2])));
             assert_eq!(rounds.poll_output(), Some(Output::Start { relay_likely: number > 0 }));
             let (until, _) = rounds.poll_timeout().expect("a round ends");
-            assert_eq!(until, now + seconds * SECOND);
+            assert_eq!(until, now + seconds * SECOND + allowance(2));
             rounds.handle_timeout(until - Duration::from_nanos(1));
             assert_eq!(rounds.poll_output(), None);
             rounds.handle_timeout(until);
             assert_eq!((rounds.poll_output(), rounds.poll_output()), (Some(Output::Retry), None));
             now = until;
         }
+    }
+
+    #[test]
+    fn a_round_lasts_as_long_as_it_makes_progress() {
+        let mut rounds = rounds();
+        rounds.handle_input(at(0), Input::HandedOut(&roster(&[Some(Security::Encrypted); 2])));
+        rounds.poll_output();
+        for now in 1..9 {
+            rounds.handle_input(at(now), Input::Linked);
+            assert_eq!(rounds.poll_timeout().map(|it| it.0), Some(at(now + 2) + allowance(2)));
+        }
+        rounds.handle_timeout(at(11));
+        assert_eq!(rounds.poll_output(), Some(Output::Retry));
+        rounds.handle_input(at(12), Input::Linked);
+        assert_eq!(rounds.poll_timeout().map(|it| it.0), Some(at(60)), "the round has been given up");
     }
 
     #[test]

@@ -5,8 +5,9 @@
 //! rush at rank 0.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
 
-use super::candidate::{Candidate, Means, Roster, Technique};
+use super::candidate::{Candidate, HEAD_START, Means, Roster, Technique};
 use super::punch::{Attempt, Input, Output as PunchOutput, Punch, StreamId, nominates};
 use fmi_net::time::Instant;
 
@@ -147,9 +148,9 @@ impl Mesh {
             return None;
         }
         if self.pairs[peer as usize].is_none() {
-            // An early stream from a peer whose turn has not come starts its pair.
+            // An early stream from a peer whose turn has not come starts its pair, which will hardly need another one.
             self.waiting.retain(|waiting| *waiting != peer);
-            self.start(now, peer);
+            self.start(now, peer, HEAD_START);
         }
         self.pairs[peer as usize].as_mut()
     }
@@ -157,12 +158,13 @@ impl Mesh {
     fn fill(&mut self, now: Instant) {
         while self.open.len() < self.attempts_max {
             let Some(peer) = self.waiting.pop_front() else { break };
-            self.start(now, peer);
+            self.start(now, peer, Duration::ZERO);
         }
     }
 
-    fn start(&mut self, now: Instant, peer: u32) {
-        let pairing = self.roster.plan(self.rank, peer, &self.means);
+    fn start(&mut self, now: Instant, peer: u32, head_start: Duration) {
+        let mut pairing = self.roster.plan(self.rank, peer, &self.means);
+        pairing.candidates.iter_mut().for_each(|candidate| candidate.after += head_start);
         let seed = self.means.seed ^ (u64::from(peer) << 32 | u64::from(self.rank));
         self.techniques[peer as usize] = Some(pairing.technique);
         self.pairs[peer as usize] = Some(Punch::new(now, nominates(self.rank, peer), pairing.candidates, seed));
@@ -207,7 +209,6 @@ mod tests {
     use crate::candidate::Peer;
     use crate::rendezvous::Observed;
     use crate::schedule::Peers;
-    use std::time::Duration;
 
     fn mesh(rank: u32, size: u8, attempts_max: usize) -> Mesh {
         let observed = |rank: u8| Observed::once(([1, 1, 1, rank], 1).into());

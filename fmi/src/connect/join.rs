@@ -214,7 +214,11 @@ impl<N: Net> Joiner<N> {
             if let (Some(round), Some(legs)) = (&mut self.round, &mut self.legs) {
                 let other = legs.other.as_mut().map(|(local, listener)| (*local, listener));
                 let mut locals = Locals { main: (legs.local, &mut legs.listener), other };
+                let linked = round.linked();
                 moved |= round.poll(cx, &self.net, &mut locals);
+                if round.linked() > linked {
+                    self.rounds.handle_input(self.net.now(), RoundsInput::Linked);
+                }
                 if round.is_complete() {
                     return Poll::Ready(Ok(self.finish()));
                 }

@@ -19,6 +19,7 @@ use crate::error::{ErrorKind, Path};
 use crate::net::secure::Secure;
 use crate::net::{BoxFuture, ByteStream, Listener, Net, Timer, within};
 use crate::proto::candidate::{Candidate, LocalEnd, Means, Route, Technique};
+use crate::proto::join::allowance;
 use crate::proto::mesh::{Mesh, Output as MeshOutput};
 use crate::proto::punch::{Attempt, Input as PunchInput, Punch, StreamId, nominates};
 use crate::proto::rendezvous::RelayRequest;
@@ -26,8 +27,10 @@ use crate::proto::session::{Chain, Credentials, Proven, Stranger, StreamNonce, T
 use crate::time::Instant;
 
 /// A stream whose other end has not proved itself after this time is dropped: a SYN-ACK may need
-/// three retransmissions.
+/// three retransmissions. In a large group it has [`PROOF_SHARES`] allowances for its size more.
 const PROOF_MAX: Duration = Duration::from_secs(4);
+/// All pairs come together at once, and each stream may be the last one that gets a processor.
+const PROOF_SHARES: u32 = 4;
 /// Streams accepted from strangers at once, beyond the size of the group.
 pub(super) const STRANGERS_MAX: u32 = 64;
 /// While a group forms, idle connections are probed this often. A peer that gave the round up may have
@@ -158,6 +161,11 @@ impl<N: Net> Round<N> {
         self.linked == self.wanted
     }
 
+    /// Peers that are linked.
+    pub(super) fn linked(&self) -> usize {
+        self.linked
+    }
+
     /// Peers that are relayed.
     pub(super) fn relayed(&self) -> Vec<Relayed> {
         let relayed = |(peer, chain): (&u32, &Arc<Chain>)| {
@@ -246,6 +254,11 @@ impl<N: Net> Round<N> {
         }
     }
 
+    /// When a stream on which something is awaited from now on has had its time.
+    fn proof_until(&self, net: &N) -> Instant {
+        net.now() + PROOF_MAX + allowance(self.credentials.roster().size()).saturating_mul(PROOF_SHARES)
+    }
+
     fn nominate(&mut self, net: &N, peer: u32, id: StreamId, settles: bool) {
         let next = if settles { Stage::Telling } else { Stage::Hoping };
         let Some((mut stream, proven)) = self.take_stage(id, next, |stage| match stage {
@@ -262,13 +275,13 @@ impl<N: Net> Round<N> {
             self.tell(id, (stream, proven), nomination);
             return;
         }
-        let net = net.clone();
+        let (net, until) = (net.clone(), self.proof_until(net));
         self.push_abortable(peer, async move {
             let ask = async {
                 stream.write_all(&nomination).await?;
                 proven.accepted(&read(&mut stream).await?).map_err(denied)
             };
-            let result = within(&net, net.now() + PROOF_MAX, ask).await;
+            let result = within(&net, until, ask).await;
             Event::Accepted { id, peer, result: result.map(|()| (stream, proven)) }
         });
     }
@@ -365,10 +378,11 @@ impl<N: Net> Round<N> {
     /// The other end of an accepted stream speaks first, so that we know who it is.
     fn accepted(&mut self, net: &N, stream: N::Stream) {
         let id = self.stream_id(net, None, Path::Direct);
+        let until = self.proof_until(net);
         let (net, credentials, rank) = (net.clone(), self.credentials.clone(), self.rank);
         let nonce = nonce(&net);
         self.work.push(Box::pin(async move {
-            let result = within(&net, net.now() + PROOF_MAX, answer(credentials, stream, nonce)).await;
+            let result = within(&net, until, answer(credentials, stream, nonce)).await;
             let outcome = result.as_ref().map(|(_, proven)| proven.peer());
             tracing::trace!(rank, ?id, ?outcome, "an accepted stream");
             Event::Proved { id, peer: None, result }
@@ -377,20 +391,21 @@ impl<N: Net> Round<N> {
 
     /// The side that connected says at once which rank it is.
     fn prove(&mut self, net: &N, peer: u32, id: StreamId, stream: N::Stream) {
+        let until = self.proof_until(net);
         let (net, credentials) = (net.clone(), self.credentials.clone());
         let nonce = nonce(&net);
         self.push_abortable(peer, async move {
-            let result = within(&net, net.now() + PROOF_MAX, ask(credentials, peer, stream, nonce)).await;
+            let result = within(&net, until, ask(credentials, peer, stream, nonce)).await;
             Event::Proved { id, peer: Some(peer), result }
         });
     }
 
     fn await_nomination(&mut self, net: &N, id: StreamId, (mut stream, proven): Peers<N::Stream>) {
-        let net = net.clone();
+        let (net, until) = (net.clone(), self.proof_until(net));
         let peer = proven.peer();
         self.push_abortable(peer, async move {
             let nomination = async { proven.nominated(&read(&mut stream).await?).map_err(denied) };
-            let result = within(&net, net.now() + PROOF_MAX, nomination).await;
+            let result = within(&net, until, nomination).await;
             Event::Nominated { id, peer, result: result.map(|waits| ((stream, proven), waits)) }
         });
     }

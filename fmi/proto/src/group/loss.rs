@@ -172,7 +172,7 @@ impl Group {
     }
 
     /// Whether it is not known yet if anybody is lost.
-    fn awaits_loss(&self) -> bool {
+    fn may_have_lost(&self) -> bool {
         self.doubts.values().any(|doubt| doubt.why == Why::Lost)
     }
 
@@ -189,7 +189,7 @@ impl Group {
         {
             self.conclude(slot, why);
         }
-        if !self.awaits_loss() {
+        if !self.may_have_lost() {
             for slot in std::mem::take(&mut self.failed) {
                 self.conclude(slot, Why::Failed);
             }
@@ -198,7 +198,7 @@ impl Group {
 
     /// Bad news is true.
     fn conclude(&mut self, slot: Slot, why: Why) {
-        if why == Why::Failed && self.awaits_loss() {
+        if why == Why::Failed && self.may_have_lost() {
             self.failed.insert(slot);
             return;
         }
