@@ -54,11 +54,26 @@ fn is_noticed_if_damaged() {
     let intact = capture("two-functions", folder.path());
     let damaged = folder.path().join("damaged.pcapng");
     let mut bytes = std::fs::read(&intact).expect("read");
-    // Within the payload of a packet, not where blocks begin.
-    let at = bytes.len() / 2 + 700;
+    // Within the payload of the longest packet, not where blocks begin.
+    let at = longest_packet(&bytes).end - 8;
     bytes[at..at + 4].iter_mut().for_each(|byte| *byte ^= 0x55);
     std::fs::File::create(&damaged).and_then(|mut file| file.write_all(&bytes)).expect("written");
     assert_ne!(tshark(&damaged, &["-Y", COMPLAINTS]).trim(), "");
+}
+
+/// The bytes of the longest packet of a capture: an enhanced packet block has them behind 28 bytes, of which four from
+/// the twentieth on say how many there are.
+fn longest_packet(capture: &[u8]) -> std::ops::Range<usize> {
+    const ENHANCED_PACKET: usize = 6;
+    let word = |at: usize| u32::from_le_bytes(*capture[at..].first_chunk().expect("a whole block")) as usize;
+    let (mut at, mut longest) = (0, 0..0);
+    while at < capture.len() {
+        if word(at) == ENHANCED_PACKET && word(at + 20) > longest.len() {
+            longest = at + 28..at + 28 + word(at + 20);
+        }
+        at += word(at + 4);
+    }
+    longest
 }
 
 fn is_clean(name: &str) {

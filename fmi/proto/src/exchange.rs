@@ -102,7 +102,7 @@ mod pure {
 
     use super::{LowOrder, PublicKey};
 
-    /// Wiped in the end, where it stands.
+    /// Wiped in the end.
     pub(super) struct Secret(Box<StaticSecret>);
 
     impl Secret {

@@ -207,12 +207,24 @@ impl Mesh {
 mod tests {
     use super::*;
     use crate::candidate::Peer;
+    use crate::card::{Card, Security};
+    use crate::cipher::Suites;
     use crate::rendezvous::Observed;
     use crate::schedule::Peers;
+    use crate::wire::VERSION;
 
     fn mesh(rank: u32, size: u8, attempts_max: usize) -> Mesh {
         let observed = |rank: u8| Observed::once(([1, 1, 1, rank], 1).into());
-        let peer = |rank| Peer { nonce: [0; 16], observed: observed(rank), round_trip: Duration::ZERO, card: None };
+        let card = Card {
+            version: VERSION,
+            security: Security::Encrypted,
+            sprays: false,
+            suites: Suites::of_machine(true),
+            public: [0; 32],
+            locals: vec![],
+        };
+        let card = || Some(card.clone());
+        let peer = |rank| Peer { nonce: [0; 16], observed: observed(rank), round_trip: Duration::ZERO, card: card() };
         let roster = Roster { session: [0; 16], epoch: 0, digest: [0; 32], peers: (0..size).map(peer).collect() };
         let means = Means { relay: None, relay_likely: false, sprays: false, peers: Peers::All, seed: 1 };
         Mesh::new(Instant::ZERO, rank, roster, means, attempts_max)
@@ -241,6 +253,25 @@ mod tests {
         }
         assert_eq!(turns, [8, 9, 0, 1, 2, 3, 4, 5, 6]);
         assert!(complete && mesh.unconnected().is_none());
+    }
+
+    #[test]
+    fn a_peer_that_comes_before_its_turn_is_not_dialled_at_once() {
+        let mut mesh = mesh(0, 4, 1);
+        let dialled = |mesh: &mut Mesh| {
+            std::iter::from_fn(|| mesh.poll_output())
+                .filter_map(|it| if let Output::Connect { peer, .. } = it { Some(peer) } else { None })
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(dialled(&mut mesh), [1]);
+        assert!(mesh.wants(3) && !mesh.wants(0));
+        mesh.handle_input(Instant::ZERO, 3, Input::Confirmed { stream: StreamId(3), is_answered: false });
+        assert_eq!(dialled(&mut mesh), []);
+        // Its stream comes to nothing.
+        mesh.handle_timeout(Instant::ZERO + HEAD_START);
+        assert_eq!(dialled(&mut mesh), [3]);
+        mesh.handle_input(Instant::ZERO + HEAD_START, 3, Input::Accepted(StreamId(3)));
+        assert!(!mesh.wants(3), "another stream would be of no use");
     }
 
     #[test]
