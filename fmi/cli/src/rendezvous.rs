@@ -1,7 +1,11 @@
 //! `fmi rendezvous`
 
+use std::convert::Infallible;
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::process::ExitCode;
+use std::task::Poll;
 
 use fmi::net::rendezvous::{Rendezvous, ServerConfig};
 use fmi::net::tcpunch::Tcpunch;
@@ -28,15 +32,34 @@ pub(crate) struct Arguments {
 pub(crate) async fn run(arguments: Arguments) -> ExitCode {
     match bind(&arguments) {
         Ok((server, tcpunch)) => {
-            let both = futures_util::future::join(server.serve(), async move {
-                if let Some(tcpunch) = tcpunch {
-                    tcpunch.serve().await;
+            let tcpunch = async move {
+                match tcpunch {
+                    Some(tcpunch) => tcpunch.serve().await,
+                    None => std::future::pending().await,
                 }
-            });
-            match both.await.0 {}
+            };
+            match in_turn(server.serve(), tcpunch).await {}
         }
         Err(error) => crate::failed(&error),
     }
+}
+
+/// Runs two servers in one task. Which comes first alternates: what a runtime allows a task before others have their
+/// turn, one that is flooded would use up.
+async fn in_turn(one: impl Future<Output = Infallible>, other: impl Future<Output = Infallible>) -> Infallible {
+    let (mut one, mut other) = (pin!(one), pin!(other));
+    let mut is_ones_turn = false;
+    poll_fn(|cx| {
+        is_ones_turn = !is_ones_turn;
+        for is_one in [is_ones_turn, !is_ones_turn] {
+            let polled = if is_one { one.as_mut().poll(cx) } else { other.as_mut().poll(cx) };
+            if let Poll::Ready(never) = polled {
+                match never {}
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 fn bind(arguments: &Arguments) -> Result<(Rendezvous<RealNet>, Option<Tcpunch<RealNet>>)> {
@@ -55,4 +78,29 @@ fn bind(arguments: &Arguments) -> Result<(Rendezvous<RealNet>, Option<Tcpunch<Re
         say!("tcpunch {}", tcpunch.local_addr()?);
     }
     Ok((server, tcpunch))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::task::{Context, Waker};
+
+    use super::*;
+
+    #[test]
+    fn neither_server_is_always_the_first() {
+        let polled = RefCell::new(Vec::new());
+        let server = |name: char| {
+            let polled = &polled;
+            poll_fn(move |_| {
+                polled.borrow_mut().push(name);
+                Poll::Pending
+            })
+        };
+        let mut both = pin!(in_turn(server('a'), server('b')));
+        for _ in 0..4 {
+            assert!(both.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        }
+        assert_eq!(polled.take(), ['a', 'b', 'b', 'a', 'a', 'b', 'b', 'a']);
+    }
 }

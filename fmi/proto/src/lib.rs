@@ -30,6 +30,7 @@ pub mod model;
 pub mod notice;
 pub mod op;
 pub mod operation;
+pub mod places;
 pub mod punch;
 pub mod rank;
 pub mod record;
