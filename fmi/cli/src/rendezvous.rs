@@ -7,9 +7,11 @@ use std::pin::pin;
 use std::process::ExitCode;
 use std::task::Poll;
 
+use fmi::net::Net;
 use fmi::net::rendezvous::{Rendezvous, ServerConfig};
 use fmi::net::tcpunch::Tcpunch;
 use fmi::{RealNet, Result};
+use fmi_proto::tcpunch::CLIENTS_MAX;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -44,6 +46,23 @@ pub(crate) async fn run(arguments: Arguments) -> ExitCode {
     }
 }
 
+/// Files for listeners, calls back, connections that are being refused, and the runtime.
+const OTHER_FILES: usize = 256;
+
+/// How many connections each server may have, so that what comes beyond them is refused and not left to wait.
+#[derive(Debug, PartialEq, Eq)]
+struct Shares {
+    connections_max: usize,
+    clients_max: usize,
+}
+
+fn shares(files_max: Option<u64>, has_tcpunch: bool) -> Shares {
+    let files = files_max.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
+    let files = files.saturating_sub(OTHER_FILES).max(files / 2);
+    let clients_max = if has_tcpunch { files / 4 } else { 0 };
+    Shares { connections_max: files - clients_max, clients_max }
+}
+
 /// Runs two servers in one task. Which comes first alternates: what a runtime allows a task before others have their
 /// turn, one that is flooded would use up.
 async fn in_turn(one: impl Future<Output = Infallible>, other: impl Future<Output = Infallible>) -> Infallible {
@@ -65,11 +84,14 @@ async fn in_turn(one: impl Future<Output = Infallible>, other: impl Future<Outpu
 fn bind(arguments: &Arguments) -> Result<(Rendezvous<RealNet>, Option<Tcpunch<RealNet>>)> {
     let mut config = ServerConfig::default();
     config.relays_max = arguments.relays_max;
+    let shares = shares(RealNet::new().allow_files(), arguments.tcpunch.is_some());
+    config.connections_max = config.connections_max.min(shares.connections_max);
     let mut server = Rendezvous::bind(RealNet::new(), arguments.listen, config)?;
     if !arguments.vantage.is_empty() {
         server = server.with_vantages(&arguments.vantage)?;
     }
     let tcpunch = arguments.tcpunch.map(|address| Tcpunch::bind(RealNet::new(), address)).transpose()?;
+    let tcpunch = tcpunch.map(|server| server.with_clients_max(CLIENTS_MAX.min(shares.clients_max)));
     say!("listening on {}", server.local_addr()?);
     for vantage in server.vantages().iter().skip(1) {
         say!("vantage {vantage}");
@@ -86,6 +108,14 @@ mod tests {
     use std::task::{Context, Waker};
 
     use super::*;
+
+    #[test]
+    fn servers_take_no_more_connections_than_files_may_be_open() {
+        assert_eq!(shares(Some(1024), false), Shares { connections_max: 768, clients_max: 0 });
+        assert_eq!(shares(Some(1024), true), Shares { connections_max: 576, clients_max: 192 });
+        assert_eq!(shares(Some(100), true), Shares { connections_max: 38, clients_max: 12 });
+        assert!(shares(None, true).connections_max > 32_768);
+    }
 
     #[test]
     fn neither_server_is_always_the_first() {

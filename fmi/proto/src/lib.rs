@@ -12,6 +12,7 @@ pub mod backoff;
 pub mod bucket;
 pub mod candidate;
 pub mod card;
+pub mod cause;
 pub mod cipher;
 pub mod datatype;
 pub mod derive;
