@@ -70,7 +70,7 @@ fn a_pair_gets_the_rate_that_is_allowed_and_no_more() {
     assert!(free < least / 4, "without that limit {free:?}");
 }
 
-/// Who runs the rendezvous can help it; who chose the NATs cannot.
+/// The operator of the rendezvous can help it; whoever chose the NATs cannot.
 #[test]
 fn a_rendezvous_that_relays_nobody_is_named() {
     let mut without = ServerConfig::default();

@@ -20,7 +20,7 @@ pub fn prefix(ip: IpAddr) -> IpAddr {
     }
 }
 
-/// Who holds a place. Later clients have larger keys.
+/// The clients that hold a place. Later ones have larger keys.
 #[derive(Clone, Debug)]
 pub struct Places<K> {
     held: BTreeMap<IpAddr, BTreeSet<K>>,
