@@ -70,6 +70,24 @@ fn a_pair_gets_the_rate_that_is_allowed_and_no_more() {
     assert!(free < least / 4, "without that limit {free:?}");
 }
 
+/// The operator of the rendezvous can help it; whoever chose the NATs cannot.
+#[test]
+fn a_rendezvous_that_relays_nobody_is_named() {
+    let mut without = ServerConfig::default();
+    without.relays_max = 0;
+    let (mut world, hosts) = world(2, without);
+    let board = ranks(&mut world, &hosts, |net, rank| async move {
+        let mut config = config(rank, 2);
+        config.join_deadline = Duration::from_secs(10);
+        Communicator::connect(net, &config).await.expect_err("there is no way")
+    });
+    assert_eq!(world.run().expect("a world").stuck, None);
+    for error in board.take() {
+        assert!(error.to_string().contains("the rendezvous does not relay"), "{error}");
+        assert!(error.advice().is_some_and(|advice| advice.contains("--relays-max")), "{error:?}");
+    }
+}
+
 #[test]
 fn pairs_get_equal_shares() {
     let mut limited = ServerConfig::default();

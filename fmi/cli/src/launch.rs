@@ -62,6 +62,8 @@ pub(crate) async fn again(ranks: u32, option: &str) -> ExitCode {
 
 async fn launch(arguments: Arguments) -> Result<u8, String> {
     let net = RealNet::new();
+    // For the ranks, too, which inherit it.
+    net.allow_files();
     let server = Rendezvous::bind(net, ([127, 0, 0, 1], 0).into(), ServerConfig::default());
     let server = server.map_err(|error| error.to_string())?;
     let address = server.local_addr().map_err(|error| error.to_string())?;

@@ -200,6 +200,54 @@ fn clients_of_the_original_are_paired() {
     let _ = child.wait();
 }
 
+/// The program, where a process may open so many files, and raise that to as many.
+fn with_files(soft: u32, hard: u32, arguments: &[&str]) -> Output {
+    let limits = format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\" \"$@\"");
+    let command = fmi(arguments);
+    let mut limited = Command::new("sh");
+    limited.args(["-c", &limits]).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => limited.env(name, value),
+            None => limited.env_remove(name),
+        };
+    }
+    limited.output().expect("ended")
+}
+
+#[test]
+fn the_limit_of_open_files_is_raised_and_checked_before_a_group_forms() {
+    let nowhere =
+        ["--group", "g", "--rank", "3", "--size", "100", "--rendezvous", "127.0.0.1:1", "--deadline", "500ms"];
+    let ping = [&["ping"][..], &nowhere].concat();
+    let output = with_files(64, 64, &ping);
+    let told =
+        "join on rank 3: a group of 100 ranks needs 115 open files on each, and this process may have 64: raise the";
+    assert!(stderr(&output).contains(told), "{}", stderr(&output));
+    let output = with_files(64, 200, &ping);
+    assert!(
+        stderr(&output).contains("no rendezvous answered at 127.0.0.1:1 (connection refused)"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+/// A process may hold other files than those of its rank.
+#[test]
+fn files_that_run_out_are_named_and_no_nat_is() {
+    let held: String = (3..10).map(|file| format!(" {file}</dev/null")).collect();
+    let script = format!("ulimit -n 17 && exec \"$0\" \"$@\"{held}");
+    let mut command = Command::new("sh");
+    command.args(["-c", &script, FMI, "ping", "--group", "g", "--rank", "0", "--size", "2"]);
+    let output = command.args(["--rendezvous", "127.0.0.1:1", "--deadline", "500ms"]).output().expect("ended");
+    let told = stderr(&output);
+    assert!(
+        told.contains("join on rank 0: the rendezvous at 127.0.0.1:1 could not be tried (too many open files)"),
+        "{told}"
+    );
+    assert!(told.contains("; raise the limit of open files (`ulimit -Hn`)") && !told.contains("NAT"), "{told}");
+}
+
 #[test]
 fn launch_passes_signals_on() {
     let script = "trap 'echo got it; exit 9' TERM; echo ready; while :; do sleep 0.05; done";

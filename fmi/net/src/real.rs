@@ -45,6 +45,19 @@ fn has_aes() -> bool {
     false
 }
 
+/// Gives the failures that the standard library has no kind for the kinds that [`Net`] promises.
+fn kinded(error: io::Error) -> io::Error {
+    #[cfg(unix)]
+    {
+        match error.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE) => return io::Error::new(io::ErrorKind::QuotaExceeded, error),
+            Some(libc::ENOBUFS) => return io::Error::new(io::ErrorKind::OutOfMemory, error),
+            Some(_) | None => {}
+        }
+    }
+    error
+}
+
 fn shared_socket(local: SocketAddr) -> io::Result<TcpSocket> {
     let socket = Socket::new(Domain::for_address(local), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
@@ -122,18 +135,31 @@ impl Net for RealNet {
     ) -> impl Future<Output = io::Result<RealStream>> + Send + 'static {
         let net = *self;
         async move {
-            let stream = shared_socket(local)?.connect(remote).await?;
+            let socket = shared_socket(local).map_err(kinded)?;
+            let stream = socket.connect(remote).await.map_err(kinded)?;
             Ok(RealStream::new(net, stream))
         }
     }
 
     fn listen(&self, local: SocketAddr, backlog: u32) -> io::Result<RealListener> {
-        Ok(RealListener { net: *self, listener: shared_socket(local)?.listen(backlog)? })
+        let listener = shared_socket(local).and_then(|socket| socket.listen(backlog)).map_err(kinded)?;
+        Ok(RealListener { net: *self, listener })
     }
 
     fn yield_now(&self) -> bool {
         std::thread::yield_now();
         true
+    }
+
+    #[cfg(unix)]
+    fn allow_files(&self) -> Option<u64> {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+        if current != maximum {
+            // Some systems name no limit and keep one all the same; what is there then is what there is.
+            let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+        }
+        getrlimit(Resource::Nofile).current
     }
 
     async fn resolve(&self, name: &str) -> io::Result<Vec<SocketAddr>> {
@@ -166,7 +192,7 @@ impl Listener for RealListener {
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<RealStream>> {
         let net = self.net;
-        self.listener.poll_accept(cx).map_ok(|(stream, _)| {
+        self.listener.poll_accept(cx).map_err(kinded).map_ok(|(stream, _)| {
             // A connection that its peer has already reset refuses options; reading will tell.
             let _ = stream.set_nodelay(true);
             RealStream::new(net, stream)

@@ -52,7 +52,8 @@ pub trait Net: Clone + Send + Sync + 'static {
     ///
     /// # Errors
     /// As the system says: `ConnectionRefused` for an RST, `HostUnreachable` for most ICMP errors,
-    /// `AddrNotAvailable` when the pair of addresses is in use.
+    /// `AddrNotAvailable` when the pair of addresses is in use, `AddrInUse` when no port is free, `QuotaExceeded` when no
+    /// more files may be open.
     ///
     /// # Cancel safety
     /// Dropping the future abandons the attempt without a packet.
@@ -72,6 +73,12 @@ pub trait Net: Clone + Send + Sync + 'static {
     /// Returns false without an effect where time passes only between polls, as in a simulation.
     fn yield_now(&self) -> bool {
         false
+    }
+
+    /// Raises the number of files that this process may have open as far as it may, and returns it; `None` where there is
+    /// no limit. Processes that are started later inherit it.
+    fn allow_files(&self) -> Option<u64> {
+        None
     }
 
     /// Finds the addresses of `name`, which has the form `host:port`.

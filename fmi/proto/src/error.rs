@@ -6,6 +6,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
+pub use crate::cause::Cause;
 pub use crate::operation::{Operation, UnknownName};
 pub use crate::rendezvous::Refusal;
 
@@ -46,8 +47,10 @@ pub enum ErrorKind {
     RendezvousUnreachable {
         /// Address that was tried.
         address: String,
-        /// What the last attempt met.
+        /// What the last attempt met, or the first one that this machine refused.
         last: String,
+        /// Where that lies.
+        cause: Cause,
     },
     /// The rendezvous refused this rank.
     Refused(Refusal),
@@ -70,8 +73,10 @@ pub enum ErrorKind {
         missing: u32,
         /// Attempts made towards the peer that the error names.
         attempts: u32,
-        /// What the last attempt met.
+        /// What the last attempt met, or the first one that this machine refused.
         last: String,
+        /// Where that lies.
+        cause: Cause,
     },
     /// The peer vanished: it answers neither the rendezvous nor its peers.
     PeerLost(String),
@@ -130,8 +135,14 @@ impl ErrorKind {
         Some(match self {
             Self::InvalidArgument(_) => return None,
             Self::InvalidConfig(_) => "the documentation of `fmi::Config` lists all settings",
+            Self::RendezvousUnreachable { cause, .. } | Self::Unconnected { cause, .. } if cause.advice().is_some() => {
+                return cause.advice();
+            }
+            Self::RendezvousUnreachable { cause: Cause::Stranger, .. } => {
+                "something else listens there: check FMI_RENDEZVOUS"
+            }
             Self::RendezvousUnreachable { .. } => {
-                "start one with `fmi rendezvous --listen ADDR` and check FMI_RENDEZVOUS"
+                "start one with `fmi rendezvous --listen ADDR`, and check FMI_RENDEZVOUS and the firewalls on the way"
             }
             Self::Refused(refusal) => refusal.advice(),
             Self::GroupIncomplete { running: true, .. } => {
@@ -142,6 +153,12 @@ impl ErrorKind {
             }
             Self::GroupIncomplete { .. } => {
                 "start the missing ranks, or check FMI_GROUP, FMI_SIZE and FMI_KEY on all of them"
+            }
+            Self::Unconnected { cause: Cause::Stranger, .. } => {
+                "something else answers at the addresses of that rank: see whether it still runs, and its log"
+            }
+            Self::Unconnected { cause: Cause::Loopback, .. } => {
+                "both ranks are on this machine: see whether that rank still runs, its log, and the firewall of this machine"
             }
             Self::Unconnected { .. } => {
                 "the NATs of both sides may not allow a direct connection: `lab matrix` shows which pairs do"
@@ -167,14 +184,20 @@ impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::InvalidConfig(what) | Self::InvalidArgument(what) | Self::Local(what) => f.write_str(what),
-            Self::RendezvousUnreachable { address, last } => {
+            Self::RendezvousUnreachable { address, last, cause: Cause::Loopback | Cause::Network } => {
                 write!(f, "no rendezvous answered at {address} ({last})")
+            }
+            Self::RendezvousUnreachable { address, last, cause: Cause::Stranger } => {
+                write!(f, "what answers at {address} is no rendezvous ({last})")
+            }
+            Self::RendezvousUnreachable { address, last, .. } => {
+                write!(f, "the rendezvous at {address} could not be tried ({last})")
             }
             Self::Refused(refusal) => write!(f, "the rendezvous refused this rank: {refusal}"),
             Self::GroupIncomplete { present, size, missing, .. } => {
                 write!(f, "{present} of {size} ranks registered in time; rank {missing} is missing")
             }
-            Self::Unconnected { missing, attempts, last } => {
+            Self::Unconnected { missing, attempts, last, .. } => {
                 write!(f, "not connected after {attempts} attempts ({last}); peers that are unreachable: {missing}")
             }
             Self::PeerLost(how) => write!(f, "lost: {how}"),

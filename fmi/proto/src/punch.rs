@@ -20,6 +20,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
 use super::candidate::{Candidate, Pace};
+use super::cause::comes_first;
 use fmi_net::time::Instant;
 
 /// Refusals in a row that are answered by the next attempt at once.
@@ -268,7 +269,10 @@ impl Punch {
         let in_flight = |target: &Target| matches!(target.trying, Trying::InFlight(own) if own == attempt);
         if let Some(index) = self.targets.iter().position(in_flight) {
             let is_in_use = matches!(kind, io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse);
-            if !is_in_use || self.last_failure.is_none() {
+            // What this machine refuses comes before all that follows from it.
+            let is_known =
+                self.last_failure.is_some_and(|known| known != io::ErrorKind::AddrInUse && comes_first(known));
+            if self.last_failure.is_none() || !(is_in_use || is_known) {
                 self.last_failure = Some(kind);
             }
             self.repeat(now, index, if is_in_use { Met::Itself } else { Met::Nobody });
@@ -473,6 +477,10 @@ mod tests {
         assert_eq!((punch.attempts(), punch.last_failure()), (2, Some(REFUSED)));
         punch.handle_input(Instant::ZERO, Input::Failed(Attempt(0), io::ErrorKind::TimedOut));
         assert_eq!(punch.last_failure(), Some(REFUSED), "that attempt was over");
+        punch.handle_input(Instant::ZERO, Input::Failed(Attempt(1), io::ErrorKind::QuotaExceeded));
+        assert_eq!(punch.attempts(), 3);
+        punch.handle_input(Instant::ZERO, Input::Failed(Attempt(2), REFUSED));
+        assert_eq!(punch.last_failure(), Some(io::ErrorKind::QuotaExceeded), "what this machine lacks comes first");
     }
 
     #[test]

@@ -15,6 +15,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use super::blame::{check_files, not_reached, unregistered};
 use super::joined::{Joined, Lifeline, Upgrade, erase};
 use super::legs::{Leg, Legs, Server, local_for, resolve};
 use super::lifeline::Reconnect;
@@ -64,6 +65,7 @@ impl<N: Net> Prepared<N> {
     /// [`ErrorKind::InvalidConfig`].
     pub async fn new(net: N, config: &Config) -> Result<Self> {
         config.check().map_err(|error| error.on(config.rank))?;
+        check_files(&net, config)?;
         let servers = if config.is_alone() { Vec::new() } else { resolve(&net, config).await? };
         let membership = Membership { key: config.group_key(), security: config.security(), chain: None };
         let mut config = config.clone();
@@ -90,8 +92,7 @@ impl<N: Net> Prepared<N> {
                 Ok(())
             }
             Err(error) => {
-                let address = self.config.rendezvous.clone();
-                let kind = ErrorKind::RendezvousUnreachable { address, last: error.to_string() };
+                let kind = not_reached(&self.config.rendezvous, &error);
                 Err(Error::new(Operation::Join, kind).on(self.config.rank).caused_by(error))
             }
         }
@@ -422,8 +423,7 @@ impl<N: Net> Joiner<N> {
             let size = self.config.size;
             return error(ErrorKind::GroupIncomplete { present, size, missing, other_key, running });
         }
-        let last = self.client.last_failure().map_or_else(|| "no answer".to_owned(), |kind| kind.to_string());
-        error(ErrorKind::RendezvousUnreachable { address: self.config.rendezvous.clone(), last })
+        error(unregistered(&self.client, &self.config.rendezvous))
     }
 }
 

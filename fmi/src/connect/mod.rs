@@ -4,6 +4,7 @@
 //! registers, `join` times rounds, `mesh` and `punch` connect pairs, `session` proves who is there, `upgrade` replaces
 //! relayed connections, `resume` finds a rendezvous again. Nothing here knows what the links are used for.
 
+mod blame;
 mod join;
 mod joined;
 mod legs;
@@ -12,6 +13,7 @@ mod relay;
 mod round;
 mod upgrade;
 
+pub(crate) use blame::not_reached;
 pub(crate) use join::Joiner;
 pub use join::Prepared;
 pub(crate) use joined::{Control, Joined, Lifeline, Upgrade};

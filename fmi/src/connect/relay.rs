@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::net::Net;
-use crate::proto::rendezvous::{ClientMessage, RelayRequest, ServerMessage};
+use crate::proto::rendezvous::{ClientMessage, Refusal, RelayRequest, ServerMessage};
 
 /// Longest answer to a request: `Relayed`, or a refusal.
 const ANSWER_BYTES_MAX: usize = 64;
@@ -15,7 +15,8 @@ const ANSWER_BYTES_MAX: usize = 64;
 /// then on the stream carries the bytes of the peer.
 ///
 /// # Errors
-/// As the network says, or `ConnectionRefused` if the rendezvous refuses.
+/// As the network says; if the rendezvous refuses, `Unsupported` for one that does not relay, `ResourceBusy` for one that
+/// relays no more, and else `ConnectionRefused`.
 pub(super) async fn connect<N: Net>(
     net: N,
     local: SocketAddr,
@@ -35,10 +36,18 @@ pub(super) async fn connect<N: Net>(
     stream.read_exact(&mut body).await?;
     match ServerMessage::parse(&body) {
         Ok(ServerMessage::Relayed) => Ok(stream),
-        Ok(ServerMessage::Refused(refusal)) => {
-            Err(io::Error::new(io::ErrorKind::ConnectionRefused, refusal.to_string()))
-        }
+        Ok(ServerMessage::Refused(refusal)) => Err(io::Error::new(kind_of(refusal), refusal.to_string())),
         Ok(_) => Err(io::ErrorKind::InvalidData.into()),
         Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+    }
+}
+
+fn kind_of(refusal: Refusal) -> io::ErrorKind {
+    if refusal == Refusal::NoRelay {
+        io::ErrorKind::Unsupported
+    } else if refusal == Refusal::Busy {
+        io::ErrorKind::ResourceBusy
+    } else {
+        io::ErrorKind::ConnectionRefused
     }
 }

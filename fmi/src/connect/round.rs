@@ -15,10 +15,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::relay;
 use crate::channel::LinkInfo;
 use crate::channel::stream::Link;
-use crate::error::{ErrorKind, Path};
+use crate::error::{Cause, ErrorKind, Path};
 use crate::net::secure::Secure;
 use crate::net::{BoxFuture, ByteStream, Listener, Net, Timer, within};
 use crate::proto::candidate::{Candidate, LocalEnd, Means, Route, Technique};
+use crate::proto::cause::{comes_first, words};
 use crate::proto::join::allowance;
 use crate::proto::mesh::{Mesh, Output as MeshOutput};
 use crate::proto::punch::{Attempt, Input as PunchInput, Punch, StreamId, nominates};
@@ -120,6 +121,8 @@ pub(super) struct Round<N: Net> {
     started: Instant,
     work: FuturesUnordered<BoxFuture<Event<N::Stream>>>,
     strangers: usize,
+    /// Why this machine could not accept a connection.
+    not_accepted: Option<io::ErrorKind>,
     aborts: BTreeMap<u32, Vec<AbortHandle>>,
     streams: BTreeMap<StreamId, Stream<N::Stream>>,
     next_stream: u64,
@@ -142,6 +145,7 @@ impl<N: Net> Round<N> {
             started: net.now(),
             work: FuturesUnordered::new(),
             strangers: 0,
+            not_accepted: None,
             aborts: BTreeMap::new(),
             streams: BTreeMap::new(),
             next_stream: 0,
@@ -211,6 +215,7 @@ impl<N: Net> Round<N> {
                 Poll::Ready(Ok(stream)) => self.accepted(net, stream),
                 Poll::Ready(Err(error)) => {
                     tracing::debug!(%error, "a connection could not be accepted");
+                    self.not_accepted = self.not_accepted.or(Some(error.kind()).filter(|kind| comes_first(*kind)));
                     break;
                 }
                 Poll::Pending => break,
@@ -224,17 +229,23 @@ impl<N: Net> Round<N> {
     pub(super) fn unconnected(&self) -> Option<(u32, ErrorKind)> {
         let (peer, punch, missing) = self.mesh.unconnected()?;
         let missing = u32::try_from(missing).expect("a group has at most SIZE_MAX members");
-        let is_impostor = self.credentials.roster().peers[peer as usize].card.is_none();
+        let of_peer = &self.credentials.roster().peers[peer as usize];
+        let is_impostor = of_peer.card.is_none();
+        let is_loopback = of_peer.observed.main.ip().is_loopback();
         let stranger = "whoever answered did not prove to be that rank of this group";
-        let last = match (punch.and_then(Punch::last_failure), punch.map_or(0, Punch::strangers)) {
-            _ if is_impostor => "that rank registered with a different key".to_owned(),
-            (None, 0) => "no answer".to_owned(),
-            (Some(kind), 0) => kind.to_string(),
-            (None | Some(io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse), _) => stranger.to_owned(),
-            (Some(kind), _) => format!("{kind}; elsewhere {stranger}"),
+        let failure = punch.and_then(Punch::last_failure).or(self.not_accepted);
+        let (cause, last) = match (failure, punch.map_or(0, Punch::strangers)) {
+            _ if is_impostor => (Cause::OtherKey, "that rank registered with a different key".to_owned()),
+            (None, 0) => (Cause::between(is_loopback), "no answer".to_owned()),
+            (Some(kind), 0) => (Cause::of(kind, is_loopback), words(kind)),
+            (None | Some(io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse), _) => {
+                (Cause::Stranger, stranger.to_owned())
+            }
+            (Some(kind), _) if comes_first(kind) => (Cause::of(kind, is_loopback), words(kind)),
+            (Some(kind), _) => (Cause::Stranger, format!("{kind}; elsewhere {stranger}")),
         };
         let attempts = punch.map_or(0, Punch::attempts);
-        Some((peer, ErrorKind::Unconnected { missing, attempts, last }))
+        Some((peer, ErrorKind::Unconnected { missing, attempts, last, cause }))
     }
 
     fn drain_mesh(&mut self, net: &N, ends: (SocketAddr, Option<SocketAddr>)) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::framed::{Framed, ReceiveError};
 use super::{ByteStream, Listener, Net, within};
-use crate::error::{Error, ErrorKind, Operation, Result};
+use crate::error::{Error, Operation, Result};
 use crate::proto::discovery::{Discovery, LocalPort, Seen, Trial};
 use crate::proto::rendezvous::{ClientMessage, SERVER_MESSAGE_BYTES_MAX, ServerMessage};
 use crate::time::Instant;
@@ -22,22 +22,20 @@ const SILENCE: Duration = Duration::from_secs(3);
 /// Classifies the NAT between this machine and a rendezvous, within a deadline.
 ///
 /// # Errors
-/// [`ErrorKind::RendezvousUnreachable`] if it has no address or does not answer before the deadline.
+/// [`RendezvousUnreachable`](crate::ErrorKind::RendezvousUnreachable) if it has no address or does not answer before the deadline.
 ///
 /// # Cancel safety
 /// Dropping the future closes all connections.
 pub async fn discover<N: Net>(net: &N, rendezvous: &str, within_time: Duration) -> Result<Finding> {
     let deadline = net.now() + within_time;
-    let failed = |last: String| {
-        let address = rendezvous.to_owned();
-        Error::new(Operation::Discover, ErrorKind::RendezvousUnreachable { address, last })
+    let failed = |error: io::Error| {
+        Error::new(Operation::Discover, crate::connect::not_reached(rendezvous, &error)).caused_by(error)
     };
-    let resolved = within(net, deadline, net.resolve(rendezvous)).await;
-    let addresses = resolved.map_err(|error| failed(error.to_string()).caused_by(error))?;
+    let addresses = within(net, deadline, net.resolve(rendezvous)).await.map_err(failed)?;
     // Translation is a matter of IPv4.
     let address = addresses.iter().find(|address| address.is_ipv4()).or_else(|| addresses.first()).copied();
-    let address = address.ok_or_else(|| failed("it has no address".into()))?;
-    let mut prober = Prober { net, streams: BTreeMap::new(), listener: None, deadline };
+    let address = address.ok_or_else(|| failed(io::Error::new(io::ErrorKind::NotFound, "it has no address")))?;
+    let mut prober = Prober { net, streams: BTreeMap::new(), listener: None, deadline, failure: None };
     let mut discovery = Discovery::new(address);
     while let Some(trial) = discovery.next_trial() {
         let seen = prober.make(trial).await;
@@ -46,7 +44,8 @@ pub async fn discover<N: Net>(net: &N, rendezvous: &str, within_time: Duration) 
         }
         discovery.handle_seen(trial, seen);
     }
-    discovery.finding().ok_or_else(|| failed("no answer that a rendezvous would give".into()))
+    let unanswered = || io::Error::new(io::ErrorKind::InvalidData, "no answer that a rendezvous would give");
+    discovery.finding().ok_or_else(|| failed(prober.failure.unwrap_or_else(unanswered)))
 }
 
 /// Connections stay open until the end: they keep their mappings alive.
@@ -56,12 +55,17 @@ struct Prober<'a, N: Net> {
     /// On the port of [`LocalPort::Filter`].
     listener: Option<N::Listener>,
     deadline: Instant,
+    /// Why the last observation could not be made.
+    failure: Option<io::Error>,
 }
 
 impl<N: Net> Prober<'_, N> {
     async fn make(&mut self, trial: Trial) -> Seen {
         match trial {
-            Trial::Observe { port, vantage } => self.observe(port, vantage).await.unwrap_or(Seen::Failed),
+            Trial::Observe { port, vantage } => self.observe(port, vantage).await.unwrap_or_else(|error| {
+                self.failure = Some(error);
+                Seen::Failed
+            }),
             Trial::CallBack(number) => self.call_back(number).await.map_or(Seen::Failed, Seen::Outcome),
             Trial::Hairpin(own) => Seen::Outcome(self.hairpin(own).await),
         }

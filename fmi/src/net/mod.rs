@@ -6,6 +6,7 @@
 mod buffer;
 pub mod discovery;
 pub(crate) mod framed;
+mod ready;
 pub mod rendezvous;
 pub(crate) mod secure;
 mod splice;

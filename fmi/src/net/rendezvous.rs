@@ -1,11 +1,10 @@
 //! Drives the rendezvous server: one task for all connections, each polled only when it is ready.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use futures_util::stream::FuturesUnordered;
 
 use super::discovery::outcome_of;
 use super::framed::{Framed, ReceiveError};
+use super::ready::{Ready, ReadyWaker};
 use super::splice::Splice;
 use super::{BoxFuture, ByteStream, Listener, Net, Timer, within};
 use crate::error::{Error, ErrorKind, Operation, Result};
@@ -51,38 +51,9 @@ pub struct Rendezvous<N: Net> {
     config: ServerConfig,
 }
 
-/// Connections that are ready to be polled, and the task that polls them.
-#[derive(Debug, Default)]
-struct Ready {
-    queue: Mutex<(VecDeque<Connection>, Option<Waker>)>,
-}
-
-#[derive(Debug)]
-struct ReadyWaker {
-    connection: Connection,
-    queued: AtomicBool,
-    ready: Arc<Ready>,
-}
-
-impl Wake for ReadyWaker {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        if !self.queued.swap(true, Ordering::AcqRel) {
-            let mut queue = self.ready.queue.lock().unwrap_or_else(PoisonError::into_inner);
-            queue.0.push_back(self.connection);
-            if let Some(waker) = queue.1.take() {
-                waker.wake();
-            }
-        }
-    }
-}
-
 struct Client<S> {
     framed: Framed<S>,
-    waker: Arc<ReadyWaker>,
+    waker: Arc<ReadyWaker<Connection>>,
     closing: bool,
 }
 
@@ -182,11 +153,11 @@ struct Driver<N: Net> {
     splices: BTreeMap<Connection, Splice<N::Stream>>,
     spliced: BTreeMap<Connection, Connection>,
     /// What wakes a relayed pair, and its second connection.
-    wakers: BTreeMap<Connection, (Arc<ReadyWaker>, Connection)>,
+    wakers: BTreeMap<Connection, (Arc<ReadyWaker<Connection>>, Connection)>,
     relay_bytes_per_second: u64,
     server: Server,
     clients: BTreeMap<Connection, Client<N::Stream>>,
-    ready: Arc<Ready>,
+    ready: Arc<Ready<Connection>>,
     next: u64,
     timer: Timer,
     accept_timer: Timer,
@@ -213,12 +184,7 @@ impl<N: Net> Driver<N> {
                 break;
             }
         }
-        let mut queue = self.ready.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        if queue.0.is_empty() {
-            queue.1 = Some(cx.waker().clone());
-        } else {
-            cx.waker().wake_by_ref();
-        }
+        self.ready.park(cx);
         Poll::Pending
     }
 
@@ -246,8 +212,7 @@ impl<N: Net> Driver<N> {
         }
         let connection = Connection(self.next);
         self.next += 1;
-        let waker = ReadyWaker { connection, queued: AtomicBool::new(false), ready: self.ready.clone() };
-        let waker = Arc::new(waker);
+        let waker = self.ready.waker(connection);
         let framed = Framed::new(stream, CLIENT_MESSAGE_BYTES_MAX);
         self.clients.insert(connection, Client { framed, waker: waker.clone(), closing: false });
         self.server.handle_input(self.net.now(), connection, Input::Opened(from));
@@ -282,9 +247,8 @@ impl<N: Net> Driver<N> {
 
     /// Polls each connection that was ready at the start once; true if one of them achieved anything.
     fn poll_ready(&mut self) -> bool {
-        let ready = std::mem::take(&mut self.ready.queue.lock().unwrap_or_else(PoisonError::into_inner).0);
         let mut any = false;
-        for connection in ready {
+        for connection in self.ready.take() {
             any |= self.poll_client(connection);
         }
         any
@@ -298,7 +262,7 @@ impl<N: Net> Driver<N> {
         let mut any = false;
         loop {
             let Some(client) = self.clients.get_mut(&connection) else { return any };
-            client.waker.queued.store(false, Ordering::Release);
+            client.waker.rearm();
             let waker = Waker::from(client.waker.clone());
             let mut cx = Context::from_waker(&waker);
             let flushed = client.framed.poll_flush(&mut cx);
@@ -364,7 +328,7 @@ impl<N: Net> Driver<N> {
     /// True if the pair has ended.
     fn poll_splice(&mut self, pair: Connection) -> bool {
         let Some((ready, _)) = self.wakers.get(&pair) else { return false };
-        ready.queued.store(false, Ordering::Release);
+        ready.rearm();
         let waker = Waker::from(ready.clone());
         let mut cx = Context::from_waker(&waker);
         let now = self.net.now();

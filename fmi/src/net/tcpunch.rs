@@ -6,16 +6,20 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use tokio::io::ReadBuf;
 
+use super::ready::{Ready, ReadyWaker};
+use super::rendezvous::{KEEPALIVE_INTERVAL, SILENCE_MAX};
 use super::{ByteStream, Listener, Net, Timer};
 use crate::error::{Error, ErrorKind, Operation, Result};
-use crate::proto::tcpunch::{ANSWER_BYTES, Connection, Input, NAME_BYTES_MAX, Output, Server};
+use crate::proto::tcpunch::{ANSWER_BYTES, CLIENTS_MAX, Connection, Input, NAME_BYTES_MAX, Output, Server};
 use crate::time::Instant;
 
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 4096;
 /// Pause after an accept failed because a local resource was exhausted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -24,10 +28,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Tcpunch<N: Net> {
     net: N,
     listener: N::Listener,
+    clients_max: usize,
 }
 
 struct Client<S> {
     stream: S,
+    waker: Arc<ReadyWaker<Connection>>,
     /// Answers that are not sent yet.
     outgoing: Vec<u8>,
     is_closing: bool,
@@ -43,10 +49,16 @@ impl<N: Net> Tcpunch<N> {
         if address.is_ipv6() {
             return Err(local(format!("cannot serve TCPunch on {address}: its protocol knows IPv4 only")));
         }
-        match net.listen(address, 1024) {
-            Ok(listener) => Ok(Self { net, listener }),
+        match net.listen(address, BACKLOG) {
+            Ok(listener) => Ok(Self { net, listener, clients_max: CLIENTS_MAX }),
             Err(error) => Err(local(format!("cannot listen on {address}: {error}")).caused_by(error)),
         }
+    }
+
+    /// Serves at most so many clients at once that are not paired, instead of 8,192.
+    #[must_use]
+    pub fn with_clients_max(self, clients_max: usize) -> Self {
+        Self { clients_max, ..self }
     }
 
     /// The address that it listens on.
@@ -62,12 +74,13 @@ impl<N: Net> Tcpunch<N> {
     /// Serves until it is dropped.
     pub async fn serve(self) -> Infallible {
         let clock = Arc::new(self.net.clone());
-        let Self { net, listener } = self;
+        let Self { net, listener, clients_max } = self;
         let mut driver = Driver {
             net,
             listener,
-            server: Server::new(),
+            server: Server::with_clients_max(clients_max),
             clients: BTreeMap::new(),
+            ready: Arc::default(),
             next: 0,
             timer: Timer::new(clock.clone()),
             accept_timer: Timer::new(clock),
@@ -82,6 +95,7 @@ struct Driver<N: Net> {
     listener: N::Listener,
     server: Server,
     clients: BTreeMap<Connection, Client<N::Stream>>,
+    ready: Arc<Ready<Connection>>,
     next: u64,
     timer: Timer,
     accept_timer: Timer,
@@ -89,24 +103,26 @@ struct Driver<N: Net> {
 }
 
 impl<N: Net> Driver<N> {
+    /// Goes on while anything was achieved; each client is polled only when it is ready.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Infallible> {
         loop {
             let mut moved = self.poll_accept(cx);
-            for (connection, input) in self.poll_clients(cx) {
-                self.server.handle_input(self.net.now(), connection, input);
-                moved = true;
+            for connection in self.ready.take() {
+                moved |= self.poll_client(connection);
             }
             if let Some((at, _)) = self.server.poll_timeout()
                 && self.timer.poll_until(cx, at)
             {
                 self.server.handle_timeout(self.net.now());
+                self.drain();
                 moved = true;
             }
-            moved |= self.drain();
             if !moved {
-                return Poll::Pending;
+                break;
             }
         }
+        self.ready.park(cx);
+        Poll::Pending
     }
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> bool {
@@ -124,49 +140,53 @@ impl<N: Net> Driver<N> {
         };
         // A client that is gone already has no address.
         let Ok(SocketAddr::V4(from)) = stream.peer_addr() else { return true };
+        // One that is cut off sends no FIN, and would take whoever comes next with it.
+        if let Err(error) = stream.set_keepalive(KEEPALIVE_INTERVAL, SILENCE_MAX) {
+            tracing::debug!(%from, %error, "no keep-alive on a connection");
+        }
         let connection = Connection(self.next);
         self.next += 1;
-        self.clients.insert(connection, Client { stream, outgoing: Vec::new(), is_closing: false });
+        let waker = self.ready.waker(connection);
+        let client = Client { stream, waker: waker.clone(), outgoing: Vec::new(), is_closing: false };
+        self.clients.insert(connection, client);
         self.server.handle_input(self.net.now(), connection, Input::Opened(from));
+        self.drain();
+        waker.wake_by_ref();
         true
     }
 
-    /// What clients sent, and who is gone.
-    fn poll_clients(&mut self, cx: &mut Context<'_>) -> Vec<(Connection, Input)> {
-        let mut inputs = Vec::new();
-        self.clients.retain(|connection, client| match client.poll(cx) {
-            Poll::Pending => true,
-            Poll::Ready(Some(bytes)) => {
-                inputs.push((*connection, Input::Bytes(bytes)));
-                true
-            }
-            Poll::Ready(None) => {
-                inputs.push((*connection, Input::Closed));
-                false
-            }
-        });
-        inputs
+    /// True if bytes came, or the client is done with.
+    fn poll_client(&mut self, connection: Connection) -> bool {
+        let mut any = false;
+        loop {
+            let Some(client) = self.clients.get_mut(&connection) else { return any };
+            client.waker.rearm();
+            let waker = Waker::from(client.waker.clone());
+            let input = match client.poll(&mut Context::from_waker(&waker)) {
+                Poll::Pending => return any,
+                Poll::Ready(Some(bytes)) => Input::Bytes(bytes),
+                Poll::Ready(None) => {
+                    self.clients.remove(&connection);
+                    Input::Closed
+                }
+            };
+            any = true;
+            self.server.handle_input(self.net.now(), connection, input);
+            self.drain();
+        }
     }
 
-    /// True if there was anything to do.
-    fn drain(&mut self) -> bool {
-        let mut any = false;
+    /// Carries out what the server wants; the clients concerned become ready.
+    fn drain(&mut self) {
         while let Some(output) = self.server.poll_output() {
-            any = true;
+            let (Output::Send(connection, _) | Output::Close(connection)) = output;
+            let Some(client) = self.clients.get_mut(&connection) else { continue };
             match output {
-                Output::Send(connection, answer) => {
-                    if let Some(client) = self.clients.get_mut(&connection) {
-                        client.outgoing.extend_from_slice(&answer);
-                    }
-                }
-                Output::Close(connection) => {
-                    if let Some(client) = self.clients.get_mut(&connection) {
-                        client.is_closing = true;
-                    }
-                }
+                Output::Send(_, answer) => client.outgoing.extend_from_slice(&answer),
+                Output::Close(_) => client.is_closing = true,
             }
+            client.waker.wake_by_ref();
         }
-        any
     }
 }
 

@@ -17,6 +17,7 @@ use rand_core::{Rng, SeedableRng};
 use super::{ClientMessage, Handout, InstanceId, Refusal, Registration, ServerMessage, Waiting};
 use crate::backoff::Backoff;
 use crate::card::{Card, Holder, Security};
+use crate::cause::comes_first;
 use crate::cipher::Suites;
 use crate::exchange::{KeyPair, Seed};
 use crate::key::Key;
@@ -139,6 +140,8 @@ pub struct Client {
     key_pair: Option<KeyPair>,
     backoff: Backoff,
     last_failure: Option<io::ErrorKind>,
+    /// The last refusal after which it tries again.
+    refusal: Option<Refusal>,
     waiting: Option<Waiting>,
     session: Option<super::SessionId>,
     nonce: super::Nonce,
@@ -157,6 +160,7 @@ impl Client {
             key_pair: None,
             backoff: Backoff::new(PAUSE_MIN, PAUSE_MAX),
             last_failure: None,
+            refusal: None,
             waiting: None,
             session: None,
             nonce: [0; 16],
@@ -232,9 +236,19 @@ impl Client {
         self.waiting
     }
 
-    /// What the last failed connection met.
+    /// What the last failed connection met, or the first one that this machine refused, if no server has answered since.
     pub fn last_failure(&self) -> Option<io::ErrorKind> {
         self.last_failure
+    }
+
+    /// Why the server that answered last did not take the registration.
+    pub fn refusal(&self) -> Option<Refusal> {
+        self.refusal
+    }
+
+    /// Whether a connection was ever established.
+    pub fn has_connected(&self) -> bool {
+        self.key_pair.is_some()
     }
 
     fn register(
@@ -279,11 +293,13 @@ impl Client {
             }
             ServerMessage::Waiting(waiting) => {
                 self.waiting = Some(waiting);
+                (self.last_failure, self.refusal) = (None, None);
                 self.backoff.reset();
                 self.heard(now);
             }
             ServerMessage::Handout(group) => self.join(now, group),
             ServerMessage::Refused(refusal) if refusal.is_retryable() => {
+                self.refusal = Some(refusal);
                 self.disconnected(now, io::ErrorKind::ConnectionRefused);
             }
             ServerMessage::Refused(refusal) => self.refused(refusal),
@@ -331,7 +347,9 @@ impl Client {
     fn disconnected(&mut self, now: Instant, kind: io::ErrorKind) {
         match self.state {
             State::Connecting { .. } | State::Waiting { .. } => {
-                self.last_failure = Some(kind);
+                if !self.last_failure.is_some_and(comes_first) {
+                    self.last_failure = Some(kind);
+                }
                 self.server = (self.server + 1) % self.identity.servers.max(1);
                 self.pause(now);
             }

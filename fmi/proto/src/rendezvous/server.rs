@@ -23,6 +23,7 @@ use crate::discovery::Outcome;
 use crate::wire::WireError;
 use fmi_net::time::Instant;
 
+mod limits;
 mod loss;
 mod relay;
 mod resume;
@@ -50,7 +51,7 @@ const DISCOVERY_MAX: Duration = Duration::from_secs(60);
 pub struct ServerConfig {
     /// Most connections at once; further ones are closed unread. Default 32,768.
     pub connections_max: usize,
-    /// Most connections from one address; one NAT may hide a whole group. Default 16,384.
+    /// Most connections from one address (IPv6: from one /48); one NAT may hide a whole group. Default 16,384.
     pub connections_per_source_max: usize,
     /// Largest group. Default and upper bound 4,096.
     pub size_max: u32,
@@ -190,6 +191,8 @@ struct Client {
     from: SocketAddr,
     state: State,
     deadline: Option<Instant>,
+    /// Messages that it may send. One that sends more serves nothing, and would keep a processor busy.
+    messages: Bucket,
 }
 
 #[derive(Debug)]
@@ -284,11 +287,11 @@ impl Server {
             Input::Malformed(WireError::Version { .. }) => self.refuse(now, connection, Refusal::Version(VERSION)),
             Input::Malformed(_) => self.refuse(now, connection, Refusal::Malformed),
             Input::CalledBack { vantage, outcome } => self.called_back(connection, vantage, outcome),
-            Input::Message(message) => {
-                if self.clients.contains_key(&connection) {
-                    self.hear(now, connection, message);
-                }
-            }
+            Input::Message(message) => match self.may_speak(now, connection) {
+                Some(true) => self.hear(now, connection, message),
+                Some(false) => self.refuse(now, connection, Refusal::Malformed),
+                None => {}
+            },
         }
     }
 
@@ -356,32 +359,6 @@ impl Server {
     /// Sessions with at least one member connected.
     pub fn sessions(&self) -> usize {
         self.sessions.len()
-    }
-
-    fn open(&mut self, now: Instant, connection: Connection, from: SocketAddr) {
-        if self.clients.contains_key(&connection) {
-            return;
-        }
-        let of_source = self.sources.get(&from.ip()).copied().unwrap_or(0);
-        let is_full =
-            self.clients.len() >= self.config.connections_max || of_source >= self.config.connections_per_source_max;
-        if is_full || !self.may_connect(now, from.ip()) {
-            self.outputs.push_back(Output::Send(connection, ServerMessage::Refused(Refusal::Busy)));
-            self.outputs.push_back(Output::Close(connection));
-            return;
-        }
-        *self.sources.entry(from.ip()).or_default() += 1;
-        self.clients.insert(connection, Client { from, state: State::Unregistered, deadline: None });
-        self.set_deadline(connection, now + self.config.register_within);
-    }
-
-    /// Counts a connection against the rate of its prefix.
-    fn may_connect(&mut self, now: Instant, from: IpAddr) -> bool {
-        let (rate, burst) = (self.config.connections_per_second, self.config.connections_burst);
-        if self.rates.len() > self.config.connections_max {
-            self.rates.retain(|_, bucket| !bucket.is_full(now));
-        }
-        self.rates.entry(prefix(from)).or_insert_with(|| Bucket::new(now, rate, burst)).take(now, 1)
     }
 
     fn set_deadline(&mut self, connection: Connection, at: Instant) {
@@ -731,19 +708,6 @@ impl Server {
         }
     }
 
-    /// Takes a connection out of the books that all connections are in.
-    fn drop_client(&mut self, connection: Connection) -> Option<Client> {
-        self.clear_deadline(connection);
-        let client = self.clients.remove(&connection)?;
-        if let Some(count) = self.sources.get_mut(&client.from.ip()) {
-            *count -= 1;
-            if *count == 0 {
-                self.sources.remove(&client.from.ip());
-            }
-        }
-        Some(client)
-    }
-
     fn vacate(&mut self, now: Instant, group: GroupId, rank: u32) {
         let Some(forming) = self.forming.get_mut(&group) else { return };
         let seat = forming.seats.remove(&rank);
@@ -778,20 +742,6 @@ impl Server {
             session.lost.insert(rank);
             let members = session.survivors();
             self.outputs.push_back(Output::SendAll(members, ServerMessage::Lost { session: id, rank }));
-        }
-    }
-}
-
-/// What one owner of addresses has at least.
-fn prefix(ip: IpAddr) -> IpAddr {
-    match ip {
-        IpAddr::V4(ip) => {
-            let [a, b, c, _] = ip.octets();
-            [a, b, c, 0].into()
-        }
-        IpAddr::V6(ip) => {
-            let [a, b, c, ..] = ip.segments();
-            [a, b, c, 0, 0, 0, 0, 0].into()
         }
     }
 }

@@ -5,6 +5,8 @@ use super::*;
 use crate::rendezvous::{RelayRequest, Resumption};
 use proptest::prelude::*;
 
+mod limits;
+
 struct Bench {
     server: Server,
     now: Instant,
@@ -221,19 +223,6 @@ fn a_wrong_name_or_key_is_hinted_at() {
     }
 }
 
-#[test]
-fn connections_are_bounded_in_all_and_per_source() {
-    let config = ServerConfig { connections_max: 3, connections_per_source_max: 2, ..ServerConfig::default() };
-    let mut bench = Bench::with(config);
-    let from = |host| Input::Opened(SocketAddr::from(([1, 1, 1, host], 1)));
-    assert!(bench.input(1, from(1)).is_empty());
-    assert!(bench.input(2, from(1)).is_empty());
-    assert_eq!(refusal(&bench.input(3, from(1)), 3), Some(Refusal::Busy));
-    assert!(bench.input(4, from(2)).is_empty());
-    assert_eq!(refusal(&bench.input(5, from(3)), 5), Some(Refusal::Busy));
-    assert_eq!(bench.server.connections(), 3);
-}
-
 /// Calls that the server wants to be made: who asks, from where, to whom.
 fn calls(server: &mut Server) -> Vec<(u64, u8, SocketAddr)> {
     let mut calls = Vec::new();
@@ -371,22 +360,6 @@ fn a_recorded_registration_is_not_taken_again() {
 }
 
 #[test]
-fn connections_of_one_prefix_are_limited_by_rate() {
-    let config = ServerConfig { connections_burst: 3, connections_per_second: 2, ..ServerConfig::default() };
-    let mut bench = Bench::with(config);
-    for number in 0..3 {
-        assert!(bench.input(number, Input::Opened(from(1))).is_empty());
-    }
-    assert_eq!(
-        refusal(&bench.input(3, Input::Opened(SocketAddr::from(([203, 0, 113, 99], 1)))), 3),
-        Some(Refusal::Busy)
-    );
-    assert!(bench.input(4, Input::Opened(SocketAddr::from(([203, 0, 114, 1], 1)))).is_empty(), "another prefix");
-    bench.advance(Duration::from_millis(500));
-    assert!(bench.input(5, Input::Opened(from(1))).is_empty());
-}
-
-#[test]
 fn a_server_that_restarted_watches_the_members_that_come_back() {
     let resumption = |rank: u32| Resumption { session: [5; 16], group: [1; 32], rank, size: 2, nonce: [9; 16] };
     let mut bench = Bench::new();
@@ -521,25 +494,6 @@ fn deadlines_are_those_of_the_limits() {
     bench.now += Duration::from_secs(4);
     bench.input(1, Input::Message(ClientMessage::Observe));
     assert_eq!(due(&bench), Some(DISCOVERY_MAX - Duration::from_secs(4)), "from its first question");
-}
-
-#[test]
-fn prefixes_that_are_quiet_are_forgotten_and_those_that_are_not_stay_limited() {
-    let config =
-        ServerConfig { connections_max: 5, connections_burst: 1, connections_per_second: 1, ..ServerConfig::default() };
-    let mut bench = Bench::with(config);
-    let open = |bench: &mut Bench, number: u8| {
-        let outputs = bench.input(number.into(), Input::Opened(SocketAddr::from(([1, 1, number, 1], 1))));
-        bench.input(number.into(), Input::Closed);
-        outputs.is_empty()
-    };
-    assert!((0..20).all(|number| open(&mut bench, number)));
-    assert!(!open(&mut bench, 0), "it has had its connection of this second");
-    bench.advance(Duration::from_millis(500));
-    assert!(!open(&mut bench, 1));
-    bench.advance(Duration::from_secs(1));
-    assert!(open(&mut bench, 99));
-    assert_eq!(bench.server.rates.len(), 1, "the others are as if they had never come");
 }
 
 #[test]
