@@ -525,7 +525,7 @@ impl Nat {
         if let Some(segment) = seen.segment {
             self.may_begin_outbound(segment)?;
         }
-        self.check_limits(now, flow).map_err(Refusal::Full)?;
+        self.check_limits(now, *flow.source.ip()).map_err(Refusal::Full)?;
         if self.config.first_packet_loss_ppm > 0
             && self.entropy.next_u32() % 1_000_000 < self.config.first_packet_loss_ppm
         {
@@ -559,9 +559,9 @@ impl Nat {
         }
     }
 
-    fn check_limits(&mut self, now: Instant, flow: Flow) -> Result<(), DropReason> {
+    fn check_limits(&mut self, now: Instant, host: Ipv4Addr) -> Result<(), DropReason> {
         let limits = self.config.limits;
-        if self.tables.use_of(*flow.source.ip()).sessions >= limits.sessions_per_host_max {
+        if self.tables.use_of(host).sessions >= limits.sessions_per_host_max {
             return Err(DropReason::HostLimit);
         }
         let second = now.as_nanos() / 1_000_000_000;
@@ -632,9 +632,8 @@ impl Nat {
         } else if !begins {
             Err(DropReason::InvalidFlags)
         } else {
-            let inside = Flow { source: internal, destination: flow.source, ..flow };
             self.check_remote_limit(flow.transport, *flow.destination.ip(), flow.source)
-                .and_then(|()| self.check_limits(now, inside))
+                .and_then(|()| self.check_limits(now, *internal.ip()))
         };
         self.tables.let_go(mapping);
         if let Err(reason) = limit {

@@ -199,6 +199,18 @@ mod tests {
     }
 
     #[test]
+    fn every_protection_comes_back_and_has_a_name_of_its_own() {
+        let all = [Security::Encrypted, Security::Authenticated, Security::Plaintext];
+        let key = Key::new("g", b"k");
+        for security in all {
+            let sealed = Card { security, ..card() }.seal(&key, &HOLDER);
+            assert_eq!(Card::open(&key, &HOLDER, &sealed).map(|card| card.security), Ok(security));
+        }
+        let names: std::collections::BTreeSet<_> = all.iter().map(|it| it.name()).collect();
+        assert_eq!(names.len(), all.len());
+    }
+
+    #[test]
     fn the_longest_card_fits() {
         let local = SocketAddr::from(([1; 16], 4000));
         let long = Card { locals: vec![local; LOCALS_MAX + 3], ..card() };

@@ -46,10 +46,12 @@ pub struct Suites(u8);
 impl Suites {
     const CHACHA: u8 = 1;
     const AES: u8 = 2;
+    /// Both.
+    const KNOWN: u8 = 3;
 
     /// Those of a machine, whose processor has instructions for AES or not.
     pub fn of_machine(has_aes: bool) -> Self {
-        Self(Self::CHACHA | if has_aes { Self::AES } else { 0 })
+        Self(if has_aes { Self::KNOWN } else { Self::CHACHA })
     }
 
     /// The best suite that both offer.
@@ -70,7 +72,7 @@ impl Suites {
         if code & Self::CHACHA == 0 {
             return Err(WireError::Value { field: "suites", value: u64::from(code) });
         }
-        Ok(Self(code & (Self::CHACHA | Self::AES)))
+        Ok(Self(code & Self::KNOWN))
     }
 }
 
@@ -169,8 +171,32 @@ mod pure {
     }
 }
 
-#[cfg(all(test, feature = "aws-lc"))]
+#[cfg(test)]
 mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_suite_of_two_is_one_that_both_offer_and_unknown_ones_change_nothing() {
+        for code in 0..=255u8 {
+            let Ok(suites) = Suites::from_code(code) else {
+                assert!(code.is_multiple_of(2), "everybody offers ChaCha20-Poly1305");
+                continue;
+            };
+            let has_aes = code >> 1 & 1 == 1;
+            assert!(!code.is_multiple_of(2));
+            assert_eq!(suites, Suites::of_machine(has_aes));
+            assert_eq!(Suites::from_code(suites.code()), Ok(suites));
+            for other_has_aes in [false, true] {
+                let both = has_aes && other_has_aes;
+                let best = if both { Suite::Aes256Gcm } else { Suite::ChaCha20Poly1305 };
+                assert_eq!(suites.best_of(Suites::of_machine(other_has_aes)), best);
+            }
+        }
+    }
+}
+
+#[cfg(all(test, feature = "aws-lc"))]
+mod both {
     //! Goal: it does not matter which library either end was built with. Method: each is the oracle of the other.
 
     use super::*;

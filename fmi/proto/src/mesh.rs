@@ -212,21 +212,30 @@ mod tests {
     use crate::rendezvous::Observed;
     use crate::schedule::Peers;
     use crate::wire::VERSION;
+    use std::io;
 
     fn mesh(rank: u32, size: u8, attempts_max: usize) -> Mesh {
+        seeded(rank, size, attempts_max, 1)
+    }
+
+    fn seeded(rank: u32, size: u8, attempts_max: usize, seed: u64) -> Mesh {
         let observed = |rank: u8| Observed::once(([1, 1, 1, rank], 1).into());
         let card = Card {
             version: VERSION,
             security: Security::Encrypted,
             sprays: false,
             suites: Suites::of_machine(true),
-            public: [0; 32],
-            locals: vec![],
+            public: [5; 32],
+            locals: Vec::new(),
         };
-        let card = || Some(card.clone());
-        let peer = |rank| Peer { nonce: [0; 16], observed: observed(rank), round_trip: Duration::ZERO, card: card() };
+        let peer = |rank| Peer {
+            nonce: [0; 16],
+            observed: observed(rank),
+            round_trip: Duration::ZERO,
+            card: Some(card.clone()),
+        };
         let roster = Roster { session: [0; 16], epoch: 0, digest: [0; 32], peers: (0..size).map(peer).collect() };
-        let means = Means { relay: None, relay_likely: false, sprays: false, peers: Peers::All, seed: 1 };
+        let means = Means { relay: None, relay_likely: false, sprays: false, peers: Peers::All, seed };
         Mesh::new(Instant::ZERO, rank, roster, means, attempts_max)
     }
 
@@ -246,13 +255,81 @@ mod tests {
                     mesh.handle_input(Instant::ZERO, peer, Input::Nominated(stream));
                     mesh.handle_input(Instant::ZERO, peer, Input::Accepted(stream));
                 }
-                Output::Complete => complete = true,
+                Output::Complete => {
+                    assert!(!complete && mesh.unconnected().is_none());
+                    complete = true;
+                }
                 Output::Nominate { peer, .. } => assert!(peer > 7),
                 Output::Won { .. } => {}
             }
         }
         assert_eq!(turns, [8, 9, 0, 1, 2, 3, 4, 5, 6]);
-        assert!(complete && mesh.unconnected().is_none());
+        assert!(complete);
+    }
+
+    fn connects(mesh: &mut Mesh) -> Vec<(u32, Attempt)> {
+        let mut connects = Vec::new();
+        while let Some(output) = mesh.poll_output() {
+            if let Output::Connect { peer, attempt, .. } = output {
+                connects.push((peer, attempt));
+            }
+        }
+        connects
+    }
+
+    /// Pairs that failed together and paused alike would meet the same full table of a NAT once more.
+    #[test]
+    fn each_rank_pauses_in_each_pair_for_a_time_of_its_own() {
+        let size = 6;
+        for seed in [0, 1, u64::MAX] {
+            let mut pauses = BTreeSet::new();
+            for rank in 0..size {
+                let mut mesh = seeded(u32::from(rank), size, 99, seed);
+                for (peer, attempt) in connects(&mut mesh) {
+                    // The pair of addresses is in use, so that there is a pause at once.
+                    mesh.handle_input(Instant::ZERO, peer, Input::Failed(attempt, io::ErrorKind::AddrInUse));
+                }
+                assert!(connects(&mut mesh).is_empty());
+                while let Some((due, _)) = mesh.poll_timeout() {
+                    mesh.handle_timeout(Instant::from_nanos(due.as_nanos() - 1));
+                    assert!(connects(&mut mesh).is_empty(), "nothing is done before it is due");
+                    mesh.handle_timeout(due);
+                    let again = connects(&mut mesh);
+                    assert_eq!(again.len(), 1);
+                    pauses.insert(due);
+                }
+            }
+            assert_eq!(pauses.len(), usize::from(size) * (usize::from(size) - 1), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn an_early_stream_takes_its_peer_out_of_the_queue_and_what_is_told_of_each_is_true() {
+        let mut mesh = mesh(1, 4, 1);
+        let told = |mesh: &Mesh, peer| (mesh.attempts(peer), mesh.is_connected(peer), mesh.technique(peer).is_some());
+        let wanted = |mesh: &Mesh| (0..5).filter(|peer| mesh.wants(*peer)).collect::<Vec<_>>();
+        let missing = |mesh: &Mesh| mesh.unconnected().map(|(peer, punch, count)| (peer, punch.is_some(), count));
+        assert_eq!(connects(&mut mesh), [(2, Attempt(0))]);
+        assert_eq!((missing(&mesh), wanted(&mesh)), (Some((0, false, 3)), vec![0, 2, 3]));
+        assert_eq!(told(&mesh, 2), (1, false, true));
+        for stranger in [0, 1, 3, 4] {
+            assert_eq!(told(&mesh, stranger), (0, false, false));
+        }
+        mesh.handle_input(Instant::ZERO, 2, Input::Failed(Attempt(0), io::ErrorKind::ConnectionRefused));
+        assert_eq!((connects(&mut mesh), told(&mesh, 2)), (vec![(2, Attempt(1))], (2, false, true)));
+        let confirmed = |number| Input::Confirmed { stream: StreamId(number), is_answered: true };
+        for nobody in [1, 4] {
+            mesh.handle_input(Instant::ZERO, nobody, confirmed(9));
+        }
+        // Rank 3 comes by itself before its turn.
+        mesh.handle_input(Instant::ZERO, 3, confirmed(3));
+        assert_eq!(told(&mesh, 3), (0, true, true), "and need not be dialled");
+        assert_eq!((missing(&mesh), wanted(&mesh)), (Some((0, false, 2)), vec![0, 2]));
+        assert!(connects(&mut mesh).is_empty());
+        mesh.handle_input(Instant::ZERO, 2, confirmed(2));
+        assert_eq!(connects(&mut mesh), [(0, Attempt(0))], "rank 3 has had its turn");
+        mesh.handle_input(Instant::ZERO, 0, Input::Nominated(StreamId(1)));
+        assert_eq!((missing(&mesh), told(&mesh, 0)), (None, (1, true, true)));
     }
 
     #[test]

@@ -238,6 +238,17 @@ mod tests {
     }
 
     #[test]
+    fn a_fresh_direction_keeps_its_key_for_many_records_and_shows_only_their_number() {
+        let (security, suite) = (Security::Encrypted, Suite::ChaCha20Poly1305);
+        let mut sender = Direction::new(security, suite, key(1));
+        for number in 0..300u16 {
+            assert_eq!(format!("{sender:?}"), format!("Direction {{ number: {number}, .. }}"));
+            sealed(&mut sender, &[7; 1000]);
+        }
+        assert_eq!(sender.key.as_bytes(), key(1).as_bytes());
+    }
+
+    #[test]
     fn a_record_of_no_or_too_many_bytes_is_refused_by_its_header() {
         let length = |bytes: usize| Direction::record_bytes(u32::try_from(bytes).expect("fits").to_be_bytes());
         for bytes in [0, RECORD_BYTES_MAX + 1, u32::MAX as usize] {

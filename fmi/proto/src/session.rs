@@ -252,14 +252,15 @@ impl Credentials {
         let (from, to, epoch) = (reader.u32()?, reader.u32()?, reader.u32()?);
         let _: StreamNonce = reader.array()?;
         noted::judge(&reader.array()?);
+        let (is_member, is_answer) = (from < self.roster.size(), kind & ANSWER != 0);
         if planted::is(planted::Fault::AnyConfirmation) {
-            return if self.roster.size() > from { Ok((from, kind & ANSWER != 0)) } else { Err(Stranger::Other) };
+            return if is_member { Ok((from, is_answer)) } else { Err(Stranger::Other) };
         }
         let is_ours = session == self.roster.session && epoch == self.roster.epoch && kind & !ANSWER == self.kind();
-        if !is_ours || to != self.rank || from == self.rank || from >= self.roster.size() {
+        if !is_ours || to != self.rank || from == self.rank || !is_member {
             return Err(Stranger::Other);
         }
-        Ok((from, kind & ANSWER != 0))
+        Ok((from, is_answer))
     }
 
     fn verify(&self, from: u32, theirs: &Hello, answers: Option<&[u8]>) -> Result<(), Stranger> {

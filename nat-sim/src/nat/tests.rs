@@ -15,9 +15,11 @@ use super::*;
 use crate::packet::Echo;
 
 mod directed;
+mod life;
 mod limits;
 mod reference;
 mod script;
+mod waiting;
 
 use script::{EXTERNAL, Move, configs, moves, play, small};
 

@@ -194,6 +194,7 @@ fn frag_1_a_packet_that_is_too_big_is_cut_or_refused() {
         other => panic!("{other:?}"),
     }));
     assert!(parts.iter().all(|part| part.bytes().len() <= 1280 && part.checksums_are_valid()));
+    assert_eq!(parts.len(), 3, "RFC 791 §3.2: as few as there can be");
     let whole = Packet::reassembled(&parts).expect("all parts");
     assert!(whole.payload() == [7; 3000] && whole.checksums_are_valid());
 }

@@ -112,6 +112,7 @@ fn members_recognise_each_other_whoever_opened_the_stream() {
         let (low, high) = (case.credentials(0), case.credentials(1));
         for settles in [false, true] {
             let (ours, theirs) = meet(&low, &high).expect("members");
+            assert_eq!((ours.peer(), theirs.peer()), (high.rank, low.rank));
             assert!(ours.is_answered() && !theirs.is_answered());
             let opened_by_low = agree(ours, theirs, settles).expect("members");
             let (theirs, ours) = meet(&high, &low).expect("members");
@@ -158,6 +159,28 @@ fn a_hello_is_for_one_rank_of_one_view_and_one_kind_of_stream() {
         let stranger = meet(&upgrade.credentials(0), &other.credentials(1));
         assert_eq!(stranger.map(|_| ()), Err(Stranger::Tag), "a member that is no end of the connection");
     }
+}
+
+#[test]
+fn what_is_no_hello_of_this_version_session_and_kind_is_told_apart_at_no_cost() {
+    let own = Case::new(Security::Encrypted).credentials(1);
+    let (hello, _) = Case::new(Security::Encrypted).credentials(0).hello(1, [9; 16]).expect("a member");
+    let changed = |at: usize| {
+        let mut changed = hello;
+        changed[at] ^= 1;
+        own.check(&changed)
+    };
+    let version = WireError::Version { theirs: VERSION ^ 1, ours: VERSION };
+    assert_eq!(changed(3), Err(Stranger::Wire(version)), "the same protocol, of another version");
+    for at in 0..3 {
+        assert_eq!(changed(at), Err(Stranger::Magic));
+    }
+    let numbers = 5 + 16;
+    let [kind, session, from, to, epoch] = [4, 5, numbers + 3, numbers + 7, numbers + 11];
+    for at in [kind, session, from, to, epoch] {
+        assert_eq!(changed(at), Err(Stranger::Other), "byte {at}");
+    }
+    assert_eq!(own.exchanges(), 0);
 }
 
 /// Everything that two ranks may be told, or configured with, differently.

@@ -117,6 +117,33 @@ fn hosts_are_spread_over_paired_addresses() {
 }
 
 #[test]
+fn so_many_sessions_begin_in_one_second_and_no_more() {
+    let config = config(Allocation::Random, (5000, 5999));
+    let limits = TableLimits { new_per_second_max: 3, ..config.limits };
+    let mut nat = Nat::new(NatConfig { limits, ..config }, EXTERNAL, 1);
+    let mut port = 0;
+    let mut begins = |millis: u64| {
+        port += 1;
+        sent(&mut nat, Instant::ZERO + Duration::from_millis(millis), host(2, port)).err()
+    };
+    for second in [0, 1, 7] {
+        let at = [0, 400, 800, 999, 999].map(|millis| begins(1000 * second + millis));
+        assert_eq!(at, [None, None, None, Some(DropReason::RateLimit), Some(DropReason::RateLimit)]);
+    }
+}
+
+#[test]
+fn the_share_of_first_packets_that_a_race_loses_is_the_one_asked_for() {
+    for (first_packet_loss_ppm, lost) in [(0, 0..=0), (250_000, 900..=1100), (999_000, 3985..=4000)] {
+        let config = NatConfig { first_packet_loss_ppm, ..config(Allocation::Random, (5000, 65_000)) };
+        let mut nat = Nat::new(config, EXTERNAL, 1);
+        let race = |port| sent(&mut nat, Instant::ZERO, host(2, port)) == Err(DropReason::FirstPacketLost);
+        let count = (1..=4000).map(race).filter(|is_lost| *is_lost).count();
+        assert!(lost.contains(&count), "{count} of 4000 at {first_packet_loss_ppm} ppm");
+    }
+}
+
+#[test]
 fn a_leased_port_is_what_its_holder_sends_from() {
     let config = NatConfig { port_control: true, ..config(Allocation::Random, (5000, 5999)) };
     let mut nat = Nat::new(config, EXTERNAL, 1);
