@@ -335,18 +335,13 @@ mod tests {
     #[test]
     fn a_peer_that_comes_before_its_turn_is_not_dialled_at_once() {
         let mut mesh = mesh(0, 4, 1);
-        let dialled = |mesh: &mut Mesh| {
-            std::iter::from_fn(|| mesh.poll_output())
-                .filter_map(|it| if let Output::Connect { peer, .. } = it { Some(peer) } else { None })
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(dialled(&mut mesh), [1]);
+        assert_eq!(connects(&mut mesh), [(1, Attempt(0))]);
         assert!(mesh.wants(3) && !mesh.wants(0));
         mesh.handle_input(Instant::ZERO, 3, Input::Confirmed { stream: StreamId(3), is_answered: false });
-        assert_eq!(dialled(&mut mesh), []);
+        assert_eq!(connects(&mut mesh), Vec::new());
         // Its stream comes to nothing.
         mesh.handle_timeout(Instant::ZERO + HEAD_START);
-        assert_eq!(dialled(&mut mesh), [3]);
+        assert_eq!(connects(&mut mesh), [(3, Attempt(0))]);
         mesh.handle_input(Instant::ZERO + HEAD_START, 3, Input::Accepted(StreamId(3)));
         assert!(!mesh.wants(3), "another stream would be of no use");
     }
