@@ -58,6 +58,25 @@ async fn pairs_that_keep_their_connections_hold_no_places() {
     .await;
 }
 
+/// More at once than a task may do before others have their turn.
+#[tokio::test]
+async fn every_client_of_many_that_come_at_once_gets_both_answers() {
+    served(400, async |server| {
+        let mut ends = Vec::new();
+        for _ in 0..300 {
+            ends.push(connect([127, 0, 0, 1], server).await);
+        }
+        for (number, end) in ends.iter_mut().enumerate() {
+            end.write_all(format!("pair {}", number % 150).as_bytes()).await.expect("sent");
+        }
+        for end in &mut ends {
+            endpoint(end).await.expect("where it is seen");
+            endpoint(end).await.expect("the other one");
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn one_address_that_holds_all_places_shuts_nobody_out() {
     served(8, async |server| {

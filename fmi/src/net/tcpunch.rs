@@ -198,6 +198,8 @@ impl<S: ByteStream> Client<S> {
             match Pin::new(&mut self.stream).poll_write(cx, &self.outgoing) {
                 Poll::Ready(Ok(sent)) if sent > 0 => drop(self.outgoing.drain(..sent)),
                 Poll::Ready(_) => return Poll::Ready(None),
+                // Two answers fit any socket: a task that has had its share is told to come again, and nothing else is.
+                Poll::Pending if self.is_closing => return Poll::Pending,
                 Poll::Pending => break,
             }
         }
