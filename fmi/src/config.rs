@@ -62,12 +62,14 @@ pub struct Config {
     pub size: u32,
     /// Name of the group, equal on all ranks, at most [`GROUP_NAME_BYTES_MAX`] bytes. `FMI_GROUP`.
     pub group: String,
-    /// Address of the rendezvous, `host:port`. `FMI_RENDEZVOUS`. Several, separated by commas and in the
-    /// same order on all ranks, stand in for each other.
+    /// Address of the rendezvous, `host:port`. `FMI_RENDEZVOUS`. All addresses of a name are tried, of both families, and a
+    /// name that has none yet is looked up again until [`Config::join_deadline`]. Several, separated by commas, stand in for
+    /// each other. Their order does not matter: each group turns to them in an order of its own, equal on all its ranks, as
+    /// long as these call each server by the same name.
     pub rendezvous: String,
     /// Second endpoint on which each rendezvous sees this rank, `host:port` or `off`; that makes known at
     /// once what a NAT does with ports. Default: the next port of the same address, which
-    /// `fmi rendezvous` serves. `FMI_VANTAGE`.
+    /// `fmi rendezvous` serves. Of several, the first belongs to the first rendezvous, and so on. `FMI_VANTAGE`.
     pub vantage: Option<String>,
     /// Secret of the group, equal on all ranks; any bytes, [`SECRET_BYTES_MIN`] random ones or more. Without it, peers
     /// are told apart by the name of the group, which keeps out accidents and nobody else, and which a rendezvous can

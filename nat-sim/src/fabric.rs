@@ -19,6 +19,7 @@ use crate::entropy::{Purpose, stream};
 use crate::guard::{Arrived, Guard};
 use crate::host::{ConnectionId, Effects, Host};
 use crate::link::{Direction, LinkConfig};
+use crate::names::Names;
 use crate::nat::{DropReason, Mapping, Nat, Side, Verdict};
 use crate::packet::Packet;
 use crate::tamper::Tamper;
@@ -101,6 +102,7 @@ pub(crate) struct Fabric {
     outer_attachments: Vec<usize>,
     inner_attachments: Vec<usize>,
     pub(crate) hosts: Vec<Host>,
+    pub(crate) names: Names,
     /// What the processors of hosts can do.
     pub(crate) machines: Vec<Machine>,
     pub(crate) gateways: Vec<Nat>,
@@ -141,6 +143,7 @@ impl Fabric {
             outer_attachments: Vec::new(),
             inner_attachments: Vec::new(),
             hosts: Vec::new(),
+            names: Names::new(&topology.names),
             machines: topology.hosts.iter().map(|spec| spec.machine).collect(),
             gateways: Vec::new(),
             guards: topology.gateways.iter().map(|spec| Guard::new(spec.nat)).collect(),

@@ -49,6 +49,7 @@
 //!   follows sequence windows. `REQUIREMENTS.md` lists statement by statement what is met, and which
 //!   presets break it on purpose.
 //! - Links with latency, jitter, loss, reordering, duplication, rate and queue ([`link`]).
+//! - Names that have addresses of both families, appear late and change ([`topology::NameSpec`]).
 //! - Functions that start, vanish, and are frozen with their kernels ([`Fault`]).
 //! - Sites, which turmoil cuts off and crashes as a whole ([`world`]).
 //!
@@ -78,6 +79,7 @@ mod fault;
 mod guard;
 pub mod host;
 pub mod link;
+mod names;
 pub mod nat;
 pub mod net;
 pub mod packet;

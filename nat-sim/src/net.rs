@@ -203,10 +203,25 @@ impl Net for SimNet {
         Ok(SimListener { net: self.clone(), id })
     }
 
-    async fn resolve(&self, name: &str) -> io::Result<Vec<SocketAddr>> {
-        // There are no names in the lab, only addresses; `|` separates those of one name.
-        let addresses: Result<_, _> = name.split('|').map(str::parse).collect();
-        std::future::ready(addresses.map_err(|_| io::ErrorKind::NotFound.into())).await
+    /// Finds the addresses of a name of the [topology](crate::topology::Topology::name). Addresses separated by `|` are
+    /// those of a name that is not in it.
+    fn resolve(&self, name: &str) -> impl Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'static {
+        let (net, name) = (self.clone(), name.to_owned());
+        async move {
+            let literal: Result<Vec<SocketAddr>, _> = name.split('|').map(str::parse).collect();
+            if let Ok(addresses) = literal {
+                return Ok(addresses);
+            }
+            let (host, port) = name.rsplit_once(':').ok_or(io::ErrorKind::InvalidInput)?;
+            let port = port.parse().map_err(|_| io::ErrorKind::InvalidInput)?;
+            let delay = net.shared.fabric().names.delay(host);
+            if !delay.is_zero() {
+                net.sleep_until(net.now() + delay).await;
+            }
+            let now = net.now();
+            let addresses = net.shared.fabric().names.resolve(now, host).ok_or(io::ErrorKind::NotFound)?;
+            Ok(addresses.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
+        }
     }
 }
 

@@ -104,6 +104,25 @@ impl GatewaySpec {
     }
 }
 
+/// A name, as a resolver of the world answers it.
+#[derive(Clone, Debug)]
+pub struct NameSpec {
+    /// The name, without a port.
+    pub name: String,
+    /// What its addresses are, and from when on. Before the first entry, and where an entry is empty, it has none.
+    pub records: Vec<(Duration, Vec<IpAddr>)>,
+    /// How long an answer takes.
+    pub delay: Duration,
+}
+
+impl NameSpec {
+    /// A name that always has the same addresses, which are told at once.
+    pub fn plain(name: impl Into<String>, addresses: impl Into<Vec<IpAddr>>) -> Self {
+        let records = vec![(Duration::ZERO, addresses.into())];
+        Self { name: name.into(), records, delay: Duration::ZERO }
+    }
+}
+
 /// Networks, hosts, gateways and sites: what a world is made of.
 #[derive(Clone, Debug)]
 pub struct Topology {
@@ -111,6 +130,7 @@ pub struct Topology {
     pub(crate) hosts: Vec<HostSpec>,
     pub(crate) gateways: Vec<GatewaySpec>,
     pub(crate) sites: Vec<String>,
+    pub(crate) names: Vec<NameSpec>,
     pub(crate) latencies: BTreeMap<(SiteId, SiteId), Duration>,
 }
 
@@ -156,6 +176,7 @@ impl Topology {
             hosts: Vec::new(),
             gateways: Vec::new(),
             sites: vec!["home".into()],
+            names: Vec::new(),
             latencies: BTreeMap::new(),
         }
     }
@@ -186,6 +207,11 @@ impl Topology {
     pub fn gateway(&mut self, spec: GatewaySpec) -> GatewayId {
         self.gateways.push(spec);
         GatewayId(self.gateways.len() - 1)
+    }
+
+    /// Adds a name, which all hosts can resolve. Each answer gives its addresses in another order, as name servers do.
+    pub fn name(&mut self, spec: NameSpec) {
+        self.names.push(spec);
     }
 
     /// Hosts of this topology.

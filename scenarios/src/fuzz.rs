@@ -130,6 +130,7 @@ pub fn client(bytes: &[u8]) {
                 locals: vec![SocketAddr::from(([10, 0, 0, 2], 4000))],
                 round_trip: Duration::from_millis(argument.into()),
                 vouches: argument % 3,
+                has_others: argument % 2 == 1,
                 entropy: Entropy { nonce: [argument; 16], seed: [argument; 32] },
             },
             b'c' => ClientInput::Disconnected(io::ErrorKind::ConnectionReset),
@@ -166,7 +167,7 @@ pub fn client(bytes: &[u8]) {
                     let roster = Roster::open(&Key::new("g", b"k"), &group).expect("no card opens");
                     assert!(roster.peers[0].card.is_none(), "a seal cannot be guessed");
                 }
-                ClientOutput::Connect(server) => assert!(server < 2),
+                ClientOutput::Connect { server, .. } => assert!(server < 2),
                 ClientOutput::Vouch(_) | ClientOutput::Dissolved | ClientOutput::Refused(_) => {}
             }
         }

@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use fmi_proto::race::{canonical, weight};
+use fmi_proto::rendezvous::GroupId;
 use nat_sim::link::LinkConfig;
 use nat_sim::nat::Mapping;
 use nat_sim::topology::{GatewaySpec, HostId, HostSpec, INTERNET, SiteId, TcpConfig, Topology};
@@ -26,6 +28,14 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
+    /// Puts the servers into the order in which a group turns to them.
+    fn prefer(&mut self, spec: &WorldSpec, group: &GroupId) {
+        let names = rendezvous_names(spec);
+        let mut servers: Vec<_> = names.split(',').zip(self.rendezvous.iter().copied()).collect();
+        servers.sort_by_key(|(name, _)| weight(group, &canonical(name)));
+        self.rendezvous = servers.into_iter().map(|(_, host)| host).collect();
+    }
+
     /// The host that a fault hits.
     pub(crate) fn host(&self, target: Target) -> HostId {
         match target {
@@ -34,6 +44,13 @@ impl Layout {
             Target::SecondRendezvous => self.rendezvous[1],
         }
     }
+}
+
+/// Builds the networks of a world for a group.
+pub(crate) fn topology_for(spec: &WorldSpec, group: &GroupId) -> (Topology, Layout) {
+    let (topology, mut layout) = topology(spec);
+    layout.prefer(spec, group);
+    (topology, layout)
 }
 
 /// Builds the networks of a world.

@@ -17,7 +17,7 @@ use rand_core::Rng;
 use crate::attack::{self, Knowledge};
 use crate::check::{self, SECRET};
 use crate::hits::Hits;
-use crate::layout::{SERVER, gateway_address, rendezvous_names, topology};
+use crate::layout::{SERVER, gateway_address, rendezvous_names, topology_for};
 use crate::leak::{self, Found, Search};
 use crate::outcome::{Board, Outcome, RankEnd, SharedBoard};
 use crate::program::{Context, Failure, Work};
@@ -45,10 +45,11 @@ pub fn run(scenario: &Scenario, seed: u64, options: Options) -> Outcome {
         return outcome;
     }
     let spec = &scenario.world;
-    let (topology, layout) = topology(spec);
+    let secret = scenario.program.config.key.clone().unwrap_or_else(|| SECRET.into());
+    let group_id = Key::new(&scenario.name, secret.as_bytes()).id();
+    let (topology, layout) = topology_for(spec, &group_id);
     let mut world = World::new(topology, seed, spec.resolution);
     let (found, _noted) = (Found::default(), noted::Watch::begin());
-    let secret = scenario.program.config.key.clone().unwrap_or_else(|| SECRET.into());
     let served = watch(&mut world, Search::new(secret.as_bytes(), found.clone()), layout.rendezvous.clone());
     world.sinks(Sinks {
         pcap: options.pcap.map(|pcap| Box::new(pcap) as Box<dyn Write + Send>),
@@ -62,7 +63,7 @@ pub fn run(scenario: &Scenario, seed: u64, options: Options) -> Outcome {
     let knowledge = Arc::new(Knowledge {
         rendezvous: SERVER.into(),
         group: scenario.name.clone(),
-        group_id: Key::new(&scenario.name, secret.as_bytes()).id(),
+        group_id,
         size: scenario.size(),
         gateways: (1..=spec.gateways.len()).map(gateway_address).collect(),
         hits: Hits::default(),

@@ -89,9 +89,9 @@ impl WorldSpec {
 pub enum Target {
     /// The function of a rank.
     Rank(u32),
-    /// The rendezvous, the first one if there are two.
+    /// The rendezvous, of two the one that the group turns to first.
     Rendezvous,
-    /// The second rendezvous.
+    /// The other one.
     SecondRendezvous,
 }
 

@@ -162,8 +162,9 @@ impl Net for RealNet {
         getrlimit(Resource::Nofile).current
     }
 
-    async fn resolve(&self, name: &str) -> io::Result<Vec<SocketAddr>> {
-        Ok(tokio::net::lookup_host(name).await?.collect())
+    fn resolve(&self, name: &str) -> impl Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'static {
+        let name = name.to_owned();
+        async move { Ok(tokio::net::lookup_host(name).await?.collect()) }
     }
 }
 

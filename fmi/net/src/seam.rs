@@ -81,11 +81,11 @@ pub trait Net: Clone + Send + Sync + 'static {
         None
     }
 
-    /// Finds the addresses of `name`, which has the form `host:port`.
+    /// Finds all addresses of `name`, which has the form `host:port`: of both families, in any order.
     ///
     /// # Errors
-    /// If it has none.
-    fn resolve(&self, name: &str) -> impl Future<Output = io::Result<Vec<SocketAddr>>> + Send;
+    /// If it has none, or whoever knows does not answer.
+    fn resolve(&self, name: &str) -> impl Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'static;
 }
 
 /// A socket that accepts connections on one local address.

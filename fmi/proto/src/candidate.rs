@@ -23,6 +23,8 @@ use crate::key::Key;
 use crate::schedule::Peers;
 use crate::scope::Scope;
 
+mod families;
+
 /// Head start of a nearer candidate. RFC 8305 §5 recommends at least 100 ms.
 pub const HEAD_START: Duration = Duration::from_millis(100);
 /// Head start of the direct ways before the relay, where they are unlikely: the connection attempt
@@ -298,8 +300,14 @@ impl Roster {
         // The rank nearer to the rendezvous hears of the pair earlier, and waits for the other.
         let skew = (their.round_trip.saturating_sub(own.round_trip) / 2).min(SKEW_MAX);
         let mut plan = Planner { own, their, start: skew, candidates: Vec::new() };
-        plan.near(if rank < peer { Duration::ZERO } else { HEAD_START + allowance(self.size()) });
+        let is_across = own.is_across(their);
+        if is_across {
+            plan.across();
+        } else {
+            plan.near(if rank < peer { Duration::ZERO } else { HEAD_START + allowance(self.size()) });
+        }
         match technique {
+            _ if is_across => {}
             Technique::Local | Technique::Direct | Technique::Punch => plan.observed(Pace::Eager),
             // A firewall before this rank wants to see a SYN to where the peer's will come from.
             Technique::Reversal if matches!(their.class(), NatClass::Predictable | NatClass::Sequential(_)) => {
@@ -377,6 +385,9 @@ impl Peer {
 pub fn technique(own: &Peer, their: &Peer, sprays: bool) -> Technique {
     if own.observed.main.ip() == their.observed.main.ip() {
         return Technique::Local;
+    }
+    if own.is_across(their) {
+        return if own.has_family_of(their) { Technique::Punch } else { Technique::Relay };
     }
     match (own.class(), their.class()) {
         (_, NatClass::Public) => Technique::Direct,

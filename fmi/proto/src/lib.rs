@@ -33,6 +33,7 @@ pub mod op;
 pub mod operation;
 pub mod places;
 pub mod punch;
+pub mod race;
 pub mod rank;
 pub mod record;
 pub mod rendezvous;

@@ -12,14 +12,17 @@
 //! the rendezvous dissolves the session.
 
 use std::future::poll_fn;
+use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::blame::{check_files, not_reached, unregistered};
 use super::joined::{Joined, Lifeline, Upgrade, erase};
-use super::legs::{Leg, Legs, Server, local_for, resolve};
+use super::legs::{Leg, Legs};
 use super::lifeline::Reconnect;
+use super::racing::Racing;
 use super::round::{Locals, Relayed, Round};
+use super::servers::Servers;
 use super::upgrade::{Meet, Upgrades};
 use crate::channel::stream::{CONTROL_KEEPALIVE, CONTROL_SILENCE_MAX};
 use crate::config::Config;
@@ -54,22 +57,24 @@ pub struct Prepared<N: Net> {
     /// Without its secret, which ended in the key of the membership.
     config: Config,
     membership: Membership,
-    servers: Vec<Server>,
+    servers: Servers<N>,
     first: Option<Legs<N>>,
 }
 
 impl<N: Net> Prepared<N> {
-    /// Checks the configuration and resolves the rendezvous.
+    /// Checks the configuration, and begins to resolve the names of the rendezvous. It does not wait for an answer: a name
+    /// that has no address yet may have one by the deadline of the join.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidConfig`].
     pub async fn new(net: N, config: &Config) -> Result<Self> {
         config.check().map_err(|error| error.on(config.rank))?;
         check_files(&net, config)?;
-        let servers = if config.is_alone() { Vec::new() } else { resolve(&net, config).await? };
         let membership = Membership { key: config.group_key(), security: config.security(), chain: None };
         let mut config = config.clone();
         (config.key, config.security) = (None, Some(membership.security));
+        let mut servers = Servers::new(net.clone(), &config, membership.key.id())?;
+        poll_fn(|cx| servers.poll_lookups(cx)).await;
         Ok(Self { net, config, membership, servers, first: None })
     }
 
@@ -81,18 +86,15 @@ impl<N: Net> Prepared<N> {
         if self.config.is_alone() {
             return Ok(());
         }
-        let connect = async {
-            let mut legs = Legs::new(&self.net, &self.config, self.servers[0])?;
-            poll_fn(|cx| legs.poll_main(cx, self.net.now())).await?;
-            Ok(legs)
-        };
+        let mut racing = self.servers.race(0, false, true);
+        let connect = poll_fn(|cx| poll_race(cx, &mut self.servers, 0, &mut racing));
         match within(&self.net, self.net.now() + self.config.join_deadline, connect).await {
             Ok(legs) => {
                 self.first = Some(legs);
                 Ok(())
             }
             Err(error) => {
-                let kind = not_reached(&self.config.rendezvous, &error);
+                let kind = self.servers.explain(not_reached(&self.config.rendezvous, &error));
                 Err(Error::new(Operation::Join, kind).on(self.config.rank).caused_by(error))
             }
         }
@@ -109,6 +111,20 @@ impl<N: Net> Prepared<N> {
     }
 }
 
+/// A race for a server that ends in the connections of a registration.
+fn poll_race<N: Net>(
+    cx: &mut Context<'_>,
+    servers: &mut Servers<N>,
+    number: usize,
+    racing: &mut Racing<N, Legs<N>>,
+) -> Poll<io::Result<Legs<N>>> {
+    racing.poll(cx, &mut servers.legs(number)).map_ok(|(mut legs, side)| {
+        legs.elect(side);
+        servers.won(number, legs.main.remote);
+        legs
+    })
+}
+
 /// A join under way.
 pub(crate) struct Joiner<N: Net> {
     net: N,
@@ -117,9 +133,12 @@ pub(crate) struct Joiner<N: Net> {
     deadline: Instant,
     rounds: Rounds,
     rounds_timer: Timer,
-    servers: Vec<Server>,
+    servers: Servers<N>,
     client: Client,
     client_timer: Timer,
+    /// The number of the server that this rank turned to last, and the race for it, until that is decided.
+    server: usize,
+    racing: Option<Racing<N, Legs<N>>>,
     legs: Option<Legs<N>>,
     /// Opened ahead of the join.
     warm: Option<Legs<N>>,
@@ -146,7 +165,7 @@ impl<N: Net> Joiner<N> {
             security: membership.security,
             sprays: config.spray,
             suites: Suites::of_machine(net.machine().has_aes),
-            servers: servers.len(),
+            servers: servers.count(),
         };
         let clock = Arc::new(net.clone());
         let deadline = now + config.join_deadline;
@@ -156,6 +175,8 @@ impl<N: Net> Joiner<N> {
             rounds_timer: Timer::new(clock.clone()),
             client: Client::new(now, identity, seed),
             client_timer: Timer::new(clock),
+            server: 0,
+            racing: None,
             legs: None,
             warm: first,
             meet,
@@ -213,8 +234,8 @@ impl<N: Net> Joiner<N> {
             self.drain_client()?;
             let mut moved = self.poll_control(cx);
             if let (Some(round), Some(legs)) = (&mut self.round, &mut self.legs) {
-                let other = legs.other.as_mut().map(|(local, listener)| (*local, listener));
-                let mut locals = Locals { main: (legs.local, &mut legs.listener), other };
+                let other = legs.other.as_mut().map(|other| (other.local, &mut other.listener));
+                let mut locals = Locals { main: (legs.main.local, &mut legs.main.listener), other };
                 let linked = round.linked();
                 moved |= round.poll(cx, &self.net, &mut locals);
                 if round.linked() > linked {
@@ -234,7 +255,7 @@ impl<N: Net> Joiner<N> {
     /// Hands links and control channel over; the listener closes.
     fn finish(&mut self) -> Joined {
         let round = self.round.take().expect("only a round finishes");
-        let control = match self.legs.take().map(|legs| legs.main) {
+        let control = match self.legs.take().map(|legs| legs.main.leg) {
             Some(Leg::Established(control)) => Some(control),
             Some(Leg::None | Leg::Connecting(..)) | None => None,
         };
@@ -253,12 +274,12 @@ impl<N: Net> Joiner<N> {
     fn lifeline(&self, session: SessionId, nonce: Nonce) -> Box<dyn Lifeline> {
         let (rank, size) = (self.config.rank, self.config.size);
         let resumption = Resumption { session, group: self.membership.key.id(), rank, size, nonce };
-        let ways = self.servers.iter().map(|server| (local_for(&self.config, server.main), server.main)).collect();
-        Box::new(Reconnect::new(self.net.clone(), ways, resumption, Timer::new(Arc::new(self.net.clone()))))
+        let servers = self.servers.beginning_with(self.server);
+        Box::new(Reconnect::new(self.net.clone(), servers, resumption))
     }
 
     fn upgrades(&self, roster: Digest, relayed: Vec<Relayed>) -> Box<dyn Upgrade> {
-        let (net, servers) = (self.net.clone(), self.servers.clone());
+        let (net, servers) = (self.net.clone(), self.servers.beginning_with(self.server));
         let prepare = move |config, membership| {
             let (net, servers) = (net.clone(), servers.clone());
             Prepared { net, config, membership, servers, first: None }
@@ -272,32 +293,25 @@ impl<N: Net> Joiner<N> {
     fn drain_client(&mut self) -> Result<()> {
         while let Some(output) = self.client.poll_output() {
             match output {
-                ClientOutput::Connect(number) => {
+                ClientOutput::Connect { server, elsewhere } => {
                     self.abandon_round();
                     if let Some(legs) = self.legs.take() {
                         legs.abandon();
                     }
+                    self.server = server;
                     // Connections opened ahead of the join serve for the first time only.
-                    let legs = self.warm.take().map_or_else(
-                        || Legs::new(&self.net, &self.config, self.servers[number % self.servers.len()]),
-                        Ok,
-                    );
-                    match legs {
-                        Ok(legs) => self.legs = Some(legs),
-                        Err(error) => {
-                            self.client.handle_input(self.net.now(), ClientInput::Disconnected(error.kind()));
-                        }
-                    }
+                    self.legs = self.warm.take();
+                    self.racing = self.legs.is_none().then(|| self.servers.race(server, elsewhere, true));
                 }
                 ClientOutput::Send(message) => {
-                    if let Some(Legs { main: Leg::Established(control), .. }) = &mut self.legs {
+                    let main = self.legs.as_mut().map(|legs| &mut legs.main.leg);
+                    if let Some(Leg::Established(control)) = main {
                         control.queue(&message.emit());
                     }
                 }
                 ClientOutput::Vouch(nonce) => {
                     if let Some(legs) = &mut self.legs {
-                        legs.vantage.vouch(nonce);
-                        legs.other_leg.vouch(nonce);
+                        legs.vouch(nonce);
                     }
                 }
                 ClientOutput::Joined(handout, key_pair) => self.start_round(&handout, key_pair)?,
@@ -325,14 +339,15 @@ impl<N: Net> Joiner<N> {
                 let mut seed = [0; 8];
                 self.net.fill_entropy(&mut seed);
                 let means = Means {
-                    relay: self.config.relay.then_some(legs.server.main),
+                    relay: self.config.relay.then_some(legs.main.remote),
                     relay_likely,
                     sprays: self.config.spray,
                     peers: self.config.peers,
                     seed: u64::from_be_bytes(seed),
                 };
                 let credentials = Credentials::new(key, key_pair, security, roster, rank, chain.clone());
-                self.round = Some(Round::new(&self.net, rank, credentials, means, self.config.peers_at_once_max));
+                let (at_once_max, relays) = (self.config.peers_at_once_max, legs.ways());
+                self.round = Some(Round::new(&self.net, rank, credentials, means, at_once_max, relays));
                 Ok(())
             }
             Some(RoundsOutput::Mismatch { peer, theirs }) => {
@@ -347,18 +362,20 @@ impl<N: Net> Joiner<N> {
     }
 
     fn poll_control(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(legs) = &mut self.legs else { return false };
         let now = self.net.now();
+        let is_raced = self.racing.is_some();
+        if let Some(racing) = &mut self.racing {
+            let Poll::Ready(result) = poll_race(cx, &mut self.servers, self.server, racing) else { return false };
+            self.racing = None;
+            match result {
+                Ok(legs) => self.legs = Some(legs),
+                Err(error) => self.client.handle_input(now, ClientInput::Disconnected(error.kind())),
+            }
+        }
+        let Some(legs) = &mut self.legs else { return is_raced };
         if !legs.is_announced {
-            let connected = match &legs.main {
-                Leg::Connecting(..) => match legs.poll_main(cx, now) {
-                    Poll::Pending => return false,
-                    Poll::Ready(result) => result,
-                },
-                Leg::Established(_) | Leg::None => Ok(()),
-            };
             legs.is_announced = true;
-            let input = connected.and_then(|()| legs.connected(&self.net));
+            let input = legs.connected(&self.net, self.servers.has_others(self.server));
             let input = input.unwrap_or_else(|error| ClientInput::Disconnected(error.kind()));
             self.client.handle_input(now, input);
             return true;
@@ -367,7 +384,7 @@ impl<N: Net> Joiner<N> {
         for _ in 0..failed {
             self.client.handle_input(now, ClientInput::Unvouched);
         }
-        let Leg::Established(control) = &mut legs.main else { return failed > 0 };
+        let Leg::Established(control) = &mut legs.main.leg else { return failed > 0 };
         let flushed = control.poll_flush(cx);
         let input = match (control.poll_receive(cx, ServerMessage::parse), flushed) {
             (Poll::Ready(Ok(message)), _) => ClientInput::Message(message),
@@ -381,7 +398,7 @@ impl<N: Net> Joiner<N> {
             (Poll::Pending, _) => return failed > 0,
         };
         if !matches!(input, ClientInput::Message(_)) {
-            legs.main = Leg::None;
+            legs.main.leg = Leg::None;
         }
         self.client.handle_input(now, input);
         true
@@ -423,7 +440,7 @@ impl<N: Net> Joiner<N> {
             let size = self.config.size;
             return error(ErrorKind::GroupIncomplete { present, size, missing, other_key, running });
         }
-        error(unregistered(&self.client, &self.config.rendezvous))
+        error(self.servers.explain(unregistered(&self.client, &self.config.rendezvous)))
     }
 }
 
@@ -452,7 +469,7 @@ mod tests {
             config.join_deadline = Duration::from_secs(1);
             let chain = secrets[rank as usize].map(|byte| Arc::new(Chain::from([byte; 32])));
             let membership = Membership { key: key.clone(), security: Security::Encrypted, chain };
-            let servers = resolve(&net, &config).await.expect("an address");
+            let servers = Servers::new(net, &config, membership.key.id()).expect("an address");
             let prepared = Prepared { net, config, membership, servers, first: None };
             prepared.join().await.map(|comm| comm.into_link().info().peer)
         };

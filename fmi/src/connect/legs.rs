@@ -1,44 +1,55 @@
-//! Connections from one fresh local port to one rendezvous, and the addresses of each rendezvous.
+//! Connections to one place of a rendezvous: from one fresh local port for each address family.
 
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::task::{Context, Poll};
 
+use super::racing::{Contender, connect_any};
 use super::round::STRANGERS_MAX;
 use crate::config::Config;
-use crate::error::{Error, ErrorKind, Operation, Result};
 use crate::net::framed::Framed;
-use crate::net::{BoxFuture, ByteStream, Listener, Net, within};
+use crate::net::{BoxFuture, ByteStream, Listener, Net};
+use crate::proto::race::{Place, Side};
 use crate::proto::rendezvous::client::{Entropy, Input as ClientInput};
 use crate::proto::rendezvous::{ClientMessage, Nonce, SERVER_MESSAGE_BYTES_MAX, SIZE_MAX, ServerMessage};
 use crate::time::Instant;
 
-/// Endpoints of one rendezvous.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Server {
-    pub(super) main: SocketAddr,
-    /// Where it sees this rank a second time.
-    vantage: Option<SocketAddr>,
-    /// Over the other address family.
-    other: Option<SocketAddr>,
+/// Where else a place sees this rank.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Vantages<'a> {
+    /// On the port that follows.
+    NextPort,
+    /// At one of these, of the same family.
+    These(&'a [SocketAddr]),
 }
 
-/// Connections from one fresh local port to one server. The main one carries the registration, the
-/// others vouch for it.
-pub(super) struct Legs<N: Net> {
-    pub(super) server: Server,
-    began: Instant,
-    /// The local port of main connection, vantage and listener.
+/// What a rank has of one address family.
+pub(super) struct End<N: Net> {
+    side: Side,
+    /// The address of the rendezvous.
+    pub(super) remote: SocketAddr,
+    /// The local port of connections and listener.
     pub(super) local: SocketAddr,
     pub(super) listener: N::Listener,
-    pub(super) main: Leg<N::Stream>,
-    pub(super) vantage: Leg<N::Stream>,
-    /// Over the other address family, with its own port and listener.
-    pub(super) other: Option<(SocketAddr, N::Listener)>,
-    pub(super) other_leg: Leg<N::Stream>,
-    /// When the main connection was established.
+    pub(super) leg: Leg<N::Stream>,
+    /// When the connection was established.
     connected_at: Instant,
+}
+
+/// Connections to one place of a server. The main one carries the registration, the others vouch for it.
+pub(super) struct Legs<N: Net> {
+    began: Instant,
+    /// Once it is elected, the connection that carries the registration.
+    pub(super) main: End<N>,
+    /// From the port of the preferred end.
+    pub(super) vantage: Leg<N::Stream>,
+    /// Of the other address family.
+    pub(super) other: Option<End<N>>,
+    /// An end that this machine cannot have.
+    missing: Option<(Side, io::Error)>,
+    /// Whether the preferred end was too late or failed: then it is not waited for, but may still vouch.
+    is_overtaken: bool,
     /// Whether the client machine knows the outcome.
     pub(super) is_announced: bool,
 }
@@ -51,8 +62,13 @@ pub(super) enum Leg<S> {
 }
 
 impl<S: ByteStream> Leg<S> {
-    fn is_hopeful(&self) -> bool {
-        !matches!(self, Self::None)
+    /// Whether it is established, or may be soon.
+    fn is_hopeful(&self, is_late: bool) -> bool {
+        match self {
+            Self::None => false,
+            Self::Connecting(..) => !is_late,
+            Self::Established(_) => true,
+        }
     }
 
     /// Connects; true when it is decided.
@@ -96,63 +112,100 @@ impl<S: ByteStream> Leg<S> {
 }
 
 impl<N: Net> Legs<N> {
-    /// Listens on a fresh port, and connects from there. The vantage comes first: what a counting NAT
+    /// Listens on fresh ports, and connects from there. The vantage comes first: what a counting NAT
     /// gave last is then what the main endpoint sees.
-    pub(super) fn new(net: &N, config: &Config, server: Server) -> io::Result<Self> {
+    pub(super) fn new(net: &N, config: &Config, place: Place, vantages: Vantages<'_>) -> io::Result<Self> {
         let backlog = config.size.saturating_add(STRANGERS_MAX).min(SIZE_MAX);
-        let any = local_for(config, server.main);
-        let listener = net.listen(any, backlog)?;
-        let local = SocketAddr::new(any.ip(), listener.local_addr()?.port());
-        let connect = |local: SocketAddr, remote: Option<SocketAddr>| match remote {
-            Some(remote) => Leg::Connecting(Box::pin(net.connect(local, remote)), None),
-            None => Leg::None,
+        let end = |side, remote| -> io::Result<End<N>> {
+            let any = local_for(config, remote);
+            let listener = net.listen(any, backlog)?;
+            let local = SocketAddr::new(any.ip(), listener.local_addr()?.port());
+            let leg = Leg::Connecting(Box::pin(net.connect(local, remote)), None);
+            Ok(End { side, remote, local, listener, leg, connected_at: net.now() })
         };
-        // A machine without the other family has no use for it.
-        let other = server.other.and_then(|remote| {
-            let any = unspecified(remote);
-            let listener = net.listen(any, backlog).ok()?;
-            let port = listener.local_addr().ok()?.port();
-            Some((SocketAddr::new(any.ip(), port), listener))
-        });
-        let other_leg =
-            connect(other.as_ref().map_or(local, |(local, _)| *local), server.other.filter(|_| other.is_some()));
-        Ok(Self {
-            server,
+        let preferred = end(Side::Preferred, place.preferred);
+        let other = place.other.map(|remote| end(Side::Other, remote));
+        // A machine without a family has no use for it.
+        let (main, other, missing) = match (preferred, other) {
+            (Ok(main), None) => (main, None, None),
+            (Ok(main), Some(Ok(other))) => (main, Some(other), None),
+            (Ok(main), Some(Err(error))) => (main, None, Some((Side::Other, error))),
+            (Err(error), Some(Ok(other))) => (other, None, Some((Side::Preferred, error))),
+            (Err(error), None | Some(Err(_))) => return Err(error),
+        };
+        let mut legs = Self {
             began: net.now(),
-            local,
-            listener,
-            vantage: connect(local, server.vantage),
-            main: connect(local, Some(server.main)),
+            main,
+            vantage: Leg::None,
             other,
-            other_leg,
-            connected_at: net.now(),
+            missing,
+            is_overtaken: false,
             is_announced: false,
-        })
-    }
-
-    /// Waits until the main connection is decided; the others may come later.
-    pub(super) fn poll_main(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<io::Result<()>> {
-        let _ = self.poll_others(cx);
-        let polled = self.main.poll_connect(cx);
-        if matches!(polled, Poll::Ready(Ok(()))) {
-            self.connected_at = now;
+        };
+        if legs.main.side == Side::Preferred {
+            legs.vantage = legs.second(net, vantages);
         }
-        polled
+        Ok(legs)
     }
 
-    /// Makes progress on the others; the number that failed.
+    /// Connects to where the main end is seen a second time.
+    fn second(&self, net: &N, vantages: Vantages<'_>) -> Leg<N::Stream> {
+        let End { local, remote, .. } = self.main;
+        let mut remotes = match vantages {
+            Vantages::NextPort => {
+                remote.port().checked_add(1).map(|port| SocketAddr::new(remote.ip(), port)).into_iter().collect()
+            }
+            Vantages::These(all) => {
+                all.iter().copied().filter(|it| it.is_ipv4() == remote.is_ipv4()).collect::<Vec<_>>()
+            }
+        };
+        match remotes.len() {
+            0 => Leg::None,
+            1 => Leg::Connecting(Box::pin(net.connect(local, remotes.remove(0))), None),
+            _ => {
+                let ways = remotes.into_iter().map(|remote| (local, remote)).collect();
+                Leg::Connecting(Box::pin(connect_any(net.clone(), ways)), None)
+            }
+        }
+    }
+
+    /// Makes the connection of a side the main one. The other one may come later, to vouch.
+    pub(super) fn elect(&mut self, side: Side) {
+        if self.main.side != side
+            && let Some(other) = &mut self.other
+        {
+            std::mem::swap(&mut self.main, other);
+            self.is_overtaken = true;
+        }
+    }
+
+    /// Makes progress on the others; the number of those that were announced and failed.
     pub(super) fn poll_others(&mut self, cx: &mut Context<'_>) -> usize {
         let mut failed = 0;
-        for leg in [&mut self.vantage, &mut self.other_leg] {
+        for leg in [Some(&mut self.vantage), self.other.as_mut().map(|other| &mut other.leg)].into_iter().flatten() {
             failed += usize::from(matches!(leg.poll_connect(cx), Poll::Ready(Err(_))));
             leg.poll_end(cx);
         }
-        failed
+        if self.is_overtaken { 0 } else { failed }
+    }
+
+    /// Says on each of the others which registration it vouches for.
+    pub(super) fn vouch(&mut self, nonce: Nonce) {
+        self.vantage.vouch(nonce);
+        if let Some(other) = &mut self.other {
+            other.leg.vouch(nonce);
+        }
+    }
+
+    /// Where the rendezvous is reached, the way that works first, each from any port.
+    pub(super) fn ways(&self) -> Vec<(SocketAddr, SocketAddr)> {
+        let ends = std::iter::once(&self.main).chain(&self.other);
+        ends.map(|end| (SocketAddr::new(end.local.ip(), 0), end.remote)).collect()
     }
 
     /// Gives the connections up. What of a registration is still on its way must not arrive after the next one.
     pub(super) fn abandon(self) {
-        for leg in [self.main, self.vantage, self.other_leg] {
+        for leg in [Some(self.main.leg), Some(self.vantage), self.other.map(|other| other.leg)].into_iter().flatten() {
             if let Leg::Established(framed) = leg {
                 framed.stream().reset_on_drop();
             }
@@ -160,60 +213,44 @@ impl<N: Net> Legs<N> {
     }
 
     /// What the main connection tells the client machine, with entropy that is drawn now.
-    pub(super) fn connected(&self, net: &N) -> io::Result<ClientInput> {
-        let Leg::Established(control) = &self.main else { return Err(io::ErrorKind::NotConnected.into()) };
+    pub(super) fn connected(&self, net: &N, has_others: bool) -> io::Result<ClientInput> {
+        let Leg::Established(control) = &self.main.leg else { return Err(io::ErrorKind::NotConnected.into()) };
         let mut entropy = Entropy { nonce: [0; 16], seed: [0; 32] };
         net.fill_entropy(&mut entropy.nonce);
         net.fill_entropy(&mut entropy.seed);
-        let vouches = [&self.vantage, &self.other_leg].map(|leg| u8::from(leg.is_hopeful()));
+        let others = [Some(&self.vantage), self.other.as_ref().map(|other| &other.leg)];
+        let vouches = others.into_iter().flatten().map(|leg| u8::from(leg.is_hopeful(self.is_overtaken))).sum();
         Ok(ClientInput::Connected {
             locals: vec![control.stream().local_addr()?],
-            round_trip: self.connected_at - self.began,
-            vouches: vouches.iter().sum(),
+            round_trip: self.main.connected_at - self.began,
+            vouches,
+            has_others,
             entropy,
         })
     }
 }
 
-impl<N: Net> fmt::Debug for Legs<N> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Legs").field("server", &self.server).field("local", &self.local).finish_non_exhaustive()
+impl<N: Net> Contender for Legs<N> {
+    fn poll_side(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<(Side, io::Result<()>)> {
+        if let Some((side, error)) = self.missing.take() {
+            return Poll::Ready((side, Err(error)));
+        }
+        // A failure is seen once the registration tells how many vouch for it.
+        let _ = self.vantage.poll_connect(cx);
+        for end in self.other.iter_mut().chain([&mut self.main]) {
+            if let Poll::Ready(result) = end.leg.poll_connect(cx) {
+                end.connected_at = now;
+                return Poll::Ready((end.side, result));
+            }
+        }
+        Poll::Pending
     }
 }
 
-/// Finds the endpoints of every rendezvous that the configuration names.
-pub(super) async fn resolve<N: Net>(net: &N, config: &Config) -> Result<Vec<Server>> {
-    let deadline = net.now() + config.join_deadline;
-    let invalid = |what: String| Error::new(Operation::Join, ErrorKind::InvalidConfig(what)).on(config.rank);
-    let find = async |name: &str| {
-        let found = within(net, deadline, net.resolve(name)).await;
-        found.map_err(|error| invalid(format!("cannot resolve {name:?}: {error}")).caused_by(error))
-    };
-    let mut vantages = Vec::new();
-    if let Some(named) = config.vantage.as_ref().filter(|named| *named != "off") {
-        for name in named.split(',') {
-            vantages.push(find(name.trim()).await?);
-        }
+impl<N: Net> fmt::Debug for Legs<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Legs").field("ways", &self.ways()).finish_non_exhaustive()
     }
-    let mut servers = Vec::new();
-    for (number, name) in config.rendezvous.split(',').map(str::trim).enumerate() {
-        let usable = |address: &SocketAddr| config.bind.is_unspecified() || address.is_ipv4() == config.bind.is_ipv4();
-        let addresses: Vec<_> = find(name).await?.into_iter().filter(usable).collect();
-        // Peers meet over IPv4 wherever both have it; IPv6 is the other family of those that have both.
-        let is_v4 = addresses.iter().any(SocketAddr::is_ipv4);
-        let other = addresses.iter().copied().find(|address| address.is_ipv4() != is_v4);
-        let first = servers.len();
-        for main in addresses.iter().copied().filter(|address| address.is_ipv4() == is_v4) {
-            let given = vantages.get(number).map(|found| found.iter().copied().find(|it| it.is_ipv4() == is_v4));
-            let next = main.port().checked_add(1).map(|port| SocketAddr::new(main.ip(), port));
-            let vantage = if config.vantage.is_none() { next } else { given.flatten() };
-            servers.push(Server { main, vantage, other });
-        }
-        if servers.len() == first {
-            return Err(invalid(format!("{name:?} has no usable address")));
-        }
-    }
-    Ok(servers)
 }
 
 fn unspecified(remote: SocketAddr) -> SocketAddr {

@@ -2,15 +2,17 @@
 //!
 //! They move bytes between sockets and the machines of [`crate::proto`], which hold all policy: `rendezvous::client`
 //! registers, `join` times rounds, `mesh` and `punch` connect pairs, `session` proves who is there, `upgrade` replaces
-//! relayed connections, `resume` finds a rendezvous again. Nothing here knows what the links are used for.
+//! relayed connections, `race` chooses among addresses, `resume` finds a rendezvous again. Nothing here knows what the links are used for.
 
 mod blame;
 mod join;
 mod joined;
 mod legs;
 mod lifeline;
+mod racing;
 mod relay;
 mod round;
+mod servers;
 mod upgrade;
 
 pub(crate) use blame::not_reached;

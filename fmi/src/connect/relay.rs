@@ -5,13 +5,14 @@ use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::racing::connect_any;
 use crate::net::Net;
 use crate::proto::rendezvous::{ClientMessage, Refusal, RelayRequest, ServerMessage};
 
 /// Longest answer to a request: `Relayed`, or a refusal.
 const ANSWER_BYTES_MAX: usize = 64;
 
-/// Connects to the rendezvous and asks to be joined with a peer; completes once the peer is there. From
+/// Connects to the rendezvous, the first of several ways that works, and asks to be joined with a peer; completes once the peer is there. From
 /// then on the stream carries the bytes of the peer.
 ///
 /// # Errors
@@ -19,11 +20,10 @@ const ANSWER_BYTES_MAX: usize = 64;
 /// relays no more, and else `ConnectionRefused`.
 pub(super) async fn connect<N: Net>(
     net: N,
-    local: SocketAddr,
-    rendezvous: SocketAddr,
+    ways: Vec<(SocketAddr, SocketAddr)>,
     request: RelayRequest,
 ) -> io::Result<N::Stream> {
-    let mut stream = net.connect(local, rendezvous).await?;
+    let mut stream = connect_any(net, ways).await?;
     stream.write_all(&ClientMessage::Relay(request).emit()).await?;
     // Exactly one message: what follows is the peer's.
     let mut length = [0; 4];

@@ -131,10 +131,19 @@ pub(super) struct Round<N: Net> {
     chains: BTreeMap<u32, Arc<Chain>>,
     linked: usize,
     wanted: usize,
+    /// Where the rendezvous relays.
+    relays: Vec<(SocketAddr, SocketAddr)>,
 }
 
 impl<N: Net> Round<N> {
-    pub(super) fn new(net: &N, rank: u32, credentials: Credentials, means: Means, peers_at_once_max: usize) -> Self {
+    pub(super) fn new(
+        net: &N,
+        rank: u32,
+        credentials: Credentials,
+        means: Means,
+        peers_at_once_max: usize,
+        relays: Vec<(SocketAddr, SocketAddr)>,
+    ) -> Self {
         let roster = credentials.roster().clone();
         let size = roster.size();
         Self {
@@ -153,6 +162,7 @@ impl<N: Net> Round<N> {
             chains: BTreeMap::new(),
             linked: 0,
             wanted: means.peers.of(rank, size).len(),
+            relays,
         }
     }
 
@@ -341,7 +351,7 @@ impl<N: Net> Round<N> {
             let roster = self.credentials.roster();
             let nonce = roster.peers[self.rank as usize].nonce;
             let request = RelayRequest { session: roster.session, from: self.rank, to: peer, nonce };
-            let connect = relay::connect(net.clone(), local, remote, request);
+            let connect = relay::connect(net.clone(), self.relays.clone(), request);
             self.push_abortable(peer, async move { Event::Connected { peer, attempt, path, result: connect.await } });
         } else {
             let connect = net.connect(local, remote);

@@ -3,9 +3,12 @@
 //! Pure; `fmi::connect` drives it. It survives a rendezvous that is not there yet, dies, or
 //! restarts before the group is handed out: it connects and registers anew until its deadline. With
 //! several servers it turns to the next one when one fails, and when it has waited without success for a while:
-//! ranks that cannot reach the first server wait at the second one.
+//! ranks that cannot reach the first server wait at the second one. All ranks have the servers in one
+//! order ([`crate::race::weight`]), so that they begin at the same one. How a server is reached is for [`crate::race`]; where
+//! its name has several addresses of one family they may be machines of their own, and a rank that waited without success at
+//! one turns to the next.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -28,7 +31,8 @@ use fmi_net::time::Instant;
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// Longest pause before another connection.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// A server that does not complete a TCP handshake in this time is given up: three lost SYNs.
+/// A server whose name is not resolved, or at none of whose addresses a TCP handshake completes, in this time is given up:
+/// three lost SYNs.
 const CONNECT_MAX: Duration = Duration::from_secs(3);
 /// How often a waiting client asks for the state.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
@@ -84,8 +88,10 @@ pub enum Input {
         locals: Vec<SocketAddr>,
         /// How long it took to establish.
         round_trip: Duration,
-        /// Connections under way, or established, on which to vouch.
+        /// Connections under way, or established, on which to vouch, as far as they are worth waiting for.
         vouches: u8,
+        /// Whether the server has further addresses, at which a part of the group may wait.
+        has_others: bool,
         /// Entropy for this registration alone, drawn now: two copies of a machine that was saved earlier differ.
         entropy: Entropy,
     },
@@ -104,9 +110,14 @@ pub enum Input {
 /// What to do.
 #[derive(Debug)]
 pub enum Output {
-    /// Open a connection to the server of this number, from a fresh local port, and others to its vantages
+    /// Open a connection to a server, from a fresh local port, and others to its vantages
     /// from the same; drop older ones.
-    Connect(usize),
+    Connect {
+        /// Its number.
+        server: usize,
+        /// Whether to begin with another of its addresses than the last time.
+        elsewhere: bool,
+    },
     /// Send a message.
     Send(ClientMessage),
     /// Vouch for this registration on each of the other connections, as soon as it is established.
@@ -135,6 +146,8 @@ pub struct Client {
     entropy: ChaCha8Rng,
     state: State,
     server: usize,
+    /// Servers that could not be reached the last time.
+    unreachable: BTreeSet<usize>,
     /// How long to wait at one server.
     patience: Backoff,
     key_pair: Option<KeyPair>,
@@ -148,6 +161,11 @@ pub struct Client {
     outputs: VecDeque<Output>,
 }
 
+/// Begins where it was.
+fn connect_to(server: usize) -> Output {
+    Output::Connect { server, elsewhere: false }
+}
+
 impl Client {
     /// Makes a client that connects at once; `seed` draws its pauses.
     pub fn new(now: Instant, identity: Identity, seed: [u8; 32]) -> Self {
@@ -156,6 +174,7 @@ impl Client {
             entropy: ChaCha8Rng::from_seed(seed),
             state: State::Connecting { until: now + CONNECT_MAX },
             server: 0,
+            unreachable: BTreeSet::new(),
             patience: Backoff::new(MOVE_MIN, MOVE_MAX),
             key_pair: None,
             backoff: Backoff::new(PAUSE_MIN, PAUSE_MAX),
@@ -164,16 +183,18 @@ impl Client {
             waiting: None,
             session: None,
             nonce: [0; 16],
-            outputs: VecDeque::from([Output::Connect(0)]),
+            outputs: VecDeque::from([connect_to(0)]),
         }
     }
 
     /// Takes what happened.
     pub fn handle_input(&mut self, now: Instant, input: Input) {
         match input {
-            Input::Connected { locals, round_trip, vouches, entropy } => {
+            Input::Connected { locals, round_trip, vouches, has_others, entropy } => {
                 if matches!(self.state, State::Connecting { .. }) {
-                    self.register(now, locals, round_trip, vouches, entropy);
+                    self.unreachable.remove(&self.server);
+                    self.register(locals, round_trip, vouches, entropy);
+                    self.wait(now, has_others);
                 }
             }
             Input::Unvouched => {
@@ -198,9 +219,10 @@ impl Client {
                 self.disconnected(now, io::ErrorKind::TimedOut);
             }
             State::Waiting { move_at, .. } if now >= move_at => {
-                self.server = (self.server + 1) % self.identity.servers.max(1);
+                self.server = self.next_server();
                 self.patience.fail();
-                self.connect(now);
+                self.outputs.push_back(Output::Connect { server: self.server, elsewhere: true });
+                self.state = State::Connecting { until: now + CONNECT_MAX };
             }
             State::Waiting { ping_at, answer_until, move_at } if now >= ping_at => {
                 self.outputs.push_back(Output::Send(ClientMessage::Ping));
@@ -253,7 +275,6 @@ impl Client {
 
     fn register(
         &mut self,
-        now: Instant,
         locals: Vec<SocketAddr>,
         round_trip: Duration,
         vouches: u8,
@@ -261,26 +282,33 @@ impl Client {
     ) {
         self.nonce = nonce;
         let key_pair = KeyPair::from_seed(seed);
-        let Identity { rank, size, instance, ref key, security, sprays, suites, servers } = self.identity;
+        let Identity { rank, size, instance, ref key, security, sprays, suites, .. } = self.identity;
         let (group, name) = (key.id(), key.name_tag());
         let card = Card { version: wire::VERSION, security, sprays, suites, public: *key_pair.public(), locals };
         self.key_pair = Some(key_pair);
         let card = card.seal(key, &Holder { rank, size, epoch: 0, nonce: &nonce });
         let registration = Registration { group, name, rank, size, instance, nonce, round_trip, vouches, card };
-        if vouches > 0 {
-            self.outputs.push_back(Output::Vouch(nonce));
-        }
+        self.outputs.push_back(Output::Vouch(nonce));
         self.outputs.push_back(Output::Send(ClientMessage::Register(registration)));
+    }
+
+    fn wait(&mut self, now: Instant, has_others: bool) {
         let patience = self.move_after();
-        let move_at = if servers > 1 { now + patience } else { Instant::FAR_FUTURE };
+        let move_at = if self.identity.servers > 1 || has_others { now + patience } else { Instant::FAR_FUTURE };
         self.state = State::Waiting { ping_at: now + PING_INTERVAL, answer_until: now + ANSWER_MAX, move_at };
     }
 
-    /// Ranks that wait at different servers meet by chance, the sooner the longer each waits at one.
+    fn next_server(&self) -> usize {
+        (self.server + 1) % self.identity.servers.max(1)
+    }
+
+    /// Ranks that wait at different servers meet by chance, the sooner the longer each waits at one. A rank that could not
+    /// reach the next one is where those who can will come, and waits until they have.
     fn move_after(&mut self) -> Duration {
         let least = self.patience.pause();
         let span = u64::try_from(least.as_nanos()).expect("MOVE_MAX is short");
-        least + Duration::from_nanos(self.entropy.next_u64() % span)
+        let head_start = if self.unreachable.contains(&self.next_server()) { least } else { Duration::ZERO };
+        head_start + least + Duration::from_nanos(self.entropy.next_u64() % span)
     }
 
     fn hear(&mut self, now: Instant, message: ServerMessage) {
@@ -350,7 +378,10 @@ impl Client {
                 if !self.last_failure.is_some_and(comes_first) {
                     self.last_failure = Some(kind);
                 }
-                self.server = (self.server + 1) % self.identity.servers.max(1);
+                if matches!(self.state, State::Connecting { .. }) {
+                    self.unreachable.insert(self.server);
+                }
+                self.server = self.next_server();
                 self.pause(now);
             }
             // A complete group goes on without its rendezvous.
@@ -371,7 +402,7 @@ impl Client {
     }
 
     fn connect(&mut self, now: Instant) {
-        self.outputs.push_back(Output::Connect(self.server));
+        self.outputs.push_back(connect_to(self.server));
         self.state = State::Connecting { until: now + CONNECT_MAX };
     }
 }
@@ -392,8 +423,13 @@ mod tests {
         let (rank, size, instance, sprays) = (1, 2, [3; 16], false);
         let identity = Identity { rank, size, instance, key, security, sprays, suites, servers };
         let mut client = Client::new(Instant::ZERO, identity, [5; 32]);
-        assert!(matches!(client.poll_output(), Some(Output::Connect(0))));
+        assert!(matches!(client.poll_output(), Some(Output::Connect { server: 0, .. })));
         client
+    }
+
+    fn connected(entropy: u8, vouches: u8, has_others: bool) -> Input {
+        let entropy = Entropy { nonce: [entropy; 16], seed: [entropy; 32] };
+        Input::Connected { locals: vec![], round_trip: SECOND, vouches, has_others, entropy }
     }
 
     fn registered(client: &mut Client, now: Instant) -> Registration {
@@ -401,8 +437,8 @@ mod tests {
     }
 
     fn registered_with(client: &mut Client, now: Instant, entropy: u8) -> Registration {
-        let entropy = Entropy { nonce: [entropy; 16], seed: [entropy; 32] };
-        client.handle_input(now, Input::Connected { locals: vec![], round_trip: SECOND, vouches: 0, entropy });
+        client.handle_input(now, connected(entropy, 0, false));
+        assert!(matches!(client.poll_output(), Some(Output::Vouch(nonce)) if nonce == [entropy; 16]));
         match client.poll_output() {
             Some(Output::Send(ClientMessage::Register(registration))) => registration,
             other => panic!("no registration: {other:?}"),
@@ -457,7 +493,7 @@ mod tests {
             pauses.push(at - now);
             now = at;
             client.handle_timeout(now);
-            assert!(matches!(client.poll_output(), Some(Output::Connect(0))));
+            assert!(matches!(client.poll_output(), Some(Output::Connect { server: 0, .. })));
         }
         assert!(pauses[0] < PAUSE_MIN && pauses[11] >= PAUSE_MAX / 2 && pauses[11] < PAUSE_MAX, "{pauses:?}");
     }
@@ -483,7 +519,7 @@ mod tests {
         assert!(client.poll_output().is_none(), "another session does not matter");
         client.handle_input(Instant::ZERO, Input::Message(ServerMessage::Dissolved([9; 16])));
         assert!(matches!(client.poll_output(), Some(Output::Dissolved)));
-        assert!(matches!(client.poll_output(), Some(Output::Connect(0))));
+        assert!(matches!(client.poll_output(), Some(Output::Connect { server: 0, .. })));
     }
 
     #[test]
@@ -492,7 +528,7 @@ mod tests {
         client.handle_input(Instant::ZERO, Input::Disconnected(io::ErrorKind::ConnectionRefused));
         let (at, _) = client.poll_timeout().expect("pausing");
         client.handle_timeout(at);
-        assert!(matches!(client.poll_output(), Some(Output::Connect(1))));
+        assert!(matches!(client.poll_output(), Some(Output::Connect { server: 1, .. })));
         registered(&mut client, at);
         let waiting = |now: Instant, client: &mut Client| {
             let waiting = Waiting {
@@ -510,13 +546,20 @@ mod tests {
             now = client.poll_timeout().expect("something is due").0;
             client.handle_timeout(now);
             match client.poll_output() {
-                Some(Output::Connect(server)) => break server,
+                Some(Output::Connect { server, elsewhere: true }) => break server,
                 Some(Output::Send(ClientMessage::Ping)) | None => {}
                 other => panic!("{other:?}"),
             }
         };
         assert_eq!(moved, 0);
-        assert!(now - at >= MOVE_MIN && now - at <= 2 * MOVE_MIN, "{:?}", now - at);
+        // Those who reach the first server come within that time.
+        assert!(now - at >= 2 * MOVE_MIN && now - at <= 3 * MOVE_MIN, "{:?}", now - at);
+        registered(&mut client, now);
+        let State::Waiting { move_at, .. } = client.state else { panic!("waiting") };
+        assert!(
+            move_at - now >= 2 * MOVE_MIN && move_at - now <= 4 * MOVE_MIN,
+            "its patience has doubled, and no more"
+        );
     }
 
     #[test]
@@ -598,20 +641,42 @@ mod tests {
             client.state = State::Waiting { ping_at: Instant::FAR_FUTURE, answer_until: Instant::FAR_FUTURE, move_at };
             client.handle_timeout(now);
             let output = client.poll_output();
-            assert!(matches!(output, Some(Output::Connect(server)) if server == expected), "{output:?}");
+            assert!(
+                matches!(output, Some(Output::Connect { server, elsewhere: true }) if server == expected),
+                "{output:?}"
+            );
         }
     }
 
     #[test]
-    fn a_registration_with_vouches_announces_its_nonce() {
-        for vouches in [0, 2] {
+    fn a_connection_that_is_not_waited_for_may_vouch_all_the_same() {
+        for expected in [0, 2] {
             let mut client = client();
-            let entropy = Entropy { nonce: [8; 16], seed: [8; 32] };
-            client
-                .handle_input(Instant::ZERO, Input::Connected { locals: vec![], round_trip: SECOND, vouches, entropy });
-            let first = client.poll_output();
-            assert_eq!(matches!(first, Some(Output::Vouch(_))), vouches > 0, "{first:?}");
+            client.handle_input(Instant::ZERO, connected(8, expected, false));
+            assert!(matches!(client.poll_output(), Some(Output::Vouch(nonce)) if nonce == [8; 16]));
+            let Some(Output::Send(ClientMessage::Register(Registration { vouches, .. }))) = client.poll_output() else {
+                panic!("no registration")
+            };
+            assert_eq!(vouches, expected);
         }
+    }
+
+    #[test]
+    fn a_server_with_further_addresses_is_left_for_the_next_of_them() {
+        let mut client = client();
+        client.handle_input(Instant::ZERO, connected(8, 0, true));
+        let State::Waiting { move_at, .. } = client.state else { panic!("waiting") };
+        assert!(move_at < Instant::ZERO + 2 * MOVE_MIN);
+        client.state = State::Waiting { ping_at: Instant::FAR_FUTURE, answer_until: Instant::FAR_FUTURE, move_at };
+        client.outputs.clear();
+        client.handle_timeout(move_at);
+        assert!(matches!(client.poll_output(), Some(Output::Connect { server: 0, elsewhere: true })));
+        client.handle_input(move_at, Input::Disconnected(io::ErrorKind::ConnectionRefused));
+        client.handle_timeout(move_at + SECOND);
+        assert!(
+            matches!(client.poll_output(), Some(Output::Connect { server: 0, elsewhere: false })),
+            "all were tried"
+        );
     }
 
     #[test]
@@ -625,7 +690,7 @@ mod tests {
             move_at
         };
         assert_eq!(moves(1, 5), Instant::FAR_FUTURE);
-        let times: std::collections::BTreeSet<Instant> = (0..50).map(|seed| moves(2, seed)).collect();
+        let times: BTreeSet<Instant> = (0..50).map(|seed| moves(2, seed)).collect();
         assert!(times.len() > 40, "they meet by chance");
         let (first, last) = (times.first().expect("some"), times.last().expect("some"));
         assert!(*first >= Instant::ZERO + MOVE_MIN && *first < Instant::ZERO + MOVE_MIN * 5 / 4, "{first:?}");
