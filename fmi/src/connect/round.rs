@@ -225,7 +225,8 @@ impl<N: Net> Round<N> {
                 Poll::Ready(Ok(stream)) => self.accepted(net, stream),
                 Poll::Ready(Err(error)) => {
                     tracing::debug!(%error, "a connection could not be accepted");
-                    self.not_accepted = self.not_accepted.or(Some(error.kind()).filter(|kind| comes_first(*kind)));
+                    self.not_accepted =
+                        self.not_accepted.or_else(|| Some(error.kind()).filter(|kind| comes_first(*kind)));
                     break;
                 }
                 Poll::Pending => break,

@@ -156,16 +156,15 @@ impl<N: Net> Servers<N> {
     }
 
     /// Adds which names have no address, as far as that explains that no server was reached.
-    pub(super) fn explain(&self, kind: ErrorKind) -> ErrorKind {
+    pub(super) fn explain(&self, mut kind: ErrorKind) -> ErrorKind {
         let all: Vec<_> = self.servers.iter().filter_map(|server| server.trouble.as_deref()).collect();
-        match kind {
-            ErrorKind::RendezvousUnreachable { address, last, cause } if !all.is_empty() => {
-                let trouble = all.join("; ");
-                let last = if self.servers.len() == 1 { trouble } else { format!("{last}; {trouble}") };
-                ErrorKind::RendezvousUnreachable { address, last, cause }
-            }
-            other => other,
+        if let ErrorKind::RendezvousUnreachable { last, .. } = &mut kind
+            && !all.is_empty()
+        {
+            let trouble = all.join("; ");
+            *last = if self.servers.len() == 1 { trouble } else { format!("{last}; {trouble}") };
         }
+        kind
     }
 
     /// Where an attempt to join begins and ends.

@@ -263,7 +263,7 @@ fn what_begins_in_the_middle_or_aims_at_the_gateway_is_refused_as_configured() {
     let kind = |verdict: Verdict| match verdict {
         Verdict::Reply(Side::Inside, packet) if packet.segment().is_some_and(|it| it.rst) => "an RST".to_owned(),
         Verdict::Reply(Side::Inside, packet) => {
-            packet.icmp_error().map_or("an echo".to_owned(), |it| format!("{}/{}", it.kind, it.code))
+            packet.icmp_error().map_or_else(|| "an echo".to_owned(), |it| format!("{}/{}", it.kind, it.code))
         }
         Verdict::Drop(reason) => format!("{reason:?}"),
         other => panic!("{other:?}"),
