@@ -37,8 +37,9 @@ pub(super) const STRANGERS_MAX: u32 = 64;
 /// While a group forms, idle connections are probed this often. A peer that gave the round up may have
 /// closed with an RST that was lost; only a probe tells a rank that waits in the barrier.
 const JOINING_KEEPALIVE: Duration = Duration::from_secs(1);
-/// How long a peer may then be silent.
-const JOINING_SILENCE_MAX: Duration = Duration::from_secs(5);
+/// How long a peer may then be silent. What is repeated while a path is cut comes back up to twice as late as the path does,
+/// so gaps of nearly four seconds are outlived.
+const JOINING_SILENCE_MAX: Duration = Duration::from_secs(8);
 
 /// A stream, and the proof of its other end.
 type Peers<S> = (S, Proven);

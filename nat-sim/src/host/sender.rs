@@ -229,7 +229,7 @@ impl Sender {
     }
 
     fn advance(&mut self, now: Instant, to: u32) -> Vec<Part> {
-        let (mut trip, mut count) = (None, 0);
+        let (mut trip, mut is_repeated, mut count) = (None, false, 0);
         while let Some(first) = self.sent.front_mut() {
             if after(first.part.end(), to) {
                 if after(to, first.part.sequence) {
@@ -237,12 +237,13 @@ impl Sender {
                 }
                 break;
             }
-            // A repeated one may be answered for its first sending (Karn).
-            trip = Some(now - first.at).filter(|_| !first.is_repeated).or(trip);
+            trip = trip.or_else(|| Some(now - first.at));
+            is_repeated |= first.is_repeated;
             count += 1;
             self.sent.pop_front();
         }
-        if let Some(trip) = trip {
+        // A repeated segment may be answered for its first sending (Karn), and what came with it waited for it.
+        if let Some(trip) = trip.filter(|_| !is_repeated) {
             self.measure(trip);
         }
         self.unacknowledged = to;
@@ -405,6 +406,28 @@ mod tests {
         several.send(Instant::ZERO, part(10, 10));
         assert_eq!(several.handle_timeout(at(28), false), Due::Again(vec![part(10, 10)]), "the last one first");
         assert_eq!(several.handle_timeout(at(238), false), Due::Again(vec![part(0, 10)]));
+    }
+
+    #[test]
+    fn the_round_trip_is_not_that_of_what_waited_for_a_repetition() {
+        let mut sender = sender();
+        let before = sender.rto();
+        for number in 0..4 {
+            sender.send(at(0), part(10 * number, 10));
+        }
+        // The first one is lost, and with it for long all news of the others.
+        let now = at(5000);
+        assert!(matches!(sender.handle_timeout(now, false), Due::Again(_)));
+        sender.hear(now + TRIP, 40, 1000, false);
+        assert_eq!(sender.rto(), before);
+        sender.send(at(6000), part(40, 10));
+        sender.send(at(6004), part(50, 10));
+        sender.hear(at(6100), 60, 1000, false);
+        assert_eq!(
+            sender.trip.map(|(smooth, _)| smooth),
+            Some((TRIP * 7 + Duration::from_millis(100)) / 8),
+            "the first one's"
+        );
     }
 
     #[test]
