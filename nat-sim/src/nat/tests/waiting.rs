@@ -62,7 +62,7 @@ fn the_room_for_waiting_fragments_is_used_to_the_last_byte_and_comes_back() {
         assert_eq!(nat.next_verdict(), None);
         assert_eq!(nat.outbound(now, second(base + 304, 1024)), Verdict::Held);
         assert_eq!(nat.outbound(now, second(base + 305, 21)), FULL);
-        // 30 s later the others have waited in vain.
+        // 30 s later the others have waited without success.
         let until = now + Duration::from_secs(30);
         assert_eq!(nat.next_deadline(), Some(until));
         assert!(nat.tick(until - NANO).is_empty());
