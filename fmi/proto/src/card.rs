@@ -105,6 +105,15 @@ pub fn local_is_allowed(local: SocketAddr, observed: IpAddr) -> bool {
     local.port() != 0 && (local.ip() == observed || is_near)
 }
 
+#[cfg(test)]
+impl Card {
+    /// That of a rank of this version, on a machine that has everything, without addresses of its own.
+    pub(crate) fn sample(security: Security) -> Self {
+        let suites = Suites::of_machine(true);
+        Self { version: VERSION, security, sprays: false, suites, public: [5; 32], locals: Vec::new() }
+    }
+}
+
 impl Card {
     /// Seals the card for the peers of `holder`.
     pub fn seal(&self, key: &Key, holder: &Holder<'_>) -> Vec<u8> {

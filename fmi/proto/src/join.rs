@@ -137,10 +137,7 @@ mod tests {
     use super::*;
     use crate::candidate::Peer;
     use crate::card::Card;
-    use crate::cipher::Suites;
-    use crate::exchange::KeyPair;
     use crate::rendezvous::Observed;
-    use crate::wire::VERSION;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -149,19 +146,11 @@ mod tests {
     }
 
     fn roster(securities: &[Option<Security>]) -> Roster {
-        let public = *KeyPair::from_seed([1; 32]).public();
         let peer = |security: &Option<Security>| Peer {
             nonce: [0; 16],
             observed: Observed::once(([1, 1, 1, 1], 1).into()),
             round_trip: Duration::ZERO,
-            card: security.map(|security| Card {
-                version: VERSION,
-                security,
-                sprays: false,
-                suites: Suites::of_machine(true),
-                public,
-                locals: vec![],
-            }),
+            card: security.map(Card::sample),
         };
         Roster { session: [0; 16], epoch: 0, digest: [0; 32], peers: securities.iter().map(peer).collect() }
     }

@@ -208,10 +208,8 @@ mod tests {
     use super::*;
     use crate::candidate::Peer;
     use crate::card::{Card, Security};
-    use crate::cipher::Suites;
     use crate::rendezvous::Observed;
     use crate::schedule::Peers;
-    use crate::wire::VERSION;
     use std::io;
 
     fn mesh(rank: u32, size: u8, attempts_max: usize) -> Mesh {
@@ -220,19 +218,11 @@ mod tests {
 
     fn seeded(rank: u32, size: u8, attempts_max: usize, seed: u64) -> Mesh {
         let observed = |rank: u8| Observed::once(([1, 1, 1, rank], 1).into());
-        let card = Card {
-            version: VERSION,
-            security: Security::Encrypted,
-            sprays: false,
-            suites: Suites::of_machine(true),
-            public: [5; 32],
-            locals: Vec::new(),
-        };
         let peer = |rank| Peer {
             nonce: [0; 16],
             observed: observed(rank),
             round_trip: Duration::ZERO,
-            card: Some(card.clone()),
+            card: Some(Card::sample(Security::Encrypted)),
         };
         let roster = Roster { session: [0; 16], epoch: 0, digest: [0; 32], peers: (0..size).map(peer).collect() };
         let means = Means { relay: None, relay_likely: false, sprays: false, peers: Peers::All, seed };

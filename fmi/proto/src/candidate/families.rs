@@ -45,10 +45,8 @@ mod tests {
     use super::*;
     use crate::candidate::{Means, Pairing, Roster, Technique};
     use crate::card::{Card, Security};
-    use crate::cipher::Suites;
     use crate::rendezvous::Observed;
     use crate::schedule::Peers;
-    use crate::wire::VERSION;
 
     fn at(text: &str) -> SocketAddr {
         text.parse().expect("an address")
@@ -56,9 +54,8 @@ mod tests {
 
     fn peer(main: &str, other: Option<&str>) -> Peer {
         let observed = Observed { other: other.map(at), ..Observed::once(at(main)) };
-        let (security, suites) = (Security::Encrypted, Suites::of_machine(true));
-        let card = Card { version: VERSION, security, sprays: false, suites, public: [0; 32], locals: Vec::new() };
-        Peer { nonce: [0; 16], observed, round_trip: Duration::from_millis(10), card: Some(card) }
+        let card = Some(Card::sample(Security::Encrypted));
+        Peer { nonce: [0; 16], observed, round_trip: Duration::from_millis(10), card }
     }
 
     fn plan(own: &Peer, their: &Peer) -> Pairing {

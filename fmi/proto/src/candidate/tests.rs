@@ -2,23 +2,13 @@
 
 use super::*;
 use crate::card::Security;
-use crate::cipher::Suites;
-use crate::wire::VERSION;
 
 fn at(text: &str) -> SocketAddr {
     text.parse().expect("an address")
 }
 
 fn peer(main: &str, second: &str, local: &str) -> Peer {
-    let (version, security) = (VERSION, Security::Encrypted);
-    let card = Card {
-        version,
-        security,
-        sprays: false,
-        suites: Suites::of_machine(true),
-        public: [0; 32],
-        locals: vec![at(local)],
-    };
+    let card = Card { locals: vec![at(local)], ..Card::sample(Security::Encrypted) };
     Peer {
         nonce: [0; 16],
         observed: Observed { second: Some(at(second)), ..Observed::once(at(main)) },

@@ -48,8 +48,7 @@ impl Case {
 
     fn card(&self, rank: u32) -> Vec<u8> {
         let suites = Suites::of_machine(self.has_aes[rank as usize]);
-        let (version, security, public) = (VERSION, self.security, *key_pair(rank).public());
-        let card = Card { version, security, sprays: false, suites, public, locals: vec![] };
+        let card = Card { suites, public: *key_pair(rank).public(), ..Card::sample(self.security) };
         card.seal(&self.key(), &Holder { rank, size: 3, epoch: 0, nonce: &nonce(rank) })
     }
 
@@ -292,8 +291,7 @@ fn the_suite_is_the_best_that_both_offer_and_nobody_can_lower_it() {
 #[test]
 fn a_key_of_low_order_is_refused() {
     let mut case = Case::new(Security::Encrypted);
-    let (version, security, suites) = (VERSION, Security::Encrypted, Suites::of_machine(true));
-    let card = Card { version, security, sprays: false, suites, public: [0; 32], locals: vec![] };
+    let card = Card { public: [0; 32], ..Card::sample(Security::Encrypted) };
     case.handout.members[1].card = card.seal(&case.key(), &Holder { rank: 1, size: 3, epoch: 0, nonce: &nonce(1) });
     assert!(matches!(case.credentials(0).hello(1, [4; 16]), Err(Stranger::Key(_))));
 }
