@@ -69,7 +69,7 @@ fn protocols_know_no_more_of_the_seam_than_its_time() {
 }
 
 /// Packages that are published.
-const PACKAGES: [&str; 7] = ["fmi", "fmi/cli", "fmi/net", "fmi/proto", "fmi/sys", "nat-sim", "scenarios"];
+const PACKAGES: [&str; 8] = ["fmi", "fmi/cli", "fmi/net", "fmi/proto", "fmi/store", "fmi/sys", "nat-sim", "scenarios"];
 
 #[test]
 fn every_package_carries_both_licences_and_a_readme() {
@@ -113,7 +113,9 @@ fn no_package_enables_planted_faults() {
 
 #[test]
 fn nothing_spawns_or_selects() {
-    for file in below(&root(), &["fmi/cli/src", "fmi/net/src", "fmi/src", "nat-sim/src", "scenarios/src"]) {
+    for file in
+        below(&root(), &["fmi/cli/src", "fmi/net/src", "fmi/src", "fmi/store/src", "nat-sim/src", "scenarios/src"])
+    {
         let text = fs::read_to_string(&file).expect("readable");
         for word in ["tokio::spawn", "tokio::select!", "spawn_blocking", "sync::watch"] {
             assert!(!text.contains(word), "{} has {word}", file.display());
