@@ -33,6 +33,7 @@ use crate::channel::stream::Link;
 use crate::channel::{Channel, LinkInfo, memory};
 use crate::communicator::base::Base;
 use crate::config::Config;
+use crate::connect::meeting::{Met, meet as meet_in_store};
 use crate::connect::{Joined, Joiner, Prepared};
 use crate::engine::{Engine, Shared, Until};
 use crate::error::{Error, ErrorKind, Operation, Path, Result};
@@ -43,6 +44,10 @@ use crate::proto::group::OpId;
 use crate::proto::rank::{Members, Rank, Slot};
 use crate::schedule::Connections;
 use crate::time::Instant;
+use fmi_store::Store;
+
+/// Time for each operation of a group in a store, if [`Config::operation_deadline`] has none.
+pub const STORE_DEADLINE: Duration = Duration::from_secs(600);
 /// How often a rank that leaves looks whether what it sent has been acknowledged.
 const ACKNOWLEDGED_PAUSE: Duration = Duration::from_millis(100);
 
@@ -130,6 +135,60 @@ impl Communicator {
     #[tracing::instrument(skip_all, fields(rank = config.rank))]
     pub async fn connect<N: Net>(net: N, config: &Config) -> Result<Self> {
         Prepared::new(net, config).await?.join().await
+    }
+
+    /// Joins the group of `config` in a store, without a rendezvous: the ranks meet there, and what they send each other lies
+    /// there until it is read. Nobody needs to be reachable, and no server but the store.
+    ///
+    /// A store cannot tell a rank that is dead from one that computes, so that here each operation has a deadline:
+    /// [`Config::operation_deadline`], or [`STORE_DEADLINE`]. What a rank has sent is in the store once it has
+    /// [left](Communicator::leave); dropping the communicator loses what is under way.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> fmi::Result<()> {
+    /// # use std::sync::Arc;
+    /// let net = fmi::RealNet::new();
+    /// let store = Arc::new(fmi::store::MemoryStore::new(net));
+    /// let ranks = (0..3).map(|rank| {
+    ///     let store = store.clone();
+    ///     async move {
+    ///         let config = fmi::Config::new(rank, 3, "demo", "");
+    ///         let comm = fmi::Communicator::connect_by_store(net, &config, store).await?;
+    ///         let mut sum = [0];
+    ///         comm.allreduce(&[rank], &mut sum, fmi::op::Sum).await?;
+    ///         comm.leave().await;
+    ///         fmi::Result::Ok(sum[0])
+    ///     }
+    /// });
+    /// assert_eq!(futures_util::future::try_join_all(ranks).await?, [3, 3, 3]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidConfig`] at once; [`ErrorKind::Store`] when the store fails, or hands out what nobody of the
+    /// group put there; [`ErrorKind::GroupIncomplete`] at the join deadline.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the group, which forms without this rank or not at all.
+    #[tracing::instrument(skip_all, fields(rank = config.rank))]
+    pub async fn connect_by_store<N: Net>(net: N, config: &Config, store: Arc<dyn Store>) -> Result<Self> {
+        config.check_but_rendezvous().map_err(|error| error.on(config.rank))?;
+        let deadline = net.now() + config.join_deadline;
+        let costs = Costs::store(store.traits().patience.map(|patience| patience.pause_min));
+        let Met { mut channels, session } = meet_in_store(&net, config, store, deadline).await?;
+        let own = |rank| channels.remove(&rank).map(|channel| Box::new(channel) as Box<dyn Channel>);
+        let channels = (0..config.size).map(own).collect();
+        let parts = crate::engine::Parts { channels, control: None, session, upgrade: None, lifeline: None };
+        let config =
+            Config { operation_deadline: config.operation_deadline.or(Some(STORE_DEADLINE)), ..config.clone() };
+        let comm = Self::over(&config, Arc::new(net), parts);
+        comm.join_barrier(deadline).await?;
+        comm.shared.with(|engine| engine.costs = costs);
+        comm.mark_formed();
+        Ok(comm)
     }
 
     /// A group of `size` ranks in this process, connected by memory, by rank: for threads, and for tests of programs

@@ -67,6 +67,9 @@ pub struct Config {
     /// each other. Their order does not matter: each group turns to them in an order of its own, equal on all its ranks, as
     /// long as these call each server by the same name.
     pub rendezvous: String,
+    /// How long a message in a store lives at least that nobody reads. Default 1 h; too short, and a rank that is slow finds
+    /// nothing. What is read is deleted at once. `FMI_STORE_TTL`.
+    pub store_time_to_live: Duration,
     /// Second endpoint on which each rendezvous sees this rank, `host:port` or `off`; that makes known at
     /// once what a NAT does with ports. Default: the next port of the same address, which
     /// `fmi rendezvous` serves. Of several, the first belongs to the first rendezvous, and so on. `FMI_VANTAGE`.
@@ -154,6 +157,7 @@ impl Config {
             size,
             group: group.into(),
             rendezvous: rendezvous.into(),
+            store_time_to_live: Duration::from_secs(3600),
             key: None,
             allow_weak_key: false,
             bind: Ipv4Addr::UNSPECIFIED.into(),
@@ -276,6 +280,12 @@ impl Config {
     /// # Errors
     /// [`ErrorKind::InvalidConfig`] that names the field and its value.
     pub fn check(&self) -> Result<()> {
+        self.check_but_rendezvous()?;
+        self.check_addresses()
+    }
+
+    /// Checks every value of a group that has no rendezvous.
+    pub(crate) fn check_but_rendezvous(&self) -> Result<()> {
         if self.size == 0 || self.size > SIZE_MAX {
             return Err(invalid(format!("the size is {}; it must be from 1 to {SIZE_MAX}", self.size)));
         }
@@ -288,7 +298,6 @@ impl Config {
                 "the group's name has {length} bytes; it must have 1 to {GROUP_NAME_BYTES_MAX}"
             )));
         }
-        self.check_addresses()?;
         self.check_key()?;
         self.check_limits()?;
         self.check_algorithms()
@@ -327,6 +336,7 @@ impl Config {
 
     fn check_limits(&self) -> Result<()> {
         for (name, is_zero) in [
+            ("store_time_to_live", self.store_time_to_live.is_zero()),
             ("join_deadline", self.join_deadline.is_zero()),
             ("punch_deadline", self.punch_deadline.is_zero()),
             ("operation_deadline", self.operation_deadline.is_some_and(|limit| limit.is_zero())),

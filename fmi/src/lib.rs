@@ -68,14 +68,15 @@ pub(crate) use fmi_proto::{datatype, key, model, schedule};
 
 pub use channel::LinkInfo;
 pub use communicator::{
-    Communicator, Destination, Group, Invocation, Message, Persistent, PersistentRecv, PersistentSend, Source, Status,
-    Tag,
+    Communicator, Destination, Group, Invocation, Message, Persistent, PersistentRecv, PersistentSend, STORE_DEADLINE,
+    Source, Status, Tag,
 };
 pub use config::{Config, Peers};
 pub use datatype::{Bool, Datatype, Element};
 pub use error::{Error, ErrorKind, Operation, Path, Result};
 pub use fmi_net::time;
 pub use fmi_proto::{bytemuck, element, error, op};
+pub use fmi_store as store;
 pub use key::Secret;
 #[cfg(feature = "real")]
 pub use net::real::RealNet;

@@ -112,6 +112,8 @@ pub enum Technique {
     Spray,
     /// Through the rendezvous.
     Relay,
+    /// Through a store.
+    Store,
 }
 
 impl Technique {
@@ -119,7 +121,7 @@ impl Technique {
     pub fn is_likely(self) -> bool {
         match self {
             Self::Local | Self::Direct | Self::Reversal | Self::Punch | Self::Prediction => true,
-            Self::Listen | Self::Spray | Self::Relay => false,
+            Self::Listen | Self::Spray | Self::Relay | Self::Store => false,
         }
     }
 }
@@ -138,6 +140,7 @@ impl Route {
     pub fn technique(self, planned: Technique) -> Technique {
         match self.path {
             Path::Relay => Technique::Relay,
+            Path::Store => Technique::Store,
             Path::Direct if self.is_other_family => Technique::Punch,
             Path::Private if planned != Technique::Direct => Technique::Local,
             Path::Private | Path::Direct => planned,
@@ -156,6 +159,7 @@ impl fmt::Display for Technique {
             Self::Prediction => "prediction",
             Self::Spray => "spray",
             Self::Relay => "relay",
+            Self::Store => "store",
         })
     }
 }
@@ -307,6 +311,8 @@ impl Roster {
             plan.near(if rank < peer { Duration::ZERO } else { HEAD_START + allowance(self.size()) });
         }
         match technique {
+            // Nobody plans for a store.
+            Technique::Store => {}
             _ if is_across => {}
             Technique::Local | Technique::Direct | Technique::Punch => plan.observed(Pace::Eager),
             // A firewall before this rank wants to see a SYN to where the peer's will come from.

@@ -55,10 +55,24 @@ pub(crate) const DOWN: Label = label("fmi 3 down", "a key of a stream");
 pub(crate) const CHAIN: Label = label("fmi 3 chain", "the secret of a connection");
 /// Of the records that follow those of a key.
 pub(crate) const NEXT: Label = label("fmi 3 next", "a later key of a stream");
+/// Of the names of a group's bodies in a store before it has met.
+pub(crate) const LOBBY: Label = label("fmi 3 lobby", "the key of the names of a group that meets in a store");
+/// Of what ranks tell each other in a store while they meet.
+pub(crate) const MEETING: Label = label("fmi 3 meeting", "the key of a decision in a store");
+/// Of the names of a group's bodies in a store.
+pub(crate) const NAMES: Label = label("fmi 3 names", "the key of the names in a store");
+/// Of what a pair has in a store.
+pub(crate) const STORE: Label = label("fmi 3 store", "the secret of a pair for a store");
+/// Of all bodies of one direction.
+pub(crate) const OBJECTS: Label = label("fmi 3 objects", "the key of bodies in a store");
+/// Of one body.
+pub(crate) const OBJECT: Label = label("fmi 3 object", "the key of a body in a store");
+/// Of the salts of bodies.
+pub(crate) const SALTS: Label = label("fmi 3 salts", "the key of salts");
 
 /// All labels, for a test that no two are one.
 #[cfg(test)]
-const LABELS: [Label; 15] = [
+const LABELS: [Label; 22] = [
     GROUP,
     PUBLIC_GROUP,
     PAIR_GROUP,
@@ -74,6 +88,13 @@ const LABELS: [Label; 15] = [
     DOWN,
     CHAIN,
     NEXT,
+    LOBBY,
+    MEETING,
+    NAMES,
+    STORE,
+    OBJECTS,
+    OBJECT,
+    SALTS,
 ];
 
 /// Secret bytes: a key for one purpose, or what one is made of. They do not move in memory, are wiped in the end, and are

@@ -23,6 +23,8 @@ pub enum Path {
     Direct,
     /// Through the rendezvous.
     Relay,
+    /// Through a store.
+    Store,
 }
 
 impl fmt::Display for Path {
@@ -31,6 +33,7 @@ impl fmt::Display for Path {
             Self::Private => "private",
             Self::Direct => "direct",
             Self::Relay => "relay",
+            Self::Store => "store",
         })
     }
 }
@@ -54,6 +57,8 @@ pub enum ErrorKind {
     },
     /// The rendezvous refused this rank.
     Refused(Refusal),
+    /// A request to the store failed, or what it handed out was not what was put there.
+    Store(String),
     /// Ranks were still missing at the deadline.
     GroupIncomplete {
         /// Ranks that the rendezvous knew of, this one included.
@@ -145,6 +150,7 @@ impl ErrorKind {
                 "start one with `fmi rendezvous --listen ADDR`, and check FMI_RENDEZVOUS and the firewalls on the way"
             }
             Self::Refused(refusal) => refusal.advice(),
+            Self::Store(_) => "check FMI_STORE, whether the store runs, and what this process may do there",
             Self::GroupIncomplete { running: true, .. } => {
                 "a group of this name and key is already running: use another FMI_GROUP, or wait for it to end"
             }
@@ -194,6 +200,7 @@ impl fmt::Display for ErrorKind {
                 write!(f, "the rendezvous at {address} could not be tried ({last})")
             }
             Self::Refused(refusal) => write!(f, "the rendezvous refused this rank: {refusal}"),
+            Self::Store(what) => f.write_str(what),
             Self::GroupIncomplete { present, size, missing, .. } => {
                 write!(f, "{present} of {size} ranks registered in time; rank {missing} is missing")
             }
@@ -314,6 +321,7 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self.0.kind {
             ErrorKind::RendezvousUnreachable { .. }
+            | ErrorKind::Store(_)
             | ErrorKind::GroupIncomplete { .. }
             | ErrorKind::Unconnected { .. }
             | ErrorKind::PeerLost(_)

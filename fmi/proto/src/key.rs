@@ -103,6 +103,12 @@ impl Key {
         Self::derived(derive::PAIR_GROUP, &[self.0.as_bytes(), roster, &low.to_be_bytes(), &high.to_be_bytes()])
     }
 
+    /// A key of a group for one purpose.
+    pub(crate) fn derive(&self, label: derive::Label, parts: &[&[u8]]) -> KeyBytes {
+        let all: Vec<&[u8]> = [&self.0.as_bytes()[..]].into_iter().chain(parts.iter().copied()).collect();
+        KeyBytes::new(label, &all)
+    }
+
     fn derived(label: derive::Label, parts: &[&[u8]]) -> Self {
         Self(Arc::new(KeyBytes::new(label, parts)))
     }

@@ -41,6 +41,7 @@ pub mod resume;
 pub mod schedule;
 mod scope;
 pub mod session;
+pub mod stored;
 pub mod tcpunch;
 pub mod upgrade;
 pub mod wire;

@@ -65,6 +65,13 @@ impl Costs {
         }
     }
 
+    /// Functions and a store, which is asked again after `pause` where it has no bells: about 1 ms, or twice the pause, and
+    /// 100 MB/s.
+    pub fn store(pause: Option<Duration>) -> Self {
+        let latency = pause.map_or(Duration::from_millis(1), |pause| 2 * pause);
+        Self { latency, overhead: latency / 10, byte_ns: 10.0, ..Self::region() }
+    }
+
     /// The time of a schedule of `shape` among `size` ranks.
     pub fn time(&self, shape: &Shape, size: u32) -> Duration {
         let share = |most: f64, total: f64| most.max(self.crowding * total / f64::from(size.max(1)));

@@ -36,6 +36,7 @@ use super::wire::{Reader, VERSION, WireError, Write};
 use crate::cipher::Suite;
 use crate::derive::{self, KEY_BYTES, KeyBytes, Tag};
 use crate::key::Key;
+use crate::stored::object::Sealer;
 
 /// First bytes of a hello: a name and the version of the protocol.
 const MAGIC: [u8; 4] = [b'F', b'M', b'I', VERSION];
@@ -181,6 +182,17 @@ impl Credentials {
     /// Peers with which an exchange has been made.
     pub fn exchanges(&self) -> usize {
         self.pairs.iter().filter(|pair| pair.get().is_some()).count()
+    }
+
+    /// What seals bodies in a store for `peer`, and opens those of `peer` for this rank.
+    ///
+    /// # Errors
+    /// As [`Credentials::hello`].
+    pub fn sealers(&self, peer: u32) -> Result<(Sealer, Sealer), Stranger> {
+        let pair = self.pair(peer)?;
+        let secret = KeyBytes::new(derive::STORE, &[pair.key.as_bytes()]);
+        let sealer = |from, to| Sealer::new(self.security, pair.suite, &secret, from, to);
+        Ok((sealer(self.rank, peer), sealer(peer, self.rank)))
     }
 
     /// What to say first to `peer`. `nonce` is for this stream alone.

@@ -1,8 +1,9 @@
 //! The seam between a group and what carries its frames to one peer.
 //!
 //! A channel carries frames (an [`Envelope`] and its payload) in both directions, whole and in order. It knows
-//! nothing of operations: whose a frame is, is decided above. There are two: [`stream`], over a byte stream that
-//! is direct or relayed and may be replaced by a better one, and [`memory`], between ranks of one process.
+//! nothing of operations: whose a frame is, is decided above. There are three: [`stream`], over a byte stream that
+//! is direct or relayed and may be replaced by a better one, [`memory`], between ranks of one process, and [`stored`], by
+//! bodies in a store.
 
 use std::fmt;
 use std::io;
@@ -16,6 +17,7 @@ use crate::proto::wire::WireError;
 use crate::time::Instant;
 
 pub(crate) mod memory;
+pub(crate) mod stored;
 pub(crate) mod stream;
 
 /// How a peer is reached.
@@ -43,6 +45,8 @@ pub(crate) enum ChannelError {
     Io(#[from] io::Error),
     #[error("{0}")]
     Wire(#[from] WireError),
+    #[error("{0}")]
+    Store(String),
 }
 
 /// How far a call may go.

@@ -7,7 +7,7 @@ use super::*;
 use crate::op::Sum;
 
 // Word of a departure must fit: whoever drops a communicator does not wait until it goes.
-const WIRES: [Wire; 3] = [Wire::Pipe(256), Wire::Pipe(1 << 16), Wire::Memory];
+const WIRES: [Wire; 4] = [Wire::Pipe(256), Wire::Pipe(1 << 16), Wire::Memory, Wire::Store(1 << 10)];
 
 fn first(_: usize) -> usize {
     0

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use super::Communicator;
+use crate::channel::stored::Postbox;
 use crate::channel::stream::Link;
 use crate::channel::stream::testing::Pipe;
 use crate::channel::{Channel, LinkInfo, memory};
@@ -16,9 +17,15 @@ use crate::config::Config;
 use crate::connect::Control;
 use crate::engine::Parts;
 use crate::error::{Path, Result};
+use crate::key::Key;
 use crate::net::{BoxFuture, Clock, Machine};
 use crate::proto::candidate::Technique;
+use crate::proto::card::Security;
+use crate::proto::cipher::Suite;
+use crate::proto::stored::names::Names;
+use crate::proto::stored::object::Sealer;
 use crate::time::Instant;
+use fmi_store::MemoryStore;
 
 /// A clock that is set by hand; who sleeps is woken when it passes the time.
 #[derive(Default)]
@@ -71,6 +78,8 @@ pub(super) enum Wire {
     Pipe(usize),
     /// Memory.
     Memory,
+    /// A store that takes long messages in parts of this length.
+    Store(usize),
 }
 
 pub(super) struct Bench {
@@ -89,12 +98,30 @@ fn connect(wire: Wire, low: u32, high: u32) -> (Box<dyn Channel>, Box<dyn Channe
             let (near, far) = memory::pair(info(high), info(low));
             (Box::new(near), Box::new(far))
         }
+        Wire::Store(_) => unreachable!("a store connects all at once"),
         Wire::Pipe(width) => {
             let (near, far) = tokio::io::duplex(width);
             let link = |end, peer| Box::new(Link::new(Box::new(Pipe(end, None)), info(peer)));
             (link(near, high), link(far, low))
         }
     }
+}
+
+/// All ends of a group in a store, by rank and peer.
+fn store(clock: HandClock, size: u32, part_bytes: usize) -> Vec<Vec<Option<Box<dyn Channel>>>> {
+    let store = Arc::new(MemoryStore::new(clock).with_part_bytes(part_bytes));
+    let key = Key::new("harness", b"a secret of 16 b");
+    let sealer = |from, to| Sealer::new(Security::Encrypted, Suite::ChaCha20Poly1305, &[3; 32].into(), from, to);
+    let ends = |rank: u32| {
+        let peers = (0..size).filter(|peer| *peer != rank);
+        let sealers = peers.map(|peer| (peer, (sealer(rank, peer), sealer(peer, rank))));
+        let names = Names::of_run(&key, &[7; 32]);
+        let postbox = Postbox::new(store.clone(), names, rank, Duration::from_secs(60), sealers);
+        let mut channels = postbox.into_channels(info);
+        let end = |peer| channels.remove(&peer).map(|channel| Box::new(channel) as Box<dyn Channel>);
+        (0..size).map(end).collect()
+    };
+    (0..size).map(ends).collect()
 }
 
 impl Bench {
@@ -110,10 +137,12 @@ impl Bench {
         mut control: impl FnMut(u32) -> Option<Control>,
     ) -> Self {
         let hands = Arc::<Hands>::default();
-        let mut ends: Vec<Vec<Option<Box<dyn Channel>>>> =
-            (0..size).map(|_| (0..size).map(|_| None).collect()).collect();
+        let mut ends: Vec<Vec<Option<Box<dyn Channel>>>> = match wire {
+            Wire::Store(part_bytes) => store(HandClock(hands.clone()), size, part_bytes),
+            Wire::Pipe(_) | Wire::Memory => (0..size).map(|_| (0..size).map(|_| None).collect()).collect(),
+        };
         for low in 0..size {
-            for high in low + 1..size {
+            for high in (low + 1..size).filter(|_| !matches!(wire, Wire::Store(_))) {
                 let (near, far) = connect(wire, low, high);
                 ends[low as usize][high as usize] = Some(near);
                 ends[high as usize][low as usize] = Some(far);

@@ -12,7 +12,7 @@ use super::*;
 use crate::op::{Max, Sum};
 use crate::request::{Request, Requests, SendRequest, test, wait_all, wait_any, wait_some};
 
-const WIRES: [Wire; 3] = [Wire::Pipe(64), Wire::Pipe(1 << 16), Wire::Memory];
+const WIRES: [Wire; 5] = [Wire::Pipe(64), Wire::Pipe(1 << 16), Wire::Memory, Wire::Store(100), Wire::Store(1 << 16)];
 
 fn first(_: usize) -> usize {
     0

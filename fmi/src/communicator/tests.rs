@@ -15,7 +15,7 @@ use crate::proto::rendezvous::{SERVER_MESSAGE_BYTES_MAX, ServerMessage};
 
 mod long;
 
-const WIRES: [Wire; 3] = [Wire::Pipe(64), Wire::Pipe(1 << 16), Wire::Memory];
+const WIRES: [Wire; 5] = [Wire::Pipe(64), Wire::Pipe(1 << 16), Wire::Memory, Wire::Store(100), Wire::Store(1 << 16)];
 
 fn first(_: usize) -> usize {
     0
@@ -209,7 +209,7 @@ fn an_operation_that_listens_does_not_wait_busily_at_the_frame_of_another() {
 #[test]
 fn many_outstanding_operations_cost_a_few_polls_each() {
     const COUNT: usize = 4000;
-    for wire in [Wire::Pipe(1 << 16), Wire::Memory] {
+    for wire in [Wire::Pipe(1 << 16), Wire::Memory, Wire::Store(1 << 16)] {
         let bench = Bench::new(2, wire);
         let [zero, one] = &bench.comms[..] else { panic!("two ranks") };
         let mut buffers = vec![[0u32]; COUNT];
@@ -471,7 +471,10 @@ proptest! {
     #[test]
     fn whatever_is_called_polled_and_dropped_everything_ends_with_what_was_sent(
         deeds in proptest::collection::vec(deed(), 1..14),
-        width in prop_oneof![Just(Wire::Pipe(1)), Just(Wire::Pipe(64)), Just(Wire::Pipe(5000)), Just(Wire::Memory)],
+        width in prop_oneof![
+            Just(Wire::Pipe(1)), Just(Wire::Pipe(64)), Just(Wire::Pipe(5000)), Just(Wire::Memory), Just(Wire::Store(100)),
+            Just(Wire::Store(5000)),
+        ],
         eager in prop_oneof![Just(1u64), Just(20), Just(300), Just(1 << 18)],
         draws in proptest::collection::vec(0usize..64, 1..40),
     ) {

@@ -149,6 +149,8 @@ settings! {
     "group" "FMI_GROUP" "text", |c| c.group.clone(), |c, given| given.text().map(|it| c.group = it.to_owned());
     "rendezvous" "FMI_RENDEZVOUS" "host:port, or several with commas", |c| c.rendezvous.clone(),
         |c, given| given.text().map(|it| c.rendezvous = it.to_owned());
+    "store_time_to_live" "FMI_STORE_TTL" "time", |c| shown(c.store_time_to_live),
+        |c, given| given.time().map(|it| c.store_time_to_live = it);
     "alone" "FMI_ALONE" "switch", |c| c.is_alone().to_string(), |_, given| given.switch().map(drop);
     "vantage" "FMI_VANTAGE" "host:port, or `off`", |c| c.vantage.clone().unwrap_or_default(),
         |c, given| given.text().map(|it| c.vantage = Some(it.to_owned()));

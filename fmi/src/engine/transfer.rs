@@ -148,6 +148,7 @@ impl Engine {
     fn broke(&mut self, peer: Slot, error: ChannelError) {
         let kind = match error {
             ChannelError::Wire(wire) => ErrorKind::Malformed(wire.to_string()),
+            ChannelError::Store(what) => ErrorKind::Store(what),
             ChannelError::Io(io) if io.kind() == io::ErrorKind::UnexpectedEof => {
                 ErrorKind::ConnectionLost("the peer closed it".into())
             }
@@ -210,7 +211,7 @@ impl Engine {
                 self.check(call)?;
                 Ok(false)
             }
-            Poll::Ready(Err(error @ ChannelError::Wire(_))) => {
+            Poll::Ready(Err(error @ (ChannelError::Wire(_) | ChannelError::Store(_)))) => {
                 self.broke(peer, error);
                 Ok(false)
             }

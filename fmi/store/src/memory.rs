@@ -77,6 +77,13 @@ impl MemoryStore {
         Self { clock: Arc::new(clock), traits, ledger: Ledger::default(), state: Mutex::default() }
     }
 
+    /// Has long messages cut into parts of this length.
+    #[must_use]
+    pub fn with_part_bytes(mut self, part_bytes: usize) -> Self {
+        self.traits.part_bytes = part_bytes;
+        self
+    }
+
     /// How many bodies it holds whose time is not over.
     pub fn len(&self) -> usize {
         let now = self.clock.now();

@@ -1,0 +1,219 @@
+//! Drives the machine by which ranks meet in a store, and makes channels of what comes out.
+
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use fmi_store::{BoxFuture, Name, Placed, Put, Scope, Shelf, Store, StoreError};
+
+use crate::channel::LinkInfo;
+use crate::channel::stored::{Postbox, Stored};
+use crate::config::Config;
+use crate::error::{Error, ErrorKind, Operation, Path, Result};
+use crate::net::{Clock, Net, Timer};
+use crate::proto::candidate::{OtherVersion, Roster, Technique};
+use crate::proto::card::{Card, Holder};
+use crate::proto::cipher::Suites;
+use crate::proto::exchange::KeyPair;
+use crate::proto::rendezvous::{Handout, SessionId};
+use crate::proto::session::Credentials;
+use crate::proto::stored::meeting::{Input, Meeting, Output};
+use crate::proto::stored::names::{Lobby, Names, Spot};
+use crate::proto::wire::VERSION;
+use crate::time::Instant;
+
+/// A rank that has met its group in a store.
+pub(crate) struct Met {
+    pub(crate) channels: BTreeMap<u32, Stored>,
+    pub(crate) session: SessionId,
+}
+
+type Request = BoxFuture<std::result::Result<Input, StoreError>>;
+type Found = BoxFuture<std::result::Result<Vec<(usize, Bytes)>, StoreError>>;
+
+/// A meeting under way.
+struct Visitor {
+    store: Arc<dyn Store>,
+    config: Config,
+    names: Names,
+    meeting: Meeting,
+    requests: Vec<Request>,
+    /// What is waited for, and the request that waits for it.
+    wanted: Vec<Lobby>,
+    wait: Option<Found>,
+}
+
+fn place(names: &Names, spot: Spot) -> Name {
+    Name { shelf: Shelf { scope: Scope(names.scope()), number: spot.shelf }, id: spot.id }
+}
+
+impl Visitor {
+    fn name(&self, body: Lobby) -> Name {
+        place(&self.names, self.names.lobby(body))
+    }
+
+    fn shelf(&self, rank: u32) -> Shelf {
+        Shelf { scope: Scope(self.names.scope()), number: self.names.shelf(rank) }
+    }
+
+    fn error(&self, kind: ErrorKind) -> Error {
+        Error::new(Operation::Join, kind).on(self.config.rank)
+    }
+
+    /// Does what the machine says; ready once the group has met.
+    fn follow(&mut self) -> Poll<Result<Handout>> {
+        while let Some(output) = self.meeting.poll_output() {
+            match output {
+                Output::Put { body, bytes, only_if_absent, ring } => {
+                    let mut put = Put::new(self.name(body), bytes, self.config.store_time_to_live);
+                    put.only_if_absent = only_if_absent;
+                    put.ring = ring.into_iter().map(|rank| self.shelf(rank)).collect();
+                    let placed = self.store.clone().put(put);
+                    self.requests.push(Box::pin(async move {
+                        Ok(match placed.await? {
+                            Placed::Written => Input::Written(body),
+                            Placed::Occupied(there) => Input::Occupied(body, there.to_vec()),
+                        })
+                    }));
+                }
+                Output::Get(body) => {
+                    let got = self.store.clone().get(self.name(body), None);
+                    self.requests
+                        .push(Box::pin(async move { Ok(Input::Found(body, got.await?.map(|bytes| bytes.to_vec()))) }));
+                }
+                Output::Wait(bodies) => (self.wanted, self.wait) = (bodies, None),
+                Output::Met(handout) => return Poll::Ready(Ok(handout)),
+                Output::Failed(trouble) => {
+                    return Poll::Ready(Err(self.error(ErrorKind::Store(trouble.to_string()))));
+                }
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Polls what is under way; true if something came of it.
+    fn poll_requests(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool> {
+        let mut inputs = Vec::new();
+        let mut failure = None;
+        self.requests.retain_mut(|request| match request.as_mut().poll(cx) {
+            Poll::Pending => true,
+            Poll::Ready(result) => {
+                result.map_or_else(|error| failure = Some(error), |input| inputs.push(input));
+                false
+            }
+        });
+        if let Some(error) = failure {
+            return Err(self.store_error(error));
+        }
+        if self.wait.is_none() && !self.wanted.is_empty() {
+            let names = self.wanted.iter().map(|body| self.name(*body)).collect();
+            self.wait = Some(self.store.clone().wait(self.shelf(self.config.rank), names));
+        }
+        if let Some(wait) = &mut self.wait
+            && let Poll::Ready(result) = wait.as_mut().poll(cx)
+        {
+            self.wait = None;
+            // Each body is told of once.
+            let found = result.map_err(|error| self.store_error(error))?;
+            let bodies: Vec<_> = found.iter().filter_map(|(at, _)| self.wanted.get(*at).copied()).collect();
+            inputs.extend(bodies.iter().zip(found).map(|(body, (_, bytes))| Input::Found(*body, Some(bytes.to_vec()))));
+            self.wanted.retain(|body| !bodies.contains(body));
+        }
+        let moved = !inputs.is_empty();
+        inputs.into_iter().for_each(|input| self.meeting.handle_input(now, input));
+        Ok(moved)
+    }
+
+    fn store_error(&self, error: StoreError) -> Error {
+        self.error(ErrorKind::Store(error.to_string())).caused_by(error)
+    }
+
+    /// What was missing at the deadline.
+    fn incomplete(&self) -> Error {
+        let (present, missing) = self.meeting.waiting();
+        let (size, running) = (self.config.size, self.meeting.is_running());
+        let missing = missing.unwrap_or(0);
+        self.error(ErrorKind::GroupIncomplete { present, size, missing, other_key: false, running })
+    }
+}
+
+/// Meets the other ranks of `config` in `store`.
+pub(crate) async fn meet<N: Net>(net: &N, config: &Config, store: Arc<dyn Store>, deadline: Instant) -> Result<Met> {
+    let key = config.group_key();
+    let (rank, size, security) = (config.rank, config.size, config.security());
+    let (mut nonce, mut seed) = ([0; 16], [0; 32]);
+    net.fill_entropy(&mut nonce);
+    net.fill_entropy(&mut seed);
+    let key_pair = KeyPair::from_seed(seed);
+    let suites = Suites::of_machine(net.machine().has_aes);
+    let public = *key_pair.public();
+    let card = Card { version: VERSION, security, sprays: false, suites, public, locals: Vec::new() };
+    let sealed = card.seal(&key, &Holder { rank, size, epoch: 0, nonce: &nonce });
+    let mut visitor = Visitor {
+        store: store.clone(),
+        names: Names::of_lobby(&key, size),
+        meeting: Meeting::new(&key, rank, size, nonce, &sealed),
+        config: config.clone(),
+        requests: Vec::new(),
+        wanted: Vec::new(),
+        wait: None,
+    };
+    let clock: Arc<dyn Clock> = Arc::new(net.clone());
+    let (mut timer, mut last) = (Timer::new(clock.clone()), Timer::new(clock));
+    let handout = poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(result) = visitor.follow() {
+                return Poll::Ready(result);
+            }
+            let now = net.now();
+            if visitor.poll_requests(cx, now)? {
+                continue;
+            }
+            if let Some((at, _)) = visitor.meeting.poll_timeout()
+                && timer.poll_until(cx, at)
+            {
+                visitor.meeting.handle_timeout(net.now());
+                continue;
+            }
+            if last.poll_until(cx, deadline) {
+                return Poll::Ready(Err(visitor.incomplete()));
+            }
+            return Poll::Pending;
+        }
+    })
+    .await?;
+    let roster = Roster::open(&key, &handout).map_err(|OtherVersion { peer, theirs, ours }| {
+        visitor.error(ErrorKind::OtherVersion { theirs, ours }).with_peer(peer)
+    })?;
+    let cards = (0u32..).zip(&roster.peers).filter_map(|(peer, it)| Some((peer, it.card.as_ref()?.security)));
+    if let Some((peer, theirs)) = cards.into_iter().find(|(_, theirs)| *theirs != security) {
+        let (theirs, own) = (theirs.name(), security.name());
+        let what = format!("rank {peer} is configured as {theirs}, this rank as {own}; all ranks must agree");
+        return Err(visitor.error(ErrorKind::InvalidConfig(what)).with_peer(peer));
+    }
+    let (session, digest) = (roster.session, roster.digest);
+    let credentials = Credentials::new(&key, key_pair, security, roster, rank, None);
+    let seal = |peer| {
+        let sealers = credentials.sealers(peer);
+        sealers.map(|sealers| (peer, sealers)).map_err(|stranger| {
+            visitor.error(ErrorKind::Store(format!("what rank {peer} put there: {stranger}"))).with_peer(peer)
+        })
+    };
+    let sealers = (0..size).filter(|peer| *peer != rank).map(seal).collect::<Result<Vec<_>>>()?;
+    let mut postbox = Postbox::new(store, Names::of_run(&key, &digest), rank, config.store_time_to_live, sealers);
+    let (mut litter, decision) = visitor.meeting.litter();
+    litter.extend((rank == 0).then_some(decision));
+    postbox.delete_at_end(litter.into_iter().map(|body| visitor.name(body)).collect());
+    let now = net.now();
+    let channels = postbox.into_channels(|peer| LinkInfo {
+        peer,
+        path: Path::Store,
+        technique: Technique::Store,
+        addresses_known_at: now,
+        connected_at: now,
+        attempts: 1,
+    });
+    Ok(Met { channels, session })
+}
