@@ -113,13 +113,22 @@ struct Peer {
     outbox: Outbox,
     inbox: Inbox,
     /// What is wrong with its bodies, or with those for it.
-    failure: Option<ChannelError>,
+    failure: Option<String>,
     /// Whoever waits for it is woken when something has come, or has gone.
     waker: Option<Waker>,
     writer: Option<Waker>,
 }
 
 type Found = Result<Vec<(usize, Bytes)>, StoreError>;
+
+/// A part of a peer that has not come: the peer, its number, where it lies.
+type Missing = (u32, u64, Spot);
+
+/// A request under way for any of some parts.
+struct Wait {
+    wanted: Vec<Missing>,
+    found: BoxFuture<Found>,
+}
 
 /// What all channels of a rank share.
 pub(crate) struct Postbox {
@@ -129,8 +138,7 @@ pub(crate) struct Postbox {
     time_to_live: Duration,
     part_bytes: usize,
     peers: BTreeMap<u32, Peer>,
-    /// The parts that are waited for: peer, number and place of each.
-    wait: Option<(Vec<(u32, u64, Spot)>, BoxFuture<Found>)>,
+    wait: Option<Wait>,
     /// Peers of which too much lies here unread, so that no more is waited for.
     stopped: Vec<u32>,
     used: VecDeque<Name>,
@@ -153,12 +161,14 @@ fn lock(postbox: &Shared) -> MutexGuard<'_, Postbox> {
     postbox.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A copy of an error, for each who meets it.
-fn copy(error: &ChannelError) -> ChannelError {
-    match error {
-        ChannelError::Store(what) => ChannelError::Store(what.clone()),
-        ChannelError::Io(error) => ChannelError::Io(io::Error::new(error.kind(), error.to_string())),
-        ChannelError::Wire(error) => ChannelError::Wire(*error),
+impl Peer {
+    /// Nothing more comes or goes; the first failure counts.
+    fn fail(&mut self, what: String) {
+        self.failure.get_or_insert(what);
+    }
+
+    fn error(&self) -> Option<ChannelError> {
+        self.failure.clone().map(ChannelError::Store)
     }
 }
 
@@ -240,6 +250,14 @@ impl Postbox {
         self.bell.state().has_rung = true;
     }
 
+    /// Says that nothing more comes.
+    fn close(&mut self, to: u32) {
+        if !self.peer(to).outbox.is_closed {
+            self.post(to, LAST);
+            self.peer(to).outbox.is_closed = true;
+        }
+    }
+
     /// Takes as much of a frame as there is room for with so many parts on their way, from `sent` on, and posts what is
     /// full. True once all of it is taken.
     fn take_frame(&mut self, to: u32, frame: Outgoing<'_>, sent: &mut usize, window: usize) -> bool {
@@ -316,7 +334,7 @@ impl Postbox {
                 }
             });
             if let Some(what) = failure {
-                peer.failure.get_or_insert(ChannelError::Store(what));
+                peer.fail(what);
             }
             if peer.outbox.puts.len() < before {
                 peer.writer.take().into_iter().for_each(Waker::wake);
@@ -326,7 +344,7 @@ impl Postbox {
     }
 
     /// The next parts of all peers of which not too many lie here unread.
-    fn wanted(&mut self) -> Vec<(u32, u64, Spot)> {
+    fn wanted(&mut self) -> Vec<Missing> {
         let mut wanted = Vec::new();
         self.stopped.clear();
         for (&from, peer) in &mut self.peers {
@@ -371,11 +389,11 @@ impl Postbox {
                 }
                 let shelf = Shelf { scope: Scope(self.names.scope()), number: self.names.shelf(self.me) };
                 let names = wanted.iter().map(|(_, _, spot)| self.name(*spot)).collect();
-                self.wait = Some((wanted, self.store.clone().wait(shelf, names)));
+                self.wait = Some(Wait { wanted, found: self.store.clone().wait(shelf, names) });
             }
-            let Some((wanted, wait)) = &mut self.wait else { return };
-            let Poll::Ready(result) = wait.as_mut().poll(cx) else { return };
-            let wanted = std::mem::take(wanted);
+            let Some(wait) = &mut self.wait else { return };
+            let Poll::Ready(result) = wait.found.as_mut().poll(cx) else { return };
+            let wanted = std::mem::take(&mut wait.wanted);
             self.wait = None;
             match result {
                 Ok(found) => found.into_iter().for_each(|(at, body)| {
@@ -386,7 +404,7 @@ impl Postbox {
                 Err(error) => {
                     // Nobody can be heard any more.
                     for peer in self.peers.values_mut() {
-                        peer.failure.get_or_insert_with(|| ChannelError::Store(error.to_string()));
+                        peer.fail(error.to_string());
                         peer.waker.take().into_iter().chain(peer.writer.take()).for_each(Waker::wake);
                     }
                     return;
@@ -404,13 +422,8 @@ impl Postbox {
             Ok(part) if part.first().is_some_and(|kind| [MORE, LAST].contains(kind)) => {
                 peer.inbox.parts.insert(number, part);
             }
-            Ok(_) => {
-                peer.failure.get_or_insert(ChannelError::Store("a message of the store has no meaning".into()));
-            }
-            Err(error) => {
-                let what = format!("a message of the store does not verify: {error}");
-                peer.failure.get_or_insert(ChannelError::Store(what));
-            }
+            Ok(_) => peer.fail("a message in the store is not one of FMI".into()),
+            Err(error) => peer.fail(format!("a message in the store does not verify: {error}")),
         }
         peer.waker.take().into_iter().for_each(Waker::wake);
         if deletes_used {
@@ -477,8 +490,8 @@ impl Stored {
         if peer.inbox.is_closed {
             return Poll::Ready(Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()));
         }
-        if let Some(failure) = &peer.failure {
-            return Poll::Ready(Err(copy(failure)));
+        if let Some(error) = peer.error() {
+            return Poll::Ready(Err(error));
         }
         if let Mode::Park(waker) = mode {
             peer.waker = Some(waker.clone());
@@ -500,7 +513,7 @@ impl Channel for Stored {
         self.poll_front(mode, |inbox| {
             let front = inbox.front().unwrap_or_default();
             let head =
-                front.first_chunk().ok_or_else(|| ChannelError::Store("a message of the store ends early".into()))?;
+                front.first_chunk().ok_or_else(|| ChannelError::Store("a message in the store ends early".into()))?;
             let envelope = Envelope::parse(head)?;
             inbox.read += ENVELOPE_BYTES;
             inbox.left = envelope.length;
@@ -530,8 +543,8 @@ impl Channel for Stored {
     fn poll_send(&mut self, mode: Mode<'_>, frame: Outgoing<'_>, sent: &mut usize) -> Poll<Result<(), ChannelError>> {
         let mut postbox = lock(&self.postbox);
         postbox.advance();
-        if let Some(failure) = &postbox.peer(self.peer).failure {
-            return Poll::Ready(Err(copy(failure)));
+        if let Some(error) = postbox.peer(self.peer).error() {
+            return Poll::Ready(Err(error));
         }
         while !postbox.take_frame(self.peer, frame, sent, WINDOW) {
             postbox.advance();
@@ -585,8 +598,8 @@ impl Channel for Stored {
         postbox.post_if_idle(self.peer);
         postbox.advance();
         let peer = postbox.peer(self.peer);
-        if let Some(failure) = &peer.failure {
-            return Poll::Ready(Err(copy(failure)));
+        if let Some(error) = peer.error() {
+            return Poll::Ready(Err(error));
         }
         if peer.outbox.held.is_empty() && (peer.outbox.part.len() <= FIRST || peer.outbox.is_mid_frame) {
             return Poll::Ready(Ok(()));
@@ -598,10 +611,7 @@ impl Channel for Stored {
     /// Says that nothing more comes, and waits until the store has it. A peer may read it when this rank is long gone.
     fn poll_close(&mut self, waker: &Waker) -> Poll<()> {
         let mut postbox = lock(&self.postbox);
-        if !postbox.peer(self.peer).outbox.is_closed {
-            postbox.post(self.peer, LAST);
-            postbox.peer(self.peer).outbox.is_closed = true;
-        }
+        postbox.close(self.peer);
         let litter = std::mem::take(&mut postbox.litter);
         postbox.used.extend(litter);
         postbox.bell.state().has_rung = true;
@@ -617,5 +627,14 @@ impl Channel for Stored {
 
     fn info(&self) -> LinkInfo {
         self.info
+    }
+}
+
+impl Drop for Stored {
+    /// Says so, as far as the store takes it at once: whoever waits for this rank need not wait for a deadline.
+    fn drop(&mut self) {
+        let mut postbox = lock(&self.postbox);
+        postbox.close(self.peer);
+        postbox.advance();
     }
 }

@@ -12,6 +12,7 @@ use crate::channel::LinkInfo;
 use crate::channel::stored::{Postbox, Stored};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Operation, Path, Result};
+use crate::key::Key;
 use crate::net::{Clock, Net, Timer};
 use crate::proto::candidate::{OtherVersion, Roster, Technique};
 use crate::proto::card::{Card, Holder};
@@ -142,17 +143,17 @@ impl Visitor {
 /// Meets the other ranks of `config` in `store`.
 pub(crate) async fn meet<N: Net>(net: &N, config: &Config, store: Arc<dyn Store>, deadline: Instant) -> Result<Met> {
     let key = config.group_key();
-    let (rank, size, security) = (config.rank, config.size, config.security());
     let (mut nonce, mut seed) = ([0; 16], [0; 32]);
     net.fill_entropy(&mut nonce);
     net.fill_entropy(&mut seed);
     let key_pair = KeyPair::from_seed(seed);
-    let suites = Suites::of_machine(net.machine().has_aes);
+    let (security, suites) = (config.security(), Suites::of_machine(net.machine().has_aes));
     let public = *key_pair.public();
     let card = Card { version: VERSION, security, sprays: false, suites, public, locals: Vec::new() };
+    let (rank, size) = (config.rank, config.size);
     let sealed = card.seal(&key, &Holder { rank, size, epoch: 0, nonce: &nonce });
     let mut visitor = Visitor {
-        store: store.clone(),
+        store,
         names: Names::of_lobby(&key, size),
         meeting: Meeting::new(&key, rank, size, nonce, &sealed),
         config: config.clone(),
@@ -184,36 +185,45 @@ pub(crate) async fn meet<N: Net>(net: &N, config: &Config, store: Arc<dyn Store>
         }
     })
     .await?;
-    let roster = Roster::open(&key, &handout).map_err(|OtherVersion { peer, theirs, ours }| {
-        visitor.error(ErrorKind::OtherVersion { theirs, ours }).with_peer(peer)
-    })?;
-    let cards = (0u32..).zip(&roster.peers).filter_map(|(peer, it)| Some((peer, it.card.as_ref()?.security)));
-    if let Some((peer, theirs)) = cards.into_iter().find(|(_, theirs)| *theirs != security) {
-        let (theirs, own) = (theirs.name(), security.name());
-        let what = format!("rank {peer} is configured as {theirs}, this rank as {own}; all ranks must agree");
-        return Err(visitor.error(ErrorKind::InvalidConfig(what)).with_peer(peer));
+    visitor.settle(&key, key_pair, &handout, net.now())
+}
+
+impl Visitor {
+    /// Makes channels to all that were met.
+    fn settle(self, key: &Key, key_pair: KeyPair, handout: &Handout, now: Instant) -> Result<Met> {
+        let roster = Roster::open(key, handout).map_err(|OtherVersion { peer, theirs, ours }| {
+            self.error(ErrorKind::OtherVersion { theirs, ours }).with_peer(peer)
+        })?;
+        let (rank, size, security) = (self.config.rank, self.config.size, self.config.security());
+        let cards = (0u32..).zip(&roster.peers).filter_map(|(peer, it)| Some((peer, it.card.as_ref()?.security)));
+        if let Some((peer, theirs)) = cards.into_iter().find(|(_, theirs)| *theirs != security) {
+            let (theirs, own) = (theirs.name(), security.name());
+            let what = format!("rank {peer} is configured as {theirs}, this rank as {own}; all ranks must agree");
+            return Err(self.error(ErrorKind::InvalidConfig(what)).with_peer(peer));
+        }
+        let (session, names) = (roster.session, Names::of_run(key, &roster.digest));
+        let credentials = Credentials::new(key, key_pair, security, roster, rank, None);
+        let seal = |peer| {
+            let sealers = credentials.sealers(peer);
+            sealers.map(|sealers| (peer, sealers)).map_err(|stranger| {
+                self.error(ErrorKind::Store(format!("the card of rank {peer} in the store: {stranger}")))
+                    .with_peer(peer)
+            })
+        };
+        let sealers = (0..size).filter(|peer| *peer != rank).map(seal).collect::<Result<Vec<_>>>()?;
+        let (mut litter, decision) = self.meeting.litter();
+        litter.extend((rank == 0).then_some(decision));
+        let litter = litter.into_iter().map(|body| self.name(body)).collect();
+        let mut postbox = Postbox::new(self.store, names, rank, self.config.store_time_to_live, sealers);
+        postbox.delete_at_end(litter);
+        let channels = postbox.into_channels(|peer| LinkInfo {
+            peer,
+            path: Path::Store,
+            technique: Technique::Store,
+            addresses_known_at: now,
+            connected_at: now,
+            attempts: 1,
+        });
+        Ok(Met { channels, session })
     }
-    let (session, digest) = (roster.session, roster.digest);
-    let credentials = Credentials::new(&key, key_pair, security, roster, rank, None);
-    let seal = |peer| {
-        let sealers = credentials.sealers(peer);
-        sealers.map(|sealers| (peer, sealers)).map_err(|stranger| {
-            visitor.error(ErrorKind::Store(format!("what rank {peer} put there: {stranger}"))).with_peer(peer)
-        })
-    };
-    let sealers = (0..size).filter(|peer| *peer != rank).map(seal).collect::<Result<Vec<_>>>()?;
-    let mut postbox = Postbox::new(store, Names::of_run(&key, &digest), rank, config.store_time_to_live, sealers);
-    let (mut litter, decision) = visitor.meeting.litter();
-    litter.extend((rank == 0).then_some(decision));
-    postbox.delete_at_end(litter.into_iter().map(|body| visitor.name(body)).collect());
-    let now = net.now();
-    let channels = postbox.into_channels(|peer| LinkInfo {
-        peer,
-        path: Path::Store,
-        technique: Technique::Store,
-        addresses_known_at: now,
-        connected_at: now,
-        attempts: 1,
-    });
-    Ok(Met { channels, session })
 }

@@ -101,7 +101,10 @@ impl Bench {
         {
             let mut moved = true;
             while moved {
-                moved = (0..self.processes.len()).fold(false, |moved, at| self.step(at) || moved);
+                moved = false;
+                for at in 0..self.processes.len() {
+                    moved |= self.step(at);
+                }
             }
             self.now += 100 * MILLI;
         }
