@@ -29,13 +29,20 @@
 //! ```
 #![warn(missing_docs, clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
+mod address;
+mod connect;
+#[cfg(feature = "dir")]
+mod dir;
 mod error;
 mod ledger;
 mod memory;
 mod name;
 mod patience;
 mod seam;
+#[cfg(feature = "suite")]
+pub mod suite;
 
+pub use connect::connect;
 pub use error::{Cause, Result, StoreError};
 pub use fmi_net::BoxFuture;
 pub use ledger::{Ledger, Request, Spent};
