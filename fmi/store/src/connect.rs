@@ -36,6 +36,10 @@ pub async fn connect(net: impl Net, url: &str) -> Result<Arc<dyn Store>> {
     match address.scheme.as_str() {
         #[cfg(feature = "dir")]
         "dir" => Ok(Arc::new(crate::dir::DirStore::open(net, address)?)),
+        #[cfg(feature = "redis")]
+        "redis" => Ok(Arc::new(crate::redis::RedisStore::connect(net, address).await?)),
+        #[cfg(feature = "rediss")]
+        "rediss" => Ok(Arc::new(crate::redis::RedisStore::connect(net, address).await?)),
         _ => {
             drop(net);
             Err(refused(&address))

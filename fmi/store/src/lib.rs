@@ -34,13 +34,19 @@ mod connect;
 #[cfg(feature = "dir")]
 mod dir;
 mod error;
+#[cfg(any(feature = "redis", feature = "s3"))]
+mod lan;
 mod ledger;
 mod memory;
 mod name;
 mod patience;
+#[cfg(feature = "redis")]
+mod redis;
 mod seam;
 #[cfg(feature = "suite")]
 pub mod suite;
+#[cfg(feature = "tls")]
+mod tls;
 
 pub use connect::connect;
 pub use error::{Cause, Result, StoreError};
