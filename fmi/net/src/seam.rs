@@ -16,6 +16,9 @@ use crate::time::Instant;
 /// A future in a box.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
+/// 1 January 2026.
+const SIMULATED_WORLDS_BEGIN: Duration = Duration::from_secs(1_767_225_600);
+
 /// What a machine can do, as far as anything is decided by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "whoever writes a network says all of it")]
@@ -41,6 +44,12 @@ pub trait Net: Clone + Send + Sync + 'static {
 
     /// Completes at `at`, or at once if that is past.
     fn sleep_until(&self, at: Instant) -> impl Future<Output = ()> + Send + 'static;
+
+    /// The time since the beginning of 1970, for what other machines must understand: signatures, dates in files. It may
+    /// jump, and machines differ, so nothing is timed by it. Worlds of a simulation begin at a fixed one.
+    fn unix_time(&self) -> Duration {
+        SIMULATED_WORLDS_BEGIN + self.now().since_origin()
+    }
 
     /// Fills `bytes` with entropy fit for secrets.
     fn fill_entropy(&self, bytes: &mut [u8]);
@@ -227,6 +236,10 @@ pub trait Clock: Send + Sync {
     fn now(&self) -> Instant;
     /// Completes at `at`.
     fn sleep_until(&self, at: Instant) -> BoxFuture<()>;
+    /// The time since the beginning of 1970; as [`Net::unix_time`].
+    fn unix_time(&self) -> Duration {
+        SIMULATED_WORLDS_BEGIN + self.now().since_origin()
+    }
     /// Yields the processor; as [`Net::yield_now`].
     fn yield_now(&self) -> bool;
     /// What the machine can do.
@@ -240,6 +253,10 @@ impl<N: Net> Clock for N {
 
     fn sleep_until(&self, at: Instant) -> BoxFuture<()> {
         Box::pin(Net::sleep_until(self, at))
+    }
+
+    fn unix_time(&self) -> Duration {
+        Net::unix_time(self)
     }
 
     fn yield_now(&self) -> bool {

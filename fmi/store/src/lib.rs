@@ -29,13 +29,26 @@
 //! ```
 #![warn(missing_docs, clippy::exhaustive_enums, clippy::exhaustive_structs)]
 
+mod address;
+mod connect;
+#[cfg(feature = "dir")]
+mod dir;
 mod error;
+#[cfg(any(feature = "redis", feature = "s3"))]
+mod lan;
 mod ledger;
 mod memory;
 mod name;
 mod patience;
+#[cfg(feature = "redis")]
+mod redis;
 mod seam;
+#[cfg(feature = "suite")]
+pub mod suite;
+#[cfg(feature = "tls")]
+mod tls;
 
+pub use connect::connect;
 pub use error::{Cause, Result, StoreError};
 pub use fmi_net::BoxFuture;
 pub use ledger::{Ledger, Request, Spent};
