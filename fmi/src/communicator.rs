@@ -112,8 +112,8 @@ impl fmt::Debug for Communicator {
 }
 
 impl Communicator {
-    /// Joins the group of `config`: meets the other ranks at the rendezvous, connects to each, and
-    /// returns once every rank is connected to all that [`Config::peers`] names.
+    /// Joins the group of `config`: meets the other ranks at the rendezvous, connects to each, or does both by
+    /// [`Config::store`] ([`Communicator::connect_by_store`]), and returns once every rank is connected to all that [`Config::peers`] names.
     ///
     /// # Examples
     /// ```no_run
@@ -448,7 +448,11 @@ impl<N: Net> Prepared<N> {
             comm.mark_formed();
             return Ok(comm);
         }
-        let mut joiner = Joiner::new(self, Arc::new(meet));
+        let prepared = match self.into_stored() {
+            Ok((net, config, store)) => return Communicator::connect_by_store(net, &config, store).await,
+            Err(prepared) => prepared,
+        };
+        let mut joiner = Joiner::new(prepared, Arc::new(meet));
         loop {
             let joined = joiner.next().await?;
             let comm = Communicator::assemble(joiner.config(), joiner.clock(), joined);

@@ -67,6 +67,15 @@ pub struct Config {
     /// each other. Their order does not matter: each group turns to them in an order of its own, equal on all its ranks, as
     /// long as these call each server by the same name.
     pub rendezvous: String,
+    /// URL of a store in which the group meets and exchanges what it has to say, in place of a rendezvous and connections:
+    /// [`fmi_store::connect`] lists them. `FMI_STORE`. Each operation then has a deadline ([`crate::STORE_DEADLINE`]).
+    pub store: Option<String>,
+    /// Whether all ranks meet before the first operation. Default true. Without, in a store, each rank begins at once, and what it
+    /// sends lies there until its receiver comes, even if the sender has ended by then: ranks need not run at the same
+    /// time. Then the name of the group must be one that was never used in that store, as what an earlier run has left
+    /// there is not told apart; and as there is nobody to agree on keys with, whoever gets the group's key later can read what is
+    /// still in the store. `FMI_MEET`.
+    pub meet: bool,
     /// How long a message in a store lives at least that nobody reads. Default 1 h; too short, and a rank that is slow finds
     /// nothing. What is read is deleted at once. `FMI_STORE_TTL`.
     pub store_time_to_live: Duration,
@@ -157,6 +166,8 @@ impl Config {
             size,
             group: group.into(),
             rendezvous: rendezvous.into(),
+            store: None,
+            meet: true,
             store_time_to_live: Duration::from_secs(3600),
             key: None,
             allow_weak_key: false,
@@ -187,7 +198,7 @@ impl Config {
 
     /// Whether it is a group of this process alone that uses no rendezvous.
     pub fn is_alone(&self) -> bool {
-        self.size == 1 && self.rendezvous.is_empty()
+        self.size == 1 && self.rendezvous.is_empty() && self.store.is_none()
     }
 
     /// Reads the environment, and the file that `FMI_CONFIG` names, as [the settings](Config#settings) say. Without
@@ -308,6 +319,17 @@ impl Config {
             let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
             port.is_some_and(|port| port != 0)
         };
+        if !self.meet && self.store.is_none() {
+            return Err(invalid("ranks that do not meet need a store: set FMI_STORE, or leave FMI_MEET out".into()));
+        }
+        match (&self.store, self.rendezvous.is_empty()) {
+            (Some(_), true) => return Ok(()),
+            (Some(_), false) => {
+                let what = "a store and a rendezvous are both given; a group uses one of them, so leave one out";
+                return Err(invalid(what.into()));
+            }
+            (None, _) => {}
+        }
         if !self.is_alone() && !self.rendezvous.split(',').all(|address| has_port(address.trim())) {
             return Err(invalid(format!("the rendezvous is {:?}; it must be host:port", self.rendezvous)));
         }

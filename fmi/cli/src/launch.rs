@@ -22,6 +22,10 @@ pub(crate) struct Arguments {
     /// Number of processes.
     #[arg(short = 'n', long = "ranks", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     ranks: u32,
+    /// Have the ranks meet in a store, and exchange by it what they have to say, in place of a rendezvous and connections:
+    /// dir:/path, redis://host:6379.
+    #[arg(long, value_name = "URL")]
+    store: Option<String>,
     /// Do not prefix output lines with the rank.
     #[arg(long)]
     no_prefix: bool,
@@ -57,19 +61,27 @@ pub(crate) async fn again(ranks: u32, option: &str) -> ExitCode {
     if let Some(path) = std::env::current_exe().ok().and_then(|path| path.to_str().map(str::to_owned)) {
         program[0] = path;
     }
-    run(Arguments { ranks, no_prefix: true, program }).await
+    run(Arguments { ranks, store: None, no_prefix: true, program }).await
 }
 
 async fn launch(arguments: Arguments) -> Result<u8, String> {
     let net = RealNet::new();
     // For the ranks, too, which inherit it.
     net.allow_files();
-    let server = Rendezvous::bind(net, ([127, 0, 0, 1], 0).into(), ServerConfig::default());
-    let server = server.map_err(|error| error.to_string())?;
-    let address = server.local_addr().map_err(|error| error.to_string())?;
-    let mut secret = [0; 16];
-    net.fill_entropy(&mut secret);
-    let secret: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+    let server = match &arguments.store {
+        Some(_) => None,
+        None => {
+            let bound = Rendezvous::bind(net, ([127, 0, 0, 1], 0).into(), ServerConfig::default());
+            Some(bound.map_err(|error| error.to_string())?)
+        }
+    };
+    let meeting = match (&server, &arguments.store) {
+        (Some(server), _) => ("FMI_RENDEZVOUS", server.local_addr().map_err(|error| error.to_string())?.to_string()),
+        (None, url) => ("FMI_STORE", url.clone().unwrap_or_default()),
+    };
+    let secret = random_digits(net);
+    // A store may hold what an earlier launch has left.
+    let group = if server.is_some() { "launch".to_owned() } else { format!("launch {}", random_digits(net)) };
 
     let mut children = Vec::new();
     for rank in 0..arguments.ranks {
@@ -77,10 +89,12 @@ async fn launch(arguments: Arguments) -> Result<u8, String> {
             .args(&arguments.program[1..])
             .env("FMI_RANK", rank.to_string())
             .env("FMI_SIZE", arguments.ranks.to_string())
-            .env("FMI_GROUP", "launch")
-            .env("FMI_RENDEZVOUS", address.to_string())
+            .env("FMI_GROUP", &group)
+            // These would contradict what follows.
+            .env_remove("FMI_RENDEZVOUS")
+            .env_remove("FMI_STORE")
+            .env(meeting.0, &meeting.1)
             .env("FMI_KEY", &secret)
-            // These would contradict the above.
             .env_remove("FMI_KEY_FILE")
             .env_remove("FMI_VANTAGE")
             .env_remove("FMI_ALONE")
@@ -92,12 +106,19 @@ async fn launch(arguments: Arguments) -> Result<u8, String> {
         let program = &arguments.program[0];
         children.push((rank, child.map_err(|error| format!("cannot start {program:?}: {error}"))?));
     }
-    let serve = std::pin::pin!(server.serve());
-    let run = std::pin::pin!(attend(net, children, !arguments.no_prefix));
-    match select(serve, run).await {
+    let run = attend(net, children, !arguments.no_prefix);
+    let Some(server) = server else { return run.await };
+    match select(std::pin::pin!(server.serve()), std::pin::pin!(run)).await {
         Either::Left((never, _)) => match never {},
         Either::Right((code, _)) => code,
     }
+}
+
+/// 16 random bytes as text.
+fn random_digits(net: RealNet) -> String {
+    let mut bytes = [0; 16];
+    net.fill_entropy(&mut bytes);
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 enum Event {

@@ -63,6 +63,8 @@ pub(crate) const MEETING: Label = label("fmi 3 meeting", "the key of a decision 
 pub(crate) const NAMES: Label = label("fmi 3 names", "the key of the names in a store");
 /// Of what a pair has in a store.
 pub(crate) const STORE: Label = label("fmi 3 store", "the secret of a pair for a store");
+/// Of what a pair has in a store that has not met.
+pub(crate) const APART: Label = label("fmi 3 apart", "the secret of a pair that never meets");
 /// Of all bodies of one direction.
 pub(crate) const OBJECTS: Label = label("fmi 3 objects", "the key of bodies in a store");
 /// Of one body.
@@ -72,7 +74,7 @@ pub(crate) const SALTS: Label = label("fmi 3 salts", "the key of salts");
 
 /// All labels, for a test that no two are one.
 #[cfg(test)]
-const LABELS: [Label; 22] = [
+const LABELS: [Label; 23] = [
     GROUP,
     PUBLIC_GROUP,
     PAIR_GROUP,
@@ -92,6 +94,7 @@ const LABELS: [Label; 22] = [
     MEETING,
     NAMES,
     STORE,
+    APART,
     OBJECTS,
     OBJECT,
     SALTS,

@@ -136,6 +136,7 @@ pub(crate) struct Postbox {
     names: Names,
     me: u32,
     time_to_live: Duration,
+    only_if_absent: bool,
     part_bytes: usize,
     peers: BTreeMap<u32, Peer>,
     wait: Option<Wait>,
@@ -197,6 +198,7 @@ impl Postbox {
             names,
             me,
             time_to_live,
+            only_if_absent: false,
             peers: sealers.into_iter().map(peer).collect(),
             wait: None,
             stopped: Vec::new(),
@@ -206,6 +208,11 @@ impl Postbox {
             waker: bell.clone().into(),
             bell,
         }
+    }
+
+    /// Notices when another process writes in the place of this rank, or has before.
+    pub(crate) fn write_only_where_nothing_is(&mut self) {
+        self.only_if_absent = true;
     }
 
     /// Deletes these bodies as well when the rank leaves.
@@ -245,7 +252,9 @@ impl Postbox {
         part.clear();
         outbox.part = part;
         outbox.number += 1;
-        let put = self.store.clone().put(Put::new(name, body, time_to_live).ringing([name.shelf]));
+        let mut put = Put::new(name, body, time_to_live).ringing([name.shelf]);
+        put.only_if_absent = self.only_if_absent;
+        let put = self.store.clone().put(put);
         self.peer(to).outbox.puts.push(put);
         self.bell.state().has_rung = true;
     }
@@ -325,7 +334,8 @@ impl Postbox {
                 Poll::Pending => true,
                 Poll::Ready(Ok(Placed::Written)) => false,
                 Poll::Ready(Ok(Placed::Occupied(_))) => {
-                    failure = Some("another message is there under the name of one of this rank".into());
+                    let what = "another message lies in its place: another process is this rank, or an earlier run used this group";
+                    failure = Some(what.to_owned());
                     false
                 }
                 Poll::Ready(Err(error)) => {
@@ -627,6 +637,12 @@ impl Channel for Stored {
 
     fn info(&self) -> LinkInfo {
         self.info
+    }
+
+    fn is_acknowledged(&self) -> Option<bool> {
+        let postbox = lock(&self.postbox);
+        let peer = &postbox.peers[&self.peer];
+        Some(peer.failure.is_some() || peer.outbox.puts.is_empty())
     }
 }
 

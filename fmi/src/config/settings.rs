@@ -139,6 +139,14 @@ macro_rules! settings {
     };
 }
 
+/// A URL without user and password.
+fn shown_url(url: &str) -> String {
+    match url.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?))) {
+        Some((scheme, (_, rest))) => format!("{scheme}://{rest}"),
+        None => url.to_owned(),
+    }
+}
+
 fn shown(duration: Duration) -> String {
     format!("{duration:?}")
 }
@@ -149,6 +157,9 @@ settings! {
     "group" "FMI_GROUP" "text", |c| c.group.clone(), |c, given| given.text().map(|it| c.group = it.to_owned());
     "rendezvous" "FMI_RENDEZVOUS" "host:port, or several with commas", |c| c.rendezvous.clone(),
         |c, given| given.text().map(|it| c.rendezvous = it.to_owned());
+    "store" "FMI_STORE" "URL", |c| c.store.as_deref().map(shown_url).unwrap_or_default(),
+        |c, given| given.text().map(|it| c.store = Some(it.to_owned()));
+    "meet" "FMI_MEET" "switch", |c| c.meet.to_string(), |c, given| given.switch().map(|it| c.meet = it);
     "store_time_to_live" "FMI_STORE_TTL" "time", |c| shown(c.store_time_to_live),
         |c, given| given.time().map(|it| c.store_time_to_live = it);
     "alone" "FMI_ALONE" "switch", |c| c.is_alone().to_string(), |_, given| given.switch().map(drop);
@@ -203,7 +214,7 @@ pub(super) const LAUNCHERS: [&[&str]; 2] = [
 /// Settings that say which group it is; a group of one needs none of them.
 const REQUIRED: [&str; 4] = ["rank", "size", "group", "rendezvous"];
 /// Those that a group of one decides.
-const OF_GROUP: [&str; 3] = ["rank", "size", "rendezvous"];
+const OF_GROUP: [&str; 4] = ["rank", "size", "rendezvous", "store"];
 
 fn setting(field: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|setting| setting.field == field)
@@ -317,7 +328,9 @@ impl Draft {
                 config.group = alone.group;
             }
         } else {
-            let lacking = REQUIRED.iter().find(|field| !given.contains(field)).and_then(|field| setting(field));
+            let is_needless = |field: &str| field == "rendezvous" && given.contains(&"store");
+            let lacking = REQUIRED.iter().find(|field| !given.contains(field) && !is_needless(field));
+            let lacking = lacking.and_then(|field| setting(field));
             if let Some(setting) = lacking {
                 return Err(invalid(missing(setting)));
             }

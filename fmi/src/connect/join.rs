@@ -39,6 +39,7 @@ use crate::proto::rendezvous::client::{Client, Identity, Input as ClientInput, O
 use crate::proto::rendezvous::{Handout, Nonce, Resumption, ServerMessage, SessionId};
 use crate::proto::session::{Chain, Credentials};
 use crate::time::Instant;
+use fmi_store::Store;
 
 /// What makes a rank a member of its group.
 #[derive(Debug)]
@@ -59,23 +60,30 @@ pub struct Prepared<N: Net> {
     membership: Membership,
     servers: Servers<N>,
     first: Option<Legs<N>>,
+    /// Where the group meets, if it has no rendezvous.
+    store: Option<Arc<dyn Store>>,
 }
 
 impl<N: Net> Prepared<N> {
     /// Checks the configuration, and begins to resolve the names of the rendezvous. It does not wait for an answer: a name
-    /// that has no address yet may have one by the deadline of the join.
+    /// that has no address yet may have one by the deadline of the join. A [store](Config::store) is connected.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidConfig`].
+    /// [`ErrorKind::InvalidConfig`], and [`ErrorKind::Store`] if the store cannot be used.
     pub async fn new(net: N, config: &Config) -> Result<Self> {
         config.check().map_err(|error| error.on(config.rank))?;
         check_files(&net, config)?;
-        let membership = Membership { key: config.group_key(), security: config.security(), chain: None };
         let mut config = config.clone();
+        let membership = Membership { key: config.group_key(), security: config.security(), chain: None };
+        if let Some(url) = &config.store {
+            let store = open_store(&net, &config, url).await?;
+            let servers = Servers::new(net.clone(), &config, membership.key.id())?;
+            return Ok(Self { net, config, membership, servers, first: None, store: Some(store) });
+        }
         (config.key, config.security) = (None, Some(membership.security));
         let mut servers = Servers::new(net.clone(), &config, membership.key.id())?;
         poll_fn(|cx| servers.poll_lookups(cx)).await;
-        Ok(Self { net, config, membership, servers, first: None })
+        Ok(Self { net, config, membership, servers, first: None, store: None })
     }
 
     /// Opens the connections to the rendezvous ahead of the join, which saves it one round trip.
@@ -83,7 +91,7 @@ impl<N: Net> Prepared<N> {
     /// # Errors
     /// [`ErrorKind::RendezvousUnreachable`] if that fails; joining would try again until its deadline.
     pub async fn warm(&mut self) -> Result<()> {
-        if self.config.is_alone() {
+        if self.config.is_alone() || self.store.is_some() {
             return Ok(());
         }
         let mut racing = self.servers.race(0, false, true);
@@ -105,9 +113,34 @@ impl<N: Net> Prepared<N> {
         self.config.is_alone()
     }
 
+    /// Of a group that meets in a store, all that it takes.
+    pub(crate) fn into_stored(self) -> std::result::Result<(N, Config, Arc<dyn Store>), Self> {
+        match self.store {
+            Some(store) => Ok((self.net, self.config, store)),
+            None => Err(self),
+        }
+    }
+
     /// Configuration and clock.
     pub(crate) fn into_parts(self) -> (Config, Arc<dyn Clock>) {
         (self.config, Arc::new(self.net))
+    }
+}
+
+/// Connects to the store of a URL, within the time of the join.
+async fn open_store<N: Net>(net: &N, config: &Config, url: &str) -> Result<Arc<dyn Store>> {
+    let until = net.now() + config.join_deadline;
+    let connect = async { Ok(fmi_store::connect(net.clone(), url).await) };
+    let error = |kind| Error::new(Operation::Join, kind).on(config.rank);
+    match within(net, until, connect).await {
+        Ok(Ok(store)) => Ok(store),
+        Ok(Err(failure)) => {
+            let text = failure.to_string();
+            let is_wrong = matches!(failure.cause, fmi_store::Cause::Settings(_));
+            let kind = if is_wrong { ErrorKind::InvalidConfig(text) } else { ErrorKind::Store(text) };
+            Err(error(kind).caused_by(failure))
+        }
+        Err(_) => Err(error(ErrorKind::Store("the store did not answer before the deadline of the join".into()))),
     }
 }
 
@@ -151,7 +184,7 @@ pub(crate) struct Joiner<N: Net> {
 impl<N: Net> Joiner<N> {
     /// Starts to join. `meet` forms the groups of two that replace relayed links later.
     pub(crate) fn new(prepared: Prepared<N>, meet: Meet<N>) -> Self {
-        let Prepared { net, config, membership, servers, first } = prepared;
+        let Prepared { net, config, membership, servers, first, store: _ } = prepared;
         let now = net.now();
         let mut instance = [0; 16];
         net.fill_entropy(&mut instance);
@@ -282,7 +315,7 @@ impl<N: Net> Joiner<N> {
         let (net, servers) = (self.net.clone(), self.servers.beginning_with(self.server));
         let prepare = move |config, membership| {
             let (net, servers) = (net.clone(), servers.clone());
-            Prepared { net, config, membership, servers, first: None }
+            Prepared { net, config, membership, servers, first: None, store: None }
         };
         let Membership { ref key, security, .. } = self.membership;
         let membership = Membership { key: key.clone(), security, chain: None };
@@ -470,7 +503,7 @@ mod tests {
             let chain = secrets[rank as usize].map(|byte| Arc::new(Chain::from([byte; 32])));
             let membership = Membership { key: key.clone(), security: Security::Encrypted, chain };
             let servers = Servers::new(net, &config, membership.key.id()).expect("an address");
-            let prepared = Prepared { net, config, membership, servers, first: None };
+            let prepared = Prepared { net, config, membership, servers, first: None, store: None };
             prepared.join().await.map(|comm| comm.into_link().info().peer)
         };
         match select(pin!(server.serve()), pin!(join(end(0), end(1)))).await {

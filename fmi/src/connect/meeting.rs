@@ -22,6 +22,7 @@ use crate::proto::rendezvous::{Handout, SessionId};
 use crate::proto::session::Credentials;
 use crate::proto::stored::meeting::{Input, Meeting, Output};
 use crate::proto::stored::names::{Lobby, Names, Spot};
+use crate::proto::stored::object::Sealer;
 use crate::proto::wire::VERSION;
 use crate::time::Instant;
 
@@ -140,6 +141,23 @@ impl Visitor {
     }
 }
 
+fn info(peer: u32, now: Instant) -> LinkInfo {
+    let (path, technique) = (Path::Store, Technique::Store);
+    LinkInfo { peer, path, technique, addresses_known_at: now, connected_at: now, attempts: 1 }
+}
+
+/// Takes the place of rank `config.rank` in `store`, whoever else is there.
+pub(crate) fn begin_apart(config: &Config, store: Arc<dyn Store>, now: Instant) -> Met {
+    let key = config.group_key();
+    let (rank, size) = (config.rank, config.size);
+    let peers = (0..size).filter(|peer| *peer != rank);
+    let sealers = peers.map(|peer| (peer, Sealer::apart(&key, config.security(), rank, peer)));
+    let names = Names::apart(&key, size);
+    let mut postbox = Postbox::new(store, names, rank, config.store_time_to_live, sealers);
+    postbox.write_only_where_nothing_is();
+    Met { channels: postbox.into_channels(|peer| info(peer, now)), session: SessionId::default() }
+}
+
 /// Meets the other ranks of `config` in `store`.
 pub(crate) async fn meet<N: Net>(net: &N, config: &Config, store: Arc<dyn Store>, deadline: Instant) -> Result<Met> {
     let key = config.group_key();
@@ -216,14 +234,7 @@ impl Visitor {
         let litter = litter.into_iter().map(|body| self.name(body)).collect();
         let mut postbox = Postbox::new(self.store, names, rank, self.config.store_time_to_live, sealers);
         postbox.delete_at_end(litter);
-        let channels = postbox.into_channels(|peer| LinkInfo {
-            peer,
-            path: Path::Store,
-            technique: Technique::Store,
-            addresses_known_at: now,
-            connected_at: now,
-            attempts: 1,
-        });
+        let channels = postbox.into_channels(|peer| info(peer, now));
         Ok(Met { channels, session })
     }
 }

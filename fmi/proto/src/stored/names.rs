@@ -66,6 +66,11 @@ impl Names {
         Self { key: key.derive(derive::NAMES, &[roster]) }
     }
 
+    /// Those of a group of this size whose ranks never meet.
+    pub fn apart(key: &Key, size: u32) -> Self {
+        Self { key: key.derive(derive::NAMES, &[b"apart", &size.to_be_bytes()]) }
+    }
+
     fn hash<const N: usize>(&self, what: &[u8], numbers: &[u64]) -> [u8; N] {
         let numbers: Vec<u8> = numbers.iter().flat_map(|number| number.to_be_bytes()).collect();
         let tag = self.key.tag(&[what, &numbers]);
@@ -114,10 +119,11 @@ mod tests {
     fn no_two_bodies_of_any_groups_share_a_name() {
         let (one, two) = (Key::new("g", b"one"), Key::new("g", b"two"));
         let lobbies = [Names::of_lobby(&one, 2), Names::of_lobby(&one, 3), Names::of_lobby(&two, 2)];
+        let aparts = [Names::apart(&one, 2), Names::apart(&one, 3), Names::apart(&two, 2)];
         let runs = [Names::of_run(&one, &[1; 32]), Names::of_run(&one, &[2; 32]), Names::of_run(&two, &[1; 32])];
         let mut seen = BTreeSet::new();
         let mut count = 0;
-        for names in lobbies.iter().chain(&runs) {
+        for names in lobbies.iter().chain(&runs).chain(&aparts) {
             count += 1;
             assert!(seen.insert(names.scope().to_vec()));
             for (from, to) in [(0, 1), (1, 0), (0, 2)] {

@@ -11,6 +11,7 @@ use super::names::Spot;
 use crate::card::Security;
 use crate::cipher::{Cipher, NONCE_BYTES, Suite, TAG_BYTES};
 use crate::derive::{self, KeyBytes};
+use crate::key::Key;
 
 /// Bytes of a salt.
 const SALT_BYTES: usize = 16;
@@ -58,6 +59,16 @@ impl Sealer {
     pub fn new(security: Security, suite: Suite, secret: &KeyBytes, from: u32, to: u32) -> Self {
         let of = |label| KeyBytes::new(label, &[secret.as_bytes(), &from.to_be_bytes(), &to.to_be_bytes()]);
         Self { security, suite, objects: of(derive::OBJECTS), salts: of(derive::SALTS) }
+    }
+
+    /// For a pair of ranks that never meet, and share the key of their group alone: what seals for `to`, as rank `from`, and what
+    /// opens what that one has sealed.
+    pub fn apart(key: &Key, security: Security, from: u32, to: u32) -> (Self, Self) {
+        let (low, high) = (from.min(to), from.max(to));
+        let secret = key.derive(derive::APART, &[&low.to_be_bytes(), &high.to_be_bytes(), &[security.code()]]);
+        // The one that everybody has.
+        let sealer = |from, to| Self::new(security, Suite::ChaCha20Poly1305, &secret, from, to);
+        (sealer(from, to), sealer(to, from))
     }
 
     fn name(spot: &Spot) -> [u8; 24] {
@@ -165,6 +176,17 @@ mod tests {
         assert_eq!(one, again);
         assert_ne!(salt(&one), salt(&other));
         assert_ne!(salt(&one), salt(&sealer.seal(&Spot { shelf: 1, ..SPOT }, b"one")));
+    }
+
+    #[test]
+    fn ranks_that_never_meet_have_a_key_of_their_group_and_pair() {
+        let (key, other) = (Key::new("g", b"one"), Key::new("g", b"two"));
+        let security = Security::Encrypted;
+        let body = Sealer::apart(&key, security, 0, 1).0.seal(&SPOT, b"text");
+        assert_eq!(Sealer::apart(&key, security, 1, 0).1.open(&SPOT, &body).as_deref(), Ok(&b"text"[..]));
+        for (_, opens) in [Sealer::apart(&other, security, 1, 0), Sealer::apart(&key, security, 2, 0)] {
+            assert_eq!(opens.open(&SPOT, &body), Err(ObjectError::Tag));
+        }
     }
 
     proptest! {
