@@ -33,7 +33,7 @@ use crate::channel::stream::Link;
 use crate::channel::{Channel, LinkInfo, memory};
 use crate::communicator::base::Base;
 use crate::config::Config;
-use crate::connect::meeting::{Met, meet as meet_in_store};
+use crate::connect::meeting::{Met, begin_apart, meet as meet_in_store};
 use crate::connect::{Joined, Joiner, Prepared};
 use crate::engine::{Engine, Shared, Until};
 use crate::error::{Error, ErrorKind, Operation, Path, Result};
@@ -48,6 +48,8 @@ use fmi_store::Store;
 
 /// Time for each operation of a group in a store, if [`Config::operation_deadline`] has none.
 pub const STORE_DEADLINE: Duration = Duration::from_secs(600);
+/// How long a rank that leaves waits for a store to take what it has sent.
+const STORED_WITHIN: Duration = Duration::from_secs(60);
 /// How often a rank that leaves looks whether what it sent has been acknowledged.
 const ACKNOWLEDGED_PAUSE: Duration = Duration::from_millis(100);
 
@@ -178,14 +180,22 @@ impl Communicator {
         config.check_but_rendezvous().map_err(|error| error.on(config.rank))?;
         let deadline = net.now() + config.join_deadline;
         let costs = Costs::store(store.traits().patience.map(|patience| patience.pause_min));
-        let Met { mut channels, session } = meet_in_store(&net, config, store, deadline).await?;
+        let operation_deadline = config.operation_deadline.or(Some(STORE_DEADLINE));
+        let mut config = Config { operation_deadline, ..config.clone() };
+        let Met { mut channels, session } = if config.meet {
+            meet_in_store(&net, &config, store, deadline).await?
+        } else {
+            // Nobody may be there to ask for the rest of a long message.
+            config.eager_bytes_max = u64::MAX;
+            begin_apart(&config, store, net.now())
+        };
         let own = |rank| channels.remove(&rank).map(|channel| Box::new(channel) as Box<dyn Channel>);
         let channels = (0..config.size).map(own).collect();
         let parts = crate::engine::Parts { channels, control: None, session, upgrade: None, lifeline: None };
-        let config =
-            Config { operation_deadline: config.operation_deadline.or(Some(STORE_DEADLINE)), ..config.clone() };
         let comm = Self::over(&config, Arc::new(net), parts);
-        comm.join_barrier(deadline).await?;
+        if config.meet {
+            comm.join_barrier(deadline).await?;
+        }
         comm.shared.with(|engine| engine.costs = costs);
         comm.mark_formed();
         Ok(comm)
@@ -326,7 +336,8 @@ impl Communicator {
 
     /// Leaves the group gracefully: what was sent arrives, as long as the peers read it. It waits for the peers to
     /// leave too, but not longer than [`Config::cause_wait`], or [`FAILURE_BOUND`] while the kernel of one has not acknowledged
-    /// what was sent: the path to it may be cut. Dropping does not wait.
+    /// what was sent: the path to it may be cut. In a store it waits for no peer, but up to a minute until the store has all that
+    /// was sent. Dropping does not wait.
     ///
     /// A group is left once, by the last in this process that holds it. While other clones, communicators made of it, or
     /// requests are there, they go on, and this only sends what is queued. So drop those first.
@@ -345,6 +356,8 @@ impl Communicator {
         }
         let (mut open, left) = (Vec::new(), is_last.then_some(self.id));
         let visit = Visit::new(&self.shared);
+        let is_stored = self.links().any(|link| link.path == Path::Store);
+        let bound = if is_stored { STORED_WITHIN } else { FAILURE_BOUND };
         // Within a bound: nobody waits for a peer that stays, or a rendezvous that does not read.
         let mut until = said + cause_wait;
         std::future::poll_fn(|cx| {
@@ -354,7 +367,7 @@ impl Communicator {
                     return flushed;
                 }
                 let now = clock.now();
-                if now >= said + FAILURE_BOUND || !self.shared.with(|engine| engine.is_unacknowledged(&open)) {
+                if now >= said + bound || !self.shared.with(|engine| engine.is_unacknowledged(&open)) {
                     return Poll::Ready(());
                 }
                 until = now + ACKNOWLEDGED_PAUSE;

@@ -174,6 +174,10 @@ async fn work(comm: Communicator) -> fmi::Result<()> {
     Ok(())
 }
 
+async fn begin(store: Arc<dyn Store>, config: Config) -> Communicator {
+    Communicator::connect_by_store(RealNet::new(), &config, store).await.expect("nobody is waited for")
+}
+
 async fn run(store: &Arc<Layer>, size: u32) -> Vec<fmi::Result<()>> {
     let ranks = (0..size).map(|rank| {
         let store: Arc<dyn Store> = store.clone();
@@ -265,4 +269,51 @@ async fn nothing_in_the_store_shows_group_or_text() {
         assert!(!name.to_string().contains("stored"));
     }
     assert!(store.ledger().spent().of(Request::Put) > 2);
+}
+
+#[tokio::test]
+async fn what_was_sent_to_a_rank_that_comes_after_its_sender_has_ended_is_received() {
+    let store = Layer::new(Malice::Slow, 3000);
+    let apart = |rank| {
+        let mut config = config(rank, 3);
+        config.meet = false;
+        begin(store.clone(), config)
+    };
+    let long: Vec<u32> = (0..200_000).collect();
+    let sender = apart(0).await;
+    sender.send(1, 7, &long).await.expect("the store takes it");
+    sender.send(1, 8, &[5u8]).await.expect("the store takes it");
+    sender.send(2, 8, &[6u8]).await.expect("the store takes it");
+    sender.leave().await;
+    for (rank, small) in [(2, 6), (1, 5)] {
+        let receiver = apart(rank).await;
+        let mut got = [0u8];
+        receiver.recv(0, 8, &mut got).await.expect("it was there");
+        assert_eq!(got, [small]);
+        if rank == 1 {
+            let mut all = vec![0u32; long.len()];
+            receiver.recv(0, 7, &mut all).await.expect("it was there");
+            assert!(all == long);
+        }
+        let error = receiver.recv(0, 9, &mut got).await.expect_err("the sender has left");
+        assert!(matches!(error.kind(), ErrorKind::PeerLeft(_) | ErrorKind::ConnectionLost(_)), "{error}");
+        receiver.leave().await;
+    }
+}
+
+#[tokio::test]
+async fn two_processes_that_are_one_rank_find_out() {
+    let store = Layer::new(Malice::None, 3000);
+    let apart = |rank| {
+        let mut config = config(rank, 3);
+        config.meet = false;
+        begin(store.clone(), config)
+    };
+    let (first, twin) = (apart(1).await, apart(1).await);
+    first.send(2, 1, &[1u8; 600]).await.expect("the store takes it");
+    let mut results = vec![twin.send(2, 1, &[2u8; 600]).await];
+    results.push(twin.send(2, 1, &[2u8; 600]).await);
+    results.push(twin.recv(2, 1, &mut [0u8]).await.map(drop));
+    let error = results.into_iter().find_map(fmi::Result::err).expect("its place is taken");
+    assert!(error.to_string().contains("another process is this rank"), "{error}");
 }
