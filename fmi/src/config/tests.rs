@@ -330,12 +330,30 @@ fn what_is_shown_of_each_setting_can_be_given_again() {
     config.security = Some(Security::Authenticated);
     config.algorithms = BTreeMap::from([(Collective::Allreduce, Algorithm::Ring)]);
     let shown = |config: &Config| -> Vec<(&str, String)> {
-        let shown = SETTINGS.iter().filter(|setting| !setting.is_secret());
+        // A group has a rendezvous or a store.
+        let shown = SETTINGS.iter().filter(|setting| !setting.is_secret() && setting.field != "store");
         shown.map(|setting| (setting.variable, (setting.show)(config))).collect()
     };
     let variables = shown(&config).into_iter().chain([("FMI_KEY", KEY.to_owned())]).collect();
     let again = Config::from_variables(&variables).expect("valid");
     assert_eq!(shown(&again), shown(&config));
+}
+
+#[test]
+fn a_store_takes_the_place_of_a_rendezvous_and_is_shown_without_its_password() {
+    let group = [("FMI_RANK", "0"), ("FMI_SIZE", "2"), ("FMI_GROUP", "g"), ("FMI_MEET", "no")];
+    let store = ("FMI_STORE", "redis://me:secret@host:7/1");
+    let config = Config::from_variables(&group.into_iter().chain([store]).collect()).expect("valid");
+    assert_eq!((config.store.as_deref(), config.meet), (Some(store.1), false));
+    let shown = format!("{config:?}");
+    assert!(shown.contains("redis://host:7/1") && !shown.contains("secret"), "{shown}");
+    let error = Config::from_variables(&group.into_iter().collect()).expect_err("no place to meet").to_string();
+    assert!(error.contains("FMI_RENDEZVOUS"), "{error}");
+    let both = group.into_iter().chain([store, ("FMI_RENDEZVOUS", "h:1")]).collect();
+    let error = Config::from_variables(&both).expect_err("two places").to_string();
+    assert!(error.contains("leave one out"), "{error}");
+    let error = mistake(&[("FMI_MEET", b"no")]);
+    assert!(error.contains("need a store"), "{error}");
 }
 
 #[test]

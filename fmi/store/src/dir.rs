@@ -173,7 +173,7 @@ impl DirStore {
         }
     }
 
-    /// Takes away a file whose time is over. Another writer may do so at the same time, and have written anew: what was taken away
+    /// Takes away a file whose time has passed. Another writer may do so at the same time, and have written anew: what was taken away
     /// then goes back.
     fn take_away(&self, unfinished: &Path, path: &Path) -> io::Result<()> {
         let away = unfinished.with_extension("over");

@@ -16,7 +16,7 @@ pub struct StoreError {
     pub store: String,
     /// What was asked.
     pub request: Request,
-    /// What came of it.
+    /// Why it failed.
     pub cause: Cause,
 }
 

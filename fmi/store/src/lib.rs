@@ -4,7 +4,7 @@
 //! so that a reader which dies or freezes between two requests has lost nothing, and a writer which repeats a request
 //! has changed nothing. Order is in the names, which their users derive from what a body is.
 //!
-//! Who waits for a body waits for the *bell* of its [`Shelf`], where the store has bells, and else asks for the name again
+//! Whoever waits for a body waits for the *bell* of its [`Shelf`], where the store has bells, and else asks for the name again
 //! and again ([`Patience`]). A bell is a hint: it may ring for nothing, and what counts is the body.
 //!
 //! Every request is counted ([`Ledger`]): requests are what stores charge for.

@@ -32,7 +32,7 @@ pub struct MemoryStore {
 struct State {
     bodies: BTreeMap<Name, Entry>,
     counters: BTreeMap<Name, (u64, Instant)>,
-    /// Who waits for a bell: by shelf, and by a number of its own.
+    /// Those that wait for a bell: by shelf, and by a number of its own.
     waiting: BTreeMap<(Shelf, u64), Waker>,
     waits: u64,
 }

@@ -89,7 +89,7 @@ pub enum Placed {
 ///
 /// All futures are free of the borrow of the store, spawn nothing, and do nothing while nobody polls them. They retry what
 /// may be retried (a store that throttles, a connection that broke under a request that changes nothing when it is
-/// repeated) for a while that each store states; nobody waits for ever.
+/// repeated) for a while that each store states; nobody waits forever.
 ///
 /// # Cancel safety
 /// Dropping the future of [`put`](Self::put) or [`delete`](Self::delete) leaves it done or not, and either is harmless, as
@@ -108,7 +108,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// [`Cause`](crate::Cause) has the kinds: among them `TooLarge`, `Full`, `Denied`, `Throttled`.
     fn put(self: Arc<Self>, put: Put) -> BoxFuture<Result<Placed>>;
 
-    /// Reads a body, or the part of it that lies in `range`; `None` if it is not there, or its time is over. A range beyond the
+    /// Reads a body, or the part of it that lies in `range`; `None` if it is not there, or its time has passed. A range beyond the
     /// end is cut off there.
     ///
     /// # Errors

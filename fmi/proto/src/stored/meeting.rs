@@ -128,7 +128,7 @@ pub struct Meeting {
     since: Option<Nonce>,
     /// Whether somebody wants a seat that is taken.
     is_contested: bool,
-    /// Who must live: of rank 0 all that are seated, of others rank 0, of whom has no seat its holder.
+    /// Those who must live: of rank 0 all that are seated, of others rank 0, of whom has no seat its holder.
     watched: BTreeMap<u32, Holder>,
     pulse: u32,
     pulse_at: Option<Instant>,
