@@ -143,8 +143,8 @@ impl Communicator {
     /// there until it is read. Nobody needs to be reachable, and no server but the store.
     ///
     /// A store cannot tell a rank that is dead from one that computes, so that here each operation has a deadline:
-    /// [`Config::operation_deadline`], or [`STORE_DEADLINE`]. What a rank has sent is in the store once it has
-    /// [left](Communicator::leave); dropping the communicator loses what is under way.
+    /// [`Config::operation_deadline`], or [`STORE_DEADLINE`]. A message is in the store once its send has ended. Dropping the
+    /// communicator loses what is under way; [leaving](Communicator::leave) does not.
     ///
     /// # Examples
     /// ```
@@ -461,11 +461,10 @@ impl<N: Net> Prepared<N> {
             comm.mark_formed();
             return Ok(comm);
         }
-        let prepared = match self.into_stored() {
-            Ok((net, config, store)) => return Communicator::connect_by_store(net, &config, store).await,
-            Err(prepared) => prepared,
-        };
-        let mut joiner = Joiner::new(prepared, Arc::new(meet));
+        if let Some((net, config, store)) = self.store() {
+            return Communicator::connect_by_store(net, &config, store).await;
+        }
+        let mut joiner = Joiner::new(self, Arc::new(meet));
         loop {
             let joined = joiner.next().await?;
             let comm = Communicator::assemble(joiner.config(), joiner.clock(), joined);

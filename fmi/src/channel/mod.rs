@@ -97,6 +97,11 @@ pub(crate) trait Channel: Send + fmt::Debug {
     /// Whether anything waits to be sent that no operation sends.
     fn has_queued(&self) -> bool;
 
+    /// Whether what is queued takes its time, and arrives all the same. Else it waits only for a peer that does not read.
+    fn sends_later(&self) -> bool {
+        false
+    }
+
     /// Bytes that wait to be sent and that no operation sends.
     fn queued(&self) -> usize;
 

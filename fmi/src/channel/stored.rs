@@ -88,7 +88,9 @@ struct Outbox {
     /// The part that is being filled.
     part: Vec<u8>,
     number: u64,
-    puts: Vec<BoxFuture<Result<Placed, StoreError>>>,
+    /// Parts that wait to be written, and those that are being written.
+    ready: VecDeque<Put>,
+    puts: Vec<(usize, BoxFuture<Result<Placed, StoreError>>)>,
     /// Whether an operation's frame is partly taken, and whole ones that go behind it.
     is_mid_frame: bool,
     held: Vec<(Head, Vec<u8>)>,
@@ -162,6 +164,19 @@ fn lock(postbox: &Shared) -> MutexGuard<'_, Postbox> {
     postbox.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+impl Outbox {
+    /// Parts that the store does not have yet.
+    fn unwritten(&self) -> usize {
+        self.ready.len() + self.puts.len()
+    }
+
+    /// Whether there is anything that the store does not have yet, but for the frame that an operation sends.
+    fn has_queued(&self) -> bool {
+        let is_filled = self.part.len() > FIRST && !self.is_mid_frame;
+        !self.held.is_empty() || is_filled || self.unwritten() > 0
+    }
+}
+
 impl Peer {
     /// Nothing more comes or goes; the first failure counts.
     fn fail(&mut self, what: String) {
@@ -183,8 +198,16 @@ impl Postbox {
         sealers: impl IntoIterator<Item = (u32, (Sealer, Sealer))>,
     ) -> Self {
         let peer = |(rank, (seals, opens))| {
-            let (part, puts, held) = (Vec::new(), Vec::new(), Vec::new());
-            let outbox = Outbox { sealer: seals, part, number: 0, puts, is_mid_frame: false, held, is_closed: false };
+            let outbox = Outbox {
+                sealer: seals,
+                part: Vec::new(),
+                number: 0,
+                ready: VecDeque::new(),
+                puts: Vec::new(),
+                is_mid_frame: false,
+                held: Vec::new(),
+                is_closed: false,
+            };
             let (parts, next, read, left) = (BTreeMap::new(), 0, FIRST, 0);
             let inbox = Inbox { sealer: opens, next, parts, read, left, is_closed: false };
             (rank, Peer { outbox, inbox, failure: None, waker: None, writer: None })
@@ -254,9 +277,20 @@ impl Postbox {
         outbox.number += 1;
         let mut put = Put::new(name, body, time_to_live).ringing([name.shelf]);
         put.only_if_absent = self.only_if_absent;
-        let put = self.store.clone().put(put);
-        self.peer(to).outbox.puts.push(put);
-        self.bell.state().has_rung = true;
+        self.peer(to).outbox.ready.push_back(put);
+        self.write_ready(to);
+    }
+
+    /// Writes what is ready, a few parts at once.
+    fn write_ready(&mut self, to: u32) {
+        let (store, bell) = (self.store.clone(), self.bell.clone());
+        let outbox = &mut self.peer(to).outbox;
+        while outbox.puts.len() < WINDOW
+            && let Some(put) = outbox.ready.pop_front()
+        {
+            outbox.puts.push((put.body.len(), store.clone().put(put)));
+            bell.state().has_rung = true;
+        }
     }
 
     /// Says that nothing more comes.
@@ -280,7 +314,7 @@ impl Postbox {
             let room = (1 + part_bytes).saturating_sub(outbox.part.len());
             // A head is in one part.
             if room == 0 || (*sent == 0 && room < ENVELOPE_BYTES) {
-                if outbox.puts.len() >= window {
+                if outbox.unwritten() >= window {
                     outbox.is_mid_frame = *sent > 0;
                     return false;
                 }
@@ -309,7 +343,7 @@ impl Postbox {
     /// Posts what there is, unless so much is on its way that it would only be cut smaller.
     fn post_if_idle(&mut self, to: u32) {
         let outbox = &self.peer(to).outbox;
-        if outbox.part.len() > 1 && outbox.puts.len() < WINDOW {
+        if outbox.part.len() > FIRST && outbox.unwritten() < WINDOW {
             self.post(to, MORE);
         }
     }
@@ -330,7 +364,7 @@ impl Postbox {
             let peer = self.peer(to);
             let before = peer.outbox.puts.len();
             let mut failure = None;
-            peer.outbox.puts.retain_mut(|put| match put.as_mut().poll(cx) {
+            peer.outbox.puts.retain_mut(|(_, put)| match put.as_mut().poll(cx) {
                 Poll::Pending => true,
                 Poll::Ready(Ok(Placed::Written)) => false,
                 Poll::Ready(Ok(Placed::Occupied(_))) => {
@@ -348,6 +382,7 @@ impl Postbox {
             }
             if peer.outbox.puts.len() < before {
                 peer.writer.take().into_iter().for_each(Waker::wake);
+                self.write_ready(to);
                 self.post_if_idle(to);
             }
         }
@@ -556,15 +591,17 @@ impl Channel for Stored {
         if let Some(error) = postbox.peer(self.peer).error() {
             return Poll::Ready(Err(error));
         }
-        while !postbox.take_frame(self.peer, frame, sent, WINDOW) {
+        // A frame is sent once the store has it: nobody may poll this rank for long after that.
+        while !postbox.take_frame(self.peer, frame, sent, WINDOW) || postbox.peer(self.peer).outbox.unwritten() > 0 {
+            let before = postbox.peer(self.peer).outbox.unwritten();
             postbox.advance();
-            if postbox.peer(self.peer).outbox.puts.len() >= WINDOW {
+            if postbox.peer(self.peer).outbox.unwritten() >= before {
                 self.park_writer(&mut postbox, mode);
                 return Poll::Pending;
             }
         }
-        postbox.advance();
-        Poll::Ready(Ok(()))
+        let error = postbox.peer(self.peer).error();
+        Poll::Ready(error.map_or(Ok(()), Err))
     }
 
     fn take_over(&mut self, frame: Outgoing<'_>, sent: usize) {
@@ -587,16 +624,19 @@ impl Channel for Stored {
     }
 
     fn has_queued(&self) -> bool {
-        let postbox = lock(&self.postbox);
-        let outbox = &postbox.peers[&self.peer].outbox;
-        !outbox.held.is_empty() || (outbox.part.len() > FIRST && !outbox.is_mid_frame)
+        lock(&self.postbox).peers[&self.peer].outbox.has_queued()
+    }
+
+    fn sends_later(&self) -> bool {
+        true
     }
 
     fn queued(&self) -> usize {
         let postbox = lock(&self.postbox);
         let outbox = &postbox.peers[&self.peer].outbox;
         let held: usize = outbox.held.iter().map(|(head, payload)| head.len() + payload.len()).sum();
-        held + outbox.part.len() + outbox.puts.len().saturating_sub(WINDOW) * postbox.part_bytes
+        let ready = outbox.ready.iter().map(|put| put.body.len());
+        held + outbox.part.len() + ready.chain(outbox.puts.iter().map(|(bytes, _)| *bytes)).sum::<usize>()
     }
 
     fn is_mid_frame(&self) -> bool {
@@ -611,7 +651,7 @@ impl Channel for Stored {
         if let Some(error) = peer.error() {
             return Poll::Ready(Err(error));
         }
-        if peer.outbox.held.is_empty() && (peer.outbox.part.len() <= FIRST || peer.outbox.is_mid_frame) {
+        if !peer.outbox.has_queued() {
             return Poll::Ready(Ok(()));
         }
         self.park_writer(&mut postbox, mode);
@@ -627,7 +667,7 @@ impl Channel for Stored {
         postbox.bell.state().has_rung = true;
         postbox.advance();
         let peer = postbox.peer(self.peer);
-        let is_written = peer.failure.is_some() || peer.outbox.puts.is_empty();
+        let is_written = peer.failure.is_some() || peer.outbox.unwritten() == 0;
         if is_written && postbox.deletion.is_none() {
             return Poll::Ready(());
         }
@@ -642,7 +682,7 @@ impl Channel for Stored {
     fn is_acknowledged(&self) -> Option<bool> {
         let postbox = lock(&self.postbox);
         let peer = &postbox.peers[&self.peer];
-        Some(peer.failure.is_some() || peer.outbox.puts.is_empty())
+        Some(peer.failure.is_some() || peer.outbox.unwritten() == 0)
     }
 }
 

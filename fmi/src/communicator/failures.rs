@@ -7,6 +7,7 @@ use super::*;
 use crate::op::Sum;
 
 // Word of a departure must fit: whoever drops a communicator does not wait until it goes.
+// What a rank owes others when its last operation has ended waits for a lazy store until it is polled again.
 const WIRES: [Wire; 4] = [Wire::Pipe(256), Wire::Pipe(1 << 16), Wire::Memory, Wire::Store(1 << 10)];
 
 fn first(_: usize) -> usize {

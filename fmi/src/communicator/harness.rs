@@ -1,7 +1,10 @@
 //! Groups in one process for tests: a clock that stands still, connections of any width, and an executor that polls
 //! only what was woken. What hangs here has lost a wake-up, since no timer ever fires.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -25,7 +28,8 @@ use crate::proto::cipher::Suite;
 use crate::proto::stored::names::Names;
 use crate::proto::stored::object::Sealer;
 use crate::time::Instant;
-use fmi_store::MemoryStore;
+use bytes::Bytes;
+use fmi_store::{Ledger, MemoryStore, Name, Placed, Put, Scope, Shelf, Store, Traits};
 
 /// A clock that is set by hand; who sleeps is woken when it passes the time.
 #[derive(Default)]
@@ -80,6 +84,8 @@ pub(super) enum Wire {
     Memory,
     /// A store that takes long messages in parts of this length.
     Store(usize),
+    /// The same, which answers only when nobody has anything else to do.
+    LazyStore(usize),
 }
 
 pub(super) struct Bench {
@@ -98,7 +104,7 @@ fn connect(wire: Wire, low: u32, high: u32) -> (Box<dyn Channel>, Box<dyn Channe
             let (near, far) = memory::pair(info(high), info(low));
             (Box::new(near), Box::new(far))
         }
-        Wire::Store(_) => unreachable!("a store connects all at once"),
+        Wire::Store(_) | Wire::LazyStore(_) => unreachable!("a store connects all at once"),
         Wire::Pipe(width) => {
             let (near, far) = tokio::io::duplex(width);
             let link = |end, peer| Box::new(Link::new(Box::new(Pipe(end, None)), info(peer)));
@@ -107,9 +113,100 @@ fn connect(wire: Wire, low: u32, high: u32) -> (Box<dyn Channel>, Box<dyn Channe
     }
 }
 
+/// A request of a lazy store that waits for its turn.
+#[derive(Default)]
+struct Turn {
+    has_come: AtomicBool,
+    waker: Mutex<Option<Waker>>,
+}
+
+thread_local! {
+    static TURNS: RefCell<VecDeque<Arc<Turn>>> = const { RefCell::new(VecDeque::new()) };
+}
+
+/// Lets the oldest request of a lazy store go on; whether there was one.
+fn give_turn() -> bool {
+    let Some(turn) = TURNS.with_borrow_mut(VecDeque::pop_front) else { return false };
+    turn.has_come.store(true, Ordering::SeqCst);
+    let waker = turn.waker.lock().expect("no panic").take();
+    waker.into_iter().for_each(Waker::wake);
+    true
+}
+
+/// Completes when it is this request's turn.
+async fn turn() {
+    let turn = Arc::<Turn>::default();
+    TURNS.with_borrow_mut(|turns| turns.push_back(turn.clone()));
+    std::future::poll_fn(|cx| {
+        if turn.has_come.load(Ordering::SeqCst) {
+            return Poll::Ready(());
+        }
+        *turn.waker.lock().expect("no panic") = Some(cx.waker().clone());
+        Poll::Pending
+    })
+    .await;
+}
+
+/// A store that answers only when nobody has anything else to do.
+#[derive(Debug)]
+struct Lazy(Arc<MemoryStore>);
+
+/// Gives a request its turn, and does it.
+fn in_turn<T: 'static>(request: BoxFuture<T>) -> BoxFuture<T> {
+    Box::pin(async move {
+        turn().await;
+        request.await
+    })
+}
+
+impl Store for Lazy {
+    fn traits(&self) -> &Traits {
+        self.0.traits()
+    }
+
+    fn ledger(&self) -> &Ledger {
+        self.0.ledger()
+    }
+
+    fn put(self: Arc<Self>, put: Put) -> BoxFuture<fmi_store::Result<Placed>> {
+        in_turn(self.0.clone().put(put))
+    }
+
+    fn get(self: Arc<Self>, name: Name, range: Option<Range<u64>>) -> BoxFuture<fmi_store::Result<Option<Bytes>>> {
+        in_turn(self.0.clone().get(name, range))
+    }
+
+    fn wait(self: Arc<Self>, shelf: Shelf, names: Vec<Name>) -> BoxFuture<fmi_store::Result<Vec<(usize, Bytes)>>> {
+        let wait = in_turn(self.0.clone().wait(shelf, names));
+        Box::pin(async move {
+            let found = wait.await;
+            turn().await;
+            found
+        })
+    }
+
+    fn ring(self: Arc<Self>, shelves: Vec<Shelf>) -> BoxFuture<fmi_store::Result<()>> {
+        in_turn(self.0.clone().ring(shelves))
+    }
+
+    fn count(self: Arc<Self>, name: Name, add: u64, time_to_live: Duration) -> BoxFuture<fmi_store::Result<u64>> {
+        in_turn(self.0.clone().count(name, add, time_to_live))
+    }
+
+    fn delete(self: Arc<Self>, names: Vec<Name>) -> BoxFuture<fmi_store::Result<()>> {
+        in_turn(self.0.clone().delete(names))
+    }
+
+    fn sweep(self: Arc<Self>, scope: Option<Scope>, age: Duration) -> BoxFuture<fmi_store::Result<u64>> {
+        in_turn(self.0.clone().sweep(scope, age))
+    }
+}
+
 /// All ends of a group in a store, by rank and peer.
-fn store(clock: HandClock, size: u32, part_bytes: usize) -> Vec<Vec<Option<Box<dyn Channel>>>> {
-    let store = Arc::new(MemoryStore::new(clock).with_part_bytes(part_bytes));
+fn store(clock: HandClock, size: u32, part_bytes: usize, is_lazy: bool) -> Vec<Vec<Option<Box<dyn Channel>>>> {
+    TURNS.take();
+    let below = Arc::new(MemoryStore::new(clock).with_part_bytes(part_bytes));
+    let store: Arc<dyn Store> = if is_lazy { Arc::new(Lazy(below)) } else { below };
     let key = Key::new("harness", b"a secret of 16 b");
     let sealer = |from, to| Sealer::new(Security::Encrypted, Suite::ChaCha20Poly1305, &[3; 32].into(), from, to);
     let ends = |rank: u32| {
@@ -138,11 +235,12 @@ impl Bench {
     ) -> Self {
         let hands = Arc::<Hands>::default();
         let mut ends: Vec<Vec<Option<Box<dyn Channel>>>> = match wire {
-            Wire::Store(part_bytes) => store(HandClock(hands.clone()), size, part_bytes),
+            Wire::Store(part_bytes) => store(HandClock(hands.clone()), size, part_bytes, false),
+            Wire::LazyStore(part_bytes) => store(HandClock(hands.clone()), size, part_bytes, true),
             Wire::Pipe(_) | Wire::Memory => (0..size).map(|_| (0..size).map(|_| None).collect()).collect(),
         };
         for low in 0..size {
-            for high in (low + 1..size).filter(|_| !matches!(wire, Wire::Store(_))) {
+            for high in (low + 1..size).filter(|_| !matches!(wire, Wire::Store(_) | Wire::LazyStore(_))) {
                 let (near, far) = connect(wire, low, high);
                 ends[low as usize][high as usize] = Some(near);
                 ends[high as usize][low as usize] = Some(far);
@@ -248,7 +346,7 @@ impl<'a> Executor<'a> {
     pub(super) fn poll_woken_but(&mut self, spared: usize) -> bool {
         let due: Vec<usize> = (0..self.tasks.len()).filter(|task| *task != spared && self.is_due(*task)).collect();
         due.iter().for_each(|task| self.poll(*task));
-        !due.is_empty()
+        !due.is_empty() || give_turn()
     }
 
     /// Polls what is woken until nothing is; whether all tasks have ended. `order` picks the next one among those
@@ -257,6 +355,9 @@ impl<'a> Executor<'a> {
         loop {
             let due: Vec<usize> = (0..self.tasks.len()).filter(|task| self.is_due(*task)).collect();
             if due.is_empty() {
+                if give_turn() {
+                    continue;
+                }
                 return self.tasks.iter().all(|(future, _)| future.is_none());
             }
             let next = due[order(due.len()) % due.len()];
@@ -275,7 +376,7 @@ impl<'a> Executor<'a> {
                     any = true;
                 }
             }
-            if !any {
+            if !any && !give_turn() {
                 return self.tasks.iter().all(|(future, _)| future.is_none());
             }
         }

@@ -15,7 +15,8 @@ use crate::proto::rendezvous::{SERVER_MESSAGE_BYTES_MAX, ServerMessage};
 
 mod long;
 
-const WIRES: [Wire; 5] = [Wire::Pipe(64), Wire::Pipe(1 << 16), Wire::Memory, Wire::Store(100), Wire::Store(1 << 16)];
+const WIRES: [Wire; 6] =
+    [Wire::Pipe(64), Wire::Pipe(1 << 16), Wire::Memory, Wire::Store(100), Wire::Store(1 << 16), Wire::LazyStore(100)];
 
 fn first(_: usize) -> usize {
     0
@@ -473,7 +474,7 @@ proptest! {
         deeds in proptest::collection::vec(deed(), 1..14),
         width in prop_oneof![
             Just(Wire::Pipe(1)), Just(Wire::Pipe(64)), Just(Wire::Pipe(5000)), Just(Wire::Memory), Just(Wire::Store(100)),
-            Just(Wire::Store(5000)),
+            Just(Wire::Store(5000)), Just(Wire::LazyStore(100)), Just(Wire::LazyStore(2000)),
         ],
         eager in prop_oneof![Just(1u64), Just(20), Just(300), Just(1 << 18)],
         draws in proptest::collection::vec(0usize..64, 1..40),

@@ -113,12 +113,10 @@ impl<N: Net> Prepared<N> {
         self.config.is_alone()
     }
 
-    /// Of a group that meets in a store, all that it takes.
-    pub(crate) fn into_stored(self) -> std::result::Result<(N, Config, Arc<dyn Store>), Self> {
-        match self.store {
-            Some(store) => Ok((self.net, self.config, store)),
-            None => Err(self),
-        }
+    /// Where the group meets, if that is a store, with all else that it takes.
+    pub(crate) fn store(&self) -> Option<(N, Config, Arc<dyn Store>)> {
+        let store = self.store.clone()?;
+        Some((self.net.clone(), self.config.clone(), store))
     }
 
     /// Configuration and clock.

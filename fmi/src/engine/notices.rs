@@ -25,7 +25,7 @@ impl Engine {
             }
             if lane.channel.is_mid_frame() {
                 self.notices_due = true;
-            } else if is_only {
+            } else if is_only && !lane.channel.sends_later() {
                 let kind = ErrorKind::ConnectionLost("the peer could not be told of a failure here".into());
                 self.group.handle_input(self.now, Input::Broken { peer: slot, kind });
                 self.close_lane(slot);

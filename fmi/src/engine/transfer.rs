@@ -381,8 +381,9 @@ impl Engine {
         let events = lane.writers.events();
         // A broken channel shows at its next use.
         let _ = lane.channel.poll_flush(Lane::of(&lane.write_waker, mode));
-        let left = lane.channel.queued();
-        if left == 0 || lane.queued.saturating_sub(left as u64) >= mark {
+        let left = lane.channel.queued() as u64;
+        // The channel may have more than was queued: the beginning of a frame that was taken over.
+        if left == 0 || lane.queued >= mark.saturating_add(left) {
             return Poll::Ready(Ok(()));
         }
         if let Mode::Park(_) = mode {

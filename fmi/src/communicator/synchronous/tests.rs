@@ -12,6 +12,7 @@ use crate::communicator::{Destination, Invocation, Source, Status, Tag};
 use crate::datatype::Datatype;
 use crate::error::Operation;
 
+// Word of a receive that has ended waits for a lazy store until its rank is polled again.
 const WIRES: [Wire; 5] = [Wire::Pipe(64), Wire::Pipe(1 << 16), Wire::Memory, Wire::Store(100), Wire::Store(1 << 16)];
 
 fn first(_: usize) -> usize {
