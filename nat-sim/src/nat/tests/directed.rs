@@ -164,3 +164,19 @@ fn each_host_has_an_address_of_its_own_until_none_is_left() {
         assert_eq!((address("10.0.0.3:2"), address("10.0.0.2:2")), (Ok(pool[1]), Ok(pool[0])));
     }
 }
+
+#[test]
+fn an_address_of_ones_own_is_nobody_elses_whatever_pool_the_other_transport_has() {
+    let pool: Vec<Ipv4Addr> = (1..=2).map(|last| Ipv4Addr::new(203, 0, 113, last)).collect();
+    let config = NatConfig { tcp: preset::rfc_ideal().tcp, pooling: Pooling::Paired, ..preset::one_to_one() };
+    let mut nat = Nat::with_pool(config, pool.clone(), 1);
+    let mut address = |packet| match nat.outbound(Instant::ZERO, packet) {
+        Verdict::Forward(_, out) => *out.flow().expect("a flow").source.ip(),
+        other => panic!("{other:?}"),
+    };
+    let syn = Segment { syn: true, ..Segment::NONE };
+    let syn = Packet::tcp("10.0.0.2:1".parse().expect("v4"), REMOTE.parse().expect("v4"), syn, &[]);
+    assert_eq!(address(syn), pool[0]);
+    assert_eq!(address(udp("10.0.0.3:1", REMOTE)), pool[0]);
+    assert_eq!(address(udp("10.0.0.2:1", REMOTE)), pool[1], "the first belongs to another host");
+}
