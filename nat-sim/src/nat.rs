@@ -255,9 +255,7 @@ impl Nat {
         Self {
             addresses,
             entropy: ChaCha8Rng::seed_from_u64(seed),
-            tables: Tables::new(
-                config.tcp.mapping == Mapping::PreserveOverlap || config.udp.mapping == Mapping::PreserveOverlap,
-            ),
+            tables: Tables::new([config.tcp.mapping, config.udp.mapping].contains(&Mapping::PreserveOverlap)),
             ports: Ports::default(),
             evictable: BTreeSet::new(),
             held: VecDeque::new(),
@@ -283,6 +281,12 @@ impl Nat {
 
     fn is_mine(&self, address: Ipv4Addr) -> bool {
         self.addresses.contains(&address)
+    }
+
+    /// Whether a packet from outside is for it, or for hosts whose addresses it leaves as they are.
+    fn takes(&self, packet: &Packet) -> bool {
+        let is_mine = |to| self.is_mine(to);
+        self.config.tcp.mapping == Mapping::None || packet.v4_destination().is_some_and(is_mine)
     }
 
     /// Translates a packet that comes from inside. Drain [`Nat::next_verdict`] afterwards.
@@ -321,6 +325,9 @@ impl Nat {
         self.expire(now);
         if !packet.is_v4() {
             return self.pass_ipv6(now, from, packet);
+        }
+        if from == Side::Outside && !self.takes(&packet) {
+            return Verdict::Drop(DropReason::NotMine);
         }
         if packet.is_icmp_error() {
             return match from {
@@ -443,9 +450,6 @@ impl Nat {
 
     fn translate_inbound(&mut self, now: Instant, mut packet: Packet, sender: Option<SocketAddrV4>) -> Verdict {
         let Some(flow) = packet.flow() else { return Verdict::Drop(DropReason::NotTranslated) };
-        if !self.is_mine(*flow.destination.ip()) && self.config.tcp.mapping != Mapping::None {
-            return Verdict::Drop(DropReason::NotMine);
-        }
         let seen = Seen::of(&packet, Side::Outside);
         let is_first_syn = seen.segment.is_some_and(|segment| segment.is_first_syn());
         if is_first_syn && self.config.simultaneous_open == SimultaneousOpen::DropInboundSyn {
@@ -526,9 +530,7 @@ impl Nat {
             self.may_begin_outbound(segment)?;
         }
         self.check_limits(now, *flow.source.ip()).map_err(Refusal::Full)?;
-        if self.config.first_packet_loss_ppm > 0
-            && self.entropy.next_u32() % 1_000_000 < self.config.first_packet_loss_ppm
-        {
+        if self.loses_first_packet() {
             return Err(Refusal::Drop(DropReason::FirstPacketLost));
         }
         let mapping = self.mapping_for(flow.transport, flow.source, flow.destination).map_err(Refusal::Full)?;
@@ -539,9 +541,15 @@ impl Nat {
         }
         let id = self.begin(now, flow.transport, flow.source, flow.destination, mapping, seen);
         let rewrites = self.config.rewrites_isn && flow.transport == Transport::Tcp;
-        let shift = if rewrites { self.entropy.next_u32() | 1 } else { 0 };
+        let shift = if rewrites { self.entropy.next_u32() } else { 0 };
         self.tables.session_mut(id).shift = shift;
         Ok((external, shift))
+    }
+
+    /// Draws nothing where none is lost, so that all else is drawn alike.
+    fn loses_first_packet(&mut self) -> bool {
+        let share = self.config.first_packet_loss_ppm;
+        share != 0 && self.entropy.next_u32() % 1_000_000 < share
     }
 
     fn may_begin_outbound(&self, segment: Segment) -> Result<(), Refusal> {

@@ -25,8 +25,9 @@ pub(super) struct Ports {
     rest_ends: BTreeSet<(Instant, Resting)>,
     /// The next port of a sequential allocator, per transport, and per host where each has its own.
     next: BTreeMap<(Transport, Option<Ipv4Addr>), u16>,
-    /// External addresses of hosts, where one host keeps one, and hosts of addresses.
+    /// External addresses of hosts, where each host keeps one.
     pairs: BTreeMap<Ipv4Addr, Ipv4Addr>,
+    /// Hosts of external addresses, where each address is one host's.
     owners: BTreeMap<Ipv4Addr, Ipv4Addr>,
     /// Owner of each port block: external address and first port of the block.
     blocks: BTreeMap<(Ipv4Addr, u16), Ipv4Addr>,
@@ -101,8 +102,8 @@ impl Search {
     }
 }
 
-/// Linux's first number of tries in its search for a port, and the one below which it gives up.
-const LINUX_TRIES: (u32, u32) = (128, 16);
+/// Ports that Linux looks at in a row, from another random one in each round of its search.
+const LINUX_ROUNDS: [u32; 5] = [128, 64, 32, 16, 8];
 
 impl Nat {
     /// Finds or makes the mapping for a new session from inside.
@@ -195,12 +196,9 @@ impl Nat {
 
     /// The external address that belongs to one host alone, the next free one for a new host.
     fn own_address(&mut self, host: Ipv4Addr) -> Result<Ipv4Addr, DropReason> {
-        if let Some(address) = self.ports.pairs.get(&host) {
-            return Ok(*address);
-        }
-        let free = self.addresses.iter().copied().find(|address| !self.ports.owners.contains_key(address));
-        let address = free.ok_or(DropReason::NoPort)?;
-        self.ports.pairs.insert(host, address);
+        // They are given out in order and never given back, so that what a host has comes before what is free.
+        let is_for_it = |address: &Ipv4Addr| self.ports.owners.get(address).is_none_or(|owner| *owner == host);
+        let address = self.addresses.iter().copied().find(is_for_it).ok_or(DropReason::NoPort)?;
         self.ports.owners.insert(address, host);
         Ok(address)
     }
@@ -209,7 +207,6 @@ impl Nat {
     fn pool(&mut self, internal: SocketAddrV4, remote: SocketAddrV4) -> Vec<Ipv4Addr> {
         let count = self.addresses.len();
         match self.config.pooling {
-            _ if count == 1 => self.addresses.clone(),
             Pooling::FirstWithRoom => self.addresses.clone(),
             Pooling::Paired => {
                 let next = self.ports.pairs.len() % count;
@@ -290,17 +287,10 @@ impl Nat {
             Allocation::Preserve(Fallback::Refuse) => None,
             Allocation::Preserve(Fallback::Next) => search(self, wanted.clamp(low, high), count),
             Allocation::Preserve(Fallback::Lowest) => search(self, low, count),
-            Allocation::Preserve(Fallback::LinuxSearch) => {
-                let mut tries = LINUX_TRIES.0.min(count);
-                loop {
-                    let first = self.random_port(low, count);
-                    let found = search(self, first, tries);
-                    if found.is_some() || tries >= count || tries < LINUX_TRIES.1 {
-                        return found;
-                    }
-                    tries /= 2;
-                }
-            }
+            Allocation::Preserve(Fallback::LinuxSearch) => LINUX_ROUNDS.into_iter().find_map(|tries| {
+                let first = self.random_port(low, count);
+                search(self, first, tries.min(count))
+            }),
             Allocation::Preserve(Fallback::Random) | Allocation::Random => {
                 let first = self.random_port(low, count);
                 search(self, first, count)
@@ -351,10 +341,10 @@ impl Nat {
         if held.len() >= blocks_max {
             return None;
         }
-        let blocks = (u32::from(high - low) + 1) / u32::from(ports);
-        let start = self.entropy.next_u32() % blocks.max(1);
-        let first = (0..blocks)
-            .map(|offset| (start + offset) % blocks * u32::from(ports))
+        let blocks = (u64::from(high - low) + 1) / u64::from(ports);
+        let start = u64::from(self.entropy.next_u32());
+        let first = (start..start + blocks)
+            .map(|number| number % blocks * u64::from(ports))
             .map(|offset| low + u16::try_from(offset).expect("an offset within the range"))
             .find(|first| !self.ports.blocks.contains_key(&(address, *first)))?;
         self.ports.blocks.insert((address, first), host);

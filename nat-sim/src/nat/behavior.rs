@@ -38,7 +38,7 @@ pub enum Filtering {
 pub enum Fallback {
     /// A random free port of the class.
     Random,
-    /// Linux's bounded search: 128 ports from a random start, then 64, 32 and 16 from others. It may
+    /// Linux's bounded search: 128 ports from a random start, then 64, 32, 16 and 8 from others. It may
     /// fail although ports are free.
     LinuxSearch,
     /// The next free port above.
@@ -502,15 +502,14 @@ impl NatConfig {
             Transport::Tcp => self.tcp,
             Transport::Udp => self.udp,
             Transport::Icmp => {
-                let mapping = match self.tcp.mapping {
-                    kept @ (Mapping::PreserveOverlap | Mapping::OneToOne | Mapping::None) => kept,
+                let (mapping, overload) = match self.tcp.mapping {
+                    Mapping::PreserveOverlap => (Mapping::PreserveOverlap, Overload::DistinctRemote),
+                    kept @ (Mapping::OneToOne | Mapping::None) => (kept, Overload::Never),
                     Mapping::EndpointIndependent
                     | Mapping::AddressDependent
                     | Mapping::AddressAndPortDependent
-                    | Mapping::L4Proxy => Mapping::EndpointIndependent,
+                    | Mapping::L4Proxy => (Mapping::EndpointIndependent, Overload::Never),
                 };
-                let shares = mapping == Mapping::PreserveOverlap;
-                let overload = if shares { Overload::DistinctRemote } else { Overload::Never };
                 Rules {
                     mapping,
                     filtering: Filtering::AddressAndPortDependent,

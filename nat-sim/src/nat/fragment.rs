@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use fmi_net::time::Instant;
 
-use super::behavior::{Fragments, Mapping};
+use super::behavior::Fragments;
 use super::{DropReason, Nat, Side, Verdict};
 use crate::packet::{Fragment, Packet};
 
@@ -47,7 +47,7 @@ impl Reassembly {
                 && let Some(Datagram::Waiting(packets)) = self.datagrams.remove(&key)
             {
                 dropped += packets.len();
-                self.waiting_bytes -= packets.iter().map(|packet| packet.bytes().len()).sum::<usize>();
+                self.leave(&packets);
             }
         }
         std::iter::repeat_n(Verdict::Drop(DropReason::FragmentTimeout), dropped)
@@ -66,10 +66,15 @@ impl Reassembly {
             }
             Some(Datagram::Passing(_)) => Vec::new(),
             Some(Datagram::Waiting(packets)) => {
-                self.waiting_bytes -= packets.iter().map(|packet| packet.bytes().len()).sum::<usize>();
+                self.leave(&packets);
                 packets
             }
         }
+    }
+
+    /// Frees the room of fragments that wait no longer.
+    fn leave(&mut self, packets: &[Packet]) {
+        self.waiting_bytes -= packets.iter().map(|packet| packet.bytes().len()).sum::<usize>();
     }
 }
 
@@ -83,9 +88,6 @@ impl Nat {
         let policy = if fragment.protocol == TCP { self.config.tcp_fragments } else { self.config.fragments };
         if policy == Fragments::Drop {
             return Verdict::Drop(DropReason::Fragment);
-        }
-        if from == Side::Outside && !self.is_mine(fragment.destination) && self.config.tcp.mapping != Mapping::None {
-            return Verdict::Drop(DropReason::NotMine);
         }
         if !packet.decrement_hop_limit() {
             return self.expired_in_transit(from, &packet);

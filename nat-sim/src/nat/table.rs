@@ -299,20 +299,21 @@ impl Tables {
 
     /// The next session whose time has come.
     pub(super) fn pop_expired(&mut self, now: Instant) -> Option<SessionId> {
-        while let Some(&Reverse((at, number, id))) = self.clock.peek() {
+        while let Some(&Reverse((at, _, id))) = self.clock.peek() {
             if at > now {
                 return None;
             }
             self.clock.pop();
             let Some(session) = self.sessions.get_mut(id.0 as usize) else { continue };
-            if session.number != number || session.planned != at {
+            // An entry that is void, or of a session that had this place before.
+            if session.planned != at {
                 continue;
             }
             if session.deadline <= now {
                 return Some(id);
             }
             session.planned = session.deadline;
-            self.clock.push(Reverse((session.deadline, number, id)));
+            self.clock.push(Reverse((session.deadline, session.number, id)));
         }
         None
     }
@@ -356,6 +357,7 @@ impl Tables {
         assert_eq!(self.contacts.len(), with_mapping);
         let counted: usize = self.mappings.iter().map(|(_, mapping)| mapping.sessions).sum();
         assert_eq!(counted, with_mapping);
+        assert!(self.mappings.iter().all(|(_, mapping)| mapping.sessions > 0), "no mapping outlives its sessions");
         assert_eq!(self.hosts.values().map(|host| host.sessions).sum::<usize>(), with_mapping);
         assert_eq!(self.hosts.values().map(|host| host.mappings).sum::<usize>(), self.mappings.len());
         assert_eq!(self.remotes.values().sum::<usize>(), with_mapping);

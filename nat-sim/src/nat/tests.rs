@@ -15,6 +15,8 @@ use super::*;
 use crate::packet::Echo;
 
 mod directed;
+mod firewall;
+mod fragments;
 mod life;
 mod limits;
 mod reference;

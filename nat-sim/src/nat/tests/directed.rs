@@ -4,11 +4,11 @@ use super::*;
 
 const REMOTE: &str = "9.9.9.9:9";
 
-fn udp(from: &str, to: &str) -> Packet {
+pub(super) fn udp(from: &str, to: &str) -> Packet {
     Packet::udp(from.parse().expect("an endpoint"), to.parse().expect("an endpoint"), b"")
 }
 
-fn tight(config: NatConfig, sessions_max: usize, exhaustion: Exhaustion) -> NatConfig {
+pub(super) fn tight(config: NatConfig, sessions_max: usize, exhaustion: Exhaustion) -> NatConfig {
     NatConfig { limits: TableLimits { sessions_max, ..config.limits }, exhaustion, ..config }
 }
 
@@ -56,107 +56,127 @@ fn another_first_address_leaves_the_pool() {
     assert_eq!(nat.addresses, [second]);
 }
 
-const INSIDE: &str = "[fd00::2]";
-const OUTSIDE: &str = "[fd01::9]:9";
-
-/// A gateway with IPv6 alone in mind, and the time.
-struct Wall {
-    nat: Nat,
-    now: Instant,
-}
-
-impl Wall {
-    fn new(sessions_max: usize, exhaustion: Exhaustion) -> Self {
-        let config = NatConfig { ipv6: Ipv6::Stateful, ..preset::rfc_ideal() };
-        Self { nat: Nat::new(tight(config, sessions_max, exhaustion), EXTERNAL, 1), now: Instant::ZERO }
-    }
-
-    fn udp(&mut self, port: u16) -> bool {
-        matches!(self.nat.outbound(self.now, udp(&format!("{INSIDE}:{port}"), OUTSIDE)), Verdict::Forward(..))
-    }
-
-    /// Whether a segment with these flags passes.
-    fn tcp(&mut self, from: Side, port: u16, flags: &str) -> bool {
-        let has = |flag| flags.contains(flag);
-        let segment = Segment { syn: has('S'), fin: has('F'), rst: has('R'), ack: has('.'), ..Segment::NONE };
-        let inside = format!("{INSIDE}:{port}").parse().expect("an endpoint");
-        let outside = OUTSIDE.parse().expect("an endpoint");
-        let verdict = match from {
-            Side::Inside => self.nat.outbound(self.now, Packet::tcp_between(inside, outside, segment, &[])),
-            Side::Outside => self.nat.inbound(self.now, Packet::tcp_between(outside, inside, segment, &[])),
+/// On Linux, and where ports of one transport alone are kept like that.
+#[test]
+fn a_source_goes_on_from_the_endpoint_of_its_newest_session_that_lives() {
+    let overlap = Rules {
+        mapping: Mapping::PreserveOverlap,
+        overload: Overload::DistinctRemote,
+        allocation: Allocation::Random,
+        ..preset::pf_default().tcp
+    };
+    for transport in [Transport::Tcp, Transport::Udp] {
+        let mut config = preset::pf_default();
+        *(if transport == Transport::Tcp { &mut config.tcp } else { &mut config.udp }) = overlap;
+        let mut nat = Nat::new(config, EXTERNAL, 1);
+        let mut leaves = |now, remote: &str| {
+            let packet = if transport == Transport::Tcp {
+                let syn = Segment { syn: true, ..Segment::NONE };
+                Packet::tcp("10.0.0.2:4000".parse().expect("v4"), remote.parse().expect("v4"), syn, &[])
+            } else {
+                udp("10.0.0.2:4000", remote)
+            };
+            let Verdict::Forward(_, out) = nat.outbound(now, packet) else { panic!("passes") };
+            out.flow().expect("a flow").source
         };
-        matches!(verdict, Verdict::Forward(..))
-    }
-
-    fn establish(&mut self, port: u16) {
-        for (from, flags) in [(Side::Inside, "S"), (Side::Outside, "S."), (Side::Inside, ".")] {
-            assert!(self.tcp(from, port, flags));
-        }
+        let idle = if transport == Transport::Tcp { config.timers.syn_sent } else { config.timers.udp_new };
+        let half = Instant::ZERO + idle / 2;
+        let kept = leaves(Instant::ZERO, "9.9.9.1:9");
+        assert_eq!(leaves(Instant::ZERO, "9.9.9.2:9"), kept, "{transport:?}");
+        assert_eq!(leaves(half, "9.9.9.1:9"), kept, "{transport:?}");
+        // The newer one ends here.
+        assert_eq!(leaves(Instant::ZERO + idle, "9.9.9.3:9"), kept, "{transport:?}");
     }
 }
 
 #[test]
-fn a_full_firewall_refuses_new_flows_and_lets_the_known_ones_pass() {
-    let mut wall = Wall::new(2, Exhaustion::Drop);
-    assert!(wall.udp(1) && wall.udp(2));
-    assert!(!wall.udp(3), "there is no room");
-    assert!(wall.udp(1) && wall.udp(2), "these have theirs");
-    wall.now += wall.nat.config.timers.udp_stream;
-    assert!(wall.udp(3), "the others have expired");
-}
-
-#[test]
-fn an_end_of_tcp_frees_its_place_in_the_firewall() {
-    use Side::{Inside, Outside};
-    for (what, end, wait) in [
-        ("two FINs", &[(Inside, "F."), (Outside, "F."), (Inside, ".")][..], preset::rfc_ideal().timers.time_wait),
-        ("an RST from inside", &[(Inside, "R")], preset::rfc_ideal().timers.close),
-        ("an RST from outside", &[(Outside, "R.")], preset::rfc_ideal().timers.close),
+fn a_host_with_an_address_of_its_own_is_reached_at_any_port_unless_its_filter_forbids_that() {
+    let stranger = |to: &str| udp("8.8.8.8:8", to);
+    let own = EXTERNAL.to_string();
+    for (mapping, filtering, before, after) in [
+        (Mapping::OneToOne, Filtering::EndpointIndependent, Some(DropReason::NoMapping), None),
+        (Mapping::OneToOne, Filtering::AddressDependent, Some(DropReason::NoMapping), Some(DropReason::NoMapping)),
+        (Mapping::None, Filtering::EndpointIndependent, None, None),
+        (Mapping::None, Filtering::AddressDependent, Some(DropReason::NoMapping), Some(DropReason::NoMapping)),
     ] {
-        let mut wall = Wall::new(1, Exhaustion::Drop);
-        wall.establish(1);
-        for (from, flags) in end {
-            assert!(wall.tcp(*from, 1, flags), "{what}");
-        }
-        assert!(!wall.tcp(Inside, 2, "S"), "{what}: the ends still talk");
-        wall.now += wait;
-        assert!(!wall.tcp(Outside, 1, "."), "{what}: it is forgotten");
-        assert!(wall.tcp(Inside, 2, "S"), "{what}");
+        let host = if mapping == Mapping::None { own.as_str() } else { "10.0.0.2" };
+        let rules = Rules { mapping, filtering, ..preset::one_to_one().udp };
+        let mut nat = Nat::new(NatConfig { tcp: rules, udp: rules, ..preset::one_to_one() }, EXTERNAL, 1);
+        let reaches = |nat: &Nat| match nat.clone().inbound(Instant::ZERO, stranger(&format!("{own}:5000"))) {
+            Verdict::Forward(_, packet) => {
+                assert_eq!(packet.flow().expect("udp").destination.to_string(), format!("{host}:5000"));
+                None
+            }
+            Verdict::Drop(reason) => Some(reason),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(reaches(&nat), before, "{mapping:?} {filtering:?}: nobody has sent");
+        let Verdict::Forward(_, out) = nat.outbound(Instant::ZERO, udp(&format!("{host}:4000"), REMOTE)) else {
+            panic!("passes")
+        };
+        assert_eq!(out.flow().expect("udp").source.to_string(), format!("{own}:4000"));
+        assert_eq!(reaches(&nat), after, "{mapping:?} {filtering:?}");
+    }
+}
+
+/// What is drawn is ports and numbers.
+#[test]
+fn whom_a_gateway_lets_in_does_not_depend_on_its_seed() {
+    let syn = Segment { syn: true, ..Segment::NONE };
+    for seed in 0..16 {
+        let mut nat = Nat::new(preset::rfc_ideal(), EXTERNAL, seed);
+        let opens = Packet::tcp("10.0.0.2:4000".parse().expect("v4"), REMOTE.parse().expect("v4"), syn, &[]);
+        let Verdict::Forward(_, out) = nat.outbound(Instant::ZERO, opens) else { panic!("passes") };
+        let external = out.flow().expect("tcp").source;
+        let stranger = Packet::tcp("8.8.8.8:8".parse().expect("v4"), external, syn, &[]);
+        assert!(matches!(nat.inbound(Instant::ZERO, stranger), Verdict::Forward(Side::Inside, _)), "seed {seed}");
+    }
+}
+
+/// RFC 5508 REQ-1 and Linux.
+#[test]
+fn two_hosts_keep_one_identifier_of_echoes_only_where_ports_overlap_and_remotes_differ() {
+    for (config, shares) in [(preset::linux_masq_drop(), true), (preset::pf_default(), false)] {
+        let mut nat = Nat::new(config, EXTERNAL, 1);
+        let mut keeps = |host: u8, remote: u8| {
+            let echo = Echo { is_request: true, identifier: 7, sequence: 1 };
+            let packet = Packet::echo([10, 0, 0, host].into(), [9, 9, 9, remote].into(), echo, b"");
+            let Verdict::Forward(_, out) = nat.outbound(Instant::ZERO, packet) else { panic!("passes") };
+            out.flow().expect("an echo").source.port() == 7
+        };
+        let kept = [keeps(2, 1), keeps(3, 2), keeps(4, 1)];
+        assert_eq!(kept, [true, shares, false]);
     }
 }
 
 #[test]
-fn a_flow_that_stands_outlives_an_opening_one_and_a_new_one_follows_a_closed_one() {
-    use Side::{Inside, Outside};
-    let mut wall = Wall::new(9, Exhaustion::Drop);
-    wall.establish(1);
-    assert!(wall.tcp(Inside, 2, "S"));
-    wall.now += wall.nat.config.timers.syn_sent;
-    assert!(!wall.tcp(Outside, 2, "S."), "nobody answered in time");
-    assert!(wall.tcp(Outside, 1, "."));
-    for (from, flags) in [(Outside, "F."), (Inside, "F.")] {
-        assert!(wall.tcp(from, 1, flags));
+fn each_host_has_an_address_of_its_own_until_none_is_left() {
+    let pool: Vec<Ipv4Addr> = (1..=2).map(|last| Ipv4Addr::new(203, 0, 113, last)).collect();
+    let mut nat = Nat::with_pool(preset::one_to_one(), pool.clone(), 1);
+    let mut address = |host: &str| match nat.outbound(Instant::ZERO, udp(host, REMOTE)) {
+        Verdict::Forward(_, out) => Ok(*out.flow().expect("udp").source.ip()),
+        Verdict::Drop(reason) => Err(reason),
+        other => panic!("{other:?}"),
+    };
+    for _ in 0..2 {
+        assert_eq!((address("10.0.0.2:1"), address("10.0.0.3:1")), (Ok(pool[0]), Ok(pool[1])));
+        assert_eq!(address("10.0.0.4:1"), Err(DropReason::NoPort));
+        assert_eq!((address("10.0.0.3:2"), address("10.0.0.2:2")), (Ok(pool[1]), Ok(pool[0])));
     }
-    wall.establish(1);
-    wall.now += wall.nat.config.timers.time_wait;
-    assert!(wall.tcp(Outside, 1, "."), "a SYN began it anew");
-    assert!(wall.tcp(Inside, 3, "R") && !wall.tcp(Outside, 3, "."), "an RST begins nothing");
 }
 
 #[test]
-fn a_full_firewall_ends_what_its_policy_lets_give_way() {
-    for (exhaustion, idle_gives_way, closing_gives_way) in [
-        (Exhaustion::Drop, false, false),
-        (Exhaustion::Icmp { code: 13 }, false, false),
-        (Exhaustion::EvictClosing, false, true),
-        (Exhaustion::EvictAny, true, true),
-    ] {
-        let mut wall = Wall::new(1, exhaustion);
-        wall.establish(1);
-        assert_eq!(wall.tcp(Side::Inside, 2, "S"), idle_gives_way, "{exhaustion:?}");
-        let mut wall = Wall::new(1, exhaustion);
-        wall.establish(1);
-        assert!(wall.tcp(Side::Inside, 1, "F."));
-        assert_eq!(wall.tcp(Side::Inside, 2, "S"), closing_gives_way, "{exhaustion:?}");
-    }
+fn an_address_of_ones_own_is_nobody_elses_whatever_pool_the_other_transport_has() {
+    let pool: Vec<Ipv4Addr> = (1..=2).map(|last| Ipv4Addr::new(203, 0, 113, last)).collect();
+    let config = NatConfig { tcp: preset::rfc_ideal().tcp, pooling: Pooling::Paired, ..preset::one_to_one() };
+    let mut nat = Nat::with_pool(config, pool.clone(), 1);
+    let mut address = |packet| match nat.outbound(Instant::ZERO, packet) {
+        Verdict::Forward(_, out) => *out.flow().expect("a flow").source.ip(),
+        other => panic!("{other:?}"),
+    };
+    let syn = Segment { syn: true, ..Segment::NONE };
+    let syn = Packet::tcp("10.0.0.2:1".parse().expect("v4"), REMOTE.parse().expect("v4"), syn, &[]);
+    assert_eq!(address(syn), pool[0]);
+    assert_eq!(address(udp("10.0.0.3:1", REMOTE)), pool[0]);
+    assert_eq!(address(udp("10.0.0.2:1", REMOTE)), pool[1], "the first belongs to another host");
 }

@@ -7,7 +7,7 @@ use super::*;
 use crate::packet::TcpOptions;
 
 /// Each timer has a time of its own.
-const TIMERS: Timers = Timers {
+pub(super) const TIMERS: Timers = Timers {
     syn_sent: Duration::from_secs(1),
     syn_received: Duration::from_secs(2),
     established: Duration::from_secs(3),
@@ -28,7 +28,7 @@ fn config() -> NatConfig {
     NatConfig { timers: TIMERS, quarantine, simultaneous_open, checks_reset: false, ..preset::pf_default() }
 }
 
-fn segment(flags: &str) -> Segment {
+pub(super) fn segment(flags: &str) -> Segment {
     let has = |flag| flags.contains(flag);
     Segment { syn: has('S'), fin: has('F'), rst: has('R'), ack: has('.'), ..Segment::NONE }
 }

@@ -73,6 +73,23 @@ fn the_room_for_waiting_fragments_is_used_to_the_last_byte_and_comes_back() {
 }
 
 #[test]
+fn the_room_for_waiting_fragments_comes_back_with_the_datagrams_whose_time_ends() {
+    let mut nat = reassembling(10_000);
+    let second = |identification| fragments(identification, 1024).0;
+    let later = Instant::ZERO + Duration::from_secs(1);
+    for identification in 0..256 {
+        let now = if identification < 100 { Instant::ZERO } else { later };
+        assert_eq!(nat.outbound(now, second(identification)), Verdict::Held);
+    }
+    let until = Instant::ZERO + Duration::from_secs(30);
+    assert_eq!(nat.tick(until).len(), 100);
+    for identification in 300..400 {
+        assert_eq!(nat.outbound(until, second(identification)), Verdict::Held);
+    }
+    assert_eq!(nat.outbound(until, second(400)), FULL, "the others still wait");
+}
+
+#[test]
 fn only_so_many_datagrams_are_remembered_in_fragments() {
     let mut nat = reassembling(2);
     let pass = |verdict: Verdict| matches!(verdict, Verdict::Forward(..));
@@ -214,18 +231,104 @@ fn a_lease_ends_on_time_and_moves_with_its_holders_wishes() {
     assert_eq!(ask(&mut deaf, start, one, 7000, minute), None);
 }
 
+#[test]
+fn a_leased_port_at_which_nothing_could_begin_is_free_once_the_lease_ends() {
+    let config = NatConfig { port_control: true, exhaustion: Exhaustion::Drop, ..preset::rfc_ideal() };
+    let limits = TableLimits { sessions_per_remote_max: 1, ..config.limits };
+    let minute = Duration::from_secs(60);
+    let (one, two) = (at("10.0.0.2:100"), at("10.0.0.3:100"));
+    let external = SocketAddrV4::new(EXTERNAL, 7000);
+    for transport in [Transport::Udp, Transport::Tcp] {
+        let mut nat = Nat::new(NatConfig { limits, ..config }, EXTERNAL, 1);
+        assert_eq!(nat.map_port(Instant::ZERO, transport, one, 7000, minute), Some(external));
+        let refused = if transport == Transport::Udp {
+            // Another host has the only session that this remote may have.
+            assert!(matches!(nat.outbound(Instant::ZERO, udp(two, at(REMOTE))), Verdict::Forward(..)));
+            (nat.outbound(Instant::ZERO, udp(one, at(REMOTE))), DropReason::RemoteLimit)
+        } else {
+            (nat.inbound(Instant::ZERO, tcp(at(REMOTE), external, "R")), DropReason::InvalidFlags)
+        };
+        assert_eq!(refused.0, Verdict::Drop(refused.1));
+        let after = Instant::ZERO + minute;
+        assert_eq!(nat.map_port(after, transport, at("10.0.0.4:1"), 7000, minute), Some(external), "{transport:?}");
+    }
+}
+
+#[test]
+fn a_port_rests_for_its_whole_time_after_its_last_use() {
+    let port =
+        Rules { overload: Overload::DistinctRemote, ports: PortClass::Fixed(5000, 5000), ..preset::rfc_ideal().udp };
+    let [short, long] = [30, 60].map(Duration::from_secs);
+    let config = NatConfig {
+        udp: port,
+        parity: false,
+        quarantine: Quarantine { same_remote_only: true, idle: long, ..Quarantine::default() },
+        timers: Timers { udp_new: short, udp_stream: short, ..preset::rfc_ideal().timers },
+        exhaustion: Exhaustion::Drop,
+        ..preset::rfc_ideal()
+    };
+    let mut nat = Nat::new(config, EXTERNAL, 1);
+    let start = Instant::ZERO;
+    let (one, two, busy) = (at("10.0.0.2:100"), at("10.0.0.3:100"), at("8.8.8.8:8"));
+    let passes = |verdict| matches!(verdict, Verdict::Forward(..));
+    assert!(passes(nat.outbound(start, udp(one, at(REMOTE)))));
+    assert!(passes(nat.outbound(start + short - NANO, udp(one, busy))), "another session keeps the port");
+    // It rests towards this remote from 30 s on, and that one uses it until 65 s.
+    let again = start + Duration::from_secs(35);
+    assert!(passes(nat.inbound(again, udp(at(REMOTE), SocketAddrV4::new(EXTERNAL, 5000)))));
+    let end = again + short + long;
+    assert!(
+        passes(nat.clone().outbound(start + short + long, udp(two, at("7.7.7.7:7")))),
+        "others have nothing to wait for"
+    );
+    assert_eq!(nat.clone().outbound(end - NANO, udp(two, at(REMOTE))), Verdict::Drop(DropReason::NoPort));
+    assert!(passes(nat.outbound(end, udp(two, at(REMOTE)))));
+}
+
+/// RFC 7857 §7.1.
+#[test]
+fn an_rst_to_what_came_uninvited_leaves_its_session_no_more_time_than_after_an_rst() {
+    let soon = Duration::from_secs(8);
+    let timers = Timers { close: soon, ..preset::rfc_ideal().timers };
+    let config = NatConfig { timers, checks_reset: false, ..preset::rfc_ideal() };
+    for (wait, left) in [(1, soon), (239, Duration::from_secs(1))] {
+        let mut nat = Nat::new(config, EXTERNAL, 1);
+        let Verdict::Forward(_, out) = nat.outbound(Instant::ZERO, tcp(at(HOST), at("8.8.8.8:8"), "S")) else {
+            panic!("passes")
+        };
+        let external = out.flow().expect("tcp").source;
+        assert!(matches!(nat.inbound(Instant::ZERO, tcp(at(REMOTE), external, "S")), Verdict::Forward(..)));
+        let now = Instant::ZERO + Duration::from_secs(wait);
+        assert!(matches!(nat.outbound(now, tcp(at(HOST), at(REMOTE), "R.")), Verdict::Forward(..)));
+        let rows = nat.snapshot(now);
+        let row = rows.iter().find(|row| row.remote == at(REMOTE)).expect("it is not over yet");
+        assert_eq!(row.expires, now + left);
+    }
+}
+
+#[test]
+fn a_session_without_idle_time_lasts_for_its_instant() {
+    let timers = Timers { udp_new: Duration::ZERO, udp_stream: Duration::ZERO, ..preset::rfc_strict().timers };
+    let mut nat = Nat::new(NatConfig { timers, ..preset::rfc_strict() }, EXTERNAL, 1);
+    let Verdict::Forward(_, out) = nat.outbound(Instant::ZERO, udp(at(HOST), at(REMOTE))) else { panic!("passes") };
+    let answer = udp(at(REMOTE), out.flow().expect("udp").source);
+    assert!(matches!(nat.inbound(Instant::ZERO, answer.clone()), Verdict::Forward(Side::Inside, _)));
+    assert_eq!(nat.inbound(Instant::ZERO + NANO, answer), Verdict::Drop(DropReason::NoMapping));
+}
+
 /// The outer handshake is the proxy's: whatever comes before it has ended is not for the guest.
 #[test]
 fn a_proxy_ends_its_outer_handshake_once_and_passes_on_what_follows() {
     let (guest, remote) = (at(HOST), at(REMOTE));
     for (before, expected) in [
         // What is no answer opens nothing.
-        (&[][..], ["reply out S. 5000+1", "reply in S. 1000+1", "in S"]),
-        (&["."], ["reply out S. 5000+1", "reply in S. 1000+1", "in S"]),
+        (&[][..], ["reply out S. 5000+1", "reply in S. 1000+1", "in S", "in ."]),
+        (&["."], ["reply out S. 5000+1", "reply in S. 1000+1", "in S", "in ."]),
         // A plain handshake: the guest's own stack sees it, and any SYN after it.
-        (&["S."], ["in S", "in .", "in S"]),
+        (&["S."], ["in S", "in .", "in S", "in ."]),
         // A refusal is passed on, and answers no SYN.
-        (&["S", "R."], ["", "", ""]),
+        (&["S", "R."], [""; 4]),
+        (&["S", "R"], [""; 4]),
     ] {
         let mut nat = Nat::new(preset::l4_proxy(), EXTERNAL, 1);
         let Verdict::Forward(_, out) = nat.outbound(Instant::ZERO, tcp(guest, remote, "S")) else { panic!("passes") };
@@ -251,7 +354,7 @@ fn a_proxy_ends_its_outer_handshake_once_and_passes_on_what_follows() {
             assert!(verdict.starts_with("in ") || *flags == "S", "{verdict}");
         }
         if !expected[0].is_empty() {
-            assert_eq!(["S", ".", "S"].map(takes), expected, "after {before:?}");
+            assert_eq!(["S", ".", "S", "."].map(takes), expected, "after {before:?}");
         }
     }
 }
@@ -269,9 +372,14 @@ fn what_begins_in_the_middle_or_aims_at_the_gateway_is_refused_as_configured() {
         other => panic!("{other:?}"),
     };
     for (midstream, expected) in [(Midstream::Drop, "Midstream"), (Midstream::Reset, "an RST")] {
-        let ack = tcp(at(HOST), at(REMOTE), ".");
-        assert_eq!(kind(one(NatConfig { midstream, ..config }, ack)), expected);
+        for flags in [".", "S."] {
+            let answer = tcp(at(HOST), at(REMOTE), flags);
+            assert_eq!(kind(one(NatConfig { midstream, ..config }, answer)), expected);
+        }
     }
+    // A proxy has no connection to the outside that it could go on with.
+    let proxy = NatConfig { midstream: Midstream::PickUp, ..preset::l4_proxy() };
+    assert_eq!(kind(one(proxy, tcp(at(HOST), at(REMOTE), "."))), "Midstream");
     let mine = SocketAddrV4::new(EXTERNAL, 7000);
     for (packet, expected) in [
         (tcp(at(HOST), mine, "S"), "an RST"),
