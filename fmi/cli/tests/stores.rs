@@ -11,6 +11,9 @@ use trials::{Case, case, installed};
 
 const FMI: &str = env!("CARGO_BIN_EXE_fmi");
 
+/// A test with a server of its own.
+type OnServer = fn(&Server);
+
 /// For another process of this program: to be one rank of two that do not meet.
 const PASSES: &str = "TEST_PASSES";
 
@@ -34,7 +37,7 @@ fn main() -> ExitCode {
         }),
         ("what_cannot_be_a_store_is_told", what_cannot_be_a_store_is_told),
     ];
-    let redis: [(&str, fn(&Server)); 3] = [
+    let redis: [(&str, OnServer); 3] = [
         ("redis::a_group_works_and_leaves_only_what_expires", |server| {
             works(&server.url());
             for key in server.ask(&["--raw", "keys", "*"]).lines() {
@@ -140,7 +143,7 @@ fn pass() -> ExitCode {
     match runtime.block_on(run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error:?}");
+            std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{error:?}\n")).expect("written");
             ExitCode::FAILURE
         }
     }
