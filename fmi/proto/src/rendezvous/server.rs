@@ -23,6 +23,7 @@ use crate::discovery::Outcome;
 use crate::wire::WireError;
 use fmi_net::time::Instant;
 
+mod absent;
 mod limits;
 mod loss;
 mod relay;
@@ -61,6 +62,9 @@ pub struct ServerConfig {
     pub wait_max: Duration,
     /// A rank's holder that does not answer a probe for this long loses it. Default 1 s.
     pub probe_within: Duration,
+    /// A rank that went without a word while its group formed has this long to come back, until those that wait for it
+    /// are told that it is lost. Default 5 s: what is repeated while a path is cut comes back soon after the path.
+    pub return_within: Duration,
     /// Endpoints on which it answers, the main one first; what [discovery](crate::discovery)
     /// needs. Default none: clients learn where they are seen from, and are not called back.
     pub vantages: Vec<SocketAddr>,
@@ -83,6 +87,9 @@ pub struct ServerConfig {
     pub relay_bytes_per_second: u64,
 }
 
+/// The default of [`ServerConfig::return_within`].
+pub const RETURN_WITHIN: Duration = Duration::from_secs(5);
+
 /// Nonces that are remembered for each connection that may be open, so that a recorded registration is
 /// not taken again.
 const NONCES_PER_CONNECTION: usize = 4;
@@ -96,6 +103,7 @@ impl Default for ServerConfig {
             register_within: Duration::from_secs(5),
             wait_max: Duration::from_secs(600),
             probe_within: Duration::from_secs(1),
+            return_within: RETURN_WITHIN,
             vantages: Vec::new(),
             calls_max: 64,
             vouch_within: Duration::from_millis(100),
@@ -237,6 +245,9 @@ pub struct Server {
     sessions: BTreeMap<SessionId, Session>,
     running: BTreeMap<GroupId, BTreeSet<SessionId>>,
     deadlines: BTreeSet<(Instant, Connection)>,
+    /// Ranks of forming groups that went, and until when each may come back.
+    absent: BTreeMap<(GroupId, u32), Instant>,
+    absent_in_order: BTreeSet<(Instant, GroupId, u32)>,
     calls: usize,
     /// Where registrations with a nonce wait.
     waiting: BTreeMap<Nonce, (GroupId, u32)>,
@@ -267,6 +278,8 @@ impl Server {
             sessions: BTreeMap::new(),
             running: BTreeMap::new(),
             deadlines: BTreeSet::new(),
+            absent: BTreeMap::new(),
+            absent_in_order: BTreeSet::new(),
             calls: 0,
             waiting: BTreeMap::new(),
             vouching: BTreeMap::new(),
@@ -297,6 +310,7 @@ impl Server {
 
     /// Expires what has waited until `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.expire_absent(now);
         while let Some(&(at, connection)) = self.deadlines.first() {
             if at > now {
                 break;
@@ -332,7 +346,8 @@ impl Server {
 
     /// When `handle_timeout` is due.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        self.deadlines.first().map(|(at, _)| (*at, "a registration or a probe expires"))
+        let next = [self.deadlines.first().map(|(at, _)| *at), self.absent_until()].into_iter().flatten().min();
+        next.map(|at| (at, "a registration or a probe expires, or a rank has not come back"))
     }
 
     /// Connections that are open.
@@ -353,6 +368,7 @@ impl Server {
             + self.nonces.len()
             + self.rates.len()
             + self.relays.len()
+            + self.absent.len()
             + self.sessions.values().map(|session| session.nonces.len()).sum::<usize>()
     }
 
@@ -567,6 +583,7 @@ impl Server {
         let until = now + self.config.vouch_within;
         let vouch_until = (vouches > 0).then_some(until);
         forming.seats.insert(rank, Seat { connection, registration, observed, vouch_until, contender: None });
+        self.returned(group, rank);
         *self.held.entry((size, rank)).or_default() += 1;
         self.waiting.insert(nonce, (group, rank));
         let expires = if vouch_until.is_some() { until } else { now + self.config.wait_max };
@@ -576,6 +593,7 @@ impl Server {
         }
         if !self.complete_if_ready(group) {
             self.tell_state(connection);
+            self.tell_of_losses(connection, group);
         }
     }
 
@@ -660,7 +678,8 @@ impl Server {
     fn dissolve(&mut self, now: Instant, id: SessionId) {
         let Some(session) = self.sessions.remove(&id) else { return };
         self.forget_running(session.group, id);
-        for connection in session.members.into_values() {
+        for (rank, connection) in session.members {
+            self.miss(now, session.group, rank);
             self.set_state(connection, State::Unregistered);
             self.set_deadline(connection, now + self.config.register_within);
             self.send(connection, ServerMessage::Dissolved(id));
@@ -703,7 +722,12 @@ impl Server {
                     self.complete_if_ready(registration.group);
                 }
             }
-            State::Waiting { group, rank } => self.vacate(now, group, rank),
+            State::Waiting { group, rank } => {
+                if lost {
+                    self.miss(now, group, rank);
+                }
+                self.vacate(now, group, rank);
+            }
             State::Member { session, rank } => self.part(now, session, rank, lost),
         }
     }
@@ -736,12 +760,15 @@ impl Server {
             return self.forget_running(group, id);
         }
         if !session.formed {
+            let group = session.group;
+            if lost {
+                self.miss(now, group, rank);
+            }
             return self.dissolve(now, id);
         }
         if lost {
             session.lost.insert(rank);
-            let members = session.survivors();
-            self.outputs.push_back(Output::SendAll(members, ServerMessage::Lost { session: id, rank }));
+            self.tell_loss(id, rank);
         }
     }
 }

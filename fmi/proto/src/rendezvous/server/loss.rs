@@ -41,6 +41,26 @@ impl Server {
         }
     }
 
+    /// Tells the members of a session that one is lost, and those that came back from it before that was known: they have
+    /// left the session, but not the group.
+    pub(super) fn tell_loss(&mut self, id: SessionId, rank: u32) {
+        let Some(session) = self.sessions.get(&id) else { return };
+        let mut told = session.survivors();
+        let forming = self.forming.get(&session.group);
+        told.extend(forming.into_iter().flat_map(|forming| forming.seats.values().map(|seat| seat.connection)));
+        self.outputs.push_back(Output::SendAll(told, ServerMessage::Lost { session: id, rank }));
+    }
+
+    /// Tells one that comes back from a session which has formed without it whom that has lost: the session goes on
+    /// and fails, and this rank waits for nobody.
+    pub(super) fn tell_of_losses(&mut self, connection: Connection, group: GroupId) {
+        let sessions = self.running.get(&group).into_iter().flatten();
+        let lost = |id: &SessionId| self.sessions.get(id).and_then(|it| Some((*id, *it.lost.first()?)));
+        for (session, rank) in sessions.filter_map(lost).collect::<Vec<_>>() {
+            self.send(connection, ServerMessage::Lost { session, rank });
+        }
+    }
+
     /// Tells a member that another one has found their connection broken.
     pub(super) fn severed(&mut self, connection: Connection, session: SessionId, other: u32) {
         let Some((id, rank)) = self.membership(connection).filter(|(id, _)| *id == session) else { return };
