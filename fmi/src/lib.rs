@@ -82,6 +82,7 @@ pub use key::Secret;
 pub use net::real::RealNet;
 pub use proto::candidate::Technique;
 pub use proto::card::Security;
+pub use proto::remark::Remark;
 pub use request::Request;
 
 /// Documents whose code is compiled by `cargo test`.

@@ -88,7 +88,7 @@ fn a_rank_that_is_frozen_at_any_moment_of_the_join_is_named_by_all() {
 /// A platform starts a function anew: the group waits for it.
 #[test]
 fn a_rank_that_is_started_again_in_time_is_waited_for() {
-    for (at, again) in [(millis(30), seconds(4)), (millis(60), seconds(9))] {
+    for (at, again) in [(millis(30), seconds(4)), (millis(60), seconds(5))] {
         let rank = Target::Rank(DEAD);
         let mut scenario = scenario(true, [(at, Fault::Kill(rank)), (again, Fault::Start(rank))]);
         scenario.program = Program::once([Action::Allreduce { bytes: 100 }]);

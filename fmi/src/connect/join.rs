@@ -35,6 +35,7 @@ use crate::proto::card::Security;
 use crate::proto::cipher::Suites;
 use crate::proto::exchange::KeyPair;
 use crate::proto::join::{Input as RoundsInput, Output as RoundsOutput, Rounds};
+use crate::proto::remark::{self, Remark};
 use crate::proto::rendezvous::client::{Client, Identity, Input as ClientInput, Output as ClientOutput};
 use crate::proto::rendezvous::{ClientMessage, Handout, NOT_YET, Nonce, Resumption, ServerMessage, SessionId};
 use crate::proto::session::{Chain, Credentials};
@@ -43,6 +44,9 @@ use fmi_store::Store;
 
 /// What is said of a rank that went while the group formed.
 const LOST: &str = "the rendezvous lost its connection while the group formed, and it has not come back";
+
+/// What is said of a group that formed for others, while a connection of this rank broke.
+const FORMED: &str = "the group formed, and this rank lost a connection before it knew";
 
 /// What makes a rank a member of its group.
 #[derive(Debug)]
@@ -84,6 +88,7 @@ impl<N: Net> Prepared<N> {
             return Ok(Self { net, config, membership, servers, first: None, store: Some(store) });
         }
         (config.key, config.security) = (None, Some(membership.security));
+        let net = config.mss.map_or_else(|| net.clone(), |bytes| net.with_segment_max(bytes));
         let mut servers = Servers::new(net.clone(), &config, membership.key.id())?;
         poll_fn(|cx| servers.poll_lookups(cx)).await;
         Ok(Self { net, config, membership, servers, first: None, store: None })
@@ -179,6 +184,8 @@ pub(crate) struct Joiner<N: Net> {
     /// Opened ahead of the join.
     warm: Option<Legs<N>>,
     round: Option<Round<N>>,
+    /// What the round that came together shows of the network.
+    remarks: Vec<Remark>,
     /// What was missing when the last round was given up.
     unconnected: Option<(u32, ErrorKind)>,
     meet: Meet<N>,
@@ -217,6 +224,7 @@ impl<N: Net> Joiner<N> {
             warm: first,
             meet,
             round: None,
+            remarks: Vec::new(),
             unconnected: None,
             net,
             config,
@@ -249,6 +257,11 @@ impl<N: Net> Joiner<N> {
     /// Dropping the future loses nothing; dropping the joiner leaves the group.
     pub(crate) async fn next(&mut self) -> Result<Joined> {
         poll_fn(|cx| self.poll(cx)).await
+    }
+
+    /// What the group that came out last shows of the network.
+    pub(crate) fn take_remarks(&mut self) -> Vec<Remark> {
+        std::mem::take(&mut self.remarks)
     }
 
     /// Gives up what came out last, and registers again.
@@ -303,6 +316,8 @@ impl<N: Net> Joiner<N> {
         let roster = round.credentials().roster();
         let (session, digest, nonce) = (roster.session, roster.digest, roster.peers[self.config.rank as usize].nonce);
         let relayed = round.relayed();
+        let has_vantage = self.config.vantage.as_deref() != Some("off");
+        self.remarks = remark::remarks(roster, !relayed.is_empty(), has_vantage);
         let upgrade = (!relayed.is_empty()).then(|| self.upgrades(digest, relayed));
         let lifeline = Some(self.lifeline(session, nonce));
         Joined { links: round.into_links(), control: control.map(erase), session, upgrade, lifeline }
@@ -354,8 +369,11 @@ impl<N: Net> Joiner<N> {
                 ClientOutput::Joined(handout, key_pair) => self.start_round(&handout, key_pair)?,
                 ClientOutput::Dissolved => self.abandon_round(),
                 ClientOutput::Lost(lost) => {
-                    let error = Error::new(Operation::Join, ErrorKind::PeerLost(LOST.into()));
-                    return Err(error.on(self.config.rank).with_peer(lost));
+                    let error = |kind| Error::new(Operation::Join, kind).on(self.config.rank);
+                    if lost == self.config.rank {
+                        return Err(error(ErrorKind::Excluded(FORMED.into())));
+                    }
+                    return Err(error(ErrorKind::PeerLost(LOST.into())).with_peer(lost));
                 }
                 ClientOutput::Refused(refusal) => {
                     let error = Error::new(Operation::Join, ErrorKind::Refused(refusal));

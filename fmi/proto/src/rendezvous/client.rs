@@ -167,7 +167,7 @@ pub struct Client {
     /// The last refusal after which it tries again.
     refusal: Option<Refusal>,
     waiting: Option<Waiting>,
-    /// The last group that was handed out, unless it has been dissolved.
+    /// The last group that was handed out.
     session: Option<super::SessionId>,
     nonce: super::Nonce,
     outputs: VecDeque<Output>,
@@ -342,7 +342,6 @@ impl Client {
             ServerMessage::Refused(refusal) => self.refused(refusal),
             ServerMessage::Dissolved(session) => {
                 if self.session == Some(session) && matches!(self.state, State::Joined) {
-                    self.session = None;
                     self.outputs.push_back(Output::Dissolved);
                     self.reconnect(now);
                 }

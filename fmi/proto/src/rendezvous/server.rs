@@ -20,6 +20,7 @@ use super::{
 };
 use crate::bucket::Bucket;
 use crate::discovery::Outcome;
+use crate::places::Places;
 use crate::wire::WireError;
 use fmi_net::time::Instant;
 
@@ -50,7 +51,8 @@ const DISCOVERY_MAX: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ServerConfig {
-    /// Most connections at once; further ones are closed unread. Default 32,768.
+    /// Most connections at once. Further ones take the place of one that waits, from the network (/24, /48) that has most of
+    /// these, as long as that has more than theirs; else they are refused. Default 32,768.
     pub connections_max: usize,
     /// Most connections from one address (IPv6: from one /48); one NAT may hide a whole group. Default 16,384.
     pub connections_per_source_max: usize,
@@ -239,6 +241,8 @@ pub struct Server {
     entropy: ChaCha8Rng,
     clients: BTreeMap<Connection, Client>,
     sources: BTreeMap<IpAddr, usize>,
+    /// Connections that give way to those of other networks when all are taken.
+    places: Places<Connection>,
     forming: BTreeMap<GroupId, Forming>,
     /// How many groups of a size that are forming hold a rank.
     held: BTreeMap<(u32, u32), usize>,
@@ -273,6 +277,7 @@ impl Server {
             entropy: ChaCha8Rng::from_seed(seed),
             clients: BTreeMap::new(),
             sources: BTreeMap::new(),
+            places: Places::default(),
             forming: BTreeMap::new(),
             held: BTreeMap::new(),
             sessions: BTreeMap::new(),
@@ -544,6 +549,8 @@ impl Server {
     fn set_state(&mut self, connection: Connection, state: State) {
         if let Some(client) = self.clients.get_mut(&connection) {
             client.state = state;
+            let (from, gives_way) = (client.from.ip(), client.gives_way());
+            if gives_way { self.places.take(from, connection) } else { self.places.give_back(from, connection) }
         }
     }
 
@@ -593,7 +600,7 @@ impl Server {
         }
         if !self.complete_if_ready(group) {
             self.tell_state(connection);
-            self.tell_of_losses(connection, group);
+            self.tell_of_sessions(connection, group, rank);
         }
     }
 

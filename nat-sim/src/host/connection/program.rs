@@ -3,6 +3,8 @@
 use std::io;
 use std::task::{Context, Poll};
 
+use fmi_net::liveness::choked;
+
 use super::Connection;
 
 impl Connection {
@@ -30,8 +32,8 @@ impl Connection {
         if fin_seen {
             return Poll::Ready(Ok(0));
         }
-        if let Some(kind) = self.error.take() {
-            return Poll::Ready(Err(kind.into()));
+        if let Some(error) = self.take_error() {
+            return Poll::Ready(Err(error));
         }
         if ended {
             return Poll::Ready(Ok(0));
@@ -44,8 +46,8 @@ impl Connection {
 
     pub(crate) fn poll_write(&mut self, cx: &Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.write_waits = false;
-        if let Some(kind) = self.error.take() {
-            return Poll::Ready(Err(kind.into()));
+        if let Some(error) = self.take_error() {
+            return Poll::Ready(Err(error));
         }
         let socket = self.socket();
         if !socket.may_send() {
@@ -58,7 +60,15 @@ impl Connection {
         }
         let taken = socket.send_slice(bytes).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
         self.written = self.written.wrapping_add(u32::try_from(taken).expect("a buffer is below 4 GiB"));
+        if let Some(keepalive) = &mut self.keepalive {
+            keepalive.count(taken);
+        }
         Poll::Ready(Ok(taken))
+    }
+
+    fn take_error(&mut self) -> Option<io::Error> {
+        let kind = self.error.take()?;
+        Some(if self.is_choked { choked() } else { kind.into() })
     }
 
     /// Sends a FIN after what was written.

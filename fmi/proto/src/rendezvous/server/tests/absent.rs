@@ -72,6 +72,22 @@ fn one_that_comes_back_from_a_session_that_formed_learns_whom_that_lost_before_o
 }
 
 #[test]
+fn one_that_comes_back_from_a_session_that_formed_learns_that_it_did_whoever_says_so_first() {
+    let mut bench = Bench::new();
+    let session = bench.form();
+    bench.input(1, Input::Message(ClientMessage::Formed(session)));
+    assert_eq!(losses(&bench.register(3, 1, 2, 1)), [(3, session, 1)]);
+
+    // It was dissolved before that one could say so, which resumes it.
+    let mut bench = Bench::new();
+    let session = bench.form();
+    assert_eq!(losses(&bench.register(3, 1, 2, 1)), []);
+    bench.input(4, Input::Opened(from(4)));
+    let resumption = Resumption { session, group: [1; 32], rank: 0, size: 2, nonce: [9; 16] };
+    assert_eq!(losses(&bench.input(4, Input::Message(ClientMessage::Resume(resumption)))), [(3, session, 1)]);
+}
+
+#[test]
 fn what_is_remembered_of_ranks_that_went_is_bounded() {
     let mut bench = Bench::with(ServerConfig { connections_max: 3, ..ServerConfig::default() });
     for rank in 0..9 {
