@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::task::Waker;
 use std::time::Duration;
 
-use fmi_net::liveness::{Sample, Verdict, Watch};
+use fmi_net::liveness::{Verdict, Watch};
 use fmi_net::time::Instant;
 use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
@@ -437,19 +437,6 @@ impl Connection {
             self.socket().abort();
         } else if due == idle::Due::Probe {
             out.push(self.probe());
-        }
-    }
-
-    /// What Linux would tell, but for when the other end was heard.
-    fn sample(&mut self) -> Sample {
-        let waiting = u32::try_from(self.socket().send_queue()).expect("a buffer is below 4 GiB");
-        Sample {
-            waits: self.waits(),
-            repetitions: self.sender.repetitions,
-            window_probes: self.sender.window_probes,
-            heard_ago: Duration::ZERO,
-            acknowledged: self.written.wrapping_sub(waiting).into(),
-            segment_bytes: self.wire.mtu - 40,
         }
     }
 

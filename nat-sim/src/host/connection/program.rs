@@ -2,8 +2,9 @@
 
 use std::io;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use fmi_net::liveness::choked;
+use fmi_net::liveness::{Sample, choked};
 
 use super::Connection;
 
@@ -64,6 +65,19 @@ impl Connection {
             keepalive.count(taken);
         }
         Poll::Ready(Ok(taken))
+    }
+
+    /// What Linux would tell, but for when the other end was heard.
+    pub(super) fn sample(&mut self) -> Sample {
+        let waiting = u32::try_from(self.socket().send_queue()).expect("a buffer is below 4 GiB");
+        Sample {
+            waits: self.waits(),
+            repetitions: self.sender.repetitions,
+            window_probes: self.sender.window_probes,
+            heard_ago: Duration::ZERO,
+            acknowledged: self.written.wrapping_sub(waiting).into(),
+            segment_bytes: self.wire.mtu - 40,
+        }
     }
 
     fn take_error(&mut self) -> Option<io::Error> {
