@@ -42,6 +42,7 @@ use crate::net::{BoxFuture, Clock, Net};
 use crate::proto::candidate::Technique;
 use crate::proto::group::OpId;
 use crate::proto::rank::{Members, Rank, Slot};
+use crate::proto::remark::Remark;
 use crate::schedule::Connections;
 use crate::time::Instant;
 use fmi_store::Store;
@@ -334,6 +335,11 @@ impl Communicator {
         infos.into_iter()
     }
 
+    /// What this rank noticed of the network while the group formed that may be worth mending.
+    pub fn remarks(&self) -> Vec<Remark> {
+        self.shared.with(|engine| engine.remarks.clone())
+    }
+
     /// Leaves the group gracefully: what was sent arrives, as long as the peers read it. It waits for the peers to
     /// leave too, but not longer than [`Config::cause_wait`], or [`FAILURE_BOUND`] while the kernel of one has not acknowledged
     /// what was sent: the path to it may be cut. In a store it waits for no peer, but up to a minute until the store has all that
@@ -471,6 +477,11 @@ impl<N: Net> Prepared<N> {
             match comm.join_barrier(joiner.deadline()).await {
                 Ok(()) => {
                     comm.mark_formed();
+                    let remarks = joiner.take_remarks();
+                    for remark in &remarks {
+                        tracing::info!(rank = comm.rank, %remark, advice = remark.advice(), "the network");
+                    }
+                    comm.shared.with(|engine| engine.remarks = remarks);
                     return Ok(comm);
                 }
                 Err(error) if comm.now() >= joiner.deadline() => return Err(error),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
@@ -128,6 +129,14 @@ pub struct Config {
     /// Memory for messages that arrive before they are asked for, or whose receive is not polled, in bytes. Default
     /// 64 MiB; too small, and a peer that is ahead has to wait. `FMI_MAILBOX_BYTES`.
     pub mailbox_bytes_max: u64,
+    /// An idle connection to a peer is probed after this time, which keeps the mappings of NATs alive on the way. Default
+    /// 25 s, for NATs that forget after 30 s or more; kernels count whole seconds. Too long, and a NAT that forgets earlier
+    /// cuts idle connections; short ones cost two packets each time. `FMI_KEEPALIVE`.
+    pub keepalive: Duration,
+    /// Longest segment of TCP on connections of this rank, in bytes, from 536 to 32,767. Default: what the network's MTU
+    /// has room for. Where something on the way drops long packets without a word, 1,200 get through almost everywhere.
+    /// Connections to the rendezvous never have more than 1,220. `FMI_MSS`.
+    pub mss: Option<u16>,
     /// Which ranks to connect to. Default all; equal on all ranks. `FMI_PEERS`.
     pub peers: Peers,
     /// Peers to which connections are made at the same time. Default 1,024; every one costs a socket. `FMI_PEERS_AT_ONCE`.
@@ -143,6 +152,9 @@ pub struct Config {
     /// `allreduce=ring,barrier=tree`.
     pub algorithms: BTreeMap<Collective, Algorithm>,
 }
+
+/// Lengths of segments that can be asked for: every host takes the first (RFC 9293 §3.7.1), Linux no more than the last.
+const MSS: RangeInclusive<u16> = 536..=32_767;
 
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -178,6 +190,8 @@ impl Config {
             cause_wait: Duration::from_secs(1),
             eager_bytes_max: 256 << 10,
             mailbox_bytes_max: 64 << 20,
+            keepalive: Duration::from_secs(25),
+            mss: None,
             peers: Peers::All,
             peers_at_once_max: 1024,
             vantage: None,
@@ -361,6 +375,7 @@ impl Config {
             ("store_time_to_live", self.store_time_to_live.is_zero()),
             ("join_deadline", self.join_deadline.is_zero()),
             ("punch_deadline", self.punch_deadline.is_zero()),
+            ("keepalive", self.keepalive.is_zero()),
             ("operation_deadline", self.operation_deadline.is_some_and(|limit| limit.is_zero())),
             ("eager_bytes_max", self.eager_bytes_max == 0),
             ("peers_at_once_max", self.peers_at_once_max == 0),
@@ -369,7 +384,10 @@ impl Config {
                 return Err(invalid(format!("{name} must be greater than zero")));
             }
         }
-        Ok(())
+        match self.mss.filter(|mss| !MSS.contains(mss)) {
+            Some(mss) => Err(invalid(format!("mss is {mss}, not from {} to {}", MSS.start(), MSS.end()))),
+            None => Ok(()),
+        }
     }
 
     /// Whether each algorithm is one that some call of its collective can use.

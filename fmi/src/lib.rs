@@ -82,6 +82,7 @@ pub use key::Secret;
 pub use net::real::RealNet;
 pub use proto::candidate::Technique;
 pub use proto::card::Security;
+pub use proto::remark::Remark;
 pub use request::Request;
 
 /// Documents whose code is compiled by `cargo test`.
@@ -100,4 +101,14 @@ pub const FAILURE_BOUND: std::time::Duration = std::time::Duration::from_secs(
     net::rendezvous::KEEPALIVE_INTERVAL.as_secs()
         + net::rendezvous::SILENCE_MAX.as_secs()
         + proto::group::TRIED_FOR.as_secs(),
+);
+
+/// The same while the group forms: a rank that the rendezvous lost has [`RETURN_WITHIN`] to come back, since a cut may heal
+/// and a platform may start a function anew. One that has never registered is waited for until [`Config::join_deadline`].
+///
+/// [`RETURN_WITHIN`]: proto::rendezvous::server::RETURN_WITHIN
+pub const FORMING_FAILURE_BOUND: std::time::Duration = std::time::Duration::from_secs(
+    net::rendezvous::KEEPALIVE_INTERVAL.as_secs()
+        + net::rendezvous::SILENCE_MAX.as_secs()
+        + proto::rendezvous::server::RETURN_WITHIN.as_secs(),
 );

@@ -80,3 +80,30 @@ async fn a_rendezvous_at_its_limit_says_so() {
     assert!(matches!(error.kind(), ErrorKind::Refused(_)), "{error}");
     assert_says(&error, "the rendezvous refused this rank: it is at capacity", "raise the limits of the rendezvous");
 }
+
+/// A task of tokio's gets so much done at once; what it then still has to say is said all the same.
+#[tokio::test]
+async fn all_of_a_crowd_that_is_refused_at_once_are_told_why() {
+    let server = Rendezvous::bind(RealNet::new(), ([127, 0, 0, 1], 0).into(), ServerConfig::default()).expect("bound");
+    let address = server.local_addr().expect("an address");
+    // A message of a version that nobody speaks. All are there before the server looks.
+    let say = |_| {
+        let mut stream = std::net::TcpStream::connect(address).expect("room in the queue");
+        std::io::Write::write_all(&mut stream, &[0, 0, 0, 2, 250, 1]).expect("room");
+        stream.set_nonblocking(true).expect("a socket");
+        TcpStream::from_std(stream).expect("a runtime")
+    };
+    let crowd: Vec<TcpStream> = (0..300).map(say).collect();
+    let hear = async |mut stream: TcpStream| {
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.map(|_| answer.len())
+    };
+    let heard = futures_util::future::join_all(crowd.into_iter().map(hear));
+    match select(pin!(server.serve()), pin!(heard)).await {
+        Either::Left((never, _)) => match never {},
+        Either::Right((heard, _)) => {
+            let untold = heard.iter().filter(|it| !matches!(it, Ok(1..))).count();
+            assert_eq!(untold, 0, "of {} that were refused", heard.len());
+        }
+    }
+}

@@ -87,6 +87,8 @@ pub(crate) struct ConnectionId(pub(crate) u64);
 pub(crate) struct ListenerState {
     backlog: usize,
     half_open: usize,
+    /// Longest segment of what it accepts.
+    segment_max: Option<u16>,
     /// Connections that nobody has accepted.
     ready: VecDeque<ConnectionId>,
     pub(crate) waker: Option<Waker>,
@@ -225,8 +227,8 @@ impl Host {
     pub(crate) fn connect(
         &mut self,
         now: Instant,
-        local: SocketAddr,
-        remote: SocketAddr,
+        (local, remote): (SocketAddr, SocketAddr),
+        segment_max: Option<u16>,
         effects: &mut Effects,
     ) -> io::Result<ConnectionId> {
         if !self.is_on() {
@@ -243,7 +245,8 @@ impl Host {
             self.forget(id);
         }
         let seeds = (self.entropy.next_u64(), self.initial_number(now, local, remote));
-        let connection = Connection::connect(now, self.tcp, local, remote, seeds)?;
+        let tcp = self.tcp.with_segment_max(segment_max, remote.is_ipv4());
+        let connection = Connection::connect(now, tcp, local, remote, seeds)?;
         let id = self.insert(now, connection);
         self.service(now, id, None, effects);
         Ok(id)
@@ -260,7 +263,12 @@ impl Host {
         id
     }
 
-    pub(crate) fn listen(&mut self, local: SocketAddr, backlog: usize) -> io::Result<ListenerId> {
+    pub(crate) fn listen(
+        &mut self,
+        local: SocketAddr,
+        backlog: usize,
+        segment_max: Option<u16>,
+    ) -> io::Result<ListenerId> {
         if !self.is_on() {
             return Err(io::ErrorKind::NetworkDown.into());
         }
@@ -269,7 +277,7 @@ impl Host {
         if self.listeners.contains_key(&id) {
             return Err(io::ErrorKind::AddrInUse.into());
         }
-        self.listeners.insert(id, ListenerState { backlog, ..ListenerState::default() });
+        self.listeners.insert(id, ListenerState { backlog, segment_max, ..ListenerState::default() });
         Ok(id)
     }
 
@@ -360,7 +368,8 @@ impl Host {
         if listener.is_full() || listener.half_open >= HALF_OPEN_MAX {
             return false;
         }
-        let Ok(connection) = Connection::accept(now, self.tcp, local, remote, seeds, id) else { return false };
+        let tcp = self.tcp.with_segment_max(listener.segment_max, remote.is_ipv4());
+        let Ok(connection) = Connection::accept(now, tcp, local, remote, seeds, id) else { return false };
         listener.half_open += 1;
         self.insert(now, connection);
         true

@@ -98,11 +98,13 @@ pub(crate) async fn sleep(shared: &Shared, at: Instant) {
 pub struct SimNet {
     shared: Arc<Shared>,
     host: HostId,
+    /// Longest segment of a connection.
+    segment_max: Option<u16>,
 }
 
 impl SimNet {
     pub(crate) fn new(shared: Arc<Shared>, host: HostId) -> Self {
-        Self { shared, host }
+        Self { shared, host, segment_max: None }
     }
 
     /// Records something in the event log and the digest.
@@ -199,8 +201,13 @@ impl Net for SimNet {
     fn listen(&self, local: SocketAddr, backlog: u32) -> io::Result<SimListener> {
         let backlog = usize::try_from(backlog).unwrap_or(usize::MAX);
         self.check_local(local)?;
-        let id = self.act(|host, _, _| host.listen(local, backlog))?;
+        let id = self.act(|host, _, _| host.listen(local, backlog, self.segment_max))?;
         Ok(SimListener { net: self.clone(), id })
+    }
+
+    fn with_segment_max(&self, bytes: u16) -> Self {
+        let bytes = bytes.min(self.segment_max.unwrap_or(u16::MAX));
+        Self { segment_max: Some(bytes), ..self.clone() }
     }
 
     /// Finds the addresses of a name of the [topology](crate::topology::Topology::name). Addresses separated by `|` are
@@ -248,8 +255,8 @@ impl Future for Connect {
             Some(id) => id,
             None => {
                 self.net.check_local(self.local)?;
-                let (local, remote) = (self.local, self.remote);
-                let id = self.net.act(|host, now, effects| host.connect(now, local, remote, effects))?;
+                let (ends, segment_max) = ((self.local, self.remote), self.net.segment_max);
+                let id = self.net.act(|host, now, effects| host.connect(now, ends, segment_max, effects))?;
                 self.id = Some(id);
                 id
             }

@@ -77,6 +77,17 @@ impl Default for TcpConfig {
     }
 }
 
+impl TcpConfig {
+    /// The same with segments of at most so many bytes, in both directions: the other end is told.
+    pub(crate) fn with_segment_max(mut self, bytes: Option<u16>, is_v4: bool) -> Self {
+        let headers = if is_v4 { 40 } else { 60 };
+        if let Some(bytes) = bytes {
+            self.mtu = self.mtu.min(usize::from(bytes) + headers);
+        }
+        self
+    }
+}
+
 /// A gateway between an inner network and an outer one, each of which may be behind another gateway.
 #[derive(Clone, Debug)]
 pub struct GatewaySpec {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use common::{behind, config, millis, ranks, serve};
 use fmi::{Communicator, Path};
 use fmi_net::Net;
-use nat_sim::nat::{NatConfig, preset};
+use nat_sim::nat::{NatConfig, Timers, preset};
 use nat_sim::topology::Topology;
 use nat_sim::{Fault, Limits, World};
 
@@ -47,6 +47,38 @@ fn an_idle_group_outlives_lost_packets() {
         assert_eq!(world.run().expect("a world").stuck, None, "seed {seed}");
         assert_eq!(board.take(), [Ok(()), Ok(())], "seed {seed}");
     }
+}
+
+/// Both ranks wait for ten minutes behind NATs that forget what is idle for `forgets`.
+fn outlives_a_nat_that_forgets(forgets: Duration, keepalive: Option<Duration>) -> bool {
+    // It does not take up what it has forgotten.
+    let nat = preset::aws_lambda();
+    let timers = Timers { established: forgets, unacknowledged: forgets, ..nat.timers };
+    let nat = NatConfig { timers, ..nat };
+    let (topology, rendezvous, hosts) = behind(&[nat, nat], millis(1), millis(4), millis(5));
+    let mut world = patient(topology, 1, millis(100));
+    serve(&mut world, rendezvous);
+    let board = ranks(&mut world, &hosts, move |net, rank| async move {
+        let mut config = config(rank, 2);
+        if let Some(keepalive) = keepalive {
+            config.keepalive = keepalive;
+        }
+        let comm = Communicator::connect(net.clone(), &config).await.expect("joined");
+        comm.progress_until(Net::now(&net) + IDLE).await;
+        let result = comm.barrier().await;
+        comm.leave().await;
+        result.is_ok()
+    });
+    assert_eq!(world.run().expect("a world").stuck, None);
+    board.take() == [true, true]
+}
+
+#[test]
+fn an_idle_group_outlives_nats_that_forget_early() {
+    let second = Duration::from_secs(1);
+    assert!(outlives_a_nat_that_forgets(30 * second, None));
+    assert!(!outlives_a_nat_that_forgets(30 * second, Some(100 * second)), "which the test would see");
+    assert!(outlives_a_nat_that_forgets(8 * second, Some(5 * second)));
 }
 
 /// Rank 1 computes for five minutes, while megabytes wait for it.

@@ -6,7 +6,8 @@ mod common;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use common::{Board, KEY, RENDEZVOUS_PORT, host, millis};
+use common::{Board, KEY, RENDEZVOUS, RENDEZVOUS_PORT, behind, host, millis, ranks, serve};
+use fmi::net::discovery::discover;
 use fmi::net::rendezvous::{Rendezvous, ServerConfig};
 use fmi::{Communicator, Config, Path, Technique};
 use fmi_net::Net;
@@ -104,7 +105,7 @@ impl Plan {
         }
         let mut world = World::new(topology, 1, millis(1));
         for (host, (_, addresses)) in servers.into_iter().zip(self.servers) {
-            world.service(host, move |net| serve(net, addresses.clone()));
+            world.service(host, move |net| serve_on(net, addresses.clone()));
         }
         for (at, fault) in self.faults {
             world.fault(at, fault);
@@ -145,7 +146,7 @@ impl Plan {
     }
 }
 
-async fn serve(net: SimNet, addresses: Vec<IpAddr>) {
+async fn serve_on(net: SimNet, addresses: Vec<IpAddr>) {
     // One that serves nothing refuses.
     let [first, others @ ..] = addresses.as_slice() else { return std::future::pending().await };
     let others: Vec<_> = others.iter().map(|ip| (*ip, RENDEZVOUS_PORT).into()).collect();
@@ -340,4 +341,19 @@ fn a_running_group_comes_back_to_wherever_its_name_leads() {
     });
     let [told] = ended.as_slice() else { panic!("one rank is left: {ended:?}") };
     assert!(*told <= fmi::FAILURE_BOUND + millis(200), "{told:?}");
+}
+
+/// `fmi nat` asks whichever address answers.
+#[test]
+fn a_nat_is_found_out_by_the_address_that_answers() {
+    let (topology, rendezvous, hosts) = behind(&[preset::aws_lambda()], millis(1), millis(4), millis(5));
+    let mut world = World::new(topology, 1, millis(1));
+    serve(&mut world, rendezvous);
+    let board = ranks(&mut world, &hosts, |net, _| async move {
+        let name = format!("192.0.2.201:{RENDEZVOUS_PORT}|{RENDEZVOUS}:{RENDEZVOUS_PORT}");
+        discover(&net, &name, Duration::from_secs(20)).await.map(|finding| finding.observed.ip())
+    });
+    assert_eq!(world.run().expect("a world").stuck, None);
+    let found = board.take().remove(0).expect("one address answers");
+    assert_eq!(found, IpAddr::from([203, 0, 113, 1]));
 }

@@ -168,7 +168,8 @@ pub fn client(bytes: &[u8]) {
                     assert!(roster.peers[0].card.is_none(), "a seal cannot be guessed");
                 }
                 ClientOutput::Connect { server, .. } => assert!(server < 2),
-                ClientOutput::Vouch(_) | ClientOutput::Dissolved | ClientOutput::Refused(_) => {}
+                ClientOutput::Vouch(_) | ClientOutput::Dissolved | ClientOutput::Lost(_) | ClientOutput::Refused(_) => {
+                }
             }
         }
     });

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use fmi::config::Variables;
-use fmi::{Communicator, Config, LinkInfo, RealNet, Result};
+use fmi::error::{Error, ErrorKind, Operation};
+use fmi::{Communicator, Config, LinkInfo, RealNet, Remark, Result};
 use serde_json::json;
 
 /// Options replace the variables that they name; all other settings come from the environment too.
@@ -48,6 +49,9 @@ struct Answer {
 /// Pings per peer; the shortest counts, as the others waited for something else.
 const PINGS: u32 = 5;
 const TAG: u32 = 1;
+/// A message that fills packets as long as the path takes.
+const LONG_BYTES: usize = 64 << 10;
+const LONG_TAG: u32 = 2;
 /// Pause between rounds of pings.
 const LINGER_PAUSE: Duration = Duration::from_millis(100);
 
@@ -117,13 +121,19 @@ async fn ping(arguments: Arguments) -> Result<()> {
         let pause = comm.now() + LINGER_PAUSE;
         comm.progress_until(pause).await;
     }
+    for peer in &peers {
+        exchange_long(&comm, *peer).await?;
+    }
     let answers: Vec<_> = comm.links().zip(round_trips).map(|(link, round_trip)| Answer { link, round_trip }).collect();
     // A rank that finishes first must not leave while others still wait for it.
     comm.barrier().await?;
     if arguments.json {
-        say!("{}", as_json(&config, formed_after, &answers));
+        say!("{}", as_json(&config, formed_after, &answers, &comm.remarks()));
     } else {
         print_lines(&config, formed_after, &answers);
+        for remark in comm.remarks() {
+            say!("  note: {remark}; {}", remark.advice());
+        }
     }
     comm.leave().await;
     Ok(())
@@ -153,6 +163,21 @@ async fn ping_peer(comm: &Communicator, peer: u32) -> Result<Duration> {
     Ok(shortest)
 }
 
+/// Short messages have come through both ways; a path that drops long packets shows here.
+async fn exchange_long(comm: &Communicator, peer: u32) -> Result<()> {
+    let (long, mut back) = (vec![0u8; LONG_BYTES], vec![0u8; LONG_BYTES]);
+    let exchanged = comm.sendrecv((peer, &long), (peer, &mut back), LONG_TAG).await;
+    match exchanged.map(drop) {
+        Err(error) if matches!(error.kind(), ErrorKind::Deadline { .. }) => {
+            let what = format!(
+                "short messages come through and one of {LONG_BYTES} bytes does not, which looks like an MTU black hole"
+            );
+            Err(Error::new(Operation::SendReceive, ErrorKind::ConnectionLost(what)).on(comm.rank()).with_peer(peer))
+        }
+        result => result,
+    }
+}
+
 fn milliseconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
@@ -161,7 +186,8 @@ fn connect_time(link: &LinkInfo) -> Duration {
     link.connected_at - link.addresses_known_at
 }
 
-fn as_json(config: &Config, formed_after: Duration, answers: &[Answer]) -> serde_json::Value {
+fn as_json(config: &Config, formed_after: Duration, answers: &[Answer], remarks: &[Remark]) -> serde_json::Value {
+    let notes: Vec<_> = remarks.iter().map(|it| json!({ "note": it.to_string(), "advice": it.advice() })).collect();
     let peers: Vec<_> = answers
         .iter()
         .map(|Answer { link, round_trip }| {
@@ -181,6 +207,7 @@ fn as_json(config: &Config, formed_after: Duration, answers: &[Answer]) -> serde
         "size": config.size,
         "formed_ms": milliseconds(formed_after),
         "peers": peers,
+        "notes": notes,
     })
 }
 

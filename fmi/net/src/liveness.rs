@@ -10,6 +10,8 @@
 //! A time-out of the kernel that counts how long bytes have waited (`TCP_USER_TIMEOUT`) cannot tell the second case from
 //! the third.
 
+use std::fmt;
+use std::io;
 use std::time::Duration;
 
 use crate::time::Instant;
@@ -23,6 +25,11 @@ const PAUSE_MIN: Duration = Duration::from_secs(1);
 const REPETITIONS_MIN: u32 = 2;
 /// The same of probes of a closed window, the last of which may just be on its way.
 const WINDOW_PROBES_MIN: u32 = 4;
+/// What is written at once and is longer than this goes in packets of more than 1,280 bytes, if segments may be that long.
+/// Every path of IPv6 takes 1,280 bytes, and in practice those of IPv4 do as well.
+const SHORT_BYTES_MAX: usize = 1_240;
+/// Unanswered repetitions at which bytes are stuck, although the other kernel answers whatever else it gets.
+const STUCK_REPETITIONS_MIN: u32 = 5;
 /// Looks in the time of one silence.
 const LOOKS: u32 = 8;
 
@@ -60,6 +67,10 @@ pub struct Sample {
     pub window_probes: u32,
     /// Time since the other kernel last answered anything.
     pub heard_ago: Duration,
+    /// Bytes that the other kernel has acknowledged, of all that were written.
+    pub acknowledged: u64,
+    /// Longest segment, in bytes.
+    pub segment_bytes: usize,
 }
 
 /// What a look at a connection shows.
@@ -72,19 +83,62 @@ pub enum Verdict {
     Waiting,
     /// The other kernel is gone, or the path to it.
     Dead,
+    /// Short packets got there, and the first long ones do not.
+    Choked,
 }
+
+/// The error of a connection that is choked, of the kind `TimedOut`: something on the way drops packets which are too long
+/// for it, and nobody is told. The name of that is in its text.
+pub fn choked() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, Choked)
+}
+
+#[derive(Debug)]
+struct Choked;
+
+impl fmt::Display for Choked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("timed out: short packets got through and long ones did not, which looks like an MTU black hole")
+    }
+}
+
+impl std::error::Error for Choked {}
 
 /// Bounds the silence of the other kernel while bytes await its answer.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Watch {
     /// Since when bytes have been waiting, as far as looks tell, and when to look next.
     waiting: Option<(Instant, Instant)>,
+    /// Bytes written in all.
+    written: u64,
+    /// The end of the first long write, until that was acknowledged.
+    long_until: Option<u64>,
+    /// Whether a long write was acknowledged.
+    took_long: bool,
 }
 
 impl Watch {
     /// Whether bytes may be waiting: else there is no need to look.
     pub fn is_on(&self) -> bool {
         self.waiting.is_some()
+    }
+
+    /// A watch over a connection on which so many bytes have been written.
+    pub fn after(written: u64) -> Self {
+        Self { written, ..Self::default() }
+    }
+
+    /// Counts bytes that are written at once.
+    pub fn count(&mut self, bytes: usize) {
+        self.written = self.written.wrapping_add(bytes as u64);
+        if bytes > SHORT_BYTES_MAX && !self.took_long && self.long_until.is_none() {
+            self.long_until = Some(self.written);
+        }
+    }
+
+    /// Ends it until more is written.
+    pub fn rest(&mut self) {
+        self.waiting = None;
     }
 
     /// Notes that bytes were written.
@@ -101,12 +155,20 @@ impl Watch {
 
     /// Judges what the kernel knows at `now` of a connection whose other end may be silent for `silence_max`.
     pub fn look(&mut self, now: Instant, silence_max: Duration, sample: Sample) -> Verdict {
+        if self.long_until.is_some_and(|until| sample.acknowledged >= until) {
+            (self.long_until, self.took_long) = (None, true);
+        }
         let Some((since, _)) = self.waiting.filter(|_| sample.waits) else {
             self.waiting = None;
             return Verdict::Idle;
         };
         let is_silent = now - since.max(now - sample.heard_ago) >= silence_max;
         let was_asked = sample.repetitions >= REPETITIONS_MIN || sample.window_probes >= WINDOW_PROBES_MIN;
+        let may_choke = self.long_until.is_some() && sample.acknowledged > 0 && sample.segment_bytes > SHORT_BYTES_MAX;
+        let is_stuck = sample.repetitions >= STUCK_REPETITIONS_MIN && now - since >= silence_max;
+        if may_choke && is_stuck {
+            return Verdict::Choked;
+        }
         if is_silent && was_asked {
             return Verdict::Dead;
         }
@@ -127,7 +189,8 @@ mod tests {
     }
 
     fn sample(repetitions: u32, window_probes: u32, heard_ago: u32) -> Sample {
-        Sample { waits: true, repetitions, window_probes, heard_ago: heard_ago * SECOND }
+        let heard_ago = heard_ago * SECOND;
+        Sample { waits: true, repetitions, window_probes, heard_ago, acknowledged: 100, segment_bytes: 1460 }
     }
 
     /// A watch that has seen bytes wait since `seconds`.
@@ -186,6 +249,38 @@ mod tests {
         ] {
             assert_eq!(watch(0).look(at(500), SILENCE, sample(repetitions, window_probes, 500)), verdict);
         }
+    }
+
+    /// A hundred bytes got there, then so many more were written at once.
+    fn after_writing(bytes: usize) -> Watch {
+        let mut watch = watch(0);
+        watch.count(100);
+        watch.count(bytes);
+        watch
+    }
+
+    #[test]
+    fn a_long_write_that_is_stuck_behind_short_ones_that_were_not_is_choked_though_the_other_kernel_answers() {
+        let (stuck, less) = (sample(STUCK_REPETITIONS_MIN, 0, 3), sample(STUCK_REPETITIONS_MIN - 1, 0, 3));
+        let verdict = |bytes, seconds, sample| after_writing(bytes).look(at(seconds), SILENCE, sample);
+        let long = SHORT_BYTES_MAX + 1;
+        assert_eq!(verdict(long, 20, stuck), Verdict::Choked);
+        for (bytes, seconds, sample) in [
+            (SHORT_BYTES_MAX, 20, stuck),
+            (long, 19, stuck),
+            (long, 20, less),
+            (long, 20, Sample { acknowledged: 0, ..stuck }),
+            (long, 20, Sample { segment_bytes: SHORT_BYTES_MAX, ..stuck }),
+        ] {
+            assert_eq!(verdict(bytes, seconds, sample), Verdict::Waiting, "{bytes} {seconds} {sample:?}");
+        }
+        assert_eq!(verdict(long, 20, sample(STUCK_REPETITIONS_MIN, 0, 20)), Verdict::Choked, "nothing is heard either");
+        let mut watch = after_writing(long);
+        let all = Sample { acknowledged: 100 + long as u64, ..stuck };
+        assert_eq!(watch.look(at(20), SILENCE, all), Verdict::Waiting, "long ones get there");
+        watch.count(long);
+        assert_eq!(watch.look(at(90), SILENCE, stuck), Verdict::Waiting);
+        assert!(choked().to_string().contains("MTU black hole"));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-use crate::liveness::{Probes, Sample, Verdict, Watch};
+use crate::liveness::{Probes, Sample, Verdict, Watch, choked};
 use crate::time::Instant;
 use crate::{ByteStream, Listener, Machine, Net};
 
@@ -19,6 +19,8 @@ use crate::{ByteStream, Listener, Machine, Net};
 #[derive(Clone, Copy, Debug)]
 pub struct RealNet {
     origin: tokio::time::Instant,
+    /// Longest segment of a connection.
+    segment_max: Option<u16>,
 }
 
 impl RealNet {
@@ -26,7 +28,7 @@ impl RealNet {
     #[must_use]
     #[expect(clippy::new_without_default, reason = "making one reads the clock")]
     pub fn new() -> Self {
-        Self { origin: clock() }
+        Self { origin: clock(), segment_max: None }
     }
 }
 
@@ -58,13 +60,18 @@ fn kinded(error: io::Error) -> io::Error {
     error
 }
 
-fn shared_socket(local: SocketAddr) -> io::Result<TcpSocket> {
+fn shared_socket(local: SocketAddr, segment_max: Option<u16>) -> io::Result<TcpSocket> {
     let socket = Socket::new(Domain::for_address(local), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
     #[cfg(unix)]
     socket.set_reuse_port(true)?;
     socket.set_tcp_nodelay(true)?;
+    // Before the connection is made, or else it has no effect. A system that refuses a length keeps its own.
+    #[cfg(unix)]
+    if let Some(bytes) = segment_max {
+        let _ = socket.set_tcp_mss(bytes.into());
+    }
     socket.bind(&local.into())?;
     Ok(TcpSocket::from_std_stream(socket.into()))
 }
@@ -140,15 +147,20 @@ impl Net for RealNet {
     ) -> impl Future<Output = io::Result<RealStream>> + Send + 'static {
         let net = *self;
         async move {
-            let socket = shared_socket(local).map_err(kinded)?;
+            let socket = shared_socket(local, net.segment_max).map_err(kinded)?;
             let stream = socket.connect(remote).await.map_err(kinded)?;
             Ok(RealStream::new(net, stream))
         }
     }
 
     fn listen(&self, local: SocketAddr, backlog: u32) -> io::Result<RealListener> {
-        let listener = shared_socket(local).and_then(|socket| socket.listen(backlog)).map_err(kinded)?;
+        let socket = shared_socket(local, self.segment_max);
+        let listener = socket.and_then(|socket| socket.listen(backlog)).map_err(kinded)?;
         Ok(RealListener { net: *self, listener })
+    }
+
+    fn with_segment_max(&self, bytes: u16) -> Self {
+        Self { segment_max: Some(bytes.min(self.segment_max.unwrap_or(u16::MAX))), ..*self }
     }
 
     fn yield_now(&self) -> bool {
@@ -183,7 +195,8 @@ pub struct RealStream {
     watch: Watch,
     /// Wakes whoever waits on this stream for the next look of the watch.
     timer: Option<Pin<Box<tokio::time::Sleep>>>,
-    is_dead: bool,
+    /// How the watch found it to have ended.
+    ended: Option<Verdict>,
 }
 
 /// A TCP listener of this machine.
@@ -213,7 +226,7 @@ impl Listener for RealListener {
 impl RealStream {
     fn new(net: RealNet, stream: TcpStream) -> Self {
         let silence_max_millis = AtomicU64::new(0);
-        Self { stream, net, silence_max_millis, watch: Watch::default(), timer: None, is_dead: false }
+        Self { stream, net, silence_max_millis, watch: Watch::default(), timer: None, ended: None }
     }
 
     fn silence_max(&self) -> Duration {
@@ -222,6 +235,9 @@ impl RealStream {
 
     /// Notes that bytes are on their way, and passes on how many.
     fn wrote(&mut self, written: io::Result<usize>) -> io::Result<usize> {
+        if let Ok(bytes) = written {
+            self.watch.count(bytes);
+        }
         if written.is_ok() && !self.watch.is_on() {
             let silence_max = self.silence_max();
             if !silence_max.is_zero() {
@@ -254,14 +270,18 @@ impl RealStream {
             let silence_max = self.silence_max();
             match sample(&self.stream).map(|sample| self.watch.look(now, silence_max, sample)) {
                 Some(Verdict::Idle | Verdict::Waiting) => {}
-                Some(Verdict::Dead) => {
-                    self.is_dead = true;
-                    self.watch = Watch::default();
+                Some(verdict @ (Verdict::Dead | Verdict::Choked)) => {
+                    self.ended = Some(verdict);
+                    self.watch.rest();
                 }
-                None => self.watch = Watch::default(),
+                None => self.watch.rest(),
             }
         }
-        if self.is_dead { Poll::Ready(Err(io::ErrorKind::TimedOut.into())) } else { Poll::Pending }
+        match self.ended {
+            Some(Verdict::Choked) => Poll::Ready(Err(choked())),
+            Some(_) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            None => Poll::Pending,
+        }
     }
 }
 
@@ -274,8 +294,9 @@ fn sleep_until(at: tokio::time::Instant) -> tokio::time::Sleep {
 #[cfg(target_os = "linux")]
 fn sample(stream: &TcpStream) -> Option<Sample> {
     let progress = fmi_sys::tcp_progress(std::os::fd::AsFd::as_fd(stream)).ok()?;
-    let fmi_sys::TcpProgress { waits, retransmissions, probes, heard_ago, .. } = progress;
-    Some(Sample { waits, repetitions: retransmissions, window_probes: probes, heard_ago })
+    let fmi_sys::TcpProgress { waits, retransmissions, probes, heard_ago, acknowledged, segment_bytes, .. } = progress;
+    let segment_bytes = usize::try_from(segment_bytes).unwrap_or(usize::MAX);
+    Some(Sample { waits, repetitions: retransmissions, window_probes: probes, heard_ago, acknowledged, segment_bytes })
 }
 
 /// Other systems are not asked. Bytes in flight then wait as long as the kernel repeats them, and the control

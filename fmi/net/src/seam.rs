@@ -72,6 +72,14 @@ pub trait Net: Clone + Send + Sync + 'static {
         remote: SocketAddr,
     ) -> impl Future<Output = io::Result<Self::Stream>> + Send + 'static;
 
+    /// The same network, on which new connections and listeners have segments of at most so many bytes, in both directions.
+    /// Where that cannot be had, it changes nothing.
+    #[must_use]
+    fn with_segment_max(&self, bytes: u16) -> Self {
+        let _ = bytes;
+        self.clone()
+    }
+
     /// Listens on `local`; up to `backlog` connections wait to be accepted.
     ///
     /// # Errors

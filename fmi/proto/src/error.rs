@@ -134,6 +134,9 @@ pub enum ErrorKind {
     Local(String),
 }
 
+/// What a network calls a path that drops long packets without a word, where it suspects one.
+const MTU_BLACK_HOLE: &str = "MTU black hole";
+
 impl ErrorKind {
     /// What may help, where something general can be said.
     pub fn advice(&self) -> Option<&'static str> {
@@ -171,6 +174,9 @@ impl ErrorKind {
             }
             Self::PeerLost(_) => "look at the log of that rank; form a new group to go on",
             Self::PeerLeft(_) => "look at the log of that rank, or wait for all ranks before one leaves",
+            Self::ConnectionLost(how) if how.contains(MTU_BLACK_HOLE) => {
+                "set FMI_MSS=1200 on all ranks, or let ICMP's \"fragmentation needed\" and \"packet too big\" pass the firewalls"
+            }
             Self::ConnectionLost(_) => "look at the network between the two ranks; form a new group to go on",
             Self::Excluded(_) => "form a new group; this rank could not be reached for a while",
             Self::Deadline { .. } => "check that all ranks call the same operations, or raise FMI_DEADLINE",

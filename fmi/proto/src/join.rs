@@ -17,6 +17,10 @@ use fmi_net::time::Instant;
 /// have time for its repetition.
 pub const FIRST_ROUND: Duration = Duration::from_secs(2);
 
+/// For so long after a round its pairs tell more about a join that fails than the registration that followed: all that live
+/// register again within a few round trips, or after a few lost packets.
+const JUST: Duration = Duration::from_secs(5);
+
 /// How much longer everything may take in a group of this size: as many processes may share a machine, and one that waits for
 /// a processor sees nothing of the progress of the others.
 pub fn allowance(size: u32) -> Duration {
@@ -62,6 +66,9 @@ pub struct Rounds {
     security: Security,
     deadline: Instant,
     round_until: Option<Instant>,
+    /// Whether a round is under way, and when the last one ended.
+    is_on: bool,
+    ended_at: Option<Instant>,
     /// How long this round may be without progress.
     silence_max: Duration,
     rounds: u32,
@@ -77,6 +84,8 @@ impl Rounds {
             security,
             deadline,
             round_until: None,
+            is_on: false,
+            ended_at: None,
             silence_max: FIRST_ROUND,
             rounds: 0,
             patience,
@@ -96,6 +105,7 @@ impl Rounds {
                         self.silence_max = self.patience.fail() + allowance(roster.size());
                         self.round_until = Some(now + self.silence_max);
                         self.rounds += 1;
+                        self.is_on = true;
                         // Stuck mappings are cured by fresh ports; the relay helps where that did not.
                         Output::Start { relay_likely: self.rounds > 1 }
                     }
@@ -104,7 +114,12 @@ impl Rounds {
             }
             Input::Linked if self.round_until.is_some() => self.round_until = Some(now + self.silence_max),
             Input::Linked => {}
-            Input::Ended => self.round_until = None,
+            Input::Ended => {
+                if self.is_on {
+                    self.ended_at = Some(now);
+                }
+                (self.is_on, self.round_until) = (false, None);
+            }
         }
     }
 
@@ -116,6 +131,11 @@ impl Rounds {
             self.round_until = None;
             self.outputs.push_back(Output::Retry);
         }
+    }
+
+    /// Whether a round ended only just now, so that what it lacked explains why there is no group.
+    pub fn just_ended(&self, now: Instant) -> bool {
+        self.ended_at.is_some_and(|at| now < at + JUST)
     }
 
     /// The next thing to do.
@@ -200,6 +220,18 @@ mod tests {
         assert_eq!((rounds.poll_output(), rounds.poll_timeout().map(|it| it.0)), (None, Some(at(60))));
         rounds.handle_timeout(at(60));
         assert_eq!(rounds.poll_output(), Some(Output::Expired));
+    }
+
+    #[test]
+    fn what_a_round_lacked_explains_a_failure_for_a_while() {
+        let mut rounds = rounds();
+        rounds.handle_input(at(0), Input::Ended);
+        assert!(!rounds.just_ended(at(0)), "none was under way");
+        rounds.handle_input(at(1), Input::HandedOut(&roster(&[Some(Security::Encrypted)])));
+        rounds.handle_input(at(2), Input::Ended);
+        rounds.handle_input(at(4), Input::Ended);
+        assert!(rounds.just_ended(at(2) + JUST - Duration::from_nanos(1)));
+        assert!(!rounds.just_ended(at(2) + JUST));
     }
 
     #[test]

@@ -36,6 +36,7 @@ pub mod punch;
 pub mod race;
 pub mod rank;
 pub mod record;
+pub mod remark;
 pub mod rendezvous;
 pub mod resume;
 pub mod schedule;

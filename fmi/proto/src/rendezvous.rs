@@ -40,6 +40,8 @@ pub type GroupId = [u8; 32];
 pub type NameHash = [u8; 16];
 /// Identifies one forming of a group.
 pub type SessionId = [u8; 16];
+/// In place of a session: the group has not been handed out.
+pub const NOT_YET: SessionId = [0; 16];
 /// Distinguishes the registrations of one rank.
 pub type Nonce = [u8; 16];
 /// Distinguishes the processes that claim one rank.
@@ -194,9 +196,9 @@ pub enum ServerMessage {
     Handout(Arc<Handout>),
     /// The registration is refused.
     Refused(Refusal),
-    /// A rank of the session is lost.
+    /// A rank of the session is lost. Or it went while the group formed, and has not come back.
     Lost {
-        /// Session of the rank.
+        /// Session of the rank, or [`NOT_YET`].
         session: SessionId,
         /// The rank.
         rank: u32,

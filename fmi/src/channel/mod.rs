@@ -9,6 +9,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 use crate::error::Path;
 use crate::proto::candidate::Technique;
@@ -132,8 +133,10 @@ pub(crate) trait Channel: Send + fmt::Debug {
         None
     }
 
-    /// Probes an idle connection as a formed group does.
-    fn settle(&self) {}
+    /// Probes a connection as a formed group does, once it has been idle for `keepalive`.
+    fn settle(&self, keepalive: Duration) {
+        let _ = keepalive;
+    }
 
     /// Moves to a better stream, each direction at its next border between frames; without effect where there
     /// is no better one.

@@ -20,9 +20,6 @@ use crate::proto::frame::{ENVELOPE_BYTES, Envelope, Kind};
 use crate::proto::wire::WireError;
 use crate::time::Instant;
 
-/// Idle connections of a group are probed this often, below the shortest idle time-out of a cloud's
-/// NAT (Azure, 240 s). Losses are the rendezvous' to notice; these probes keep mappings alive.
-pub(crate) const KEEPALIVE: Duration = Duration::from_secs(100);
 /// A peer whose kernel is silent for this long while bytes wait is lost.
 pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(20);
 
@@ -376,9 +373,10 @@ impl Channel for Link {
         direct.filter_map(|(stream, _)| stream.is_acknowledged()).reduce(|one, other| one && other)
     }
 
-    fn settle(&self) {
-        // A stream that refuses the option is broken, which its next use tells.
-        let _ = self.stream.set_keepalive(KEEPALIVE, SILENCE_MAX);
+    fn settle(&self, keepalive: Duration) {
+        // A stream that refuses the option is broken, which its next use tells. Losses are the rendezvous' to notice; these
+        // probes keep mappings alive.
+        let _ = self.stream.set_keepalive(keepalive, SILENCE_MAX);
     }
 
     fn switch_to(&mut self, better: Link) {

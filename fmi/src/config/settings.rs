@@ -185,6 +185,9 @@ settings! {
         let known = Peers::ALL.into_iter().find(|peers| peers.name() == text);
         known.map(|it| c.peers = it).ok_or_else(|| format!("unknown peers {text:?} (expected one of: all, collectives)"))
     };
+    "keepalive" "FMI_KEEPALIVE" "time", |c| shown(c.keepalive), |c, given| given.time().map(|it| c.keepalive = it);
+    "mss" "FMI_MSS" "bytes, 536 to 32767", |c| c.mss.map(|it| it.to_string()).unwrap_or_default(),
+        |c, given| given.whole("a length of segments").map(|it| c.mss = Some(it));
     "peers_at_once_max" "FMI_PEERS_AT_ONCE" "number", |c| c.peers_at_once_max.to_string(),
         |c, given| given.whole("a number of peers").map(|it| c.peers_at_once_max = it);
     "join_deadline" "FMI_JOIN_DEADLINE" "time", |c| shown(c.join_deadline),

@@ -52,6 +52,8 @@ fn the_environment_is_read_and_each_mistake_named() {
         ("FMI_BIND", b"localhost", "FMI_BIND: \"localhost\" is not an IP address"),
         ("FMI_PEERS", b"some", "FMI_PEERS: unknown peers \"some\""),
         ("FMI_PEERS_AT_ONCE", b"0", "peers_at_once_max must be greater than zero"),
+        ("FMI_KEEPALIVE", b"0", "keepalive must be greater than zero"),
+        ("FMI_MSS", b"99", "mss is 99, not from 536 to 32767"),
         ("FMI_SPIN", b"50", "FMI_SPIN: \"50\" needs a unit"),
         ("FMI_KEY_FILE", b"/nonexistent/key", "FMI_KEY_FILE: cannot read /nonexistent/key"),
         ("FMI_CONFIG", b"/nonexistent/fmi.toml", "cannot read /nonexistent/fmi.toml"),

@@ -14,7 +14,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use super::blame::{check_files, not_reached, unregistered};
 use super::joined::{Joined, Lifeline, Upgrade, erase};
@@ -35,11 +35,18 @@ use crate::proto::card::Security;
 use crate::proto::cipher::Suites;
 use crate::proto::exchange::KeyPair;
 use crate::proto::join::{Input as RoundsInput, Output as RoundsOutput, Rounds};
+use crate::proto::remark::{self, Remark};
 use crate::proto::rendezvous::client::{Client, Identity, Input as ClientInput, Output as ClientOutput};
-use crate::proto::rendezvous::{Handout, Nonce, Resumption, ServerMessage, SessionId};
+use crate::proto::rendezvous::{ClientMessage, Handout, NOT_YET, Nonce, Resumption, ServerMessage, SessionId};
 use crate::proto::session::{Chain, Credentials};
 use crate::time::Instant;
 use fmi_store::Store;
+
+/// What is said of a rank that went while the group formed.
+const LOST: &str = "the rendezvous lost its connection while the group formed, and it has not come back";
+
+/// What is said of a group that formed for others, while a connection of this rank broke.
+const FORMED: &str = "the group formed, and this rank lost a connection before it knew";
 
 /// What makes a rank a member of its group.
 #[derive(Debug)]
@@ -81,6 +88,7 @@ impl<N: Net> Prepared<N> {
             return Ok(Self { net, config, membership, servers, first: None, store: Some(store) });
         }
         (config.key, config.security) = (None, Some(membership.security));
+        let net = config.mss.map_or_else(|| net.clone(), |bytes| net.with_segment_max(bytes));
         let mut servers = Servers::new(net.clone(), &config, membership.key.id())?;
         poll_fn(|cx| servers.poll_lookups(cx)).await;
         Ok(Self { net, config, membership, servers, first: None, store: None })
@@ -174,7 +182,9 @@ pub(crate) struct Joiner<N: Net> {
     /// Opened ahead of the join.
     warm: Option<Legs<N>>,
     round: Option<Round<N>>,
-    /// What was missing when an earlier round was given up.
+    /// What the round that came together shows of the network.
+    remarks: Vec<Remark>,
+    /// What was missing when the last round was given up.
     unconnected: Option<(u32, ErrorKind)>,
     meet: Meet<N>,
 }
@@ -212,6 +222,7 @@ impl<N: Net> Joiner<N> {
             warm: first,
             meet,
             round: None,
+            remarks: Vec::new(),
             unconnected: None,
             net,
             config,
@@ -246,6 +257,11 @@ impl<N: Net> Joiner<N> {
         poll_fn(|cx| self.poll(cx)).await
     }
 
+    /// What the group that came out last shows of the network.
+    pub(crate) fn take_remarks(&mut self) -> Vec<Remark> {
+        std::mem::take(&mut self.remarks)
+    }
+
     /// Gives up what came out last, and registers again.
     pub(crate) fn retry(&mut self) {
         self.abandon_round();
@@ -255,8 +271,8 @@ impl<N: Net> Joiner<N> {
     /// Ends a round and keeps what it lacked, for the error at the deadline.
     fn abandon_round(&mut self) {
         self.rounds.handle_input(self.net.now(), RoundsInput::Ended);
-        if let Some(lacked) = self.round.take().and_then(|round| round.unconnected()) {
-            self.unconnected = Some(lacked);
+        if let Some(round) = self.round.take() {
+            self.unconnected = round.unconnected();
         }
     }
 
@@ -286,6 +302,7 @@ impl<N: Net> Joiner<N> {
     /// Hands links and control channel over; the listener closes.
     fn finish(&mut self) -> Joined {
         let round = self.round.take().expect("only a round finishes");
+        self.unconnected = None;
         let control = match self.legs.take().map(|legs| legs.main.leg) {
             Some(Leg::Established(control)) => Some(control),
             Some(Leg::None | Leg::Connecting(..)) | None => None,
@@ -297,6 +314,8 @@ impl<N: Net> Joiner<N> {
         let roster = round.credentials().roster();
         let (session, digest, nonce) = (roster.session, roster.digest, roster.peers[self.config.rank as usize].nonce);
         let relayed = round.relayed();
+        let has_vantage = self.config.vantage.as_deref() != Some("off");
+        self.remarks = remark::remarks(roster, !relayed.is_empty(), has_vantage);
         let upgrade = (!relayed.is_empty()).then(|| self.upgrades(digest, relayed));
         let lifeline = Some(self.lifeline(session, nonce));
         Joined { links: round.into_links(), control: control.map(erase), session, upgrade, lifeline }
@@ -347,6 +366,13 @@ impl<N: Net> Joiner<N> {
                 }
                 ClientOutput::Joined(handout, key_pair) => self.start_round(&handout, key_pair)?,
                 ClientOutput::Dissolved => self.abandon_round(),
+                ClientOutput::Lost(lost) => {
+                    let error = |kind| Error::new(Operation::Join, kind).on(self.config.rank);
+                    if lost == self.config.rank {
+                        return Err(error(ErrorKind::Excluded(FORMED.into())));
+                    }
+                    return Err(error(ErrorKind::PeerLost(LOST.into())).with_peer(lost));
+                }
                 ClientOutput::Refused(refusal) => {
                     let error = Error::new(Operation::Join, ErrorKind::Refused(refusal));
                     return Err(error.on(self.config.rank));
@@ -463,7 +489,8 @@ impl<N: Net> Joiner<N> {
     fn deadline_error(&self) -> Error {
         let error = |kind| Error::new(Operation::Join, kind).on(self.config.rank);
         let current = self.round.as_ref().and_then(Round::unconnected);
-        if let Some((peer, kind)) = current.or_else(|| self.unconnected.clone()) {
+        let last = || self.unconnected.clone().filter(|_| self.rounds.just_ended(self.net.now()));
+        if let Some((peer, kind)) = current.or_else(last) {
             return error(kind).with_peer(peer);
         }
         if let Some(waiting) = self.client.waiting() {
@@ -472,6 +499,16 @@ impl<N: Net> Joiner<N> {
             return error(ErrorKind::GroupIncomplete { present, size, missing, other_key, running });
         }
         error(self.servers.explain(unregistered(&self.client, &self.config.rendezvous)))
+    }
+}
+
+impl<N: Net> Drop for Joiner<N> {
+    /// Whoever gives a join up says so, as far as that goes at once: nobody is to wait for it to come back.
+    fn drop(&mut self) {
+        if let Some(Leg::Established(control)) = self.legs.as_mut().map(|legs| &mut legs.main.leg) {
+            control.queue(&ClientMessage::Leave(NOT_YET).emit());
+            let _ = control.poll_flush(&mut Context::from_waker(Waker::noop()));
+        }
     }
 }
 

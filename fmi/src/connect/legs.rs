@@ -111,16 +111,21 @@ impl<S: ByteStream> Leg<S> {
     }
 }
 
+/// Longest segments to and from the rendezvous: packets of 1,280 bytes, with the headers of IPv6. A group is to form wherever
+/// those get through, whatever becomes of longer ones.
+pub(super) const SEGMENT_BYTES_MAX: u16 = 1_220;
+
 impl<N: Net> Legs<N> {
     /// Listens on fresh ports, and connects from there. The vantage comes first: what a counting NAT
     /// gave last is then what the main endpoint sees.
     pub(super) fn new(net: &N, config: &Config, place: Place, vantages: Vantages<'_>) -> io::Result<Self> {
+        let short = net.with_segment_max(SEGMENT_BYTES_MAX);
         let backlog = config.size.saturating_add(STRANGERS_MAX).min(SIZE_MAX);
         let end = |side, remote| -> io::Result<End<N>> {
             let any = local_for(config, remote);
             let listener = net.listen(any, backlog)?;
             let local = SocketAddr::new(any.ip(), listener.local_addr()?.port());
-            let leg = Leg::Connecting(Box::pin(net.connect(local, remote)), None);
+            let leg = Leg::Connecting(Box::pin(short.connect(local, remote)), None);
             Ok(End { side, remote, local, listener, leg, connected_at: net.now() })
         };
         let preferred = end(Side::Preferred, place.preferred);
@@ -143,7 +148,7 @@ impl<N: Net> Legs<N> {
             is_announced: false,
         };
         if legs.main.side == Side::Preferred {
-            legs.vantage = legs.second(net, vantages);
+            legs.vantage = legs.second(&short, vantages);
         }
         Ok(legs)
     }

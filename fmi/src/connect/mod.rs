@@ -20,3 +20,4 @@ pub(crate) use blame::not_reached;
 pub(crate) use join::Joiner;
 pub use join::Prepared;
 pub(crate) use joined::{Control, Joined, Lifeline, Upgrade};
+pub(crate) use racing::connect_any;

@@ -155,7 +155,7 @@ impl<N: Net> Ground<Single<N::Stream>> for Ways<N> {
 
 /// Connects to the first of several endpoints of one server that answers, each from a local end of its own. The
 /// first one has a head start.
-pub(super) async fn connect_any<N: Net>(net: N, ways: Vec<(SocketAddr, SocketAddr)>) -> io::Result<N::Stream> {
+pub(crate) async fn connect_any<N: Net>(net: N, ways: Vec<(SocketAddr, SocketAddr)>) -> io::Result<N::Stream> {
     let remotes: Vec<_> = ways.iter().map(|(_, remote)| *remote).collect();
     // Nobody else has to agree with this order.
     let order = Order { group: [0; 32], last: remotes.first().copied(), elsewhere: false, together: false };

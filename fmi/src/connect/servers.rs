@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::future::join;
 
-use super::legs::{Legs, Vantages, local_for};
+use super::legs::{Legs, SEGMENT_BYTES_MAX, Vantages, local_for};
 use super::racing::{Contender, Ground, Racing, Single};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Operation, Result};
@@ -246,7 +246,8 @@ impl<N: Net> Ground<Single<N::Stream>> for Resuming<'_, N> {
 
     fn begin(&mut self, place: Place) -> io::Result<Single<N::Stream>> {
         let remote = place.preferred;
-        Ok(Single::new(self.0.net.connect(local_for(&self.0.config, remote), remote)))
+        let net = self.0.net.with_segment_max(SEGMENT_BYTES_MAX);
+        Ok(Single::new(net.connect(local_for(&self.0.config, remote), remote)))
     }
 }
 

@@ -45,7 +45,7 @@ impl Engine {
     pub(crate) fn mark_formed(&mut self) {
         self.formed = true;
         self.looks_at_control = true;
-        self.channels().for_each(Channel::settle);
+        self.channels().for_each(|channel| channel.settle(self.keepalive));
         if let Some(control) = &mut self.control {
             control.queue(&ClientMessage::Formed(self.session).emit());
         }
@@ -190,7 +190,7 @@ impl Engine {
         while let Some(upgrade) = self.upgrade.as_mut().filter(|_| self.formed) {
             let Poll::Ready((peer, better)) = upgrade.poll(cx) else { return };
             tracing::info!(rank = %self.me, peer, technique = %better.info().technique, "upgraded to a direct connection");
-            better.settle();
+            better.settle(self.keepalive);
             if let Some(lane) = self.lanes.get_mut(peer as usize).and_then(Option::as_mut) {
                 self.paths[peer as usize] = Some(better.info().path);
                 lane.channel.switch_to(better);

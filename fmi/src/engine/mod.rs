@@ -27,6 +27,7 @@ use crate::net::{Clock, Timer};
 use crate::proto::frame::{ENVELOPE_BYTES, Envelope, Kind};
 use crate::proto::group::{Failure, Group, Input, Limits, OpId, Output, Table, WaitsFor, What};
 use crate::proto::rank::Slot;
+use crate::proto::remark::Remark;
 use crate::proto::rendezvous::SessionId;
 use crate::time::Instant;
 
@@ -153,6 +154,10 @@ pub(crate) struct Engine {
     /// How often groups were made of equal members, so that each gets an identity of its own.
     pub(crate) created: BTreeMap<u64, u64>,
     spin: Spin,
+    /// What was noticed of the network while the group formed.
+    pub(crate) remarks: Vec<Remark>,
+    /// Idle time after which connections are probed.
+    keepalive: Duration,
     turns: u32,
     /// Bytes moved; a wait goes on while it grows.
     pub(crate) moved: u64,
@@ -382,6 +387,8 @@ impl Engine {
             algorithms: config.algorithms.clone(),
             created: BTreeMap::new(),
             spin: Spin::new(config.spin),
+            remarks: Vec::new(),
+            keepalive: config.keepalive,
             turns: 0,
             moved: 0,
             moved_told: 0,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::framed::{Framed, ReceiveError};
 use super::{ByteStream, Listener, Net, within};
+use crate::connect::connect_any;
 use crate::error::{Error, Operation, Result};
 use crate::proto::discovery::{Discovery, LocalPort, Seen, Trial};
 use crate::proto::rendezvous::{ClientMessage, SERVER_MESSAGE_BYTES_MAX, ServerMessage};
@@ -32,9 +33,7 @@ pub async fn discover<N: Net>(net: &N, rendezvous: &str, within_time: Duration) 
         Error::new(Operation::Discover, crate::connect::not_reached(rendezvous, &error)).caused_by(error)
     };
     let addresses = within(net, deadline, net.resolve(rendezvous)).await.map_err(failed)?;
-    // Translation is a matter of IPv4.
-    let address = addresses.iter().find(|address| address.is_ipv4()).or_else(|| addresses.first()).copied();
-    let address = address.ok_or_else(|| failed(io::Error::new(io::ErrorKind::NotFound, "it has no address")))?;
+    let address = within(net, deadline, answering(net, addresses)).await.map_err(failed)?;
     let mut prober = Prober { net, streams: BTreeMap::new(), listener: None, deadline, failure: None };
     let mut discovery = Discovery::new(address);
     while let Some(trial) = discovery.next_trial() {
@@ -46,6 +45,23 @@ pub async fn discover<N: Net>(net: &N, rendezvous: &str, within_time: Duration) 
     }
     let unanswered = || io::Error::new(io::ErrorKind::InvalidData, "no answer that a rendezvous would give");
     discovery.finding().ok_or_else(|| failed(prober.failure.unwrap_or_else(unanswered)))
+}
+
+/// The first address that takes a connection. Translation is a matter of IPv4, so its addresses come first.
+async fn answering<N: Net>(net: &N, mut addresses: Vec<SocketAddr>) -> io::Result<SocketAddr> {
+    addresses.sort_by_key(SocketAddr::is_ipv6);
+    match addresses[..] {
+        [] => Err(io::Error::new(io::ErrorKind::NotFound, "it has no address")),
+        [only] => Ok(only),
+        _ => {
+            let local = |remote: SocketAddr| match remote {
+                SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+                SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+            };
+            let ways = addresses.into_iter().map(|remote| (local(remote), remote)).collect();
+            connect_any(net.clone(), ways).await?.peer_addr()
+        }
+    }
 }
 
 /// Connections stay open until the end: they keep their mappings alive.

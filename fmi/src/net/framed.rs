@@ -1,13 +1,14 @@
 //! Messages of the rendezvous protocol on a stream: buffers both ways, no task of its own.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::ByteStream;
 use crate::proto::rendezvous::split;
 use crate::proto::wire::WireError;
 
@@ -98,6 +99,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Framed<S> {
         // An idle connection keeps no buffer.
         self.outgoing.shrink_to_fit();
         Poll::Ready(Ok(()))
+    }
+
+    /// Sends what the stream takes at once. A stream of tokio's takes nothing by [`Framed::poll_flush`] once the task has had its
+    /// share of the processor.
+    pub(crate) fn flush_now(&mut self)
+    where
+        S: ByteStream,
+    {
+        while let Some(message) = self.outgoing.front() {
+            let Ok(sent @ 1..) = self.stream.try_write(&[IoSlice::new(&message[self.sent..])]) else { return };
+            self.sent += sent;
+            if self.sent == message.len() {
+                self.outgoing.pop_front();
+                self.sent = 0;
+            }
+        }
     }
 
     /// Receives the body of the next message and parses it.

@@ -19,6 +19,7 @@ use super::ready::{Ready, ReadyWaker};
 use super::splice::Splice;
 use super::{BoxFuture, ByteStream, Listener, Net, Timer, within};
 use crate::error::{Error, ErrorKind, Operation, Result};
+use crate::proto::bucket::Bucket;
 use crate::proto::discovery::{Outcome, VANTAGES_MAX};
 use crate::proto::rendezvous::server::{Connection, Input, Output, Server};
 use crate::proto::rendezvous::{CLIENT_MESSAGE_BYTES_MAX, ClientMessage};
@@ -41,6 +42,14 @@ const BACKLOG: u32 = 4096;
 const CALL_BACK_SILENCE: Duration = Duration::from_millis(1500);
 /// Pause after an accept failed because a local resource was exhausted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Time for one warning that connections cannot be accepted: it lasts for as long as what is lacking does.
+pub(super) const WARNING_SECONDS: u64 = 60;
+
+/// Room for one warning.
+pub(super) fn seldom(now: Instant) -> Bucket {
+    Bucket::new(now, 1, WARNING_SECONDS)
+}
 
 /// A rendezvous that listens.
 #[derive(Debug)]
@@ -131,6 +140,7 @@ impl<N: Net> Rendezvous<N> {
             timer: Timer::new(clock.clone()),
             accept_timer: Timer::new(clock),
             accept_at: Instant::ZERO,
+            warnings: seldom(self.net.now()),
             net: self.net,
             vantages,
             calls: FuturesUnordered::new(),
@@ -162,6 +172,8 @@ struct Driver<N: Net> {
     timer: Timer,
     accept_timer: Timer,
     accept_at: Instant,
+    /// Warnings of connections that cannot be accepted, by seconds.
+    warnings: Bucket,
 }
 
 impl<N: Net> Driver<N> {
@@ -196,8 +208,11 @@ impl<N: Net> Driver<N> {
         let stream = match accepted.unwrap_or(Poll::Pending) {
             Poll::Ready(Ok(stream)) => stream,
             Poll::Ready(Err(error)) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                self.accept_at = self.net.now() + ACCEPT_PAUSE;
+                let now = self.net.now();
+                if self.warnings.take(now, WARNING_SECONDS) {
+                    tracing::warn!(%error, "a connection could not be accepted; more of these are not told for a minute");
+                }
+                self.accept_at = now + ACCEPT_PAUSE;
                 return true;
             }
             Poll::Pending => return false,
@@ -269,6 +284,9 @@ impl<N: Net> Driver<N> {
             if client.closing {
                 // What the socket does not take at once is not waited for: a client that does not
                 // read cannot hold memory here.
+                if flushed.is_pending() {
+                    client.framed.flush_now();
+                }
                 self.clients.remove(&connection);
                 return true;
             }

@@ -12,9 +12,10 @@ use std::time::Duration;
 use tokio::io::ReadBuf;
 
 use super::ready::{Ready, ReadyWaker};
-use super::rendezvous::{KEEPALIVE_INTERVAL, SILENCE_MAX};
+use super::rendezvous::{KEEPALIVE_INTERVAL, SILENCE_MAX, WARNING_SECONDS, seldom};
 use super::{ByteStream, Listener, Net, Timer};
 use crate::error::{Error, ErrorKind, Operation, Result};
+use crate::proto::bucket::Bucket;
 use crate::proto::tcpunch::{ANSWER_BYTES, CLIENTS_MAX, Connection, Input, NAME_BYTES_MAX, Output, Server};
 use crate::time::Instant;
 
@@ -73,7 +74,7 @@ impl<N: Net> Tcpunch<N> {
 
     /// Serves until it is dropped.
     pub async fn serve(self) -> Infallible {
-        let clock = Arc::new(self.net.clone());
+        let (clock, warnings) = (Arc::new(self.net.clone()), seldom(self.net.now()));
         let Self { net, listener, clients_max } = self;
         let mut driver = Driver {
             net,
@@ -85,6 +86,7 @@ impl<N: Net> Tcpunch<N> {
             timer: Timer::new(clock.clone()),
             accept_timer: Timer::new(clock),
             accept_at: Instant::ZERO,
+            warnings,
         };
         poll_fn(move |cx| driver.poll(cx)).await
     }
@@ -100,6 +102,8 @@ struct Driver<N: Net> {
     timer: Timer,
     accept_timer: Timer,
     accept_at: Instant,
+    /// Warnings of connections that cannot be accepted, by seconds.
+    warnings: Bucket,
 }
 
 impl<N: Net> Driver<N> {
@@ -133,8 +137,11 @@ impl<N: Net> Driver<N> {
         let stream = match accepted {
             Ok(stream) => stream,
             Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                self.accept_at = self.net.now() + ACCEPT_PAUSE;
+                let now = self.net.now();
+                if self.warnings.take(now, WARNING_SECONDS) {
+                    tracing::warn!(%error, "a connection could not be accepted; more of these are not told for a minute");
+                }
+                self.accept_at = now + ACCEPT_PAUSE;
                 return true;
             }
         };

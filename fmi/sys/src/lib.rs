@@ -16,6 +16,10 @@ pub struct TcpProgress {
     pub probes: u32,
     /// Time since the other kernel last acknowledged anything.
     pub heard_ago: Duration,
+    /// Bytes that the other kernel has acknowledged.
+    pub acknowledged: u64,
+    /// Longest segment that is sent, in bytes.
+    pub segment_bytes: u32,
 }
 
 #[cfg(target_os = "linux")]
@@ -54,7 +58,7 @@ mod linux {
         last_ack_recv: u32,
         /// From `tcpi_pmtu` to `tcpi_total_retrans`.
         path: [u32; 11],
-        /// From `tcpi_pacing_rate` to `tcpi_bytes_received`.
+        /// From `tcpi_pacing_rate` to `tcpi_bytes_received`; the third is `tcpi_bytes_acked`.
         rates: [u64; 4],
         segs_out: u32,
         segs_in: u32,
@@ -88,6 +92,8 @@ mod linux {
             retransmissions: info.retransmits.into(),
             probes: info.probes.into(),
             heard_ago: Duration::from_millis(info.last_ack_recv.into()),
+            acknowledged: info.rates[2],
+            segment_bytes: info.snd_mss,
         })
     }
 }
@@ -123,6 +129,9 @@ mod tests {
         near.read_exact(&mut [0]).expect("one byte, which carries the acknowledgement");
         let progress = tcp_progress(near.as_fd()).expect("a TCP socket");
         assert_eq!((progress.waits, progress.retransmissions, progress.probes), (false, 0, 0));
+        // The SYN counts, too.
+        assert!([0, 1].contains(&(progress.acknowledged - written as u64)), "{progress:?}");
+        assert!(progress.segment_bytes >= 536, "{progress:?}");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::task::Waker;
 use std::time::Duration;
 
+use fmi_net::liveness::{Verdict, Watch};
 use fmi_net::time::Instant;
 use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
@@ -69,6 +70,8 @@ pub(crate) struct Connection {
     is_gone: bool,
     /// Why it has ended, until the program is told: it is once.
     error: Option<io::ErrorKind>,
+    /// Whether that is because long packets do not get there.
+    is_choked: bool,
     /// When the rest of a connection that is closed on this side is forgotten.
     forgotten_at: Option<Instant>,
     /// Our initial sequence number on the wire.
@@ -162,6 +165,7 @@ impl Connection {
             is_closed: false,
             is_gone: false,
             error: None,
+            is_choked: false,
             forgotten_at: None,
             isn,
             shift: None,
@@ -424,11 +428,12 @@ impl Connection {
         if !self.is_judged() {
             return;
         }
-        let waits = self.waits();
-        let (repetitions, window_probes) = (self.sender.repetitions, self.sender.window_probes);
+        let sample = self.sample();
         let Some(keepalive) = &mut self.keepalive else { return };
-        let due = keepalive.handle_timeout(now, waits);
-        if due == idle::Due::GiveUp || keepalive.judges_dead(now, waits, repetitions, window_probes) {
+        let due = keepalive.handle_timeout(now, sample.waits);
+        let verdict = keepalive.judge(now, sample);
+        self.is_choked |= verdict == Verdict::Choked;
+        if due == idle::Due::GiveUp || matches!(verdict, Verdict::Dead | Verdict::Choked) {
             self.socket().abort();
         } else if due == idle::Due::Probe {
             out.push(self.probe());
@@ -766,7 +771,8 @@ impl Connection {
 
     pub(crate) fn set_keepalive(&mut self, now: Instant, interval: Duration, silence_max: Duration) {
         let waits = self.waits();
-        let mut keepalive = Keepalive::new(now, interval, silence_max, self.heard_at());
+        let watch = Watch::after(self.written.into());
+        let mut keepalive = Keepalive::new(now, interval, silence_max, self.heard_at(), watch);
         keepalive.watch(now, waits);
         self.keepalive = Some(keepalive);
     }

@@ -29,10 +29,17 @@ pub(super) struct Keepalive {
 }
 
 impl Keepalive {
-    pub(super) fn new(now: Instant, interval: Duration, silence_max: Duration, heard_at: Option<Instant>) -> Self {
+    /// Of a connection that was last heard then, and on which so many bytes have been written.
+    pub(super) fn new(
+        now: Instant,
+        interval: Duration,
+        silence_max: Duration,
+        heard_at: Option<Instant>,
+        watch: Watch,
+    ) -> Self {
         let probes = Probes::new(interval, silence_max);
         let heard_at = heard_at.unwrap_or(now);
-        Self { probes, silence_max, watch: Watch::default(), heard_at, look_at: now + probes.idle, sent: 0 }
+        Self { probes, silence_max, watch, heard_at, look_at: now + probes.idle, sent: 0 }
     }
 
     pub(super) fn heard(&mut self, now: Instant) {
@@ -64,14 +71,19 @@ impl Keepalive {
         Due::Probe
     }
 
-    /// Whether the production code takes the other end for gone, of which the kernel tells these counts.
-    pub(super) fn judges_dead(&mut self, now: Instant, waits: bool, repetitions: u32, window_probes: u32) -> bool {
-        self.watch(now, waits);
+    /// Counts bytes that the program writes at once.
+    pub(super) fn count(&mut self, bytes: usize) {
+        self.watch.count(bytes);
+    }
+
+    /// What the production code makes of what the kernel tells.
+    pub(super) fn judge(&mut self, now: Instant, sample: Sample) -> Verdict {
+        self.watch(now, sample.waits);
         if self.watch.poll_timeout().is_none_or(|at| now < at) {
-            return false;
+            return Verdict::Waiting;
         }
-        let sample = Sample { waits, repetitions, window_probes, heard_ago: now - self.heard_at };
-        self.watch.look(now, self.silence_max, sample) == Verdict::Dead
+        let sample = Sample { heard_ago: now - self.heard_at, ..sample };
+        self.watch.look(now, self.silence_max, sample)
     }
 
     pub(super) fn poll_timeout(&self) -> Instant {
@@ -142,7 +154,8 @@ mod tests {
 
     #[test]
     fn an_idle_connection_is_probed_and_ends_a_pause_after_the_last_probe() {
-        let idle = || Keepalive::new(at(0), Duration::from_secs(10), Duration::from_secs(5), None);
+        let (interval, silence_max) = (Duration::from_secs(10), Duration::from_secs(5));
+        let idle = || Keepalive::new(at(0), interval, silence_max, None, Watch::default());
         let mut silent = idle();
         let mut seen = Vec::new();
         loop {

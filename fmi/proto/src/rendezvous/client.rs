@@ -126,17 +126,28 @@ pub enum Output {
     Joined(Arc<Handout>, KeyPair),
     /// The session of the last group is void; stop punching for it.
     Dissolved,
+    /// A rank of the group is gone: it will not form.
+    Lost(u32),
     /// The server's refusal is final.
     Refused(Refusal),
 }
 
 #[derive(Debug)]
 enum State {
-    Pausing { until: Instant },
-    Connecting { until: Instant },
-    Waiting { ping_at: Instant, answer_until: Instant, move_at: Instant },
+    Pausing {
+        until: Instant,
+    },
+    Connecting {
+        until: Instant,
+    },
+    Waiting {
+        ping_at: Instant,
+        answer_until: Instant,
+        move_at: Instant,
+    },
     Joined,
-    Refused,
+    /// There is nothing to wait for.
+    Ended,
 }
 
 /// The client's state.
@@ -156,6 +167,7 @@ pub struct Client {
     /// The last refusal after which it tries again.
     refusal: Option<Refusal>,
     waiting: Option<Waiting>,
+    /// The last group that was handed out.
     session: Option<super::SessionId>,
     nonce: super::Nonce,
     outputs: VecDeque<Output>,
@@ -228,11 +240,8 @@ impl Client {
                 self.outputs.push_back(Output::Send(ClientMessage::Ping));
                 self.state = State::Waiting { ping_at: now + PING_INTERVAL, answer_until, move_at };
             }
-            State::Pausing { .. }
-            | State::Connecting { .. }
-            | State::Waiting { .. }
-            | State::Joined
-            | State::Refused => {}
+            State::Pausing { .. } | State::Connecting { .. } | State::Waiting { .. } | State::Joined | State::Ended => {
+            }
         }
     }
 
@@ -249,7 +258,7 @@ impl Client {
             State::Waiting { ping_at, answer_until, move_at } => {
                 Some((ping_at.min(answer_until).min(move_at), "ask for the state"))
             }
-            State::Joined | State::Refused => None,
+            State::Joined | State::Ended => None,
         }
     }
 
@@ -337,15 +346,27 @@ impl Client {
                     self.reconnect(now);
                 }
             }
-            // Losses matter to the communicator, which exists only once this machine is done.
-            ServerMessage::Lost { .. } | ServerMessage::Severed { .. } | ServerMessage::Failed { .. } => {}
+            ServerMessage::Lost { session, rank } => self.lost(session, rank),
+            // These matter to the communicator, which exists only once this machine is done.
+            ServerMessage::Severed { .. } | ServerMessage::Failed { .. } => {}
+        }
+    }
+
+    /// A rank that went while the group formed may wait at another server, if there is one. In a session that has formed
+    /// for others, its loss ends all of them.
+    fn lost(&mut self, session: super::SessionId, rank: u32) {
+        let State::Waiting { move_at, .. } = self.state else { return };
+        let is_only_here = move_at == Instant::FAR_FUTURE;
+        if (session == super::NOT_YET && is_only_here) || self.session == Some(session) {
+            self.state = State::Ended;
+            self.outputs.push_back(Output::Lost(rank));
         }
     }
 
     fn refused(&mut self, refusal: Refusal) {
         // A complete group goes on without its rendezvous.
         if !matches!(self.state, State::Joined) {
-            self.state = State::Refused;
+            self.state = State::Ended;
             self.outputs.push_back(Output::Refused(refusal));
         }
     }
@@ -385,7 +406,7 @@ impl Client {
                 self.pause(now);
             }
             // A complete group goes on without its rendezvous.
-            State::Joined | State::Pausing { .. } | State::Refused => {}
+            State::Joined | State::Pausing { .. } | State::Ended => {}
         }
     }
 
@@ -397,7 +418,7 @@ impl Client {
     /// A group that failed to form needs a fresh local port: a mapping of the failed
     /// attempt may be stuck, as in SYN_SENT2 of Linux's tracker.
     fn reconnect(&mut self, now: Instant) {
-        self.session = None;
+        self.waiting = None;
         self.connect(now);
     }
 
@@ -458,6 +479,38 @@ mod tests {
         client.handle_input(Instant::ZERO, Input::Message(ServerMessage::Handout(group(registration.nonce))));
         assert!(matches!(client.poll_output(), Some(Output::Joined(..))));
         assert_eq!(client.poll_timeout(), None);
+    }
+
+    #[test]
+    fn a_rank_that_does_not_come_back_ends_the_join_unless_it_may_be_elsewhere() {
+        for has_others in [false, true] {
+            let mut client = client();
+            client.handle_input(Instant::ZERO, connected(8, 0, has_others));
+            while client.poll_output().is_some() {}
+            let lost = |session| Input::Message(ServerMessage::Lost { session, rank: 0 });
+            client.handle_input(Instant::ZERO, lost([9; 16]));
+            assert!(client.poll_output().is_none(), "a session of others");
+            client.handle_input(Instant::ZERO, lost(super::super::NOT_YET));
+            assert_eq!(matches!(client.poll_output(), Some(Output::Lost(0))), !has_others);
+            assert_eq!(client.poll_timeout().is_none(), !has_others);
+        }
+    }
+
+    #[test]
+    fn a_loss_in_the_session_that_formed_without_this_rank_ends_the_join() {
+        let mut client = client_of(2);
+        let registration = registered(&mut client, Instant::ZERO);
+        let handout = group(registration.nonce);
+        let lost = || Input::Message(ServerMessage::Lost { session: [9; 16], rank: 0 });
+        client.handle_input(Instant::ZERO, Input::Message(ServerMessage::Handout(handout)));
+        client.handle_input(Instant::ZERO, lost());
+        assert!(matches!(client.poll_output(), Some(Output::Joined(..))));
+        assert!(client.poll_output().is_none(), "the communicator hears of it");
+        client.handle_input(Instant::ZERO, Input::Retry);
+        assert!(matches!(client.poll_output(), Some(Output::Connect { .. })));
+        registered_with(&mut client, Instant::ZERO, 7);
+        client.handle_input(Instant::ZERO, lost());
+        assert!(matches!(client.poll_output(), Some(Output::Lost(0))));
     }
 
     #[test]

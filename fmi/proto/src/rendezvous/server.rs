@@ -20,9 +20,11 @@ use super::{
 };
 use crate::bucket::Bucket;
 use crate::discovery::Outcome;
+use crate::places::Places;
 use crate::wire::WireError;
 use fmi_net::time::Instant;
 
+mod absent;
 mod limits;
 mod loss;
 mod relay;
@@ -49,7 +51,8 @@ const DISCOVERY_MAX: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ServerConfig {
-    /// Most connections at once; further ones are closed unread. Default 32,768.
+    /// Most connections at once. Further ones take the place of one that waits, from the network (/24, /48) that has most of
+    /// these, as long as that has more than theirs; else they are refused. Default 32,768.
     pub connections_max: usize,
     /// Most connections from one address (IPv6: from one /48); one NAT may hide a whole group. Default 16,384.
     pub connections_per_source_max: usize,
@@ -61,6 +64,9 @@ pub struct ServerConfig {
     pub wait_max: Duration,
     /// A rank's holder that does not answer a probe for this long loses it. Default 1 s.
     pub probe_within: Duration,
+    /// A rank that went without a word while its group formed has this long to come back, until those that wait for it
+    /// are told that it is lost. Default 5 s: what is repeated while a path is cut comes back soon after the path.
+    pub return_within: Duration,
     /// Endpoints on which it answers, the main one first; what [discovery](crate::discovery)
     /// needs. Default none: clients learn where they are seen from, and are not called back.
     pub vantages: Vec<SocketAddr>,
@@ -83,6 +89,9 @@ pub struct ServerConfig {
     pub relay_bytes_per_second: u64,
 }
 
+/// The default of [`ServerConfig::return_within`].
+pub const RETURN_WITHIN: Duration = Duration::from_secs(5);
+
 /// Nonces that are remembered for each connection that may be open, so that a recorded registration is
 /// not taken again.
 const NONCES_PER_CONNECTION: usize = 4;
@@ -96,6 +105,7 @@ impl Default for ServerConfig {
             register_within: Duration::from_secs(5),
             wait_max: Duration::from_secs(600),
             probe_within: Duration::from_secs(1),
+            return_within: RETURN_WITHIN,
             vantages: Vec::new(),
             calls_max: 64,
             vouch_within: Duration::from_millis(100),
@@ -231,12 +241,17 @@ pub struct Server {
     entropy: ChaCha8Rng,
     clients: BTreeMap<Connection, Client>,
     sources: BTreeMap<IpAddr, usize>,
+    /// Connections that give way to those of other networks when all are taken.
+    places: Places<Connection>,
     forming: BTreeMap<GroupId, Forming>,
     /// How many groups of a size that are forming hold a rank.
     held: BTreeMap<(u32, u32), usize>,
     sessions: BTreeMap<SessionId, Session>,
     running: BTreeMap<GroupId, BTreeSet<SessionId>>,
     deadlines: BTreeSet<(Instant, Connection)>,
+    /// Ranks of forming groups that went, and until when each may come back.
+    absent: BTreeMap<(GroupId, u32), Instant>,
+    absent_in_order: BTreeSet<(Instant, GroupId, u32)>,
     calls: usize,
     /// Where registrations with a nonce wait.
     waiting: BTreeMap<Nonce, (GroupId, u32)>,
@@ -262,11 +277,14 @@ impl Server {
             entropy: ChaCha8Rng::from_seed(seed),
             clients: BTreeMap::new(),
             sources: BTreeMap::new(),
+            places: Places::default(),
             forming: BTreeMap::new(),
             held: BTreeMap::new(),
             sessions: BTreeMap::new(),
             running: BTreeMap::new(),
             deadlines: BTreeSet::new(),
+            absent: BTreeMap::new(),
+            absent_in_order: BTreeSet::new(),
             calls: 0,
             waiting: BTreeMap::new(),
             vouching: BTreeMap::new(),
@@ -297,6 +315,7 @@ impl Server {
 
     /// Expires what has waited until `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.expire_absent(now);
         while let Some(&(at, connection)) = self.deadlines.first() {
             if at > now {
                 break;
@@ -332,7 +351,8 @@ impl Server {
 
     /// When `handle_timeout` is due.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        self.deadlines.first().map(|(at, _)| (*at, "a registration or a probe expires"))
+        let next = [self.deadlines.first().map(|(at, _)| *at), self.absent_until()].into_iter().flatten().min();
+        next.map(|at| (at, "a registration or a probe expires, or a rank has not come back"))
     }
 
     /// Connections that are open.
@@ -353,6 +373,7 @@ impl Server {
             + self.nonces.len()
             + self.rates.len()
             + self.relays.len()
+            + self.absent.len()
             + self.sessions.values().map(|session| session.nonces.len()).sum::<usize>()
     }
 
@@ -528,6 +549,8 @@ impl Server {
     fn set_state(&mut self, connection: Connection, state: State) {
         if let Some(client) = self.clients.get_mut(&connection) {
             client.state = state;
+            let (from, gives_way) = (client.from.ip(), client.gives_way());
+            if gives_way { self.places.take(from, connection) } else { self.places.give_back(from, connection) }
         }
     }
 
@@ -567,6 +590,7 @@ impl Server {
         let until = now + self.config.vouch_within;
         let vouch_until = (vouches > 0).then_some(until);
         forming.seats.insert(rank, Seat { connection, registration, observed, vouch_until, contender: None });
+        self.returned(group, rank);
         *self.held.entry((size, rank)).or_default() += 1;
         self.waiting.insert(nonce, (group, rank));
         let expires = if vouch_until.is_some() { until } else { now + self.config.wait_max };
@@ -576,6 +600,7 @@ impl Server {
         }
         if !self.complete_if_ready(group) {
             self.tell_state(connection);
+            self.tell_of_sessions(connection, group, rank);
         }
     }
 
@@ -660,7 +685,8 @@ impl Server {
     fn dissolve(&mut self, now: Instant, id: SessionId) {
         let Some(session) = self.sessions.remove(&id) else { return };
         self.forget_running(session.group, id);
-        for connection in session.members.into_values() {
+        for (rank, connection) in session.members {
+            self.miss(now, session.group, rank);
             self.set_state(connection, State::Unregistered);
             self.set_deadline(connection, now + self.config.register_within);
             self.send(connection, ServerMessage::Dissolved(id));
@@ -703,7 +729,12 @@ impl Server {
                     self.complete_if_ready(registration.group);
                 }
             }
-            State::Waiting { group, rank } => self.vacate(now, group, rank),
+            State::Waiting { group, rank } => {
+                if lost {
+                    self.miss(now, group, rank);
+                }
+                self.vacate(now, group, rank);
+            }
             State::Member { session, rank } => self.part(now, session, rank, lost),
         }
     }
@@ -736,12 +767,15 @@ impl Server {
             return self.forget_running(group, id);
         }
         if !session.formed {
+            let group = session.group;
+            if lost {
+                self.miss(now, group, rank);
+            }
             return self.dissolve(now, id);
         }
         if lost {
             session.lost.insert(rank);
-            let members = session.survivors();
-            self.outputs.push_back(Output::SendAll(members, ServerMessage::Lost { session: id, rank }));
+            self.tell_loss(id, rank);
         }
     }
 }

@@ -2,6 +2,9 @@
 
 use std::io;
 use std::task::{Context, Poll};
+use std::time::Duration;
+
+use fmi_net::liveness::{Sample, choked};
 
 use super::Connection;
 
@@ -30,8 +33,8 @@ impl Connection {
         if fin_seen {
             return Poll::Ready(Ok(0));
         }
-        if let Some(kind) = self.error.take() {
-            return Poll::Ready(Err(kind.into()));
+        if let Some(error) = self.take_error() {
+            return Poll::Ready(Err(error));
         }
         if ended {
             return Poll::Ready(Ok(0));
@@ -44,8 +47,8 @@ impl Connection {
 
     pub(crate) fn poll_write(&mut self, cx: &Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.write_waits = false;
-        if let Some(kind) = self.error.take() {
-            return Poll::Ready(Err(kind.into()));
+        if let Some(error) = self.take_error() {
+            return Poll::Ready(Err(error));
         }
         let socket = self.socket();
         if !socket.may_send() {
@@ -58,7 +61,28 @@ impl Connection {
         }
         let taken = socket.send_slice(bytes).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
         self.written = self.written.wrapping_add(u32::try_from(taken).expect("a buffer is below 4 GiB"));
+        if let Some(keepalive) = &mut self.keepalive {
+            keepalive.count(taken);
+        }
         Poll::Ready(Ok(taken))
+    }
+
+    /// What Linux would tell, but for when the other end was heard.
+    pub(super) fn sample(&mut self) -> Sample {
+        let waiting = u32::try_from(self.socket().send_queue()).expect("a buffer is below 4 GiB");
+        Sample {
+            waits: self.waits(),
+            repetitions: self.sender.repetitions,
+            window_probes: self.sender.window_probes,
+            heard_ago: Duration::ZERO,
+            acknowledged: self.written.wrapping_sub(waiting).into(),
+            segment_bytes: self.wire.mtu - 40,
+        }
+    }
+
+    fn take_error(&mut self) -> Option<io::Error> {
+        let kind = self.error.take()?;
+        Some(if self.is_choked { choked() } else { kind.into() })
     }
 
     /// Sends a FIN after what was written.

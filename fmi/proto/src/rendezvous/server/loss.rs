@@ -41,6 +41,38 @@ impl Server {
         }
     }
 
+    /// Tells the members of a session that one is lost, and those that came back from it before that was known: they have
+    /// left the session, but not the group.
+    pub(super) fn tell_loss(&mut self, id: SessionId, rank: u32) {
+        let Some(session) = self.sessions.get(&id) else { return };
+        let mut told = session.survivors();
+        let forming = self.forming.get(&session.group);
+        told.extend(forming.into_iter().flat_map(|forming| forming.seats.values().map(|seat| seat.connection)));
+        self.outputs.push_back(Output::SendAll(told, ServerMessage::Lost { session: id, rank }));
+    }
+
+    /// Tells one that comes back from a session which has formed all the same that it will not form again: by whom that has lost,
+    /// or by its own rank. Only a rank that was in the session minds.
+    pub(super) fn tell_of_sessions(&mut self, connection: Connection, group: GroupId, rank: u32) {
+        let sessions = self.running.get(&group).into_iter().flatten();
+        let lost = |id: &SessionId| {
+            let session = self.sessions.get(id).filter(|session| session.formed)?;
+            Some((*id, session.lost.iter().copied().find(|lost| *lost != rank).unwrap_or(rank)))
+        };
+        for (session, rank) in sessions.filter_map(lost).collect::<Vec<_>>() {
+            self.send(connection, ServerMessage::Lost { session, rank });
+        }
+    }
+
+    /// The same for all that wait, when the session becomes known.
+    pub(super) fn tell_of_session(&mut self, id: SessionId, group: GroupId) {
+        let seats = self.forming.get(&group).into_iter().flat_map(|forming| &forming.seats);
+        let waiting: Vec<_> = seats.map(|(rank, seat)| (seat.connection, *rank)).collect();
+        for (connection, rank) in waiting {
+            self.send(connection, ServerMessage::Lost { session: id, rank });
+        }
+    }
+
     /// Tells a member that another one has found their connection broken.
     pub(super) fn severed(&mut self, connection: Connection, session: SessionId, other: u32) {
         let Some((id, rank)) = self.membership(connection).filter(|(id, _)| *id == session) else { return };

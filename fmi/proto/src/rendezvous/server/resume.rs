@@ -17,6 +17,7 @@ impl Server {
         if !is_new || rank >= size || size > self.config.size_max.min(SIZE_MAX) {
             return self.refuse(now, connection, Refusal::Malformed);
         }
+        let is_unknown = !self.sessions.contains_key(&id);
         let nonces = |size: u32| vec![[0; 16]; size as usize];
         let session =
             self.sessions.entry(id).or_insert_with(|| Session::new(group, BTreeMap::new(), nonces(size), true));
@@ -37,6 +38,9 @@ impl Server {
             // It was cut off without a word; nobody is lost.
             self.outputs.push_back(Output::Close(older));
             self.drop_client(older);
+        }
+        if is_unknown {
+            self.tell_of_session(id, group);
         }
         for rank in missed {
             self.send(connection, ServerMessage::Lost { session: id, rank });

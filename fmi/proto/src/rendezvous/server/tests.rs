@@ -2,9 +2,10 @@
 //! grows without bound. Method: direct calls in virtual time; arbitrary input against the tables.
 
 use super::*;
-use crate::rendezvous::{RelayRequest, Resumption};
+use crate::rendezvous::{NOT_YET, RelayRequest, Resumption};
 use proptest::prelude::*;
 
+mod absent;
 mod limits;
 
 struct Bench {

@@ -16,6 +16,24 @@ fn connections_are_bounded_in_all_and_per_source() {
 }
 
 #[test]
+fn one_network_that_fills_a_server_gives_way_to_others_and_groups_do_not() {
+    let config = ServerConfig { connections_max: 4, ..ServerConfig::default() };
+    let mut bench = Bench::with(config);
+    let open = |net: u8, host: u8| Input::Opened(SocketAddr::from(([1, 1, net, host], 1)));
+    for (connection, rank) in [(1, 0), (2, 1)] {
+        bench.input(connection, open(1, 1));
+        bench.input(connection, Input::Message(ClientMessage::Register(registration(rank, 2, 1))));
+    }
+    for connection in 3..5 {
+        assert!(bench.input(connection, open(1, 2)).is_empty());
+    }
+    assert_eq!(refusal(&bench.input(5, open(1, 3)), 5), Some(Refusal::Busy), "the network that has most itself");
+    assert_eq!(refusal(&bench.input(6, open(2, 1)), 3), Some(Refusal::Busy), "the oldest that waits gives way");
+    assert_eq!(refusal(&bench.input(7, open(3, 1)), 7), Some(Refusal::Busy), "nobody has more than one");
+    assert_eq!((bench.server.connections(), bench.server.sessions()), (4, 1));
+}
+
+#[test]
 fn who_owns_many_addresses_of_ipv6_is_one_source() {
     let config = ServerConfig { connections_per_source_max: 2, ..ServerConfig::default() };
     let mut bench = Bench::with(config);
