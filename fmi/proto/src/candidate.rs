@@ -182,6 +182,8 @@ pub enum LocalEnd {
 pub enum Pace {
     /// At once: a gap is what two NATs that refuse can lock into forever.
     Eager,
+    /// As eagerly for a while, then now and then: a NAT that does not lead back to its inside refuses for good.
+    Brief,
     /// Now and then, to keep this side's NAT open for the peer.
     Sparse,
     /// Not at all.
@@ -318,6 +320,7 @@ impl Roster {
             let more = match (outlook, technique) {
                 (Outlook::Fair, _) => busy,
                 (Outlook::Doubtful, Technique::Local) => busy + near,
+                (Outlook::Hopeless, Technique::Relay) => self.turn(rank, peer, reach),
                 (Outlook::Doubtful | Outlook::Hopeless, _) => Duration::ZERO,
             };
             let after = outlook.patience(reach) + sprayed + more;
@@ -336,7 +339,7 @@ impl Roster {
             _ if is_spared => {}
             // A NAT whose ports are random leads back to its inside from nowhere that is known.
             Technique::Local if theirs == NatClass::Unpredictable => {}
-            Technique::Local => plan.seen(Pace::Eager, plan.delay().min(near_head_start(plan.own.reach(plan.their)))),
+            Technique::Local => plan.seen(Pace::Brief, plan.delay().min(near_head_start(plan.own.reach(plan.their)))),
             Technique::Direct | Technique::Punch => plan.observed(Pace::Eager),
             // A firewall before this rank wants to see a SYN to where the peer's will come from.
             Technique::Reversal if matches!(theirs, NatClass::Predictable | NatClass::Sequential(_)) => {

@@ -1,6 +1,6 @@
 //! Punching towards one peer: which address to try when, and which stream to keep. Pure.
 //!
-//! Every [eager](Pace::Eager) candidate has one attempt in flight at all times from its start on: a
+//! Every [eager](Pace::Eager) or [brief](Pace::Brief) candidate has one attempt in flight at all times from its start on: a
 //! refused attempt is repeated at once, because a gap is what two NATs that answer RST can lock into forever. After
 //! [`BURST`] refusals the pause is drawn at random; it is never fixed. Its mean stays at a millisecond, or more if the peer is
 //! far away, for [`DENSE`] more, because where a refusal comes back in 50 us a hole is open for 50 us
@@ -363,11 +363,11 @@ impl Punch {
                 return;
             }
             (_, Met::Stranger) => doubled(PAUSE_MEAN_STRANGER, target.strangers - 1, PAUSE_MEAN_STRANGER_MAX),
-            (Pace::Eager, Met::Nobody) if target.failures <= BURST => return self.again(index),
+            (Pace::Eager | Pace::Brief, Met::Nobody) if target.failures <= BURST => return self.again(index),
             (_, Met::NoWay) => doubled(PAUSE_MEAN_SPARSE, target.shut - 1, PAUSE_MEAN_STRANGER_MAX),
             (Pace::Eager, Met::Nobody) => doubled(self.pause_mean, rest, PAUSE_MEAN_MAX),
-            (Pace::Eager, Met::Busy) => doubled(PAUSE_MEAN_BUSY, rest, PAUSE_MEAN_MAX),
-            (Pace::Sparse, _) => PAUSE_MEAN_SPARSE,
+            (Pace::Eager | Pace::Brief, Met::Busy) => doubled(PAUSE_MEAN_BUSY, rest, PAUSE_MEAN_MAX),
+            (Pace::Brief | Pace::Sparse, _) => PAUSE_MEAN_SPARSE,
         };
         let span = u64::try_from(2 * mean.as_nanos()).expect("pauses are short");
         let pause = Duration::from_nanos(1 + self.entropy.next_u64() % span);
@@ -487,7 +487,7 @@ mod tests {
 
     #[test]
     fn a_stranger_is_left_in_peace() {
-        for pace in [Pace::Eager, Pace::Sparse] {
+        for pace in [Pace::Eager, Pace::Brief, Pace::Sparse] {
             let mut punch = Punch::new(Instant::ZERO, true, vec![Candidate { pace, ..candidate(1) }], 1);
             let mut now = Instant::ZERO;
             let mut visits = 0;
@@ -566,6 +566,23 @@ mod tests {
             }
             assert!((20..100).contains(&attempts), "{attempts} to three addresses in 20 s");
         }
+    }
+
+    #[test]
+    fn a_brief_candidate_is_tried_at_once_for_a_while() {
+        let brief = Candidate { pace: Pace::Brief, ..candidate(1) };
+        let mut punch = Punch::new(Instant::ZERO, true, vec![brief], 1);
+        for attempt in 0..BURST {
+            punch.handle_input(Instant::ZERO, Input::Failed(Attempt(attempt), REFUSED));
+        }
+        assert_eq!(punch.attempts(), BURST + 1);
+        let mut now = Instant::ZERO;
+        while now < Instant::ZERO + Duration::from_secs(20) {
+            punch.handle_input(now, Input::Failed(Attempt(punch.attempts() - 1), REFUSED));
+            now = punch.poll_timeout().expect("its time may come").0;
+            punch.handle_timeout(now);
+        }
+        assert!((BURST + 50..BURST + 200).contains(&punch.attempts()), "{}", punch.attempts());
     }
 
     #[test]

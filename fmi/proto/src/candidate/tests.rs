@@ -373,6 +373,36 @@ fn guesses_take_the_ports_of_a_nat_that_relays_leave() {
 }
 
 #[test]
+fn pairs_of_random_ports_do_not_ask_for_all_relays_in_one_moment() {
+    let means = Means { relay: Some(at("192.0.2.1:7000")), ..MEANS };
+    let times = |others: usize| {
+        // Ranks whose ports are known have nothing to do with it.
+        let peers = (0..64u8).map(|rank| if rank < 40 { far(random(rank), 30) } else { keeping(rank) });
+        let peers: Vec<_> = peers.take(others).collect();
+        let size = u32::try_from(peers.len()).expect("few");
+        let roster = Roster { session: [0; 16], epoch: 0, digest: [0; 32], peers };
+        let pairs = (0..size).flat_map(|rank| (0..size).map(move |peer| (rank, peer))).filter(|(rank, peer)| rank != peer);
+        let after = |(rank, peer): (u32, u32)| roster.plan(rank, peer, &means).candidates[0].after;
+        pairs
+            .filter(|(rank, peer)| rank.max(peer) < &40)
+            .map(|(rank, peer)| {
+                assert_eq!(after((rank, peer)), after((peer, rank)), "both ends ask at once");
+                after((rank, peer))
+            })
+            .collect::<Vec<_>>()
+    };
+    assert!(times(3).iter().all(Duration::is_zero));
+    for size in [40, 64] {
+        let times = times(size);
+        let window = Duration::from_millis(30);
+        let under_way = |from: &Duration| times.iter().filter(|at| (*from..*from + window).contains(at)).count();
+        let most = times.iter().map(under_way).max().expect("many");
+        assert!((600..=1100).contains(&most), "{most} handshakes at once of {}", times.len());
+        assert!(times.iter().max() < Some(&Duration::from_millis(60)), "and nobody waits long");
+    }
+}
+
+#[test]
 fn a_relay_is_asked_after_a_spray() {
     let means = Means { relay: Some(at("192.0.2.1:7000")), sprays: true, ..MEANS };
     let mut willing = random(2);
