@@ -161,7 +161,7 @@ const SOON: Duration = millis(500);
 /// Attempts of a rank where nothing answers, or its machine says that nothing gets out.
 const FEW: usize = 3;
 /// The same where each is refused, as by a NAT that is to be punched.
-const FEW_REFUSED: usize = 60;
+const FEW_REFUSED: usize = 80;
 /// What is tried of what leads back from a gateway to its own network.
 const BURST: usize = 25;
 
@@ -222,10 +222,8 @@ fn ranks_without_a_family_in_common_are_relayed_at_once() {
     let mut both = world(2, "linux_masq_drop");
     both.ipv6 = true;
     let how = Shut::Says(io::ErrorKind::NetworkUnreachable);
-    let rules = [
-        Rule { ranks: &[0], how, is_shut: |to| to.is_ipv6() },
-        Rule { ranks: &[1], how, is_shut: |to| to.is_ipv4() },
-    ];
+    let rules =
+        [Rule { ranks: &[0], how, is_shut: |to| to.is_ipv6() }, Rule { ranks: &[1], how, is_shut: |to| to.is_ipv4() }];
     is_relayed_soon("IPv4 and IPv6", both, &rules);
 }
 
@@ -276,5 +274,15 @@ fn behind_one_nat_without_hairpin_that_is_no_network_a_pair_is_relayed_after_a_r
             // Its own gateway may refuse what would come back to it.
             is_relayed_soon_after(FEW_REFUSED + BURST, gateway, one, &[Rule { ranks: &[0, 1], how, is_shut: inside }]);
         }
+    }
+}
+
+/// To the rendezvous, to register and to be handed out, to the peer, to prove and to keep: then all know that all do.
+#[test]
+fn a_small_group_ends_its_join_by_one_exchange() {
+    for size in [2, 3, 4, 8, 16] {
+        let group = form(world(size, "linux_masq_drop"), &[], 1);
+        let (to_server, to_peer) = (millis(30), millis(40));
+        assert!(group.after <= 2 * to_server + to_peer * 7 / 2, "{size}: {group:?}");
     }
 }

@@ -273,7 +273,11 @@ impl Punch {
         if self.won.is_some() {
             return None;
         }
-        self.targets.iter().filter_map(|target| target.trying.until()).min().map(|until| (until, "the pause before another attempt ends"))
+        self.targets
+            .iter()
+            .filter_map(|target| target.trying.until())
+            .min()
+            .map(|until| (until, "the pause before another attempt ends"))
     }
 
     /// Attempts made so far.

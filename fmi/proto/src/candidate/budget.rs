@@ -9,9 +9,9 @@ use super::{FORETOLD, Means, NatClass, Roster, Technique, technique};
 const NAT_PORTS: usize = 64;
 /// Those that the connections to the rendezvous take.
 const OF_RENDEZVOUS: usize = 2;
-/// Handshakes that a server has under way at once: Linux's `tcp_max_syn_backlog` on a machine of some size. What comes on top
-/// is lost, and repeated after a second.
-const HANDSHAKES: u32 = 1024;
+/// Handshakes that a server should have under way at once: half of Linux's `tcp_max_syn_backlog` on a machine of some size.
+/// What it has no room for is lost, and repeated after a second.
+const HANDSHAKES: u32 = 512;
 
 impl Roster {
     /// Whether `rank` may spend ports of its NAT on guesses towards `peer`: as many as are left over if all its peers are

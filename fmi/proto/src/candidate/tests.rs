@@ -248,10 +248,10 @@ fn where_both_ports_are_random_nothing_is_dialled_unless_there_is_no_relay() {
     for (own, their) in [(random(1), random(2)), (random(1), counting(2)), (counting(1), random(2))] {
         assert!(plan(own.clone(), their.clone(), &means).candidates.iter().all(|it| it.from == LocalEnd::Relay));
         let alone = plan(own, their.clone(), &MEANS).candidates;
-        assert_eq!(alone.iter().map(|it| (it.remote, it.pace)).collect::<Vec<_>>(), [(
-            their.observed.main,
-            Pace::Sparse
-        )]);
+        assert_eq!(
+            alone.iter().map(|it| (it.remote, it.pace)).collect::<Vec<_>>(),
+            [(their.observed.main, Pace::Sparse)]
+        );
     }
 }
 
@@ -381,7 +381,8 @@ fn pairs_of_random_ports_do_not_ask_for_all_relays_in_one_moment() {
         let peers: Vec<_> = peers.take(others).collect();
         let size = u32::try_from(peers.len()).expect("few");
         let roster = Roster { session: [0; 16], epoch: 0, digest: [0; 32], peers };
-        let pairs = (0..size).flat_map(|rank| (0..size).map(move |peer| (rank, peer))).filter(|(rank, peer)| rank != peer);
+        let pairs =
+            (0..size).flat_map(|rank| (0..size).map(move |peer| (rank, peer))).filter(|(rank, peer)| rank != peer);
         let after = |(rank, peer): (u32, u32)| roster.plan(rank, peer, &means).candidates[0].after;
         pairs
             .filter(|(rank, peer)| rank.max(peer) < &40)
@@ -397,8 +398,8 @@ fn pairs_of_random_ports_do_not_ask_for_all_relays_in_one_moment() {
         let window = Duration::from_millis(30);
         let under_way = |from: &Duration| times.iter().filter(|at| (*from..*from + window).contains(at)).count();
         let most = times.iter().map(under_way).max().expect("many");
-        assert!((600..=1100).contains(&most), "{most} handshakes at once of {}", times.len());
-        assert!(times.iter().max() < Some(&Duration::from_millis(60)), "and nobody waits long");
+        assert!((300..=600).contains(&most), "{most} handshakes at once of {}", times.len());
+        assert!(times.iter().max() < Some(&Duration::from_millis(100)), "and nobody waits long");
     }
 }
 
