@@ -49,7 +49,7 @@ impl Planner<'_> {
         let is_fair = match technique {
             _ if self.own.is_across(self.their) => true,
             Technique::Local => ranks.iter().all(|it| it.class() == NatClass::Public),
-            // What is seen once alone may come from a rank that may connect to one port alone.
+            // A rank that was seen once only may be let out to one port alone.
             Technique::Direct | Technique::Reversal | Technique::Punch => are_known() && self.is_mutual(),
             Technique::Listen | Technique::Prediction | Technique::Spray => false,
             Technique::Relay | Technique::Store => false,
