@@ -111,8 +111,9 @@ pub struct Config {
     /// cannot form fails after this time. `FMI_JOIN_DEADLINE`.
     pub join_deadline: Duration,
     /// Longest time that one try to connect all pairs may be without another pair that comes together, after which the
-    /// group registers again from fresh ports; the first try has 2 s and each further one twice as long. Default 10 s;
-    /// shorter than a few SYN retransmissions (3 s) it gives up lossy links. `FMI_PUNCH_DEADLINE`.
+    /// group registers again from fresh ports; the first try has 2 s and each further one twice as long, and all have more
+    /// where ranks are many or far away. Default 10 s; shorter than a few SYN retransmissions (3 s) it gives up lossy links.
+    /// `FMI_PUNCH_DEADLINE`.
     pub punch_deadline: Duration,
     /// Time for one operation, or `None` (the default): an operation then waits as long as the ranks that it waits for
     /// show signs of life, and logs a warning after 30 s. With one, it must exceed the longest wait for a slow rank.

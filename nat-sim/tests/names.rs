@@ -207,7 +207,7 @@ fn ranks_without_a_family_in_common_are_relayed() {
     let without_ipv6 = NatConfig { ipv6: Ipv6::Drop, ..preset::linux_masq_drop() };
     let plan = Plan { gateways: [without_ipv4(), without_ipv6], ..Plan::new(&[v4(1), v6(1)]) };
     let (time, joined) = plan.joins();
-    // The relay has a delay of its own.
+    // The relay takes round trips of its own.
     assert!(time <= 2 * DELAY + ALL_WELL, "{time:?}");
     assert!(joined.iter().all(|it| it.path == Path::Relay), "{joined:?}");
 }

@@ -21,9 +21,9 @@ use std::time::Duration;
 use fmi::{Path, Technique};
 use nat_sim::nat::{Allocation, Filtering, Mapping, NatConfig, OnSyn, SimultaneousOpen};
 
-/// When a SYN that nothing answers is sent for the second and the third time: RFC 6298 (2.1) waits for a second, and Linux
-/// doubles that only after the fourth repetition.
-const SYN_AGAIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(2)];
+/// When the relay must have been asked at the latest: where nothing can be dialled or a guess was wrong, and where a pair
+/// should connect.
+const RELAY_BY: [Duration; 2] = [Duration::from_millis(250), Duration::from_millis(500)];
 
 /// What must come out for one pair.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -169,16 +169,18 @@ pub fn forecast(first: &NatConfig, second: &NatConfig, round_trip: Duration, to_
             (_, false) => direct(1.5, 1.0),
         };
     }
-    if let Meeting::Direct { first, second } = predict(first, second) {
+    // Where neither port is known, nobody dials: a SYN takes a port of the NAT that the relay needs.
+    let is_hopeless = techniques[0] == Technique::Relay;
+    if let Meeting::Direct { first, second } = predict(first, second)
+        && !is_hopeless
+    {
         return direct(first, second);
     }
     // There is hope where each can know from which port the other one comes.
-    let is_hopeful = classes.0 != Class::Random && classes.1 != Class::Random;
-    // The relay must leave a direct way the time that it takes, and where there is hope the time for one lost SYN. It must
-    // not be asked later than when the SYN is repeated again.
-    let direct_at_last = round_trip.mul_f64(1.5);
-    let [first, second] = SYN_AGAIN;
-    let (from, to) = if is_hopeful { (first + direct_at_last, second) } else { (direct_at_last, first) };
+    let is_hopeful = [classes.0, classes.1].iter().all(|class| matches!(class, Class::Public | Class::Steady));
+    // The relay must leave a direct way the time that it takes, and no more than it needs.
+    let from = if is_hopeless { Duration::ZERO } else { round_trip.mul_f64(1.5) };
+    let to = RELAY_BY[usize::from(is_hopeful)];
     // One round trip connects, another one asks and brings the other side in.
     let times = [from + 2 * to_server; 2];
     Forecast { path: Path::Relay, techniques: [Technique::Relay; 2], times, slack: to.saturating_sub(from) }
@@ -222,7 +224,7 @@ mod tests {
             (meeting.path, meeting.techniques[0], meeting.times[0].as_millis())
         };
         assert_eq!(path(linux_masq_drop(), home_seq()), (Path::Direct, Technique::Prediction, 40));
-        assert_eq!(path(aws_natgw(), azure_natgw()), (Path::Relay, Technique::Relay, 120));
+        assert_eq!(path(aws_natgw(), azure_natgw()), (Path::Relay, Technique::Relay, 60));
         assert_eq!(path(rfc_strict(), linux_random()), (Path::Direct, Technique::Listen, 60));
     }
 

@@ -301,7 +301,7 @@ fn t06_nobody_makes_others_knock_at_a_victim() {
     let mut evil = group();
     evil.members[1].observed.main = evil.members[0].observed.main;
     evil.members[1].card = card(1, &["198.51.100.7:80", "10.0.0.9:80", "224.0.0.1:80", "127.0.0.1:22"]);
-    let means = Means { relay: None, relay_likely: false, sprays: false, peers: Peers::All, seed: 1 };
+    let means = Means { relay: None, sprays: false, peers: Peers::All, seed: 1 };
     let plan = Roster::open(&key(), &evil).expect("of this version").plan(0, 1, &means);
     let dialled: Vec<_> = plan.candidates.iter().map(|it| it.remote.ip()).collect();
     let allowed = [IpAddr::from([10, 0, 0, 9]), evil.members[0].observed.main.ip()];
@@ -382,7 +382,7 @@ fn t11_a_spray_is_off_by_default_needs_both_and_has_a_budget() {
     let mut random_group = group();
     random_group.members[1].observed = random;
     let roster = Roster::open(&key(), &random_group).expect("of this version");
-    let means = |sprays| Means { relay: None, relay_likely: false, sprays, peers: Peers::All, seed: 1 };
+    let means = |sprays| Means { relay: None, sprays, peers: Peers::All, seed: 1 };
     assert_ne!(roster.plan(0, 1, &means(true)).technique, Technique::Spray, "the peer did not agree");
     assert_ne!(roster.plan(0, 1, &means(false)).technique, Technique::Spray);
     survives("technique-spray");

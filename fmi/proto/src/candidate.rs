@@ -22,18 +22,18 @@ use crate::join::allowance;
 use crate::key::Key;
 use crate::schedule::Peers;
 use crate::scope::Scope;
+use outlook::Outlook;
 
+mod budget;
 mod families;
+mod outlook;
 
 /// Head start of a nearer candidate. RFC 8305 §5 recommends at least 100 ms.
 pub const HEAD_START: Duration = Duration::from_millis(100);
-/// Head start of the direct ways before the relay, where they are unlikely: the connection attempt
-/// delay of RFC 8305 §5.
-pub const RELAY_UNLIKELY: Duration = Duration::from_millis(250);
-/// The same where they are likely: one lost SYN is repeated after 1 s.
-pub const RELAY_LIKELY: Duration = Duration::from_millis(1500);
+/// Least head start of own addresses where packets are fast: a busy machine takes as long.
+const NEAR_MIN: Duration = Duration::from_millis(50);
 /// Longest delay for the sake of a farther peer. A peer that claims to be farther only loses time.
-const SKEW_MAX: Duration = Duration::from_millis(500);
+const SKEW_MAX: Duration = Duration::from_secs(1);
 /// The largest distance that a counter would make between two ports; farther apart is chance.
 const STEP_MAX: i32 = 4;
 /// Ports that are tried from a predicted one on: others behind the same NAT take some.
@@ -182,6 +182,8 @@ pub enum LocalEnd {
 pub enum Pace {
     /// At once: a gap is what two NATs that refuse can lock into forever.
     Eager,
+    /// As eagerly for a while, then now and then: a NAT that does not lead back to its inside refuses for good.
+    Brief,
     /// Now and then, to keep this side's NAT open for the peer.
     Sparse,
     /// Not at all.
@@ -210,6 +212,8 @@ pub struct Pairing {
     pub technique: Technique,
     /// What to try, in order.
     pub candidates: Vec<Candidate>,
+    /// The time in which packets reach the peer and come back, at most.
+    pub reach: Duration,
 }
 
 /// What a plan may use.
@@ -217,8 +221,6 @@ pub struct Pairing {
 pub struct Means {
     /// Endpoint of the rendezvous, if it shall relay.
     pub relay: Option<SocketAddr>,
-    /// Whether likely pairs may be relayed as well; else they are given up and tried from fresh ports.
-    pub relay_likely: bool,
     /// Whether this rank sprays, and may be sprayed.
     pub sprays: bool,
     /// Which ranks connect.
@@ -296,50 +298,73 @@ impl Roster {
     pub fn plan(&self, rank: u32, peer: u32, means: &Means) -> Pairing {
         let (own, their) = (&self.peers[rank as usize], &self.peers[peer as usize]);
         let sprays = means.sprays && their.card.as_ref().is_some_and(|card| card.sprays);
-        let technique = technique(own, their, sprays);
+        let (technique, reach) = (technique(own, their, sprays), own.reach(their));
         if their.card.is_none() {
             // Whoever is there cannot prove to be the peer.
-            return Pairing { technique, candidates: Vec::new() };
+            return Pairing { technique, candidates: Vec::new(), reach };
         }
         // The rank nearer to the rendezvous hears of the pair earlier, and waits for the other.
         let skew = (their.round_trip.saturating_sub(own.round_trip) / 2).min(SKEW_MAX);
         let mut plan = Planner { own, their, start: skew, candidates: Vec::new() };
-        let is_across = own.is_across(their);
-        if is_across {
+        if own.is_across(their) {
             plan.across();
         } else {
             plan.near(if rank < peer { Duration::ZERO } else { HEAD_START + allowance(self.size()) });
+            self.far(&mut plan, (rank, peer), technique, means);
         }
+        if let Some(relay) = means.relay {
+            let sprayed = if technique == Technique::Spray { SPRAY_PACE * SPRAY_PROBES } else { Duration::ZERO };
+            let outlook = plan.outlook(technique);
+            // Where a busy machine is likelier than a closed door, there is time for the machine.
+            let (busy, near) = (allowance(self.size()), near_head_start(reach));
+            let more = match (outlook, technique) {
+                (Outlook::Fair, _) => busy,
+                (Outlook::Doubtful, Technique::Local) => busy + near,
+                (Outlook::Hopeless, Technique::Relay) => self.turn(rank, peer, reach),
+                (Outlook::Doubtful | Outlook::Hopeless, _) => Duration::ZERO,
+            };
+            let after = outlook.patience(reach) + sprayed + more;
+            plan.push(relay, Path::Relay, LocalEnd::Relay, Pace::Sparse, after);
+        }
+        Pairing { technique, candidates: plan.candidates, reach }
+    }
+
+    /// Where the peer is seen from outside, by the technique of the pair.
+    fn far(&self, plan: &mut Planner<'_>, (rank, peer): (u32, u32), technique: Technique, means: &Means) {
+        let theirs = plan.their.class();
+        let is_spared = means.relay.is_some() && technique != Technique::Spray && !self.may_guess(rank, peer, means);
         match technique {
             // Nobody plans for a store.
             Technique::Store => {}
-            _ if is_across => {}
-            Technique::Local | Technique::Direct | Technique::Punch => plan.observed(Pace::Eager),
+            _ if is_spared => {}
+            // A NAT whose ports are random leads back to its inside from nowhere that is known.
+            Technique::Local if theirs == NatClass::Unpredictable => {}
+            Technique::Local => plan.seen(Pace::Brief, plan.delay().min(near_head_start(plan.own.reach(plan.their)))),
+            Technique::Direct | Technique::Punch => plan.observed(Pace::Eager),
             // A firewall before this rank wants to see a SYN to where the peer's will come from.
-            Technique::Reversal if matches!(their.class(), NatClass::Predictable | NatClass::Sequential(_)) => {
+            Technique::Reversal if matches!(theirs, NatClass::Predictable | NatClass::Sequential(_)) => {
                 plan.predicted(self.order_of(peer, rank, means.peers));
             }
-            Technique::Reversal | Technique::Relay => plan.observed(Pace::Sparse),
+            Technique::Reversal => plan.observed(Pace::Sparse),
             Technique::Prediction => plan.predicted(self.order_of(peer, rank, means.peers)),
+            // Each SYN takes a port of such a NAT, which the relay may need. Without a relay there is nothing but luck.
+            Technique::Relay if means.relay.is_some() => {}
+            Technique::Relay => plan.observed(Pace::Sparse),
             Technique::Listen | Technique::Spray => {
-                let is_aimed_at = own.class() != NatClass::Unpredictable;
+                let is_aimed_at = plan.own.class() != NatClass::Unpredictable;
                 plan.observed(if is_aimed_at { Pace::Sparse } else { Pace::Eager });
                 if technique == Technique::Spray {
                     plan.spray(is_aimed_at, means.seed ^ u64::from(peer));
                 }
             }
         }
-        // A firewall before a public address is as good as a NAT to a peer that comes from a random port.
-        let is_unlikely = matches!(technique, Technique::Listen | Technique::Spray | Technique::Relay)
-            || (technique != Technique::Local && [own, their].iter().any(|it| it.class() == NatClass::Unpredictable));
-        if let Some(relay) = means.relay
-            && (is_unlikely || means.relay_likely)
-        {
-            let sprayed = if technique == Technique::Spray { SPRAY_PACE * SPRAY_PROBES } else { Duration::ZERO };
-            let after = if is_unlikely { RELAY_UNLIKELY + sprayed } else { RELAY_LIKELY };
-            plan.push(relay, Path::Relay, LocalEnd::Relay, Pace::Sparse, after);
-        }
-        Pairing { technique, candidates: plan.candidates }
+    }
+
+    /// The time in which packets reach the farthest of its peers from `rank` and come back, at most.
+    pub fn reach(&self, rank: u32) -> Duration {
+        let own = &self.peers[rank as usize];
+        let known = self.peers.iter().filter(|peer| peer.card.is_some());
+        known.map(|peer| own.reach(peer)).max().unwrap_or_default()
     }
 
     /// The place of `rank` in the order in which `peer` connects, from 1: a counting NAT gives its ports
@@ -365,6 +390,14 @@ impl Peer {
 
     fn locals(&self) -> &[SocketAddr] {
         self.card.as_ref().map_or(&[], |card| &card.locals)
+    }
+
+    /// Whether it may connect to what the rendezvous saw: nothing that reaches less far than where it was seen itself.
+    fn may_dial(&self, seen: SocketAddr) -> bool {
+        let Observed { main, other, .. } = self.observed;
+        let own = [Some(main), other].into_iter().flatten().find(|own| own.is_ipv4() == seen.is_ipv4());
+        seen.port() != 0
+            && Scope::of(seen.ip()).is_some_and(|it| own.is_some_and(|own| Some(it) >= Scope::of(own.ip())))
     }
 
     /// How its NAT maps.
@@ -408,6 +441,11 @@ pub fn technique(own: &Peer, their: &Peer, sprays: bool) -> Technique {
     }
 }
 
+/// That of own addresses before what leads back from the NAT: within a network packets are faster than the rendezvous shows.
+fn near_head_start(reach: Duration) -> Duration {
+    reach.clamp(NEAR_MIN, HEAD_START)
+}
+
 struct Planner<'a> {
     own: &'a Peer,
     their: &'a Peer,
@@ -419,10 +457,7 @@ impl Planner<'_> {
     /// Whether the place where the rendezvous saw the peer can be the peer's. A rendezvous that lies aims ranks at nothing
     /// inside their own networks.
     fn may_be(&self, seen: SocketAddr) -> bool {
-        let Observed { main, other, .. } = self.own.observed;
-        let own = [Some(main), other].into_iter().flatten().find(|own| own.is_ipv4() == seen.is_ipv4());
-        seen.port() != 0
-            && Scope::of(seen.ip()).is_some_and(|it| own.is_some_and(|own| Some(it) >= Scope::of(own.ip())))
+        self.own.may_dial(seen)
     }
 
     fn push(&mut self, remote: SocketAddr, path: Path, from: LocalEnd, pace: Pace, after: Duration) {
@@ -452,12 +487,16 @@ impl Planner<'_> {
     }
 
     fn observed(&mut self, pace: Pace) {
+        self.seen(pace, self.delay());
+    }
+
+    fn seen(&mut self, pace: Pace, after: Duration) {
         let main = self.their.observed.main;
         if self.candidates.iter().any(|known| known.remote == main) || !self.may_be(main) {
             return;
         }
         let path = if self.their.locals().contains(&main) { Path::Private } else { Path::Direct };
-        self.push(main, path, LocalEnd::Registered, pace, self.delay());
+        self.push(main, path, LocalEnd::Registered, pace, after);
     }
 
     /// Where a counting NAT will let the peer out, `order` connections from the last one seen.

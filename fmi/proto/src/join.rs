@@ -21,6 +21,10 @@ pub const FIRST_ROUND: Duration = Duration::from_secs(2);
 /// register again within a few round trips, or after a few lost packets.
 const JUST: Duration = Duration::from_secs(5);
 
+/// Ways to the farthest peer and back that a round has in addition. A silent pair turns to the relay after two, which stands
+/// after two more; then both prove themselves.
+const WAYS: u32 = 6;
+
 /// How much longer everything may take in a group of this size: as many processes may share a machine, and one that waits for
 /// a processor sees nothing of the progress of the others.
 pub fn allowance(size: u32) -> Duration {
@@ -42,11 +46,7 @@ pub enum Input<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Output {
     /// Connect to the members.
-    Start {
-        /// Whether a pair that is likely to connect may be relayed. In the first round it is tried from fresh ports
-        /// instead, if need be.
-        relay_likely: bool,
-    },
+    Start,
     /// Give the join up: a peer protects its streams in another way.
     Mismatch {
         /// Its rank.
@@ -63,6 +63,7 @@ pub enum Output {
 /// The rounds of one join.
 #[derive(Debug)]
 pub struct Rounds {
+    rank: u32,
     security: Security,
     deadline: Instant,
     round_until: Option<Instant>,
@@ -71,23 +72,23 @@ pub struct Rounds {
     ended_at: Option<Instant>,
     /// How long this round may be without progress.
     silence_max: Duration,
-    rounds: u32,
     patience: Backoff,
     outputs: VecDeque<Output>,
 }
 
 impl Rounds {
-    /// Starts before the first round. No round is without progress for longer than `silence_max`.
-    pub fn new(security: Security, deadline: Instant, silence_max: Duration) -> Self {
+    /// Starts before the first round of a rank. No round is without progress for longer than `silence_max`, and as its size and
+    /// distances ask.
+    pub fn new(rank: u32, security: Security, deadline: Instant, silence_max: Duration) -> Self {
         let patience = Backoff::new(FIRST_ROUND, silence_max);
         Self {
+            rank,
             security,
             deadline,
             round_until: None,
             is_on: false,
             ended_at: None,
             silence_max: FIRST_ROUND,
-            rounds: 0,
             patience,
             outputs: VecDeque::new(),
         }
@@ -102,12 +103,11 @@ impl Rounds {
                 let output = match cards.into_iter().find(|(_, theirs)| *theirs != self.security) {
                     Some((peer, theirs)) => Output::Mismatch { peer, theirs },
                     None => {
-                        self.silence_max = self.patience.fail() + allowance(roster.size());
+                        let distance = roster.reach(self.rank).saturating_mul(WAYS);
+                        self.silence_max = self.patience.fail() + allowance(roster.size()) + distance;
                         self.round_until = Some(now + self.silence_max);
-                        self.rounds += 1;
                         self.is_on = true;
-                        // Stuck mappings are cured by fresh ports; the relay helps where that did not.
-                        Output::Start { relay_likely: self.rounds > 1 }
+                        Output::Start
                     }
                 };
                 self.outputs.push_back(output);
@@ -176,15 +176,15 @@ mod tests {
     }
 
     fn rounds() -> Rounds {
-        Rounds::new(Security::Encrypted, at(60), 5 * SECOND)
+        Rounds::new(0, Security::Encrypted, at(60), 5 * SECOND)
     }
 
     #[test]
-    fn rounds_double_up_to_their_bound_and_the_relay_serves_likely_pairs_from_the_second_on() {
+    fn rounds_double_up_to_their_bound() {
         let (mut rounds, mut now) = (rounds(), at(0));
-        for (number, seconds) in [2, 4, 5, 5].into_iter().enumerate() {
+        for seconds in [2, 4, 5, 5] {
             rounds.handle_input(now, Input::HandedOut(&roster(&[Some(Security::Encrypted); 2])));
-            assert_eq!(rounds.poll_output(), Some(Output::Start { relay_likely: number > 0 }));
+            assert_eq!(rounds.poll_output(), Some(Output::Start));
             let (until, _) = rounds.poll_timeout().expect("a round ends");
             assert_eq!(until, now + seconds * SECOND + allowance(2));
             rounds.handle_timeout(until - Duration::from_nanos(1));
@@ -241,12 +241,12 @@ mod tests {
         rounds.handle_input(at(0), Input::HandedOut(&roster(&[own, None, Some(other)])));
         assert_eq!(rounds.poll_output(), Some(Output::Mismatch { peer: 2, theirs: other }));
         rounds.handle_input(at(0), Input::HandedOut(&roster(&[own, None])));
-        assert_eq!(rounds.poll_output(), Some(Output::Start { relay_likely: false }), "whose card does not open");
+        assert_eq!(rounds.poll_output(), Some(Output::Start), "whose card does not open");
     }
 
     #[test]
     fn a_round_that_would_last_as_long_as_the_join_ends_with_it() {
-        let mut rounds = Rounds::new(Security::Encrypted, at(2), 5 * SECOND);
+        let mut rounds = Rounds::new(0, Security::Encrypted, at(2), 5 * SECOND);
         rounds.handle_input(at(0), Input::HandedOut(&roster(&[Some(Security::Encrypted); 2])));
         assert_eq!(rounds.poll_timeout(), Some((at(2), "the join has had its time")));
     }

@@ -167,7 +167,8 @@ impl Mesh {
         pairing.candidates.iter_mut().for_each(|candidate| candidate.after += head_start);
         let seed = self.means.seed ^ (u64::from(peer) << 32 | u64::from(self.rank));
         self.techniques[peer as usize] = Some(pairing.technique);
-        self.pairs[peer as usize] = Some(Punch::new(now, nominates(self.rank, peer), pairing.candidates, seed));
+        let punch = Punch::new(now, nominates(self.rank, peer), pairing.candidates, seed).within(pairing.reach);
+        self.pairs[peer as usize] = Some(punch);
         self.open.insert(peer);
         self.step(now, peer, |_| ());
     }
@@ -225,7 +226,7 @@ mod tests {
             card: Some(Card::sample(Security::Encrypted)),
         };
         let roster = Roster { session: [0; 16], epoch: 0, digest: [0; 32], peers: (0..size).map(peer).collect() };
-        let means = Means { relay: None, relay_likely: false, sprays: false, peers: Peers::All, seed };
+        let means = Means { relay: None, sprays: false, peers: Peers::All, seed };
         Mesh::new(Instant::ZERO, rank, roster, means, attempts_max)
     }
 

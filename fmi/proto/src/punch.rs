@@ -1,11 +1,12 @@
 //! Punching towards one peer: which address to try when, and which stream to keep. Pure.
 //!
-//! Every [eager](Pace::Eager) candidate has one attempt in flight at all times from its start on: a
+//! Every [eager](Pace::Eager) or [brief](Pace::Brief) candidate has one attempt in flight at all times from its start on: a
 //! refused attempt is repeated at once, because a gap is what two NATs that answer RST can lock into forever. After
-//! [`BURST`] refusals the pause is drawn at random; it is never fixed. Its mean stays at a
-//! millisecond for [`DENSE`] more, because where a refusal comes back in 50 us a hole is open for 50 us
+//! [`BURST`] refusals the pause is drawn at random; it is never fixed. Its mean stays at a millisecond, or more if the peer is
+//! far away, for [`DENSE`] more, because where a refusal comes back in 50 us a hole is open for 50 us
 //! of each round only, and grows from there. A silent attempt is left alone: behind a NAT that
-//! drops, the open hole is what lets the peer in.
+//! drops, the open hole is what lets the peer in. Where this machine says that nothing gets out, that is asked for seldom, and
+//! what was to begin later begins: the relay, if there is nothing else.
 //!
 //! One rank of a pair [nominates] each stream on which the peer proved itself; the other keeps the first that was
 //! nominated, and accepts it. So both keep the same stream, whichever side it came from, and what somebody has
@@ -25,12 +26,14 @@ use fmi_net::time::Instant;
 
 /// Refusals in a row that are answered by the next attempt at once.
 pub const BURST: u32 = 20;
-/// Refusals after these that are answered within 2 ms.
+/// Refusals after these that are answered after pauses of one mean.
 pub const DENSE: u32 = 500;
 /// Refusals for which the mean of the pause doubles once.
 const DOUBLING: u32 = 50;
 /// Mean of the first drawn pauses.
 const PAUSE_MEAN_MIN: Duration = Duration::from_millis(1);
+/// The first drawn pauses are shorter than a round trip by this factor: a hole is open for one of those, or nearly.
+const PAUSES_IN_REACH: u32 = 8;
 /// Bound of the mean: beyond it a punch gets slow without getting likelier.
 const PAUSE_MEAN_MAX: Duration = Duration::from_millis(50);
 /// Mean of the pause while a tuple is in use.
@@ -97,8 +100,16 @@ pub enum Output {
 
 #[derive(Debug)]
 enum Trying {
+    /// Nearer ones have a head start.
+    Waiting {
+        until: Instant,
+    },
     InFlight(Attempt),
     Pausing {
+        until: Instant,
+    },
+    /// Nothing gets out there. Meanwhile that may change.
+    Shut {
         until: Instant,
     },
     /// The attempt made this stream, which is proving itself.
@@ -107,12 +118,24 @@ enum Trying {
     Done,
 }
 
+impl Trying {
+    /// When the next attempt is due.
+    fn until(&self) -> Option<Instant> {
+        match self {
+            Self::Waiting { until } | Self::Pausing { until } | Self::Shut { until } => Some(*until),
+            Self::InFlight(_) | Self::Proving(_) | Self::Done => None,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Target {
     candidate: Candidate,
     failures: u32,
     /// Streams to it whose other end did not prove to be the peer.
     strangers: u32,
+    /// Attempts that this machine did not let out.
+    shut: u32,
     trying: Trying,
 }
 
@@ -121,10 +144,28 @@ struct Target {
 enum Met {
     /// A refusal, or nobody.
     Nobody,
-    /// The tuple is in use: the peer's SYN came first and the listener has the stream. Only a pause lets it through.
-    Itself,
+    /// What passes by itself: the tuple is in use, as the peer's SYN came first and the listener has the stream, or this
+    /// machine lacks what an attempt takes. Only a pause lets it through.
+    Busy,
     /// Somebody who did not prove to be the peer.
     Stranger,
+    /// This machine lets nothing out there.
+    NoWay,
+}
+
+impl Met {
+    fn of(kind: io::ErrorKind) -> Self {
+        use io::ErrorKind as Kind;
+        let busy = [Kind::AddrNotAvailable, Kind::AddrInUse, Kind::QuotaExceeded, Kind::OutOfMemory];
+        let no_way = [Kind::NetworkUnreachable, Kind::NetworkDown, Kind::PermissionDenied, Kind::InvalidInput];
+        if busy.contains(&kind) {
+            Self::Busy
+        } else if no_way.contains(&kind) {
+            Self::NoWay
+        } else {
+            Self::Nobody
+        }
+    }
 }
 
 /// The state of one pair.
@@ -134,6 +175,8 @@ pub struct Punch {
     has_nominated: bool,
     targets: Vec<Target>,
     attempts: u32,
+    /// Mean of the first drawn pauses.
+    pause_mean: Duration,
     won: Option<StreamId>,
     last_failure: Option<io::ErrorKind>,
     entropy: ChaCha8Rng,
@@ -148,6 +191,7 @@ impl Punch {
             has_nominated: false,
             targets: Vec::new(),
             attempts: 0,
+            pause_mean: PAUSE_MEAN_MIN,
             won: None,
             last_failure: None,
             entropy: ChaCha8Rng::seed_from_u64(seed),
@@ -157,11 +201,18 @@ impl Punch {
             let trying = if candidate.after.is_zero() {
                 Trying::InFlight(punch.attempt(candidate))
             } else {
-                Trying::Pausing { until: now + candidate.after }
+                Trying::Waiting { until: now + candidate.after }
             };
-            punch.targets.push(Target { candidate, failures: 0, strangers: 0, trying });
+            punch.targets.push(Target { candidate, failures: 0, strangers: 0, shut: 0, trying });
         }
         punch
+    }
+
+    /// Tells how long packets take to the peer and back, at most: pauses are short against that, and not shorter.
+    #[must_use]
+    pub fn within(mut self, reach: Duration) -> Self {
+        self.pause_mean = (reach / PAUSES_IN_REACH).clamp(PAUSE_MEAN_MIN, PAUSE_MEAN_MAX);
+        self
     }
 
     /// Takes what happened. Whatever comes after the pair is won is ignored.
@@ -206,7 +257,7 @@ impl Punch {
             return;
         }
         for index in 0..self.targets.len() {
-            if matches!(self.targets[index].trying, Trying::Pausing { until } if now >= until) {
+            if self.targets[index].trying.until().is_some_and(|until| now >= until) {
                 self.again(index);
             }
         }
@@ -222,11 +273,11 @@ impl Punch {
         if self.won.is_some() {
             return None;
         }
-        let pauses = self.targets.iter().filter_map(|target| match target.trying {
-            Trying::Pausing { until } => Some(until),
-            Trying::InFlight(_) | Trying::Proving(_) | Trying::Done => None,
-        });
-        pauses.min().map(|until| (until, "the pause before another attempt ends"))
+        self.targets
+            .iter()
+            .filter_map(|target| target.trying.until())
+            .min()
+            .map(|until| (until, "the pause before another attempt ends"))
     }
 
     /// Attempts made so far.
@@ -275,7 +326,7 @@ impl Punch {
             if self.last_failure.is_none() || !(is_in_use || is_known) {
                 self.last_failure = Some(kind);
             }
-            self.repeat(now, index, if is_in_use { Met::Itself } else { Met::Nobody });
+            self.repeat(now, index, Met::of(kind));
         }
     }
 
@@ -287,9 +338,26 @@ impl Punch {
         }
     }
 
+    /// A head start is for those that run: where nothing gets out to any that has begun, the next ones begin.
+    fn pass_on(&mut self) {
+        let is_waiting = |target: &Target| matches!(target.trying, Trying::Waiting { .. });
+        let is_shut = |target: &Target| matches!(target.trying, Trying::Shut { .. });
+        if !self.targets.iter().all(|target| is_waiting(target) || is_shut(target)) {
+            return;
+        }
+        let waiting = self.targets.iter().filter(|target| is_waiting(target));
+        let next = waiting.filter_map(|target| target.trying.until()).min();
+        for index in 0..self.targets.len() {
+            if is_waiting(&self.targets[index]) && self.targets[index].trying.until() == next {
+                self.again(index);
+            }
+        }
+    }
+
     fn repeat(&mut self, now: Instant, index: usize, met: Met) {
         let target = &mut self.targets[index];
         target.failures = target.failures.saturating_add(1);
+        target.shut += u32::from(met == Met::NoWay);
         let doubled =
             |least: Duration, doublings: u32, most: Duration| least.saturating_mul(1 << doublings.min(8)).min(most);
         let rest = target.failures.saturating_sub(BURST + DENSE) / DOUBLING;
@@ -299,14 +367,21 @@ impl Punch {
                 return;
             }
             (_, Met::Stranger) => doubled(PAUSE_MEAN_STRANGER, target.strangers - 1, PAUSE_MEAN_STRANGER_MAX),
-            (Pace::Eager, Met::Nobody) if target.failures <= BURST => return self.again(index),
-            (Pace::Eager, Met::Nobody) => doubled(PAUSE_MEAN_MIN, rest, PAUSE_MEAN_MAX),
-            (Pace::Eager, Met::Itself) => doubled(PAUSE_MEAN_BUSY, rest, PAUSE_MEAN_MAX),
-            (Pace::Sparse, _) => PAUSE_MEAN_SPARSE,
+            (Pace::Eager | Pace::Brief, Met::Nobody) if target.failures <= BURST => return self.again(index),
+            (_, Met::NoWay) => doubled(PAUSE_MEAN_SPARSE, target.shut - 1, PAUSE_MEAN_STRANGER_MAX),
+            (Pace::Eager, Met::Nobody) => doubled(self.pause_mean, rest, PAUSE_MEAN_MAX),
+            (Pace::Eager | Pace::Brief, Met::Busy) => doubled(PAUSE_MEAN_BUSY, rest, PAUSE_MEAN_MAX),
+            (Pace::Brief | Pace::Sparse, _) => PAUSE_MEAN_SPARSE,
         };
         let span = u64::try_from(2 * mean.as_nanos()).expect("pauses are short");
         let pause = Duration::from_nanos(1 + self.entropy.next_u64() % span);
-        self.targets[index].trying = Trying::Pausing { until: now + pause };
+        let until = now + pause;
+        if met == Met::NoWay {
+            self.targets[index].trying = Trying::Shut { until };
+            self.pass_on();
+        } else {
+            self.targets[index].trying = Trying::Pausing { until };
+        }
     }
 
     fn win(&mut self, stream: StreamId) {
@@ -416,7 +491,7 @@ mod tests {
 
     #[test]
     fn a_stranger_is_left_in_peace() {
-        for pace in [Pace::Eager, Pace::Sparse] {
+        for pace in [Pace::Eager, Pace::Brief, Pace::Sparse] {
             let mut punch = Punch::new(Instant::ZERO, true, vec![Candidate { pace, ..candidate(1) }], 1);
             let mut now = Instant::ZERO;
             let mut visits = 0;
@@ -462,6 +537,74 @@ mod tests {
     }
 
     #[test]
+    fn where_nothing_gets_out_what_is_next_begins_and_the_first_is_tried_seldom() {
+        let ms = Duration::from_millis;
+        let after = |port, after| Candidate { after: ms(after), ..candidate(port) };
+        for kind in [io::ErrorKind::NetworkUnreachable, io::ErrorKind::PermissionDenied] {
+            let all = vec![candidate(1), after(2, 100), after(3, 100), after(4, 250)];
+            let mut punch = Punch::new(Instant::ZERO, true, all, 1);
+            let begun = |punch: &mut Punch| {
+                let ports = outputs(punch).into_iter().map(|output| match output {
+                    Output::Connect(attempt, to) => (attempt.0, to.remote.port()),
+                    other => panic!("{other:?}"),
+                });
+                ports.collect::<Vec<_>>()
+            };
+            assert_eq!(begun(&mut punch), [(0, 1)]);
+            punch.handle_input(Instant::ZERO, Input::Failed(Attempt(0), kind));
+            assert_eq!(begun(&mut punch), [(1, 2), (2, 3)], "not the one that comes later");
+            punch.handle_input(Instant::ZERO, Input::Failed(Attempt(1), kind));
+            assert_eq!(begun(&mut punch), [], "another one is under way");
+            punch.handle_input(Instant::ZERO, Input::Failed(Attempt(2), REFUSED));
+            assert_eq!(begun(&mut punch), [(3, 3)], "as eagerly as ever");
+            punch.handle_input(Instant::ZERO, Input::Failed(Attempt(3), kind));
+            assert_eq!(begun(&mut punch), [(4, 4)]);
+            let (mut now, mut attempts) = (Instant::ZERO, 0);
+            while now < Instant::ZERO + Duration::from_secs(20) {
+                for (attempt, _) in begun(&mut punch) {
+                    attempts += 1;
+                    punch.handle_input(now, Input::Failed(Attempt(attempt), kind));
+                }
+                now = punch.poll_timeout().expect("a way may be found").0;
+                punch.handle_timeout(now);
+            }
+            assert!((20..100).contains(&attempts), "{attempts} to three addresses in 20 s");
+        }
+    }
+
+    #[test]
+    fn a_brief_candidate_is_tried_at_once_for_a_while() {
+        let brief = Candidate { pace: Pace::Brief, ..candidate(1) };
+        let mut punch = Punch::new(Instant::ZERO, true, vec![brief], 1);
+        for attempt in 0..BURST {
+            punch.handle_input(Instant::ZERO, Input::Failed(Attempt(attempt), REFUSED));
+        }
+        assert_eq!(punch.attempts(), BURST + 1);
+        let mut now = Instant::ZERO;
+        while now < Instant::ZERO + Duration::from_secs(20) {
+            punch.handle_input(now, Input::Failed(Attempt(punch.attempts() - 1), REFUSED));
+            now = punch.poll_timeout().expect("its time may come").0;
+            punch.handle_timeout(now);
+        }
+        assert!((BURST + 50..BURST + 200).contains(&punch.attempts()), "{}", punch.attempts());
+    }
+
+    #[test]
+    fn pauses_are_as_long_as_the_distance_lets_holes_be_open() {
+        for (reach, mean) in [(0, PAUSE_MEAN_MIN), (80, Duration::from_millis(10)), (10_000, PAUSE_MEAN_MAX)] {
+            let longest = (0..200).map(|seed| {
+                let mut punch = Punch::new(Instant::ZERO, true, vec![candidate(1)], seed);
+                punch = punch.within(Duration::from_millis(reach));
+                punch.targets[0].failures = BURST;
+                punch.handle_input(Instant::ZERO, Input::Failed(Attempt(0), REFUSED));
+                punch.poll_timeout().expect("a pause").0 - Instant::ZERO
+            });
+            let longest = longest.max().expect("many");
+            assert!(longest <= 2 * mean && longest > mean, "{longest:?} at {reach} ms");
+        }
+    }
+
+    #[test]
     fn the_lower_rank_of_a_pair_nominates() {
         for (rank, peer) in [(0, 1), (3, 9), (0, u32::MAX)] {
             assert!(nominates(rank, peer) && !nominates(peer, rank));
@@ -478,6 +621,7 @@ mod tests {
         punch.handle_input(Instant::ZERO, Input::Failed(Attempt(0), io::ErrorKind::TimedOut));
         assert_eq!(punch.last_failure(), Some(REFUSED), "that attempt was over");
         punch.handle_input(Instant::ZERO, Input::Failed(Attempt(1), io::ErrorKind::QuotaExceeded));
+        punch.handle_timeout(punch.poll_timeout().expect("files may be closed meanwhile").0);
         assert_eq!(punch.attempts(), 3);
         punch.handle_input(Instant::ZERO, Input::Failed(Attempt(2), REFUSED));
         assert_eq!(punch.last_failure(), Some(io::ErrorKind::QuotaExceeded), "what this machine lacks comes first");

@@ -330,7 +330,8 @@ impl Communicator {
         // The largest of all: ranks on a core in thousandths, and whether any two ranks are apart.
         let mut view = [1000 * here / cores, u64::from(is_apart)];
         let whole = Memory::Receive.at(0..2);
-        let mut schedule = schedule::barrier_dissemination(self.rank, self.size);
+        let is_complete = !self.shared.with(|engine| engine.sparse);
+        let mut schedule = schedule::barrier_of_join(self.rank, self.size, is_complete);
         for step in schedule.rounds.iter_mut().flatten() {
             *step = match *step {
                 Step::Receive { from, .. } => Step::Reduce { from, own: whole, into: whole, side: Side::Left },

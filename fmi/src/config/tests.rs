@@ -33,7 +33,7 @@ fn file(text: &str) -> (tempfile::TempDir, std::path::PathBuf) {
 fn the_environment_is_read_and_each_mistake_named() {
     let config = from(&[("FMI_KEY", KEY.as_bytes())]).expect("valid");
     assert_eq!((config.rank, config.size, &config.group[..], &config.rendezvous[..]), (1, 2, "g", "h:7000"));
-    let cases: [(&str, &[u8], &str); 22] = [
+    let cases: [(&str, &[u8], &str); 24] = [
         ("FMI_RANK", b"2", "the rank is 2"),
         ("FMI_RANK", b"one", "FMI_RANK: \"one\" is not a rank"),
         ("FMI_RANK", b"", "FMI_RANK is not set"),

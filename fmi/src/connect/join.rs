@@ -212,7 +212,7 @@ impl<N: Net> Joiner<N> {
         let deadline = now + config.join_deadline;
         Self {
             deadline,
-            rounds: Rounds::new(membership.security, deadline, config.punch_deadline),
+            rounds: Rounds::new(config.rank, membership.security, deadline, config.punch_deadline),
             rounds_timer: Timer::new(clock.clone()),
             client: Client::new(now, identity, seed),
             client_timer: Timer::new(clock),
@@ -392,12 +392,11 @@ impl<N: Net> Joiner<N> {
         let rank = self.config.rank;
         self.rounds.handle_input(self.net.now(), RoundsInput::HandedOut(&roster));
         match self.rounds.poll_output() {
-            Some(RoundsOutput::Start { relay_likely }) => {
+            Some(RoundsOutput::Start) => {
                 let mut seed = [0; 8];
                 self.net.fill_entropy(&mut seed);
                 let means = Means {
                     relay: self.config.relay.then_some(legs.main.remote),
-                    relay_likely,
                     sprays: self.config.spray,
                     peers: self.config.peers,
                     seed: u64::from_be_bytes(seed),
@@ -472,7 +471,7 @@ impl<N: Net> Joiner<N> {
                     RoundsOutput::Retry => self.retry(),
                     RoundsOutput::Expired => return Err(self.deadline_error()),
                     // Only a group that was handed out makes them.
-                    RoundsOutput::Start { .. } | RoundsOutput::Mismatch { .. } => {}
+                    RoundsOutput::Start | RoundsOutput::Mismatch { .. } => {}
                 }
             }
             return Ok(true);

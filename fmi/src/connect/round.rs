@@ -28,7 +28,7 @@ use crate::proto::session::{Chain, Credentials, Proven, Stranger, StreamNonce, T
 use crate::time::Instant;
 
 /// A stream whose other end has not proved itself after this time is dropped: a SYN-ACK may need
-/// three retransmissions. In a large group it has [`PROOF_SHARES`] allowances for its size more.
+/// three retransmissions. It has [`PROOF_SHARES`] allowances for the size of the group and its distances more.
 const PROOF_MAX: Duration = Duration::from_secs(4);
 /// All pairs come together at once, and each stream may be the last one that gets a processor.
 const PROOF_SHARES: u32 = 4;
@@ -279,7 +279,8 @@ impl<N: Net> Round<N> {
 
     /// When a stream on which something is awaited from now on has had its time.
     fn proof_until(&self, net: &N) -> Instant {
-        net.now() + PROOF_MAX + allowance(self.credentials.roster().size()).saturating_mul(PROOF_SHARES)
+        let roster = self.credentials.roster();
+        net.now() + PROOF_MAX + (allowance(roster.size()) + roster.reach(self.rank)).saturating_mul(PROOF_SHARES)
     }
 
     fn nominate(&mut self, net: &N, peer: u32, id: StreamId, settles: bool) {

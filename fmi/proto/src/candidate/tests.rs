@@ -55,7 +55,7 @@ fn random(ip: u8) -> Peer {
     peer(&format!("203.0.113.{ip}:61001"), &format!("203.0.113.{ip}:2000"), "10.0.0.2:4000")
 }
 
-const MEANS: Means = Means { relay: None, relay_likely: false, sprays: false, peers: Peers::All, seed: 1 };
+const MEANS: Means = Means { relay: None, sprays: false, peers: Peers::All, seed: 1 };
 
 fn plan(own: Peer, their: Peer, means: &Means) -> Pairing {
     Roster { session: [0; 16], epoch: 0, digest: [0; 32], peers: vec![own, their] }.plan(0, 1, means)
@@ -116,7 +116,7 @@ fn behind_one_nat_own_addresses_come_first_and_hairpin_is_not_needed() {
     let mut b = keeping(1);
     b.observed.main = at("203.0.113.1:4001");
     b.card.as_mut().expect("one").locals = vec![at("10.0.0.3:4001")];
-    let expected = [("10.0.0.3:4001".into(), Path::Private, 0), ("203.0.113.1:4001".into(), Path::Direct, 100)];
+    let expected = [("10.0.0.3:4001".into(), Path::Private, 0), ("203.0.113.1:4001".into(), Path::Direct, 50)];
     assert_eq!(remotes(&plan(a, b, &MEANS)), expected);
     let elsewhere = plan(keeping(1), keeping(2), &MEANS);
     assert_eq!(remotes(&elsewhere), [("203.0.113.2:4000".into(), Path::Direct, 0)], "private addresses repeat");
@@ -164,16 +164,95 @@ fn who_hears_earlier_waits_for_the_other() {
     assert_eq!(plan(keeping(1), liar, &MEANS).candidates[0].after, SKEW_MAX);
 }
 
+/// When the relay is asked, if it is the last to be.
+fn relayed_after(own: Peer, their: Peer, means: &Means) -> Option<u128> {
+    let relay = means.relay.expect("a relay");
+    let pairing = plan(own, their, means);
+    pairing.candidates.last().filter(|it| (it.remote, it.path) == (relay, Path::Relay)).map(|it| it.after.as_millis())
+}
+
+fn far(peer: Peer, round_trip: u64) -> Peer {
+    Peer { round_trip: Duration::from_millis(round_trip), ..peer }
+}
+
 #[test]
-fn the_relay_comes_last_and_likely_pairs_do_without_at_first() {
-    let relay = at("192.0.2.1:7000");
-    let means = Means { relay: Some(relay), ..MEANS };
-    let last = |pairing: Pairing| pairing.candidates.last().map(|it| (it.remote, it.path, it.after));
-    let unlikely = last(plan(random(1), random(2), &means));
-    assert_eq!(unlikely, Some((relay, Path::Relay, RELAY_UNLIKELY)));
-    assert_eq!(last(plan(keeping(1), keeping(2), &means)).map(|it| it.1), Some(Path::Direct));
-    let likely = last(plan(keeping(1), keeping(2), &Means { relay_likely: true, ..means }));
-    assert_eq!(likely, Some((relay, Path::Relay, RELAY_LIKELY)));
+fn the_relay_comes_last_and_the_sooner_the_less_is_hoped_for() {
+    let means = Means { relay: Some(at("192.0.2.1:7000")), ..MEANS };
+    let after = |own, their| relayed_after(own, their, &means);
+    let once = |peer: Peer| Peer { observed: Observed::once(peer.observed.main), ..peer };
+    let v6 = |peer: Peer| Peer { observed: Observed { other: Some(at("[2001:db8::1]:9")), ..peer.observed }, ..peer };
+    let busy = allowance(2).as_millis();
+    for (own, their, expected) in [
+        (random(1), random(2), 0),
+        (random(1), counting(2), 0),
+        (v6(random(1)), v6(random(2)), 100),
+        (keeping(1), random(2), 100),
+        (keeping(1), counting(2), 100),
+        (public(1), random(2), 100),
+        (keeping(1), once(keeping(2)), 100),
+        (public(1), once(public(2)), 100),
+        (keeping(1), keeping(2), 200 + busy),
+        (public(1), keeping(2), 200 + busy),
+        (public(1), public(2), 200 + busy),
+        // It takes as long as packets do.
+        (far(keeping(1), 200), far(random(2), 200), 600),
+        (far(keeping(1), 200), far(keeping(2), 200), 800 + busy),
+        (far(random(1), 200), far(random(2), 200), 0),
+        // Nobody is believed to be as far away as that.
+        (far(keeping(1), 3_600_000), far(keeping(2), 3_600_000), 12_000 + busy),
+    ] {
+        assert_eq!(after(own.clone(), their.clone()), Some(expected), "{own:?} {their:?}");
+        assert_eq!(after(their, own), Some(expected));
+    }
+}
+
+#[test]
+fn behind_one_nat_hairpin_has_its_time_before_the_relay_and_a_random_port_none() {
+    let means = Means { relay: Some(at("192.0.2.1:7000")), ..MEANS };
+    let beside = |mut peer: Peer, port| {
+        peer.observed.main.set_port(port);
+        peer.observed.second = Some(peer.observed.main);
+        peer.card.as_mut().expect("one").locals = vec![at("10.0.0.3:4001")];
+        peer
+    };
+    let there = plan(keeping(1), beside(keeping(1), 4001), &means);
+    let expected = [
+        ("10.0.0.3:4001".into(), Path::Private, 0),
+        ("203.0.113.1:4001".into(), Path::Direct, 50),
+        ("192.0.2.1:7000".into(), Path::Relay, 150 + allowance(2).as_millis()),
+    ];
+    assert_eq!(remotes(&there), expected);
+    let mut other = random(1);
+    other.card.as_mut().expect("one").locals = vec![at("10.0.0.3:4001")];
+    let paths: Vec<_> = plan(random(1), other, &means).candidates.iter().map(|it| it.path).collect();
+    assert_eq!(paths, [Path::Private, Path::Relay]);
+    let (one, mut other) = (public(1), public(1));
+    other.observed.main.set_port(4001);
+    other.observed.second = Some(other.observed.main);
+    other.card.as_mut().expect("one").locals = vec![other.observed.main];
+    assert_eq!(relayed_after(one, other, &means), Some(200 + allowance(2).as_millis()), "one host");
+}
+
+#[test]
+fn a_rank_whose_peer_may_not_dial_back_hopes_for_little() {
+    let means = Means { relay: Some(at("192.0.2.1:7000")), ..MEANS };
+    // The rendezvous is in the network of one of both.
+    let inside = peer("10.9.0.2:4000", "10.9.0.2:4000", "10.9.0.2:4000");
+    assert_eq!(relayed_after(inside.clone(), keeping(2), &means), Some(100));
+    assert_eq!(remotes(&plan(keeping(2), inside, &means)), [("192.0.2.1:7000".into(), Path::Relay, 0)]);
+}
+
+#[test]
+fn where_both_ports_are_random_nothing_is_dialled_unless_there_is_no_relay() {
+    let means = Means { relay: Some(at("192.0.2.1:7000")), ..MEANS };
+    for (own, their) in [(random(1), random(2)), (random(1), counting(2)), (counting(1), random(2))] {
+        assert!(plan(own.clone(), their.clone(), &means).candidates.iter().all(|it| it.from == LocalEnd::Relay));
+        let alone = plan(own, their.clone(), &MEANS).candidates;
+        assert_eq!(
+            alone.iter().map(|it| (it.remote, it.pace)).collect::<Vec<_>>(),
+            [(their.observed.main, Pace::Sparse)]
+        );
+    }
 }
 
 #[test]
@@ -198,7 +277,7 @@ fn a_spray_needs_the_consent_of_both_and_keeps_its_budget() {
 #[test]
 fn a_member_whose_card_does_not_verify_is_nobodys_target() {
     let impostor = Peer { card: None, ..keeping(2) };
-    let means = Means { relay: Some(at("192.0.2.1:7000")), relay_likely: true, ..MEANS };
+    let means = Means { relay: Some(at("192.0.2.1:7000")), ..MEANS };
     assert_eq!(remotes(&plan(keeping(1), impostor, &means)), []);
 }
 
@@ -263,22 +342,74 @@ fn an_address_is_tried_once() {
     assert_eq!(plan(own, their, &MEANS).candidates.len(), 2);
 }
 
+/// A group of one rank with this many peers, towards how many of which it guesses.
+fn guessed(own: Peer, others: &[(Peer, usize)]) -> usize {
+    let means = Means { relay: Some(at("192.0.2.1:7000")), ..MEANS };
+    let elsewhere = |(peer, count): &(Peer, usize)| std::iter::repeat_n(peer.clone(), *count).collect::<Vec<_>>();
+    let peers: Vec<_> = std::iter::once(own).chain(others.iter().flat_map(elsewhere)).collect();
+    let size = u32::try_from(peers.len()).expect("few");
+    let roster = Roster { session: [0; 16], epoch: 0, digest: [0; 32], peers };
+    let is_dialled = |peer: &u32| roster.plan(0, *peer, &means).candidates.iter().any(|it| it.from != LocalEnd::Relay);
+    (1..size).filter(is_dialled).count()
+}
+
 #[test]
-fn a_relay_is_asked_early_where_a_port_is_random_and_after_a_spray() {
-    let relay = at("192.0.2.1:7000");
-    let means = Means { relay: Some(relay), sprays: true, ..MEANS };
-    let after = |own, their| {
-        let relayed = plan(own, their, &means).candidates.into_iter().find(|it| it.path == Path::Relay);
-        relayed.map(|it| it.after)
+fn guesses_take_the_ports_of_a_nat_that_relays_leave() {
+    for (own, others, expected) in [
+        (random(1), vec![(keeping(2), 31)], 31),
+        (random(1), vec![(keeping(2), 40)], 22),
+        (random(1), vec![(random(2), 30), (keeping(2), 10)], 10),
+        (random(1), vec![(random(2), 30), (keeping(2), 40)], 0),
+        (counting(1), vec![(counting(2), 10)], 10),
+        (counting(1), vec![(counting(2), 30)], 8),
+        // What is no guess takes what it takes, and ports of others are not this rank's.
+        (counting(1), vec![(keeping(2), 90)], 90),
+        (keeping(1), vec![(random(2), 90)], 90),
+        (keeping(1), vec![(counting(2), 90)], 90),
+        (random(1), vec![(public(2), 90)], 90),
+    ] {
+        assert_eq!(guessed(own.clone(), &others), expected, "{own:?}");
+    }
+}
+
+#[test]
+fn pairs_of_random_ports_do_not_ask_for_all_relays_in_one_moment() {
+    let means = Means { relay: Some(at("192.0.2.1:7000")), ..MEANS };
+    let times = |others: usize| {
+        // Ranks whose ports are known have nothing to do with it.
+        let peers = (0..64u8).map(|rank| if rank < 40 { far(random(rank), 30) } else { keeping(rank) });
+        let peers: Vec<_> = peers.take(others).collect();
+        let size = u32::try_from(peers.len()).expect("few");
+        let roster = Roster { session: [0; 16], epoch: 0, digest: [0; 32], peers };
+        let pairs =
+            (0..size).flat_map(|rank| (0..size).map(move |peer| (rank, peer))).filter(|(rank, peer)| rank != peer);
+        let after = |(rank, peer): (u32, u32)| roster.plan(rank, peer, &means).candidates[0].after;
+        pairs
+            .filter(|(rank, peer)| rank.max(peer) < &40)
+            .map(|(rank, peer)| {
+                assert_eq!(after((rank, peer)), after((peer, rank)), "both ends ask at once");
+                after((rank, peer))
+            })
+            .collect::<Vec<_>>()
     };
-    assert_eq!(after(public(1), random(2)), Some(RELAY_UNLIKELY), "a firewall may be in the way");
-    assert_eq!(after(public(1), keeping(2)), None);
-    let (one, mut other) = (random(1), random(1));
-    other.card.as_mut().expect("one").locals = vec![at("10.0.0.3:4000")];
-    assert_eq!(after(one, other), None, "behind one NAT its ports do not matter");
+    assert!(times(3).iter().all(Duration::is_zero));
+    for size in [40, 64] {
+        let times = times(size);
+        let window = Duration::from_millis(30);
+        let under_way = |from: &Duration| times.iter().filter(|at| (*from..*from + window).contains(at)).count();
+        let most = times.iter().map(under_way).max().expect("many");
+        assert!((300..=600).contains(&most), "{most} handshakes at once of {}", times.len());
+        assert!(times.iter().max() < Some(&Duration::from_millis(100)), "and nobody waits long");
+    }
+}
+
+#[test]
+fn a_relay_is_asked_after_a_spray() {
+    let means = Means { relay: Some(at("192.0.2.1:7000")), sprays: true, ..MEANS };
     let mut willing = random(2);
     willing.card.as_mut().expect("one").sprays = true;
-    assert_eq!(after(keeping(1), willing), Some(RELAY_UNLIKELY + SPRAY_PACE * SPRAY_PROBES));
+    let sprayed = (SPRAY_PACE * SPRAY_PROBES).as_millis();
+    assert_eq!(relayed_after(keeping(1), willing, &means), Some(100 + sprayed));
 }
 
 #[test]

@@ -36,6 +36,29 @@ pub fn barrier_dissemination(me: u32, size: u32) -> Schedule {
     schedule
 }
 
+/// Ranks up to which the [`barrier_exchange`] is worth its messages: from here on each has four times as many as it must.
+const EXCHANGE_MAX: u32 = 16;
+
+/// The barrier that ends a join, in which nothing is known of the network yet: one exchange in a small group, whose ranks are
+/// all connected, and else the fewest rounds.
+pub fn barrier_of_join(me: u32, size: u32, is_complete: bool) -> Schedule {
+    if is_complete && size <= EXCHANGE_MAX { barrier_exchange(me, size) } else { barrier_dissemination(me, size) }
+}
+
+/// Barrier in the time of one message: every rank sends to every other, and then hears from all. Each connection is used in
+/// both directions.
+pub fn barrier_exchange(me: u32, size: u32) -> Schedule {
+    let nothing = Memory::Receive.at(0..0);
+    let others = || (1..size).map(|distance| (me + distance) % size);
+    let mut schedule = Schedule::default();
+    schedule.push_all(others().map(|to| Step::Send { to, data: nothing }));
+    // One after the other, as what is heard may be combined in one place.
+    for from in others() {
+        schedule.push_all([Step::Receive { from, into: nothing }]);
+    }
+    schedule
+}
+
 /// Barrier up and down a binomial tree: 2(`size` - 1) messages in all, the fewest possible.
 pub fn barrier_tree(me: u32, size: u32) -> Schedule {
     let relative = Relative { size, root: 0 };

@@ -91,7 +91,7 @@ mod verify;
 pub use allgather::{allgather_bruck, allgather_linear, allgather_ring, allgather_tree};
 pub use allreduce::{allreduce_halving, allreduce_recursive_doubling, allreduce_ring, allreduce_tree};
 pub use alltoall::{Blocks, alltoall_bruck, alltoall_linear, alltoall_pairwise};
-pub use barrier::{barrier_dissemination, barrier_tree};
+pub use barrier::{barrier_dissemination, barrier_exchange, barrier_of_join, barrier_tree};
 pub use broadcast::{
     broadcast_binomial, broadcast_chain, broadcast_linear, broadcast_scatter_allgather, broadcast_tree,
 };

@@ -350,6 +350,10 @@ fn verify_size(size: u32) -> Result<(), String> {
         }
     }
     verify_barrier(size, barrier_dissemination)?;
+    verify_barrier(size, barrier_exchange)?;
+    for is_complete in [false, true] {
+        verify_barrier(size, |me, size| barrier_of_join(me, size, is_complete))?;
+    }
     verify_barrier(size, barrier_tree)
 }
 
