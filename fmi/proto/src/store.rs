@@ -102,7 +102,7 @@ pub enum Output {
 
 /// Why a command failed: a kind and a text, as clients know them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Failure(Cow<'static, str>);
+struct Failure(Cow<'static, [u8]>);
 
 impl Failure {
     const WRONG_TYPE: Self = Self::of("WRONGTYPE Operation against a key holding the wrong kind of value");
@@ -111,11 +111,12 @@ impl Failure {
     const OUT_OF_MEMORY: Self = Self::of("OOM command not allowed when used memory > 'maxmemory'.");
 
     const fn of(text: &'static str) -> Self {
-        Self(Cow::Borrowed(text))
+        Self(Cow::Borrowed(text.as_bytes()))
     }
 
-    fn said(text: String) -> Self {
-        Self(Cow::Owned(text))
+    /// With what a client has said, byte by byte.
+    fn said(text: impl Into<Vec<u8>>) -> Self {
+        Self(Cow::Owned(text.into()))
     }
 }
 
@@ -365,7 +366,7 @@ impl Server {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(error) => {
-                    self.answer.error(&error.to_string());
+                    self.answer.error(error.to_string().as_bytes());
                     self.leave(client);
                     break;
                 }
@@ -436,7 +437,13 @@ impl Server {
             Err(Failure::OUT_OF_MEMORY)
         } else {
             commands::find(reader).and_then(|command| {
-                self.admit(client, command, held)?;
+                let admitted = command.check(reader.len()).and_then(|()| self.admit(client, command, held));
+                if let (Err(Failure(text)), true) = (&admitted, command.is_exec()) {
+                    self.end_transaction(client);
+                    let why = text.strip_prefix(b"ERR ").unwrap_or(text);
+                    return Err(Failure::said([b"EXECABORT Transaction discarded because of: ", why].concat()));
+                }
+                admitted?;
                 let has_begun = self.clients.get(&client).is_some_and(|state| state.transaction.is_some());
                 if has_begun && !command.is_said_at_once() {
                     return self.put_off(client, command, reader);

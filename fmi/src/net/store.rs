@@ -53,7 +53,7 @@ impl<N: Net> StoreServer<N> {
             Ok(listener) => Ok(Self { net, listener, config }),
             Err(error) => {
                 let what = format!("cannot listen on {address}: {error}");
-                Err(Error::new(Operation::Rendezvous, ErrorKind::Local(what)).caused_by(error))
+                Err(Error::new(Operation::Store, ErrorKind::Local(what)).caused_by(error))
             }
         }
     }
@@ -63,8 +63,7 @@ impl<N: Net> StoreServer<N> {
     /// # Errors
     /// [`ErrorKind::Local`] if the system does not say.
     pub fn local_addr(&self) -> Result<SocketAddr> {
-        let failed =
-            |error| Error::new(Operation::Rendezvous, ErrorKind::Local("no local address".into())).caused_by(error);
+        let failed = |error| Error::new(Operation::Store, ErrorKind::Local("no local address".into())).caused_by(error);
         self.listener.local_addr().map_err(failed)
     }
 

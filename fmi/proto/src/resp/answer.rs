@@ -101,12 +101,11 @@ impl Answer {
     }
 
     /// A failure. The first word is its kind. What would end its line is a space.
-    pub fn error(&mut self, text: &str) {
+    pub fn error(&mut self, text: &[u8]) {
         self.put(b"-");
-        if text.contains(['\r', '\n']) {
-            self.put(text.replace(['\r', '\n'], " ").as_bytes());
-        } else {
-            self.put(text.as_bytes());
+        for (at, line) in text.split(|byte| matches!(byte, b'\r' | b'\n')).enumerate() {
+            self.put(if at > 0 { b" " } else { b"" });
+            self.put(line);
         }
         self.put(b"\r\n");
     }

@@ -28,6 +28,18 @@ pub(super) struct Command {
 }
 
 impl Command {
+    /// Whether it takes so many arguments.
+    pub(super) fn check(&self, count: usize) -> Done {
+        let (count, arity) = (i64::try_from(count).unwrap_or(i64::MAX), i64::from(self.arity));
+        let is_wrong = (arity > 0 && count != arity) || count < -arity;
+        if is_wrong { Err(wrong_number(self.name)) } else { Ok(()) }
+    }
+
+    /// Whether it carries out a transaction. One that is refused ends it.
+    pub(super) fn is_exec(&self) -> bool {
+        self.name == "exec"
+    }
+
     fn has(&self, flag: u8) -> bool {
         self.flags & flag != 0
     }
@@ -193,7 +205,7 @@ fn wrong_number(name: &str) -> Failure {
 /// What is quoted of an unknown command, and of its arguments.
 const QUOTED_BYTES_MAX: usize = 128;
 
-/// The command that a request names, if it has as many arguments as that takes.
+/// The command that a request names.
 pub(super) fn find(reader: &Reader) -> Result<&'static Command, Failure> {
     let name = reader.argument(0);
     let mut lower = [0; 16];
@@ -202,21 +214,23 @@ pub(super) fn find(reader: &Reader) -> Result<&'static Command, Failure> {
         lower.make_ascii_lowercase();
         TABLE.binary_search_by(|command| command.name.as_bytes().cmp(lower)).ok()
     });
-    let Some(command) = known.map(|at| &TABLE[at]) else { return Err(unknown(reader)) };
-    let count = i64::try_from(reader.len()).unwrap_or(i64::MAX);
-    let arity = i64::from(command.arity);
-    if (arity > 0 && count != arity) || count < -arity { Err(wrong_number(command.name)) } else { Ok(command) }
+    known.map(|at| &TABLE[at]).ok_or_else(|| unknown(reader))
+}
+
+/// What is quoted of a text: up to its first zero, and no more than this.
+pub(super) fn quoted(text: &[u8], bytes_max: usize) -> &[u8] {
+    let text = &text[..text.len().min(bytes_max)];
+    text.split(|byte| *byte == 0).next().unwrap_or(text)
 }
 
 fn unknown(reader: &Reader) -> Failure {
-    let quoted = |bytes: &[u8], max: usize| String::from_utf8_lossy(&bytes[..bytes.len().min(max)]).into_owned();
-    let mut arguments = String::new();
+    let mut arguments = Vec::new();
     for index in 1..reader.len() {
         let Some(left) = QUOTED_BYTES_MAX.checked_sub(arguments.len()).filter(|left| *left > 0) else { break };
-        arguments.push_str(&format!("'{}' ", quoted(reader.argument(index), left)));
+        arguments.extend([b"'", quoted(reader.argument(index), left), b"' "].concat());
     }
     let name = quoted(reader.argument(0), QUOTED_BYTES_MAX);
-    Failure::said(format!("ERR unknown command '{name}', with args beginning with: {arguments}"))
+    Failure::said([b"ERR unknown command '", name, b"', with args beginning with: ", &arguments].concat())
 }
 
 impl Server {

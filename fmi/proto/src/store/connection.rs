@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use bytes::Bytes;
 
-use super::commands::Call;
+use super::commands::{Call, quoted};
 use super::{COMMANDS, Done, Failure, Server, glob};
 use crate::resp::integer;
 
@@ -102,8 +102,8 @@ impl Server {
                 name = Some(index + 1);
                 index += 2;
             } else {
-                let option = String::from_utf8_lossy(call.get(index)).into_owned();
-                return Err(Failure::said(format!("ERR Syntax error in HELLO option '{option}'")));
+                let option = quoted(call.get(index), usize::MAX);
+                return Err(Failure::said([b"ERR Syntax error in HELLO option '", option, b"'"].concat()));
             }
         }
         if let Some(user) = user {
@@ -253,6 +253,6 @@ fn checked_name(name: Bytes) -> Result<Bytes, Failure> {
 }
 
 fn unknown(call: &Call<'_>, command: &str) -> Failure {
-    let name = String::from_utf8_lossy(&call.get(1)[..call.get(1).len().min(128)]).into_owned();
-    Failure::said(format!("ERR unknown subcommand '{name}'. Try {command} HELP."))
+    let name = quoted(call.get(1), 128);
+    Failure::said([b"ERR unknown subcommand '", name, b"'. Try ", command.as_bytes(), b" HELP."].concat())
 }

@@ -2,9 +2,10 @@
 
 use fmi_net::time::Instant;
 
-use super::commands::Call;
+use super::commands::{Call, quoted};
 use super::glob;
 use super::keyspace::Value;
+use super::strings::MILLIS_MAX;
 use super::{Done, Failure, Server};
 
 /// Slots that one SCAN looks at, at most.
@@ -37,8 +38,8 @@ impl Conditions {
                 () if call.is(index, "gt") => it.is_later = true,
                 () if call.is(index, "lt") => it.is_earlier = true,
                 () => {
-                    let option = String::from_utf8_lossy(call.get(index)).into_owned();
-                    return Err(Failure::said(format!("ERR Unsupported option {option}")));
+                    let option = quoted(call.get(index), usize::MAX);
+                    return Err(Failure::said([b"ERR Unsupported option ", option].concat()));
                 }
             }
         }
@@ -92,7 +93,8 @@ impl Server {
         let conditions = Conditions::of(call)?;
         let name = call.command.name;
         let invalid = || Failure::said(format!("ERR invalid expire time in '{name}' command"));
-        let millis = call.integer(2)?.checked_mul(unit_millis).ok_or_else(invalid)?;
+        let millis =
+            call.integer(2)?.checked_mul(unit_millis).filter(|millis| *millis <= MILLIS_MAX).ok_or_else(invalid)?;
         let Some(before) = self.keyspace.ends(call.get(1)) else {
             self.answer.integer(0);
             return Ok(());

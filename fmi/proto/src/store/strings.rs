@@ -10,7 +10,7 @@ use super::{Done, Failure, Server};
 use crate::resp::integer;
 
 /// Ends are told in milliseconds from now. A later one than this does not fit beside a time of day, with Redis.
-const MILLIS_MAX: i64 = i64::MAX - 4_000_000_000_000;
+pub(super) const MILLIS_MAX: i64 = i64::MAX - 4_000_000_000_000;
 
 /// What SET may be told.
 #[derive(Default)]
@@ -168,7 +168,9 @@ impl Server {
     pub(super) fn getrange(&mut self, call: &mut Call<'_>) -> Done {
         let (start, end) = (call.integer(2)?, call.integer(3)?);
         let body = self.keyspace.string(call.get(1))?.cloned().unwrap_or_default();
-        let part = if start < 0 && end < 0 && start > end { None } else { range(start, end, body.len()) };
+        // An end before the front is the front here, as with Redis, and not in lists.
+        let last = if end < 0 { end.saturating_add_unsigned(body.len() as u64).max(0) } else { end };
+        let part = if start < 0 && end < 0 && start > end { None } else { range(start, last, body.len()) };
         self.answer.body(&part.map(|part| body.slice(part)).unwrap_or_default());
         Ok(())
     }

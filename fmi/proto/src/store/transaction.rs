@@ -23,7 +23,7 @@ impl Server {
         let Some(state) = self.clients.get_mut(&call.client) else { return Ok(()) };
         if state.transaction.is_some() {
             // That alone breaks nothing.
-            self.answer.error("ERR MULTI calls can not be nested");
+            self.answer.error(b"ERR MULTI calls can not be nested");
             return Ok(());
         }
         state.transaction = Some(Transaction::default());

@@ -44,6 +44,16 @@ fn between(words: &[String], length: usize) -> std::ops::Range<usize> {
     if start > end { 0..0 } else { start as usize..end as usize + 1 }
 }
 
+/// The same of a string, where an end before its front is its front.
+fn part(words: &[String], length: usize) -> std::ops::Range<usize> {
+    let [start, end] = [0, 1].map(|at| words[at].parse::<i64>().expect("drawn"));
+    if start < 0 && end < 0 && start > end {
+        return 0..0;
+    }
+    let last = if end < 0 { (i128::from(end) + length as i128).max(0) } else { end.into() };
+    between(&[start.to_string(), last.min(1 << 40).to_string()], length)
+}
+
 /// What Redis answers, and what becomes of the model.
 fn expected(model: &mut Model, now: u64, command: &str, key: &'static str, words: &[String]) -> String {
     model.retain(|_, (_, end)| end.is_none_or(|end| now < end));
@@ -125,7 +135,7 @@ fn string(
         ("STRLEN", there) => number(there.map_or(0, |(text, _)| text.len())),
         ("GETRANGE", there) => {
             let text = there.map(|(text, _)| text).unwrap_or_default();
-            bulk(&text[between(words, text.len())])
+            bulk(&text[part(words, text.len())])
         }
         (_, there) => {
             let (text, end) = there.unwrap_or(("0".into(), None));
