@@ -183,7 +183,7 @@ fn word() -> impl Strategy<Value = Vec<u8>> {
         4 => plain(vec!["0", "1", "-1", "2", "5", "-3", "100", "9223372036854775807", "-9223372036854775808", "01", "1.5", ""]),
         3 => plain(vec!["NX", "xx", "GET", "EX", "px", "KEEPTTL", "GT", "LT", "MATCH", "COUNT", "1000", "[a-c]*", "TYPE"]),
         1 => vec(any::<u8>(), 0..6),
-        1 => (0usize..40_000).prop_map(|length| (0..length).map(|at| (at % 253) as u8).collect()),
+        1 => (0usize..40_000).prop_map(|length| (0..length).map(|at| u8::try_from(at % 253).expect("small")).collect()),
     ]
 }
 

@@ -50,7 +50,7 @@ fn emit(request: &[Vec<u8>]) -> Vec<u8> {
 }
 
 fn argument() -> impl Strategy<Value = Vec<u8>> {
-    let filled = |length: usize| (0..length).map(|at| (at % 251) as u8).collect();
+    let filled = |length: usize| (0..length).map(|at| u8::try_from(at % 251).expect("small")).collect();
     prop_oneof![
         8 => vec(any::<u8>(), 0..20),
         1 => (BODY_BYTES_MIN - 3..BODY_BYTES_MIN + 3).prop_map(filled),
