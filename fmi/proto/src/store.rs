@@ -142,7 +142,7 @@ struct State {
     wait: Option<Wait>,
     transaction: Option<Transaction>,
     channels: BTreeSet<Bytes>,
-    /// What it is sent and has not taken, and how much of that is copies.
+    /// What it is sent and has not taken, and what that costs beside bodies that are shared.
     queued: usize,
     copied: usize,
     /// What its reader holds.
@@ -410,6 +410,10 @@ impl Server {
         let (parts, copied) = self.answer.take();
         let Some(client) = self.current else { return };
         let Some(state) = self.clients.get_mut(&client) else { return };
+        if state.queued == 0 {
+            // However long it has been silent, it could not take anything before.
+            state.moved_at = self.now;
+        }
         state.queued += parts.iter().map(Bytes::len).sum::<usize>();
         state.copied += copied;
         self.copied += copied;

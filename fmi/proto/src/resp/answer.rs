@@ -4,6 +4,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 /// From this length on a body is carried by reference: below, a copy costs less than a piece more on its way out.
 const SHARED_BYTES_MIN: usize = 4 << 10;
+/// What a piece costs beside its bytes.
+const PIECE_BYTES: usize = 64;
 /// Memory that answers take their pieces from.
 const BLOCK_BYTES: usize = 8 << 10;
 
@@ -33,7 +35,7 @@ impl Answer {
         self.parts_bytes + self.tail.len()
     }
 
-    /// The bytes of them that were copied, and are nowhere else.
+    /// What all of it costs: bytes that were copied, and pieces.
     pub fn copied(&self) -> usize {
         self.copied_bytes + self.tail.len()
     }
@@ -43,7 +45,7 @@ impl Answer {
         self.len() == 0
     }
 
-    /// Takes the pieces, and says how many of their bytes are copies.
+    /// Takes the pieces, and says what they cost beside the bodies that are carried by reference.
     pub fn take(&mut self) -> (Vec<Bytes>, usize) {
         self.cut();
         self.parts_bytes = 0;
@@ -53,7 +55,7 @@ impl Answer {
     fn cut(&mut self) {
         if !self.tail.is_empty() {
             let part = self.tail.split().freeze();
-            self.copied_bytes += part.len();
+            self.copied_bytes += part.len() + PIECE_BYTES;
             self.parts_bytes += part.len();
             self.parts.push(part);
         }
@@ -134,6 +136,7 @@ impl Answer {
         }
         self.length(b'$', body.len());
         self.cut();
+        self.copied_bytes += PIECE_BYTES;
         self.parts_bytes += body.len();
         self.parts.push(body.clone());
         self.put(b"\r\n");

@@ -105,7 +105,10 @@ impl Server {
 
     /// Ends the wait of a client, which may then go on.
     fn resume(&mut self, client: Client) -> Option<Wait> {
-        let wait = self.clients.get_mut(&client)?.wait.take()?;
+        let state = self.clients.get_mut(&client)?;
+        let wait = state.wait.take()?;
+        // What it has begun meanwhile it could not go on with.
+        state.moved_at = self.now;
         self.stop_waiting(client, &wait);
         self.resumed.push_back(client);
         Some(wait)

@@ -128,6 +128,26 @@ fn one_who_stops_within_a_request_is_closed_and_one_who_waits_is_not() {
     assert_eq!(desk.closed, [A]);
 }
 
+/// What stalls is who does not take an answer, not who had none to take.
+#[test]
+fn one_who_has_waited_for_long_has_its_time_to_take_what_comes() {
+    let mut desk = Desk::open(MIB);
+    desk.ask(A, "BLPOP l 0");
+    desk.ask(B, "SUBSCRIBE c");
+    desk.ask(C, "BLPOP m 600");
+    desk.feed(C, b"*2\r\n$3\r\nGE");
+    desk.after(Duration::from_secs(599));
+    desk.takes(false);
+    desk.input(Client(4), Input::Opened);
+    desk.feed(Client(4), &[request(&[b"RPUSH", b"l", b"1"]), request(&[b"PUBLISH", b"c", b"x"])].concat());
+    desk.after(STALL_MAX - millis(1));
+    assert!(desk.closed.is_empty(), "{:?}", desk.closed);
+    desk.after(millis(1));
+    assert_eq!(desk.closed, [A, B, Client(4)]);
+    desk.after(STALL_MAX);
+    assert_eq!(desk.closed.last(), Some(&C));
+}
+
 #[test]
 fn memory_is_bounded_and_removing_makes_room() {
     let mut desk = Desk::open(MIB);
