@@ -2,10 +2,12 @@
 //!
 //! Each panics if an invariant does not hold.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
+use bytes::BufMut;
 use fmi::time::Instant;
 use fmi_proto::candidate::{Candidate, LocalEnd, Pace, Roster};
 use fmi_proto::card::{Card, Holder, Security};
@@ -21,6 +23,9 @@ use fmi_proto::rendezvous::client::{Client, Entropy, Identity, Input as ClientIn
 use fmi_proto::rendezvous::server::{Connection, Input, Output, Server, ServerConfig};
 use fmi_proto::rendezvous::{ClientMessage, Handout, Member, Observed, ServerMessage, split};
 use fmi_proto::session::{Credentials, HELLO_BYTES};
+use fmi_proto::store::{
+    Client as StoreClient, Input as StoreInput, Output as StoreOutput, Server as StoreServer, StoreConfig,
+};
 use fmi_proto::tcpunch;
 use fmi_proto::wire::{self, WireError};
 use nat_sim::nat::{Nat, Side, Verdict, preset};
@@ -30,7 +35,7 @@ use nat_sim::packet::Packet;
 pub type Target = fn(&[u8]);
 
 /// All of them, by name.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("wire", wire),
     ("rendezvous", rendezvous),
     ("client", client),
@@ -39,6 +44,7 @@ pub const TARGETS: [(&str, Target); 9] = [
     ("session", session),
     ("record", record),
     ("tcpunch", tcpunch),
+    ("store", store),
     ("nat", nat),
 ];
 
@@ -113,6 +119,55 @@ pub fn rendezvous(bytes: &[u8]) {
             }
         }
         assert!(server.connections() <= 8 && server.entries() <= 8 * 16, "{} entries", server.entries());
+    });
+}
+
+/// Clients that send anything, in any order, neither panic a store nor make it outgrow its memory, and it speaks to nobody who
+/// is not there. A bar stands for the end of a line.
+pub fn store(bytes: &[u8]) {
+    let mut config = StoreConfig::default();
+    (config.memory_bytes_max, config.clients_max) = (100_000, 4);
+    let mut server = StoreServer::new(&config, [1, 2]);
+    let mut next = 0;
+    let mut there = BTreeSet::new();
+    script(bytes, |now, action, argument, rest| {
+        let client = StoreClient(next - u64::from(argument % 4).min(next));
+        match action {
+            b'o' => {
+                next += 1;
+                there.insert(StoreClient(next));
+                server.handle_input(now, StoreClient(next), StoreInput::Opened);
+            }
+            b'c' => {
+                there.remove(&client);
+                server.handle_input(now, client, StoreInput::Closed);
+            }
+            b's' => server.handle_input(now, client, StoreInput::Sent(1 << (argument / 8))),
+            b'~' => server.handle_timeout(now),
+            _ => {
+                let text: Vec<u8> = rest
+                    .iter()
+                    .flat_map(|byte| if *byte == b'|' { b"\r\n" } else { std::slice::from_ref(byte) })
+                    .copied()
+                    .collect();
+                let mut text = &text[..];
+                while let Some(mut room) = server.room(client).filter(|_| !text.is_empty()) {
+                    let count = text.len().min(room.chunk_mut().len()).min(room.remaining_mut());
+                    room.put_slice(&text[..count]);
+                    text = &text[count..];
+                    server.handle_input(now, client, StoreInput::Filled);
+                }
+            }
+        }
+        while let Some(output) = server.poll_output() {
+            match output {
+                StoreOutput::Send(client, bytes) => assert!(!bytes.is_empty() && there.contains(&client)),
+                StoreOutput::Close(client) => assert!(there.remove(&client)),
+            }
+        }
+        assert!(server.clients() <= 4 && server.clients() == there.len());
+        // Beside its memory: for each client an answer that is copied, and what it has sent ahead.
+        assert!(server.used() <= 200_000 + 4 * (128 << 10), "{} bytes", server.used());
     });
 }
 

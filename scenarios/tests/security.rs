@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::BufMut;
 use fmi::net::{Listener, Net};
 use fmi::time::Instant;
 use fmi::{Communicator, Config, ErrorKind, Path, Peers};
@@ -22,6 +23,10 @@ use fmi_proto::rendezvous::{
     ClientMessage, Handout, Member, Observed, Refusal, Registration, ServerMessage, VERSION, split,
 };
 use fmi_proto::session::{Credentials, HELLO_BYTES, Stranger};
+use fmi_proto::store::{
+    COMMANDS, Client as StoreClient, Input as StoreInput, Output as StoreOutput, STRANGER_MAX, Server as Store,
+    StoreConfig,
+};
 use fmi_proto::wire::{self, WireError};
 use nat_sim::World;
 use nat_sim::nat::{NatConfig, preset};
@@ -436,6 +441,58 @@ fn t16_no_bytes_break_a_codec() {
         }
         assert!(!name.is_empty());
     }
+}
+
+/// Whoever reaches a store without a password may do anything, of which its page warns. What ranks leave there is sealed.
+#[test]
+fn t17_a_store_with_a_password_tells_strangers_nothing() {
+    let mut config = StoreConfig::default();
+    config.password = Some(SECRET.into());
+    let mut store = Store::new(&config, [1, 2]);
+    let mut said = Vec::new();
+    let mut say = |client: StoreClient, text: &[u8], after: Duration| {
+        let now = Instant::ZERO + after;
+        match store.room(client) {
+            Some(mut room) => room.put_slice(text),
+            None => store.handle_input(now, client, StoreInput::Opened),
+        }
+        store.handle_input(now, client, StoreInput::Filled);
+        store.handle_timeout(now);
+        said.clear();
+        let mut is_closed = false;
+        while let Some(output) = store.poll_output() {
+            match output {
+                StoreOutput::Send(_, bytes) => said.extend_from_slice(&bytes),
+                StoreOutput::Close(_) => is_closed = true,
+            }
+        }
+        (String::from_utf8_lossy(&said).into_owned(), is_closed)
+    };
+    let (member, stranger, silent) = (StoreClient(1), StoreClient(2), StoreClient(3));
+    for client in [member, stranger, silent] {
+        say(client, b"", Duration::ZERO);
+    }
+    let auth = [b"AUTH \"", SECRET, b"\"\r\nSET key value\r\n"].concat();
+    assert_eq!(say(member, &auth, Duration::ZERO).0, "+OK\r\n+OK\r\n");
+    for command in COMMANDS.iter().filter(|name| !["quit", "reset"].contains(name)) {
+        // As many arguments as some command takes.
+        for count in 0..4 {
+            let line = format!("{command}{}\r\n", " key".repeat(count));
+            let (answer, _) = say(stranger, line.as_bytes(), Duration::ZERO);
+            let is_told =
+                ["-NOAUTH", "-WRONGPASS", "-ERR", "-NOPROTO"].iter().any(|refusal| answer.starts_with(refusal));
+            assert!(is_told && !answer.contains("value"), "{line}: {answer}");
+        }
+    }
+    // It cannot announce much either, nor take a place for long.
+    assert_eq!(say(silent, b"", STRANGER_MAX - Duration::from_millis(1)), (String::new(), false));
+    assert!(
+        say(silent, b"*2\r\n$3\r\nGET\r\n$16385\r\n", STRANGER_MAX - Duration::from_millis(1))
+            .0
+            .starts_with("-ERR Prot")
+    );
+    assert!(say(stranger, b"", STRANGER_MAX).1);
+    assert_eq!(say(member, b"GET key\r\n", STRANGER_MAX).0, "$5\r\nvalue\r\n");
 }
 
 #[test]

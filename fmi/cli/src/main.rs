@@ -16,6 +16,7 @@ mod perf;
 mod ping;
 mod plan;
 mod rendezvous;
+mod store;
 
 /// MPI-like message passing for functions behind NATs.
 #[derive(Parser)]
@@ -39,6 +40,8 @@ enum Command {
     Perf(perf::Arguments),
     /// Run N processes of a program as one group on this machine.
     Launch(launch::Arguments),
+    /// Keep messages and counters for functions that do not run at the same time.
+    Store(store::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
             Command::Plan(arguments) => plan::run(&arguments),
             Command::Perf(arguments) => perf::run(arguments).await,
             Command::Launch(arguments) => launch::run(arguments).await,
+            Command::Store(arguments) => store::run(arguments).await,
         }
     })
 }

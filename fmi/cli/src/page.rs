@@ -20,7 +20,8 @@ pub(crate) fn assert_agrees(mut program: Command) {
     let part = page.split("\n## ").find(|part| part.starts_with(&format!("The program `{}`\n", program.get_name())));
     let part = part.expect("a part for each program");
 
-    let commands: Vec<&Command> = program.get_subcommands().filter(|command| command.get_name() != "help").collect();
+    let mut commands = Vec::new();
+    leaves(&program, &mut commands);
     for command in &commands {
         let section = section(command);
         assert!(part.contains(&section), "{PAGE} should have this section, word for word:\n\n{section}");
@@ -35,6 +36,17 @@ pub(crate) fn assert_agrees(mut program: Command) {
     // Two dashes alone end the options, and longer rows of them rule tables.
     let named: BTreeSet<&str> = named.into_iter().filter(|name| !name.is_empty() && !name.starts_with('-')).collect();
     assert!(named.is_subset(&known), "{PAGE} names options that do not exist: {:?}", named.difference(&known));
+}
+
+/// The commands that do something: of one that has commands, these.
+fn leaves<'a>(command: &'a Command, found: &mut Vec<&'a Command>) {
+    for command in command.get_subcommands().filter(|command| command.get_name() != "help") {
+        if command.has_subcommands() {
+            leaves(command, found);
+        } else {
+            found.push(command);
+        }
+    }
 }
 
 /// A command with its usage and its options, as the page has it.

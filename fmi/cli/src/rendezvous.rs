@@ -3,12 +3,14 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::process::ExitCode;
 use std::task::Poll;
 
 use fmi::net::Net;
 use fmi::net::rendezvous::{Rendezvous, ServerConfig};
+use fmi::net::store::StoreServer;
 use fmi::net::tcpunch::Tcpunch;
 use fmi::{RealNet, Result};
 use fmi_proto::tcpunch::CLIENTS_MAX;
@@ -29,18 +31,36 @@ pub(crate) struct Arguments {
     /// Maximum number of relayed pairs; 0 for none.
     #[arg(long, value_name = "N", default_value_t = ServerConfig::default().relays_max)]
     relays_max: usize,
+    /// Serve a store in memory as well, as `fmi store serve` does; by default on port 6379 of the main endpoint.
+    #[arg(long, value_name = "ADDR", num_args = 0..=1)]
+    store: Option<Option<SocketAddr>>,
+    /// All memory that the store may use.
+    #[arg(long, value_name = "BYTES", default_value = "1GiB", value_parser = crate::bytes, requires = "store")]
+    store_memory: usize,
+    /// File with the password of the store.
+    #[arg(long, value_name = "F", requires = "store")]
+    store_password_file: Option<PathBuf>,
 }
+
+/// Where Redis listens.
+const STORE_PORT: u16 = 6379;
 
 pub(crate) async fn run(arguments: Arguments) -> ExitCode {
     match bind(&arguments) {
-        Ok((server, tcpunch)) => {
+        Ok(Servers { rendezvous, tcpunch, store }) => {
             let tcpunch = async move {
                 match tcpunch {
                     Some(tcpunch) => tcpunch.serve().await,
                     None => std::future::pending().await,
                 }
             };
-            match in_turn(server.serve(), tcpunch).await {}
+            let store = async move {
+                match store {
+                    Some(store) => store.serve().await,
+                    None => std::future::pending().await,
+                }
+            };
+            match in_turn(rendezvous.serve(), in_turn(tcpunch, store)).await {}
         }
         Err(error) => crate::failed(&error),
     }
@@ -53,14 +73,21 @@ const OTHER_FILES: usize = 256;
 #[derive(Debug, PartialEq, Eq)]
 struct Shares {
     connections_max: usize,
-    clients_max: usize,
+    tcpunch_max: usize,
+    store_max: usize,
 }
 
-fn shares(files_max: Option<u64>, has_tcpunch: bool) -> Shares {
+/// The connections that may be open at once in a process with so many files.
+pub(crate) fn files_max(files_max: Option<u64>) -> usize {
     let files = files_max.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
-    let files = files.saturating_sub(OTHER_FILES).max(files / 2);
-    let clients_max = if has_tcpunch { files / 4 } else { 0 };
-    Shares { connections_max: files - clients_max, clients_max }
+    files.saturating_sub(OTHER_FILES).max(files / 2)
+}
+
+fn shares(files: Option<u64>, has_tcpunch: bool, has_store: bool) -> Shares {
+    let files = files_max(files);
+    let tcpunch_max = if has_tcpunch { files / 4 } else { 0 };
+    let store_max = if has_store { files / 4 } else { 0 };
+    Shares { connections_max: files - tcpunch_max - store_max, tcpunch_max, store_max }
 }
 
 /// Runs two servers in one task. Which comes first alternates: what a runtime allows a task before others have their
@@ -81,25 +108,36 @@ async fn in_turn(one: impl Future<Output = Infallible>, other: impl Future<Outpu
     .await
 }
 
-fn bind(arguments: &Arguments) -> Result<(Rendezvous<RealNet>, Option<Tcpunch<RealNet>>)> {
+struct Servers {
+    rendezvous: Rendezvous<RealNet>,
+    tcpunch: Option<Tcpunch<RealNet>>,
+    store: Option<StoreServer<RealNet>>,
+}
+
+fn bind(arguments: &Arguments) -> Result<Servers> {
     let mut config = ServerConfig::default();
     config.relays_max = arguments.relays_max;
-    let shares = shares(RealNet::new().allow_files(), arguments.tcpunch.is_some());
+    let shares = shares(RealNet::new().allow_files(), arguments.tcpunch.is_some(), arguments.store.is_some());
     config.connections_max = config.connections_max.min(shares.connections_max);
-    let mut server = Rendezvous::bind(RealNet::new(), arguments.listen, config)?;
+    let mut rendezvous = Rendezvous::bind(RealNet::new(), arguments.listen, config)?;
     if !arguments.vantage.is_empty() {
-        server = server.with_vantages(&arguments.vantage)?;
+        rendezvous = rendezvous.with_vantages(&arguments.vantage)?;
     }
     let tcpunch = arguments.tcpunch.map(|address| Tcpunch::bind(RealNet::new(), address)).transpose()?;
-    let tcpunch = tcpunch.map(|server| server.with_clients_max(CLIENTS_MAX.min(shares.clients_max)));
-    say!("listening on {}", server.local_addr()?);
-    for vantage in server.vantages().iter().skip(1) {
+    let tcpunch = tcpunch.map(|server| server.with_clients_max(CLIENTS_MAX.min(shares.tcpunch_max)));
+    say!("listening on {}", rendezvous.local_addr()?);
+    for vantage in rendezvous.vantages().iter().skip(1) {
         say!("vantage {vantage}");
     }
     if let Some(tcpunch) = &tcpunch {
         say!("tcpunch {}", tcpunch.local_addr()?);
     }
-    Ok((server, tcpunch))
+    let store = arguments.store.map(|address| {
+        let address = address.unwrap_or_else(|| SocketAddr::new(arguments.listen.ip(), STORE_PORT));
+        let password_file = arguments.store_password_file.as_deref();
+        crate::store::bind(address, arguments.store_memory, password_file, shares.store_max)
+    });
+    Ok(Servers { rendezvous, tcpunch, store: store.transpose()? })
 }
 
 #[cfg(test)]
@@ -111,10 +149,12 @@ mod tests {
 
     #[test]
     fn servers_take_no_more_connections_than_files_may_be_open() {
-        assert_eq!(shares(Some(1024), false), Shares { connections_max: 768, clients_max: 0 });
-        assert_eq!(shares(Some(1024), true), Shares { connections_max: 576, clients_max: 192 });
-        assert_eq!(shares(Some(100), true), Shares { connections_max: 38, clients_max: 12 });
-        assert!(shares(None, true).connections_max > 32_768);
+        let of = |connections_max, tcpunch_max, store_max| Shares { connections_max, tcpunch_max, store_max };
+        assert_eq!(shares(Some(1024), false, false), of(768, 0, 0));
+        assert_eq!(shares(Some(1024), true, false), of(576, 192, 0));
+        assert_eq!(shares(Some(1024), true, true), of(384, 192, 192));
+        assert_eq!(shares(Some(100), true, false), of(38, 12, 0));
+        assert!(shares(None, true, true).connections_max > 32_768);
     }
 
     #[test]

@@ -251,6 +251,7 @@ operations! {
     "Reading the configuration." Configure "configure" Setup;
     "Forming the group: rendezvous, punching, and the barrier that ends it." Join "join" All frame Join = 2;
     "Serving a rendezvous." Rendezvous "rendezvous" Setup;
+    "Serving a store." Store "store" Setup;
     "Finding out which NAT is between this machine and the internet." Discover "discover" Setup;
     "Point-to-point send; its frames are messages, with a tag." Send "send" Pair
         frame Message = 1 mpi "MPI_Send" "3.2.1"

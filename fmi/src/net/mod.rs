@@ -10,6 +10,7 @@ mod ready;
 pub mod rendezvous;
 pub(crate) mod secure;
 mod splice;
+pub mod store;
 pub mod tcpunch;
 
 #[cfg(feature = "real")]
