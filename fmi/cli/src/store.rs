@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use fmi::net::Net;
 use fmi::net::store::{StoreConfig, StoreServer};
@@ -18,6 +19,18 @@ pub(crate) struct Arguments {
 enum Command {
     /// Serve a store in memory, for clients of Redis; runs until it is stopped.
     Serve(Serve),
+    /// Delete what crashed groups have left in a store.
+    Sweep(Sweep),
+}
+
+#[derive(clap::Args)]
+struct Sweep {
+    /// URL of the store; FMI_STORE by default.
+    url: Option<String>,
+    /// Only what was written before this time, as far as the store tells. Whatever runs now needs what is younger than its
+    /// slowest step.
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = fmi::config::units::duration)]
+    older: Duration,
 }
 
 #[derive(clap::Args)]
@@ -34,11 +47,34 @@ struct Serve {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> ExitCode {
-    let Command::Serve(serve) = arguments.command;
+    let serve = match arguments.command {
+        Command::Serve(serve) => serve,
+        Command::Sweep(sweep) => return run_sweep(sweep).await,
+    };
     let files = crate::rendezvous::files_max(RealNet::new().allow_files());
     match bind(serve.listen, serve.memory, serve.password_file.as_deref(), files) {
         Ok(server) => match server.serve().await {},
         Err(error) => crate::failed(&error),
+    }
+}
+
+async fn run_sweep(sweep: Sweep) -> ExitCode {
+    let Some(url) = sweep.url.or_else(|| std::env::var("FMI_STORE").ok()) else {
+        return crate::failed(&crate::invalid("neither a URL nor FMI_STORE is given".into()));
+    };
+    let swept = async {
+        let store = fmi::store::connect(RealNet::new(), &url).await?;
+        store.sweep(None, sweep.older).await
+    };
+    match swept.await {
+        Ok(count) => {
+            say!("{count} messages deleted");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            complain!("{error}");
+            ExitCode::FAILURE
+        }
     }
 }
 

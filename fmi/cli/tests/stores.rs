@@ -21,7 +21,7 @@ fn main() -> ExitCode {
     if std::env::var_os(PASSES).is_some() {
         return pass();
     }
-    let folder: [(&str, fn()); 4] = [
+    let folder: [(&str, fn()); 5] = [
         ("folder::a_group_works_and_leaves_only_last_words", || {
             let folder = tempfile::tempdir().expect("a folder");
             works(&format!("dir:{}", folder.path().display()));
@@ -35,15 +35,23 @@ fn main() -> ExitCode {
             let folder = tempfile::tempdir().expect("a folder");
             one_after_the_other(&format!("dir:{}", folder.path().display()));
         }),
+        ("folder::what_a_crash_leaves_is_swept", || {
+            let folder = tempfile::tempdir().expect("a folder");
+            what_a_crash_leaves_is_swept(&format!("dir:{}", folder.path().display()), || bodies(folder.path()));
+        }),
         ("what_cannot_be_a_store_is_told", what_cannot_be_a_store_is_told),
     ];
-    let redis: [(&str, OnServer); 3] = [
+    let redis: [(&str, OnServer); 4] = [
         ("redis::a_group_works_and_leaves_only_what_expires", |server| {
             works(&server.url());
             for key in server.ask(&["--raw", "keys", "*"]).lines() {
                 let left: i64 = server.ask(&["pttl", key]).trim().parse().expect("a time");
                 assert!(left > 0, "{key} does not expire");
             }
+        }),
+        ("redis::what_a_crash_leaves_is_swept", |server| {
+            let count = || server.ask(&["--raw", "dbsize"]).trim().parse().expect("a number");
+            what_a_crash_leaves_is_swept(&server.url(), count);
         }),
         ("redis::launches_at_the_same_time_stay_apart", |server| side_by_side(&server.url())),
         ("redis::ranks_run_one_after_the_other", |server| one_after_the_other(&server.url())),
@@ -147,6 +155,25 @@ fn pass() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A rank that is killed while its group meets leaves its seat behind, until somebody sweeps.
+fn what_a_crash_leaves_is_swept(url: &str, count: impl Fn() -> usize) {
+    let mut rank = fmi(&["perf"]);
+    rank.env("FMI_RANK", "0").env("FMI_SIZE", "2").env("FMI_GROUP", "crashed").env("FMI_STORE", url);
+    let mut rank = rank.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("started");
+    while count() < 2 {
+        std::thread::yield_now();
+    }
+    rank.kill().and_then(|()| rank.wait()).expect("killed");
+    let sweep = |older: &str| {
+        let output = fmi(&["store", "sweep", "--older", older, url]).output().expect("started");
+        assert!(output.status.success(), "{}", ended(&output));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert_eq!(sweep("1h"), "0 messages deleted\n", "it is young");
+    assert_ne!(sweep("0s"), "0 messages deleted\n");
+    assert_eq!(sweep("0s"), "0 messages deleted\n", "nothing is left");
 }
 
 fn what_cannot_be_a_store_is_told() {
