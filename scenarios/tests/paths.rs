@@ -237,7 +237,8 @@ fn the_ports_of_a_nat_are_left_to_the_relay_where_both_ports_are_random() {
     });
     for (size, seed) in [(34, 1), (34, 2), (48, 1)] {
         let group = form(far_apart(size, gateway, millis(9)), &[], seed);
-        assert!(group.after <= SOON, "{size}: {group:?}");
+        // So many ask one after the other.
+        assert!(group.after <= SOON + millis(100), "{size}: {group:?}");
     }
     let pair = form(far_apart(2, preset(aws_natgw), millis(9)), &[], 1);
     assert_eq!((pair.relayed, pair.connects), (2, 0), "{pair:?}");

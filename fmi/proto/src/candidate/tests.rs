@@ -166,7 +166,7 @@ fn who_hears_earlier_waits_for_the_other() {
 
 /// When the relay is asked, if it is the last to be.
 fn relayed_after(own: Peer, their: Peer, means: &Means) -> Option<u128> {
-    let relay = means.relay.expect("a relay");
+    let relay = means.relay?;
     let pairing = plan(own, their, means);
     pairing.candidates.last().filter(|it| (it.remote, it.path) == (relay, Path::Relay)).map(|it| it.after.as_millis())
 }
