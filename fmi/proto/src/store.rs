@@ -162,12 +162,12 @@ pub struct Server {
     password: Option<blake3::Hash>,
     keyspace: Keyspace,
     clients: BTreeMap<Client, State>,
-    /// Who waits for which list, in the order of arrival.
+    /// The clients that wait for each list, in the order of arrival.
     waiting: BTreeMap<Bytes, BTreeSet<(u64, Client)>>,
     waits: u64,
     /// Lists that somebody waits for and that were added to.
     fed: Vec<Bytes>,
-    /// Who is done with waiting, and may have sent more meanwhile.
+    /// Clients that are done with waiting, and may have sent more meanwhile.
     resumed: VecDeque<Client>,
     channels: BTreeMap<Bytes, BTreeSet<Client>>,
     watches: BTreeSet<(Instant, Client, Watch)>,
