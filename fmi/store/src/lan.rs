@@ -26,6 +26,8 @@ pub(crate) type Link = Box<dyn Duplex>;
 pub(crate) const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 const ADDRESS_WITHIN: Duration = Duration::from_secs(5);
 
+/// Fills bytes with entropy.
+type FillEntropy = dyn Fn(&mut [u8]) + Send + Sync;
 /// A connection that is being made.
 type Dialling = BoxFuture<io::Result<Box<dyn ByteStream>>>;
 
@@ -34,7 +36,7 @@ pub(crate) struct Server {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) host: String,
     dial: Box<dyn Fn() -> Dialling + Send + Sync>,
-    fill_entropy: Box<dyn Fn(&mut [u8]) + Send + Sync>,
+    fill_entropy: Box<FillEntropy>,
     #[cfg(feature = "tls")]
     tls: Option<crate::tls::Tls>,
 }

@@ -216,7 +216,7 @@ pub(super) async fn wait(store: Arc<RedisStore>, shelf: Shelf, names: Vec<Name>)
             let rung = match &heard.result {
                 Ok(rung) => rung,
                 Err(Failure::Passing { cause, .. }) => {
-                    let since = *failing_since.get_or_insert(store.now());
+                    let since = *failing_since.get_or_insert_with(|| store.now());
                     if store.now() - since >= RETRY_WITHIN {
                         return Err(store.failed(Request::Wait, cause.clone()));
                     }

@@ -83,9 +83,9 @@ impl Http {
         let clock = self.server.clock.clone();
         let moved_at = Arc::new(AtomicU64::new(clock.now().as_nanos()));
         let connecting = async {
-            let link = self.server.connect().await.map_err(|error| failed(error))?;
+            let link = self.server.connect().await.map_err(failed)?;
             let stream = Noted::new(link, clock.clone(), moved_at.clone());
-            handshake(TokioIo::new(stream)).await.map_err(|error| failed(error))
+            handshake(TokioIo::new(stream)).await.map_err(failed)
         };
         let connected = self.server.within(clock.now() + CONNECT_WITHIN, connecting).await;
         let late = || failed(format!("no connection within {} s", CONNECT_WITHIN.as_secs()));

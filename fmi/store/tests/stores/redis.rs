@@ -80,9 +80,10 @@ impl Server {
         let mut command = Command::new("redis-server");
         command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port", &port.to_string()]);
         let mut child = command.args(arguments).stdout(Stdio::piped()).spawn().expect("it runs");
-        let mut lines = BufReader::new(child.stdout.take().expect("its output is read")).lines();
-        let is_ready = lines.by_ref().any(|line| line.expect("text").contains("Ready to accept connections"));
+        let output = child.stdout.take();
         let server = Self { child, port };
+        let mut lines = BufReader::new(output?).lines();
+        let is_ready = lines.by_ref().any(|line| line.expect("text").contains("Ready to accept connections"));
         is_ready.then_some(server)
     }
 

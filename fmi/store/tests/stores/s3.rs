@@ -73,9 +73,10 @@ impl Moto {
         let mut command = Command::new("moto_server");
         command.args(["-H", "127.0.0.1", "-p", &port.to_string()]).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("it runs");
-        let mut errors = BufReader::new(child.stderr.take().expect("its output is read"));
-        let is_ready = errors.by_ref().lines().any(|line| line.expect("text").contains("Running on"));
+        let output = child.stderr.take();
         let server = Self { child, port };
+        let mut errors = BufReader::new(output?);
+        let is_ready = errors.by_ref().lines().any(|line| line.expect("text").contains("Running on"));
         if !is_ready {
             return None;
         }
