@@ -103,7 +103,7 @@ pub(crate) fn host_and_port(authority: &str) -> Result<(&str, Option<u16>), Stri
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
             let (host, rest) = rest.split_once(']').ok_or("a bracket before the host is not closed")?;
-            (host, rest.strip_prefix(':').or((!rest.is_empty()).then_some(rest)))
+            (host, rest.strip_prefix(':').or_else(|| (!rest.is_empty()).then_some(rest)))
         }
         None => match authority.rsplit_once(':') {
             None => (authority, None),

@@ -40,6 +40,8 @@ pub async fn connect(net: impl Net, url: &str) -> Result<Arc<dyn Store>> {
         "redis" => Ok(Arc::new(crate::redis::RedisStore::connect(net, address).await?)),
         #[cfg(feature = "rediss")]
         "rediss" => Ok(Arc::new(crate::redis::RedisStore::connect(net, address).await?)),
+        #[cfg(feature = "s3")]
+        "s3" => Ok(Arc::new(crate::s3::S3Store::connect(net, address).await?)),
         _ => {
             drop(net);
             Err(refused(&address))

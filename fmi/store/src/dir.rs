@@ -6,6 +6,7 @@
 //!
 //! Reading and writing happen within a poll, as if files never waited: in a local file system that is nearly so, and no
 //! thread is needed. On one over a network each request stops its thread for a round trip.
+#![allow(clippy::wildcard_enum_match_arm, reason = "enums of libraries that grow")]
 
 use std::fmt;
 use std::fs::{self, File};

@@ -4,14 +4,15 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use fmi_net::time::Instant;
 use fmi_net::{BoxFuture, ByteStream, Clock, Net, Timer, within};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A connection, encrypted or not.
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -25,12 +26,17 @@ pub(crate) type Link = Box<dyn Duplex>;
 pub(crate) const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 const ADDRESS_WITHIN: Duration = Duration::from_secs(5);
 
+/// Fills bytes with entropy.
+type FillEntropy = dyn Fn(&mut [u8]) + Send + Sync;
+/// A connection that is being made.
+type Dialling = BoxFuture<io::Result<Box<dyn ByteStream>>>;
+
 /// A server, and the ways to it. A name is resolved anew for each connection: it may be that of another machine by then.
 pub(crate) struct Server {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) host: String,
-    dial: Box<dyn Fn() -> BoxFuture<io::Result<Box<dyn ByteStream>>> + Send + Sync>,
-    fill_entropy: Box<dyn Fn(&mut [u8]) + Send + Sync>,
+    dial: Box<dyn Fn() -> Dialling + Send + Sync>,
+    fill_entropy: Box<FillEntropy>,
     #[cfg(feature = "tls")]
     tls: Option<crate::tls::Tls>,
 }
@@ -85,6 +91,12 @@ impl Server {
         .await
     }
 
+    /// Fills `bytes` with entropy.
+    #[cfg(feature = "s3")]
+    pub(crate) fn fill_entropy(&self, bytes: &mut [u8]) {
+        (self.fill_entropy)(bytes);
+    }
+
     /// A pause before another try: longer with each, and another one in each process.
     pub(crate) async fn pause(&self, tries: u32) {
         const FIRST: Duration = Duration::from_millis(20);
@@ -113,4 +125,49 @@ async fn dial<N: Net>(net: N, host: String, port: u16) -> io::Result<Box<dyn Byt
         }
     }
     Err(failure)
+}
+
+/// A stream of which it is noted when bytes move.
+pub(crate) struct Noted {
+    link: Link,
+    clock: Arc<dyn Clock>,
+    moved_at: Arc<AtomicU64>,
+}
+
+impl Noted {
+    /// Notes the times, in nanoseconds since the origin.
+    pub(crate) fn new(link: Link, clock: Arc<dyn Clock>, moved_at: Arc<AtomicU64>) -> Self {
+        Self { link, clock, moved_at }
+    }
+
+    fn note(&self, bytes: usize) {
+        if bytes > 0 {
+            self.moved_at.store(self.clock.now().as_nanos(), Ordering::Relaxed);
+        }
+    }
+}
+
+impl AsyncRead for Noted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.link).poll_read(cx, buf))?;
+        self.note(buf.filled().len() - before);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Noted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.link).poll_write(cx, bytes))?;
+        self.note(written);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.link).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.link).poll_shutdown(cx)
+    }
 }

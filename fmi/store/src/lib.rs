@@ -42,6 +42,8 @@ mod name;
 mod patience;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(feature = "s3")]
+mod s3;
 mod seam;
 #[cfg(feature = "suite")]
 pub mod suite;

@@ -9,6 +9,7 @@
 //! One connection carries all requests, and one for each shelf that is waited on the waiting, which blocks it. Both are made
 //! anew when they break. What was asked is asked again for [`RETRY_WITHIN`], except for a counter that may have counted. A request fails when no byte
 //! has moved for [`SILENCE_MAX`] while an answer is due.
+#![allow(clippy::wildcard_enum_match_arm, reason = "enums of libraries that grow")]
 
 mod bell;
 mod connection;
@@ -372,7 +373,13 @@ impl RedisStore {
             if keys.is_empty() {
                 return Ok(0);
             }
-            let idle = self.ask(Request::List, 0, true, &commands).await?.0;
+            let idle = match self.ask(Request::List, 0, true, &commands).await {
+                Err(StoreError { cause: Cause::Other(text), .. }) => {
+                    tracing::warn!(store = self.traits.place, text, "this server does not tell how old messages are");
+                    return Ok(0);
+                }
+                other => other?.0,
+            };
             let old = |(_, idle): &(Bytes, Value)| matches!(idle, Value::Int(it) if it.unsigned_abs() >= age.as_secs());
             keys = keys.into_iter().zip(idle).filter(old).map(|(key, _)| key).collect();
         }

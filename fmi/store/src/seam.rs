@@ -119,7 +119,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// of index. It waits until it is dropped.
     ///
     /// A store with bells may take its look at the names only when the bell of `shelf` has rung, and once in a while in case a bell
-    /// was lost.
+    /// was lost. Where several processes wait on one shelf, a ring may wake one of them alone: each should have its own.
     ///
     /// # Errors
     /// As [`put`](Self::put).

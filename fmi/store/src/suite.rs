@@ -90,6 +90,10 @@ impl Bench {
         Name { shelf: self.shelf(0), id: id.to_be_bytes() }
     }
 
+    fn answer(&self, id: u128) -> Name {
+        Name { shelf: self.shelf(1), ..self.name(id) }
+    }
+
     async fn put(&self, name: Name, body: impl Into<Bytes>) {
         let put = Put::new(name, body, LONG).ringing([name.shelf]);
         assert_eq!(self.second.clone().put(put).await.expect("it is written"), Placed::Written);
@@ -122,7 +126,7 @@ impl Bench {
 
 /// Bytes of all values, none like the next.
 fn body(seed: usize, length: usize) -> Bytes {
-    (0..length).map(|at| ((at ^ (at >> 8) ^ (at >> 16)).wrapping_mul(31).wrapping_add(seed) & 0xff) as u8).collect()
+    (0..length).map(|at| (at ^ (at >> 8) ^ (at >> 16)).wrapping_mul(31).wrapping_add(seed).to_le_bytes()[0]).collect()
 }
 
 async fn bodies_of_any_length_and_bytes_come_back(bench: Bench) {
@@ -238,7 +242,7 @@ async fn a_wait_ends_when_the_body_comes(bench: Bench) {
 
 async fn a_wait_reads_all_that_are_there_in_order(bench: Bench) {
     for id in [3, 1] {
-        bench.put(bench.name(id), body(id as usize, 10)).await;
+        bench.put(bench.name(id as u128), body(id, 10)).await;
     }
     let names: Vec<_> = (0..5).map(|id| bench.name(id)).collect();
     let expected = [1, 3].map(|at| (at, body(at, 10)));
@@ -450,9 +454,9 @@ async fn requests_and_bytes_are_counted(bench: Bench) {
 /// What another process does in [`two_processes`].
 pub async fn other_process(bench: Bench) {
     for round in 0..ROUNDS {
-        let [(_, asked)] = &bench.wait(&[bench.name(2 * round)]).await[..] else { panic!("one is there") };
+        let [(_, asked)] = &bench.wait(&[bench.name(round)]).await[..] else { panic!("one is there") };
         let answer: Bytes = asked.iter().rev().copied().collect();
-        bench.put(bench.name(2 * round + 1), answer).await;
+        bench.put(bench.answer(round), answer).await;
     }
     let contended = Put::new(bench.name(1_000), "other", LONG).only_if_absent();
     drop(bench.first.clone().put(contended).await.expect("it is written or not"));
@@ -461,12 +465,12 @@ pub async fn other_process(bench: Bench) {
 /// Rounds of asking another process.
 const ROUNDS: u128 = 20;
 
-/// Asks another process, which is in [`other_process`] with a bench of the same number.
+/// Asks another process, which is in [`other_process`] with a bench of the same number. Each reads from a shelf of its own.
 pub async fn two_processes(bench: Bench) {
-    for round in 0..ROUNDS {
-        let asked = body(round as usize, 10_000);
-        bench.put(bench.name(2 * round), asked.clone()).await;
-        let [(_, answer)] = &bench.wait(&[bench.name(2 * round + 1)]).await[..] else { panic!("one is there") };
+    for (seed, round) in (0..ROUNDS).enumerate() {
+        let asked = body(seed, 10_000);
+        bench.put(bench.name(round), asked.clone()).await;
+        let [(_, answer)] = &bench.wait(&[bench.answer(round)]).await[..] else { panic!("one is there") };
         assert!(asked.iter().rev().eq(answer), "round {round}");
     }
     let contended = Put::new(bench.name(1_000), "this", LONG).only_if_absent();

@@ -4,6 +4,7 @@
 //! the one who asked for it is dropped, and takes a ring then; so it belongs to the shelf, not to the one who waits. All who wait on a
 //! shelf share it, and the look that follows it is at the names of all of them. Whoever may have missed a ring, because it
 //! was heard on somebody else's behalf, looks again.
+#![allow(clippy::wildcard_enum_match_arm, reason = "enums of libraries that grow")]
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -48,7 +49,7 @@ struct Waits {
 /// Waits for a ring, then looks.
 type Hearing = Shared<BoxFuture<Arc<Heard>>>;
 
-/// What came of that.
+/// The result of that.
 struct Heard {
     /// The names that were looked at.
     names: Vec<Name>,
@@ -215,7 +216,7 @@ pub(super) async fn wait(store: Arc<RedisStore>, shelf: Shelf, names: Vec<Name>)
             let rung = match &heard.result {
                 Ok(rung) => rung,
                 Err(Failure::Passing { cause, .. }) => {
-                    let since = *failing_since.get_or_insert(store.now());
+                    let since = *failing_since.get_or_insert_with(|| store.now());
                     if store.now() - since >= RETRY_WITHIN {
                         return Err(store.failed(Request::Wait, cause.clone()));
                     }

@@ -2,11 +2,10 @@
 
 use std::fmt;
 use std::future::{Future, poll_fn};
-use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::Poll;
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
@@ -15,10 +14,9 @@ use fmi_net::time::Instant;
 use fmi_net::{BoxFuture, Clock, Timer};
 use futures_util::FutureExt;
 use futures_util::future::Shared;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::error::Cause;
-use crate::lan::{CONNECT_WITHIN, Link, Server};
+use crate::lan::{CONNECT_WITHIN, Noted, Server};
 
 /// A connection that nobody has used for so long may have been forgotten by what lies between; another one is made.
 const IDLE_MAX: Duration = Duration::from_secs(30);
@@ -65,7 +63,7 @@ impl Connection {
         let moved_at = Arc::new(AtomicU64::new(0));
         let opening = async {
             let link = place.server.connect().await.map_err(|error| passing(error.to_string()))?;
-            let stream = Noted { link, clock: clock.clone(), moved_at: moved_at.clone() };
+            let stream = Noted::new(link, clock.clone(), moved_at.clone());
             // Its timers would be the system's.
             let config = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
             MultiplexedConnection::new_with_config(&place.account, stream, config)
@@ -153,46 +151,6 @@ impl<'a> Use<'a> {
 impl Drop for Use<'_> {
     fn drop(&mut self) {
         self.0.uses.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// A stream of which it is noted when bytes move.
-struct Noted {
-    link: Link,
-    clock: Arc<dyn Clock>,
-    moved_at: Arc<AtomicU64>,
-}
-
-impl Noted {
-    fn note(&self, bytes: usize) {
-        if bytes > 0 {
-            self.moved_at.store(self.clock.now().as_nanos(), Ordering::Relaxed);
-        }
-    }
-}
-
-impl AsyncRead for Noted {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.link).poll_read(cx, buf))?;
-        self.note(buf.filled().len() - before);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Noted {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.link).poll_write(cx, bytes))?;
-        self.note(written);
-        Poll::Ready(Ok(written))
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.link).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.link).poll_shutdown(cx)
     }
 }
 

@@ -1,7 +1,10 @@
 //! Goal: every store keeps what it is given, tells one of many writers that it was the first, and wakes who waits. Method: one suite
 //! against each, over loopback; then what only one kind of store can suffer.
 
+#![allow(clippy::wildcard_enum_match_arm, reason = "what does not matter to a test fails it")]
+
 mod redis;
+mod s3;
 #[path = "../../../../nat-sim/tests/common/trials.rs"]
 mod trials;
 
@@ -37,7 +40,7 @@ fn main() -> ExitCode {
         block_on(async { suite::other_process(bench(url, number).await).await });
         return ExitCode::SUCCESS;
     }
-    let cases = [memory(), dir(), redis::cases()].into_iter().flatten().collect();
+    let cases = [memory(), dir(), redis::cases(), s3::cases()].into_iter().flatten().collect();
     trials::run(trials::checked(cases, "not installed"))
 }
 

@@ -80,9 +80,10 @@ impl Server {
         let mut command = Command::new("redis-server");
         command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port", &port.to_string()]);
         let mut child = command.args(arguments).stdout(Stdio::piped()).spawn().expect("it runs");
-        let mut lines = BufReader::new(child.stdout.take().expect("its output is read")).lines();
-        let is_ready = lines.by_ref().any(|line| line.expect("text").contains("Ready to accept connections"));
+        let output = child.stdout.take();
         let server = Self { child, port };
+        let mut lines = BufReader::new(output?).lines();
+        let is_ready = lines.by_ref().any(|line| line.expect("text").contains("Ready to accept connections"));
         is_ready.then_some(server)
     }
 
@@ -91,7 +92,7 @@ impl Server {
     }
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
     listener.local_addr().expect("it has one").port()
 }
@@ -104,7 +105,7 @@ async fn refused(url: &str) -> StoreError {
 }
 
 fn put(id: u128, length: usize) -> Put {
-    Put::new(name(id), vec![id as u8; length], LONG).ringing([name(id).shelf])
+    Put::new(name(id), vec![id.to_le_bytes()[0]; length], LONG).ringing([name(id).shelf])
 }
 
 fn databases_are_apart() {
@@ -254,7 +255,7 @@ fn waits_and_puts_survive_a_restart() {
             server = again;
             assert_eq!(written, (Ok(Placed::Written), Ok(Placed::Written)));
             assert_eq!(missed, Ok(None));
-            assert_eq!(found.expect("it comes"), [(0, vec![id as u8; 100_000].into())]);
+            assert_eq!(found.expect("it comes"), [(0, vec![id.to_le_bytes()[0]; 100_000].into())]);
         }
     });
 }
@@ -274,7 +275,10 @@ fn a_server_that_is_gone_fails_what_is_asked() {
 }
 
 /// Serves like something that is not, or not quite, a server of Redis.
-async fn served<T>(answer: impl AsyncFn(&[u8]) -> Option<Vec<u8>>, client: impl AsyncFnOnce(SocketAddr) -> T) -> T {
+pub(crate) async fn served<T>(
+    answer: impl AsyncFn(&[u8]) -> Option<Vec<u8>>,
+    client: impl AsyncFnOnce(SocketAddr) -> T,
+) -> T {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
     let address = listener.local_addr().expect("it has one");
     let serving = async {
