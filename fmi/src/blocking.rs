@@ -39,8 +39,9 @@ use crate::communicator::{Communicator as Inner, Destination, Group, Invocation,
 use crate::error::{Error, ErrorKind, Operation, Result};
 use crate::op::Op;
 use crate::request::Payload;
+use crate::store::Store;
 use crate::time::Instant;
-use crate::{Config, Element, LinkInfo, RealNet};
+use crate::{Config, Element, LinkInfo, RealNet, Remark};
 
 mod persistent;
 mod scope;
@@ -164,6 +165,16 @@ impl Communicator {
         Ok(Self { hosted: Hosted { inner: Some(inner), runtime } })
     }
 
+    /// Joins a group in a store: [`crate::Communicator::connect_by_store`].
+    ///
+    /// # Errors
+    /// As [`crate::Communicator::connect_by_store`]; [`ErrorKind::Local`] if the system gives no runtime.
+    pub fn connect_by_store(config: &Config, store: Arc<dyn Store>) -> Result<Self> {
+        let runtime = runtime(config.rank)?;
+        let inner = runtime.block_on(async { Inner::connect_by_store(RealNet::new(), config, store).await })?;
+        Ok(Self { hosted: Hosted { inner: Some(inner), runtime } })
+    }
+
     /// A group of `size` ranks in this process, by rank, each to be moved to a thread of its own.
     ///
     /// # Errors
@@ -245,6 +256,11 @@ impl Communicator {
     /// How each peer is reached, in rank order.
     pub fn links(&self) -> impl Iterator<Item = LinkInfo> + use<> {
         self.inner().links()
+    }
+
+    /// What this rank noticed of the network while the group formed that may be worth mending.
+    pub fn remarks(&self) -> Vec<Remark> {
+        self.inner().remarks()
     }
 
     /// Leaves the group gracefully: [`crate::Communicator::leave`].

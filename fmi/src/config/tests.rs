@@ -329,6 +329,7 @@ fn a_group_of_one_needs_no_variable_but_the_request() {
 fn what_is_shown_of_each_setting_can_be_given_again() {
     let mut config = from(&[("FMI_KEY", KEY.as_bytes())]).expect("valid");
     config.vantage = Some("h:7001".into());
+    config.mss = config.mss.or(Some(1200));
     config.security = Some(Security::Authenticated);
     config.algorithms = BTreeMap::from([(Collective::Allreduce, Algorithm::Ring)]);
     let shown = |config: &Config| -> Vec<(&str, String)> {

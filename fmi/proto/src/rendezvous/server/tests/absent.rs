@@ -3,7 +3,7 @@
 
 use super::*;
 
-/// Who is told of which loss.
+/// To whom which loss was told.
 fn losses(outputs: &[(u64, Option<ServerMessage>)]) -> Vec<(u64, SessionId, u32)> {
     let lost = |(to, message): &(u64, Option<ServerMessage>)| match message {
         Some(ServerMessage::Lost { session, rank }) => Some((*to, *session, *rank)),
