@@ -111,12 +111,12 @@ fn set(model: &mut Model, now: u64, key: &'static str, words: &[String]) -> Stri
         (_, false) => None,
     };
     if has("NX") && there.is_some() || has("XX") && there.is_none() {
-        return old.unwrap_or("$-1\r\n".into());
+        return old.unwrap_or_else(|| "$-1\r\n".into());
     }
     let lives = words.iter().position(|word| word == "PX").map(|at| words[at + 1].parse::<u64>().expect("drawn"));
     let kept = there.and_then(|(_, end)| end).filter(|_| has("KEEPTTL"));
     model.insert(key, (Value::String(words[0].clone()), lives.map(|lives| now + lives).or(kept)));
-    old.unwrap_or("+OK\r\n".into())
+    old.unwrap_or_else(|| "+OK\r\n".into())
 }
 
 fn string(
@@ -139,7 +139,7 @@ fn string(
             bulk(&text[part(words, text.len())])
         }
         (_, there) => {
-            let (text, end) = there.unwrap_or(("0".into(), None));
+            let (text, end) = there.unwrap_or_else(|| ("0".into(), None));
             let (Ok(before), add) = (text.parse::<i64>(), words[0].parse::<i64>().expect("drawn")) else {
                 return "-ERR value is not an integer or out of range\r\n".into();
             };
