@@ -188,7 +188,7 @@ impl Communicator {
         } else {
             // Nobody may be there to ask for the rest of a long message.
             config.eager_bytes_max = u64::MAX;
-            begin_apart(&config, store, net.now())
+            begin_apart(Arc::new(net.clone()), &config, store)
         };
         let own = |rank| channels.remove(&rank).map(|channel| Box::new(channel) as Box<dyn Channel>);
         let channels = (0..config.size).map(own).collect();

@@ -178,7 +178,7 @@ fn run(seed: u8, faults: &[(u64, Fault)]) -> (Report, Vec<Line>) {
         });
     }
     for (at, fault) in faults {
-        world.fault(millis(*at), fault.clone());
+        world.fault(millis(*at), *fault);
     }
     let report = world.run().expect("a world");
     assert_eq!(report.stuck, None);

@@ -145,12 +145,16 @@ fn pass() -> ExitCode {
             comm.recv(0, 3, &mut got).await?;
             assert!(got == sent);
         }
-        comm.leave().await;
-        Ok::<_, fmi::Error>(())
+        Ok::<_, fmi::Error>(comm)
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     match runtime.block_on(run) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(comm) => {
+            // Outside of a runtime, where nothing can be said any more.
+            drop(runtime);
+            drop(comm);
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{error:?}\n")).expect("written");
             ExitCode::FAILURE

@@ -168,6 +168,10 @@ impl Net for RealNet {
         true
     }
 
+    fn is_at_hand(&self) -> bool {
+        tokio::runtime::Handle::try_current().is_ok()
+    }
+
     #[cfg(unix)]
     fn allow_files(&self) -> Option<u64> {
         use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};

@@ -92,6 +92,11 @@ pub trait Net: Clone + Send + Sync + 'static {
         false
     }
 
+    /// Whether futures of this net may be polled here and now: those of a runtime only within it.
+    fn is_at_hand(&self) -> bool {
+        true
+    }
+
     /// Raises the number of files that this process may have open as far as it may, and returns it; `None` where there is
     /// no limit. Processes that are started later inherit it.
     fn allow_files(&self) -> Option<u64> {
@@ -250,6 +255,10 @@ pub trait Clock: Send + Sync {
     }
     /// Yields the processor; as [`Net::yield_now`].
     fn yield_now(&self) -> bool;
+    /// Whether futures may be polled here; as [`Net::is_at_hand`].
+    fn is_at_hand(&self) -> bool {
+        true
+    }
     /// What the machine can do.
     fn machine(&self) -> Machine;
 }
@@ -269,6 +278,10 @@ impl<N: Net> Clock for N {
 
     fn yield_now(&self) -> bool {
         Net::yield_now(self)
+    }
+
+    fn is_at_hand(&self) -> bool {
+        Net::is_at_hand(self)
     }
 
     fn machine(&self) -> Machine {

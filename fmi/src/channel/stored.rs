@@ -18,6 +18,7 @@ use bytes::Bytes;
 use fmi_store::{BoxFuture, Name, Placed, Put, Scope, Shelf, Store, StoreError};
 
 use super::{Channel, ChannelError, Head, LinkInfo, Mode, Outgoing};
+use crate::net::Clock;
 use crate::proto::frame::{ENVELOPE_BYTES, Envelope};
 use crate::proto::stored::names::{Names, Spot};
 use crate::proto::stored::object::Sealer;
@@ -135,6 +136,7 @@ struct Wait {
 /// What all channels of a rank share.
 pub(crate) struct Postbox {
     store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
     names: Names,
     me: u32,
     time_to_live: Duration,
@@ -189,9 +191,9 @@ impl Peer {
 }
 
 impl Postbox {
-    /// That of rank `me` in `store`. `sealers` has, by peer, what seals for it and what opens what it has sealed.
+    /// That of rank `me` in a store, which is polled by whoever polls the net of `clock`. `sealers` has, by peer, what seals for it and what opens what it has sealed.
     pub(crate) fn new(
-        store: Arc<dyn Store>,
+        (store, clock): (Arc<dyn Store>, Arc<dyn Clock>),
         names: Names,
         me: u32,
         time_to_live: Duration,
@@ -218,6 +220,7 @@ impl Postbox {
         Self {
             part_bytes,
             store,
+            clock,
             names,
             me,
             time_to_live,
@@ -690,7 +693,9 @@ impl Drop for Stored {
     /// Says so, as far as the store takes it at once: whoever waits for this rank need not wait for a deadline.
     fn drop(&mut self) {
         let mut postbox = lock(&self.postbox);
-        postbox.close(self.peer);
-        postbox.advance();
+        if postbox.clock.is_at_hand() {
+            postbox.close(self.peer);
+            postbox.advance();
+        }
     }
 }

@@ -205,7 +205,8 @@ impl Store for Lazy {
 /// All ends of a group in a store, by rank and peer.
 fn store(clock: HandClock, size: u32, part_bytes: usize, is_lazy: bool) -> Vec<Vec<Option<Box<dyn Channel>>>> {
     TURNS.take();
-    let below = Arc::new(MemoryStore::new(clock).with_part_bytes(part_bytes));
+    let below = Arc::new(MemoryStore::new(clock.clone()).with_part_bytes(part_bytes));
+    let clock: Arc<dyn Clock> = Arc::new(clock);
     let store: Arc<dyn Store> = if is_lazy { Arc::new(Lazy(below)) } else { below };
     let key = Key::new("harness", b"a secret of 16 b");
     let sealer = |from, to| Sealer::new(Security::Encrypted, Suite::ChaCha20Poly1305, &[3; 32].into(), from, to);
@@ -213,7 +214,7 @@ fn store(clock: HandClock, size: u32, part_bytes: usize, is_lazy: bool) -> Vec<V
         let peers = (0..size).filter(|peer| *peer != rank);
         let sealers = peers.map(|peer| (peer, (sealer(rank, peer), sealer(peer, rank))));
         let names = Names::of_run(&key, &[7; 32]);
-        let postbox = Postbox::new(store.clone(), names, rank, Duration::from_secs(60), sealers);
+        let postbox = Postbox::new((store.clone(), clock.clone()), names, rank, Duration::from_secs(60), sealers);
         let mut channels = postbox.into_channels(info);
         let end = |peer| channels.remove(&peer).map(|channel| Box::new(channel) as Box<dyn Channel>);
         (0..size).map(end).collect()

@@ -147,13 +147,14 @@ fn info(peer: u32, now: Instant) -> LinkInfo {
 }
 
 /// Takes the place of rank `config.rank` in `store`, whoever else is there.
-pub(crate) fn begin_apart(config: &Config, store: Arc<dyn Store>, now: Instant) -> Met {
+pub(crate) fn begin_apart(clock: Arc<dyn Clock>, config: &Config, store: Arc<dyn Store>) -> Met {
+    let now = clock.now();
     let key = config.group_key();
     let (rank, size) = (config.rank, config.size);
     let peers = (0..size).filter(|peer| *peer != rank);
     let sealers = peers.map(|peer| (peer, Sealer::apart(&key, config.security(), rank, peer)));
     let names = Names::apart(&key, size);
-    let mut postbox = Postbox::new(store, names, rank, config.store_time_to_live, sealers);
+    let mut postbox = Postbox::new((store, clock), names, rank, config.store_time_to_live, sealers);
     postbox.write_only_where_nothing_is();
     Met { channels: postbox.into_channels(|peer| info(peer, now)), session: SessionId::default() }
 }
@@ -180,7 +181,7 @@ pub(crate) async fn meet<N: Net>(net: &N, config: &Config, store: Arc<dyn Store>
         wait: None,
     };
     let clock: Arc<dyn Clock> = Arc::new(net.clone());
-    let (mut timer, mut last) = (Timer::new(clock.clone()), Timer::new(clock));
+    let (mut timer, mut last) = (Timer::new(clock.clone()), Timer::new(clock.clone()));
     let handout = poll_fn(|cx| {
         loop {
             if let Poll::Ready(result) = visitor.follow() {
@@ -203,12 +204,12 @@ pub(crate) async fn meet<N: Net>(net: &N, config: &Config, store: Arc<dyn Store>
         }
     })
     .await?;
-    visitor.settle(&key, key_pair, &handout, net.now())
+    visitor.settle(&key, key_pair, &handout, clock)
 }
 
 impl Visitor {
     /// Makes channels to all that were met.
-    fn settle(self, key: &Key, key_pair: KeyPair, handout: &Handout, now: Instant) -> Result<Met> {
+    fn settle(self, key: &Key, key_pair: KeyPair, handout: &Handout, clock: Arc<dyn Clock>) -> Result<Met> {
         let roster = Roster::open(key, handout).map_err(|OtherVersion { peer, theirs, ours }| {
             self.error(ErrorKind::OtherVersion { theirs, ours }).with_peer(peer)
         })?;
@@ -232,7 +233,8 @@ impl Visitor {
         let (mut litter, decision) = self.meeting.litter();
         litter.extend((rank == 0).then_some(decision));
         let litter = litter.into_iter().map(|body| self.name(body)).collect();
-        let mut postbox = Postbox::new(self.store, names, rank, self.config.store_time_to_live, sealers);
+        let now = clock.now();
+        let mut postbox = Postbox::new((self.store, clock), names, rank, self.config.store_time_to_live, sealers);
         postbox.delete_at_end(litter);
         let channels = postbox.into_channels(|peer| info(peer, now));
         Ok(Met { channels, session })

@@ -89,7 +89,7 @@ impl Address {
     ///
     /// # Errors
     /// If there are other keys.
-    #[cfg(any(feature = "s3", test))]
+    #[cfg(any(feature = "redis", feature = "s3", test))]
     pub(crate) fn settings<const N: usize>(&self, keys: [&str; N]) -> Result<[Option<&str>; N], String> {
         if let Some((unknown, _)) = self.query.iter().find(|(key, _)| !keys.contains(&key.as_str())) {
             let known = if N == 0 { "there are none".into() } else { format!("there are {}", keys.join(", ")) };

@@ -1,5 +1,5 @@
 //! The commands of strings, lists and ends against a model: maps of plain values, and a clock in milliseconds.
-#![expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "what is drawn is small")]
+#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "what is drawn is small")]
 
 use proptest::collection::vec;
 use proptest::prelude::*;
