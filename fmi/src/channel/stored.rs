@@ -351,9 +351,10 @@ impl Postbox {
         }
     }
 
-    /// Polls what is under way, as far as something has happened to it.
+    /// Polls what is under way, as far as something has happened to it. A communicator may be dropped where nothing can be
+    /// polled any more.
     fn advance(&mut self) {
-        while self.bell.take() {
+        while self.clock.is_at_hand() && self.bell.take() {
             let waker = self.waker.clone();
             let mut cx = Context::from_waker(&waker);
             self.poll_puts(&mut cx);
@@ -693,9 +694,7 @@ impl Drop for Stored {
     /// Says so, as far as the store takes it at once: whoever waits for this rank need not wait for a deadline.
     fn drop(&mut self) {
         let mut postbox = lock(&self.postbox);
-        if postbox.clock.is_at_hand() {
-            postbox.close(self.peer);
-            postbox.advance();
-        }
+        postbox.close(self.peer);
+        postbox.advance();
     }
 }
