@@ -191,7 +191,8 @@ impl Peer {
 }
 
 impl Postbox {
-    /// That of rank `me` in a store, which is polled by whoever polls the net of `clock`. `sealers` has, by peer, what seals for it and what opens what it has sealed.
+    /// That of rank `me` in a store, which is polled where futures of the net of `clock` may be. `sealers` has, by peer, what
+    /// seals for it and what opens what it has sealed.
     pub(crate) fn new(
         (store, clock): (Arc<dyn Store>, Arc<dyn Clock>),
         names: Names,
