@@ -5,6 +5,7 @@
 
 mod buffer;
 pub mod discovery;
+mod door;
 pub(crate) mod framed;
 mod ready;
 pub mod rendezvous;

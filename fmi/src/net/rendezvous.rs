@@ -14,16 +14,15 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
 use super::discovery::outcome_of;
+use super::door::{BACKLOG, Door};
 use super::framed::{Framed, ReceiveError};
 use super::ready::{Ready, ReadyWaker};
 use super::splice::Splice;
 use super::{BoxFuture, ByteStream, Listener, Net, Timer, within};
 use crate::error::{Error, ErrorKind, Operation, Result};
-use crate::proto::bucket::Bucket;
 use crate::proto::discovery::{Outcome, VANTAGES_MAX};
 use crate::proto::rendezvous::server::{Connection, Input, Output, Server};
 use crate::proto::rendezvous::{CLIENT_MESSAGE_BYTES_MAX, ClientMessage};
-use crate::time::Instant;
 use fmi_proto::wire::WireError;
 
 pub use crate::proto::rendezvous::server::ServerConfig;
@@ -36,20 +35,8 @@ pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
 pub const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// A client that does not read may let this much pile up: one `Group` of the largest size and more.
 const QUEUED_BYTES_MAX: usize = 4 << 20;
-/// Connections that wait to be accepted.
-const BACKLOG: u32 = 4096;
 /// A client that is called back and does not answer for this long is not there.
 const CALL_BACK_SILENCE: Duration = Duration::from_millis(1500);
-/// Pause after an accept failed because a local resource was exhausted.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Time for one warning that connections cannot be accepted: it lasts for as long as what is lacking does.
-pub(super) const WARNING_SECONDS: u64 = 60;
-
-/// Room for one warning.
-pub(super) fn seldom(now: Instant) -> Bucket {
-    Bucket::new(now, 1, WARNING_SECONDS)
-}
 
 /// A rendezvous that listens.
 #[derive(Debug)]
@@ -137,10 +124,8 @@ impl<N: Net> Rendezvous<N> {
             clients: BTreeMap::new(),
             ready: Arc::default(),
             next: 0,
-            timer: Timer::new(clock.clone()),
-            accept_timer: Timer::new(clock),
-            accept_at: Instant::ZERO,
-            warnings: seldom(self.net.now()),
+            timer: Timer::new(clock),
+            door: Door::new(self.net.clone(), self.listeners),
             net: self.net,
             vantages,
             calls: FuturesUnordered::new(),
@@ -148,7 +133,6 @@ impl<N: Net> Rendezvous<N> {
             spliced: BTreeMap::new(),
             wakers: BTreeMap::new(),
             relay_bytes_per_second,
-            listeners: self.listeners,
         };
         poll_fn(move |cx| driver.poll(cx)).await
     }
@@ -156,7 +140,7 @@ impl<N: Net> Rendezvous<N> {
 
 struct Driver<N: Net> {
     net: N,
-    listeners: Vec<N::Listener>,
+    door: Door<N>,
     vantages: Vec<SocketAddr>,
     calls: FuturesUnordered<BoxFuture<(Connection, u8, Outcome)>>,
     /// Relayed pairs by their first connection, and each connection's pair.
@@ -170,10 +154,6 @@ struct Driver<N: Net> {
     ready: Arc<Ready<Connection>>,
     next: u64,
     timer: Timer,
-    accept_timer: Timer,
-    accept_at: Instant,
-    /// Warnings of connections that cannot be accepted, by seconds.
-    warnings: Bucket,
 }
 
 impl<N: Net> Driver<N> {
@@ -201,22 +181,8 @@ impl<N: Net> Driver<N> {
     }
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> bool {
-        if !self.accept_timer.poll_until(cx, self.accept_at) {
-            return false;
-        }
-        let accepted = self.listeners.iter_mut().map(|listener| listener.poll_accept(cx)).find(Poll::is_ready);
-        let stream = match accepted.unwrap_or(Poll::Pending) {
-            Poll::Ready(Ok(stream)) => stream,
-            Poll::Ready(Err(error)) => {
-                let now = self.net.now();
-                if self.warnings.take(now, WARNING_SECONDS) {
-                    tracing::warn!(%error, "a connection could not be accepted; more of these are not told for a minute");
-                }
-                self.accept_at = now + ACCEPT_PAUSE;
-                return true;
-            }
-            Poll::Pending => return false,
-        };
+        let Poll::Ready(accepted) = self.door.poll_accept(cx) else { return false };
+        let Some(stream) = accepted else { return true };
         // A client that is gone already has no address; its stream is dropped.
         let Ok(from) = stream.peer_addr() else { return true };
         // A socket that listens on both families shows IPv4 clients as mapped addresses.

@@ -14,11 +14,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::io::AsyncReadExt;
 
+use super::door::{BACKLOG, Door};
 use super::ready::{Ready, ReadyWaker};
 use super::{ByteStream, Listener, Net, Timer};
 use crate::error::{Error, ErrorKind, Operation, Result};
 use crate::proto::store::{Client, Input, Output, Server};
-use crate::time::Instant;
 
 pub use crate::proto::store::StoreConfig;
 
@@ -26,10 +26,6 @@ pub use crate::proto::store::StoreConfig;
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 /// A client whose kernel is silent for this long is gone, and nothing is popped for it.
 pub const SILENCE_MAX: Duration = Duration::from_secs(30);
-/// Connections that wait to be accepted.
-const BACKLOG: u32 = 4096;
-/// Pause after an accept failed because a local resource was exhausted.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Clients and connections that one poll looks at, until others of this task's thread have their turn.
 const TURNS: usize = 64;
 /// Pieces that are sent by one call of the system.
@@ -75,15 +71,13 @@ impl<N: Net> StoreServer<N> {
         let clock = Arc::new(self.net.clone());
         let mut driver = Driver {
             server: Server::new(&self.config, [half(0), half(8)]),
+            door: Door::new(self.net.clone(), vec![self.listener]),
             net: self.net,
-            listener: self.listener,
             connections: BTreeMap::new(),
             ready: Arc::default(),
             turns: VecDeque::new(),
             next: 1,
-            timer: Timer::new(clock.clone()),
-            accept_timer: Timer::new(clock),
-            accept_at: Instant::ZERO,
+            timer: Timer::new(clock),
         };
         poll_fn(move |cx| driver.poll(cx)).await
     }
@@ -100,7 +94,7 @@ struct Connection<S> {
 
 struct Driver<N: Net> {
     net: N,
-    listener: N::Listener,
+    door: Door<N>,
     server: Server,
     connections: BTreeMap<Client, Connection<N::Stream>>,
     ready: Arc<Ready<Client>>,
@@ -108,8 +102,6 @@ struct Driver<N: Net> {
     turns: VecDeque<Client>,
     next: u64,
     timer: Timer,
-    accept_timer: Timer,
-    accept_at: Instant,
 }
 
 impl<N: Net> Driver<N> {
@@ -147,18 +139,8 @@ impl<N: Net> Driver<N> {
 
     /// True if a connection came, or could not.
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> bool {
-        if !self.accept_timer.poll_until(cx, self.accept_at) {
-            return false;
-        }
-        let Poll::Ready(accepted) = self.listener.poll_accept(cx) else { return false };
-        let stream = match accepted {
-            Ok(stream) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                self.accept_at = self.net.now() + ACCEPT_PAUSE;
-                return true;
-            }
-        };
+        let Poll::Ready(accepted) = self.door.poll_accept(cx) else { return false };
+        let Some(stream) = accepted else { return true };
         if let Err(error) = stream.set_keepalive(KEEPALIVE_INTERVAL, SILENCE_MAX) {
             tracing::debug!(%error, "no keep-alive on a connection");
         }

@@ -7,22 +7,15 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::Duration;
 
 use tokio::io::ReadBuf;
 
+use super::door::{BACKLOG, Door};
 use super::ready::{Ready, ReadyWaker};
-use super::rendezvous::{KEEPALIVE_INTERVAL, SILENCE_MAX, WARNING_SECONDS, seldom};
+use super::rendezvous::{KEEPALIVE_INTERVAL, SILENCE_MAX};
 use super::{ByteStream, Listener, Net, Timer};
 use crate::error::{Error, ErrorKind, Operation, Result};
-use crate::proto::bucket::Bucket;
 use crate::proto::tcpunch::{ANSWER_BYTES, CLIENTS_MAX, Connection, Input, NAME_BYTES_MAX, Output, Server};
-use crate::time::Instant;
-
-/// Connections that wait to be accepted.
-const BACKLOG: u32 = 4096;
-/// Pause after an accept failed because a local resource was exhausted.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A server that listens.
 #[derive(Debug)]
@@ -74,19 +67,15 @@ impl<N: Net> Tcpunch<N> {
 
     /// Serves until it is dropped.
     pub async fn serve(self) -> Infallible {
-        let (clock, warnings) = (Arc::new(self.net.clone()), seldom(self.net.now()));
         let Self { net, listener, clients_max } = self;
         let mut driver = Driver {
-            net,
-            listener,
+            door: Door::new(net.clone(), vec![listener]),
             server: Server::with_clients_max(clients_max),
             clients: BTreeMap::new(),
             ready: Arc::default(),
             next: 0,
-            timer: Timer::new(clock.clone()),
-            accept_timer: Timer::new(clock),
-            accept_at: Instant::ZERO,
-            warnings,
+            timer: Timer::new(Arc::new(net.clone())),
+            net,
         };
         poll_fn(move |cx| driver.poll(cx)).await
     }
@@ -94,16 +83,12 @@ impl<N: Net> Tcpunch<N> {
 
 struct Driver<N: Net> {
     net: N,
-    listener: N::Listener,
+    door: Door<N>,
     server: Server,
     clients: BTreeMap<Connection, Client<N::Stream>>,
     ready: Arc<Ready<Connection>>,
     next: u64,
     timer: Timer,
-    accept_timer: Timer,
-    accept_at: Instant,
-    /// Warnings of connections that cannot be accepted, by seconds.
-    warnings: Bucket,
 }
 
 impl<N: Net> Driver<N> {
@@ -130,21 +115,8 @@ impl<N: Net> Driver<N> {
     }
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> bool {
-        if !self.accept_timer.poll_until(cx, self.accept_at) {
-            return false;
-        }
-        let Poll::Ready(accepted) = self.listener.poll_accept(cx) else { return false };
-        let stream = match accepted {
-            Ok(stream) => stream,
-            Err(error) => {
-                let now = self.net.now();
-                if self.warnings.take(now, WARNING_SECONDS) {
-                    tracing::warn!(%error, "a connection could not be accepted; more of these are not told for a minute");
-                }
-                self.accept_at = now + ACCEPT_PAUSE;
-                return true;
-            }
-        };
+        let Poll::Ready(accepted) = self.door.poll_accept(cx) else { return false };
+        let Some(stream) = accepted else { return true };
         // A client that is gone already has no address.
         let Ok(SocketAddr::V4(from)) = stream.peer_addr() else { return true };
         // One that is cut off sends no FIN, and would take whoever comes next with it.
