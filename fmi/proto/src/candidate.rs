@@ -14,7 +14,7 @@ use std::time::Duration;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
-use super::card::{Card, CardError, Holder, local_is_allowed};
+use super::card::{Card, CardError, Holder, Security, local_is_allowed};
 use super::rendezvous::{Handout, Nonce, Observed, SessionId};
 use super::wire::WireError;
 use crate::error::Path;
@@ -281,6 +281,12 @@ impl Roster {
         };
         let peers = group.members.iter().map(open).collect::<Result<_, _>>()?;
         Ok(Self { session: group.session, epoch, digest: digest(key, epoch, group), peers })
+    }
+
+    /// The first rank that protects its streams in another way than `security`, and how.
+    pub fn otherwise_protected(&self, security: Security) -> Option<(u32, Security)> {
+        let cards = (0u32..).zip(&self.peers).filter_map(|(rank, peer)| Some((rank, peer.card.as_ref()?.security)));
+        cards.into_iter().find(|(_, theirs)| *theirs != security)
     }
 
     /// Ranks in the session.

@@ -98,9 +98,7 @@ impl Rounds {
     pub fn handle_input(&mut self, now: Instant, input: Input<'_>) {
         match input {
             Input::HandedOut(roster) => {
-                let cards =
-                    (0u32..).zip(&roster.peers).filter_map(|(peer, it)| Some((peer, it.card.as_ref()?.security)));
-                let output = match cards.into_iter().find(|(_, theirs)| *theirs != self.security) {
+                let output = match roster.otherwise_protected(self.security) {
                     Some((peer, theirs)) => Output::Mismatch { peer, theirs },
                     None => {
                         let distance = roster.reach(self.rank).saturating_mul(WAYS);

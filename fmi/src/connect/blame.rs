@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use crate::config::Config;
 use crate::error::{Cause, Error, ErrorKind, Operation, Result};
 use crate::net::Net;
+use crate::proto::candidate::OtherVersion;
+use crate::proto::card::Security;
 use crate::proto::cause::words;
 use crate::proto::rendezvous::client::Client;
 
@@ -30,6 +32,18 @@ pub(super) fn check_files<N: Net>(net: &N, config: &Config) -> Result<()> {
         }
         Some(_) | None => Ok(()),
     }
+}
+
+/// What a member of the group is blamed for whose card is of another version.
+pub(super) fn other_version(rank: u32, OtherVersion { peer, theirs, ours }: OtherVersion) -> Error {
+    Error::new(Operation::Join, ErrorKind::OtherVersion { theirs, ours }).on(rank).with_peer(peer)
+}
+
+/// The same of one that protects its streams in another way.
+pub(super) fn otherwise_protected(rank: u32, own: Security, peer: u32, theirs: Security) -> Error {
+    let (theirs, own) = (theirs.name(), own.name());
+    let what = format!("rank {peer} is configured as {theirs}, this rank as {own}; all ranks must agree");
+    Error::new(Operation::Join, ErrorKind::InvalidConfig(what)).on(rank).with_peer(peer)
 }
 
 /// Whether all of these addresses are on this machine.

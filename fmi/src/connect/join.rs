@@ -16,7 +16,7 @@ use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use super::blame::{check_files, not_reached, unregistered};
+use super::blame::{check_files, not_reached, other_version, otherwise_protected, unregistered};
 use super::joined::{Joined, Lifeline, Upgrade, erase};
 use super::legs::{Leg, Legs};
 use super::lifeline::Reconnect;
@@ -30,7 +30,7 @@ use crate::error::{Error, ErrorKind, Operation, Result};
 use crate::key::Key;
 use crate::net::framed::ReceiveError;
 use crate::net::{ByteStream, Clock, Net, Timer, within};
-use crate::proto::candidate::{Digest, Means, OtherVersion, Roster};
+use crate::proto::candidate::{Digest, Means, Roster};
 use crate::proto::card::Security;
 use crate::proto::cipher::Suites;
 use crate::proto::exchange::KeyPair;
@@ -385,11 +385,8 @@ impl<N: Net> Joiner<N> {
     fn start_round(&mut self, handout: &Handout, key_pair: KeyPair) -> Result<()> {
         let Some(legs) = &self.legs else { return Ok(()) };
         let Membership { ref key, security, ref chain } = self.membership;
-        let roster = Roster::open(key, handout).map_err(|OtherVersion { peer, theirs, ours }| {
-            let error = Error::new(Operation::Join, ErrorKind::OtherVersion { theirs, ours });
-            error.on(self.config.rank).with_peer(peer)
-        })?;
         let rank = self.config.rank;
+        let roster = Roster::open(key, handout).map_err(|other| other_version(rank, other))?;
         self.rounds.handle_input(self.net.now(), RoundsInput::HandedOut(&roster));
         match self.rounds.poll_output() {
             Some(RoundsOutput::Start) => {
@@ -406,12 +403,7 @@ impl<N: Net> Joiner<N> {
                 self.round = Some(Round::new(&self.net, rank, credentials, means, at_once_max, relays));
                 Ok(())
             }
-            Some(RoundsOutput::Mismatch { peer, theirs }) => {
-                let (theirs, own) = (theirs.name(), security.name());
-                let what = format!("rank {peer} is configured as {theirs}, this rank as {own}; all ranks must agree");
-                let error = Error::new(Operation::Join, ErrorKind::InvalidConfig(what));
-                Err(error.on(rank).with_peer(peer))
-            }
+            Some(RoundsOutput::Mismatch { peer, theirs }) => Err(otherwise_protected(rank, security, peer, theirs)),
             // Only a timeout makes them.
             Some(RoundsOutput::Retry | RoundsOutput::Expired) | None => Ok(()),
         }

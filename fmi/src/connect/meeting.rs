@@ -8,13 +8,14 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use fmi_store::{BoxFuture, Name, Placed, Put, Scope, Shelf, Store, StoreError};
 
+use super::blame::{other_version, otherwise_protected};
 use crate::channel::LinkInfo;
 use crate::channel::stored::{Postbox, Stored};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Operation, Path, Result};
 use crate::key::Key;
 use crate::net::{Clock, Net, Timer};
-use crate::proto::candidate::{OtherVersion, Roster, Technique};
+use crate::proto::candidate::{Roster, Technique};
 use crate::proto::card::{Card, Holder};
 use crate::proto::cipher::Suites;
 use crate::proto::exchange::KeyPair;
@@ -210,15 +211,10 @@ pub(crate) async fn meet<N: Net>(net: &N, config: &Config, store: Arc<dyn Store>
 impl Visitor {
     /// Makes channels to all that were met.
     fn settle(self, key: &Key, key_pair: KeyPair, handout: &Handout, clock: Arc<dyn Clock>) -> Result<Met> {
-        let roster = Roster::open(key, handout).map_err(|OtherVersion { peer, theirs, ours }| {
-            self.error(ErrorKind::OtherVersion { theirs, ours }).with_peer(peer)
-        })?;
         let (rank, size, security) = (self.config.rank, self.config.size, self.config.security());
-        let cards = (0u32..).zip(&roster.peers).filter_map(|(peer, it)| Some((peer, it.card.as_ref()?.security)));
-        if let Some((peer, theirs)) = cards.into_iter().find(|(_, theirs)| *theirs != security) {
-            let (theirs, own) = (theirs.name(), security.name());
-            let what = format!("rank {peer} is configured as {theirs}, this rank as {own}; all ranks must agree");
-            return Err(self.error(ErrorKind::InvalidConfig(what)).with_peer(peer));
+        let roster = Roster::open(key, handout).map_err(|other| other_version(rank, other))?;
+        if let Some((peer, theirs)) = roster.otherwise_protected(security) {
+            return Err(otherwise_protected(rank, security, peer, theirs));
         }
         let (session, names) = (roster.session, Names::of_run(key, &roster.digest));
         let credentials = Credentials::new(key, key_pair, security, roster, rank, None);

@@ -97,7 +97,7 @@ impl DirStore {
     }
 
     fn failed(&self, request: Request, cause: Cause) -> StoreError {
-        StoreError::new(&self.traits.place, request, cause)
+        self.traits.failed(request, cause)
     }
 
     /// Opens a file whose time is not over, behind its header.
@@ -326,10 +326,7 @@ impl Store for DirStore {
 
     fn put(self: Arc<Self>, put: Put) -> BoxFuture<Result<Placed>> {
         Box::pin(async move {
-            let bytes = put.body.len() as u64;
-            if bytes > BODY_BYTES_MAX {
-                return Err(self.failed(Request::Put, Cause::TooLarge { bytes, max: BODY_BYTES_MAX }));
-            }
+            self.traits.check_length(&put.body)?;
             self.ledger.sent(Request::Put, put.body.len());
             self.write(&put).map_err(|error| self.failed(Request::Put, cause(&error)))
         })

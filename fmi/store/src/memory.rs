@@ -12,7 +12,7 @@ use bytes::Bytes;
 use fmi_net::time::Instant;
 use fmi_net::{BoxFuture, Clock};
 
-use crate::error::{Cause, Result, StoreError};
+use crate::error::Result;
 use crate::ledger::{Ledger, Request};
 use crate::name::{Name, Scope, Shelf};
 use crate::seam::{Placed, Put, Store, Traits};
@@ -101,11 +101,7 @@ impl MemoryStore {
 
     fn put_now(&self, put: Put) -> Result<Placed> {
         self.ledger.sent(Request::Put, put.body.len());
-        let bytes = put.body.len() as u64;
-        if bytes > BODY_BYTES_MAX {
-            let cause = Cause::TooLarge { bytes, max: BODY_BYTES_MAX };
-            return Err(StoreError::new(&self.traits.place, Request::Put, cause));
-        }
+        self.traits.check_length(&put.body)?;
         let now = self.clock.now();
         let mut state = self.state();
         if put.only_if_absent

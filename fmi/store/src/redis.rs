@@ -226,7 +226,7 @@ impl RedisStore {
     }
 
     fn failed(&self, request: Request, cause: Cause) -> StoreError {
-        StoreError::new(&self.traits.place, request, cause)
+        self.traits.failed(request, cause)
     }
 
     fn now(&self) -> Instant {
@@ -407,10 +407,7 @@ impl Store for RedisStore {
 
     fn put(self: Arc<Self>, put: Put) -> BoxFuture<Result<Placed>> {
         Box::pin(async move {
-            let bytes = put.body.len() as u64;
-            if bytes > BODY_BYTES_MAX {
-                return Err(self.failed(Request::Put, Cause::TooLarge { bytes, max: BODY_BYTES_MAX }));
-            }
+            self.traits.check_length(&put.body)?;
             if put.only_if_absent {
                 return self.put_new(&put).await;
             }

@@ -173,7 +173,7 @@ impl S3Store {
     }
 
     fn failed(&self, request: Request, cause: Cause) -> StoreError {
-        StoreError::new(&self.traits.place, request, cause)
+        self.traits.failed(request, cause)
     }
 
     fn path(&self, key: &str) -> Path {
@@ -353,10 +353,7 @@ impl Store for S3Store {
 
     fn put(self: Arc<Self>, put: Put) -> BoxFuture<Result<Placed>> {
         Box::pin(async move {
-            let bytes = put.body.len() as u64;
-            if bytes > BODY_BYTES_MAX {
-                return Err(self.failed(Request::Put, Cause::TooLarge { bytes, max: BODY_BYTES_MAX }));
-            }
+            self.traits.check_length(&put.body)?;
             let path = self.name(put.name);
             while !self.put_object(Request::Put, &path, &put.body, put.only_if_absent).await? {
                 match self.look(put.name, None).await? {

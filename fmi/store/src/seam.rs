@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use fmi_net::BoxFuture;
 
-use crate::error::Result;
-use crate::ledger::Ledger;
+use crate::error::{Cause, Result, StoreError};
+use crate::ledger::{Ledger, Request};
 use crate::name::{Name, Scope, Shelf};
 use crate::patience::Patience;
 
@@ -35,6 +35,22 @@ pub struct Traits {
     pub expires: bool,
     /// Whether deleting what was read is worth a request: it is free, or memory is short.
     pub deletes_used: bool,
+}
+
+impl Traits {
+    /// A request to this store that failed of `cause`.
+    pub fn failed(&self, request: Request, cause: Cause) -> StoreError {
+        StoreError::new(&self.place, request, cause)
+    }
+
+    /// Refuses a body that is longer than the store takes.
+    ///
+    /// # Errors
+    /// [`Cause::TooLarge`].
+    pub fn check_length(&self, body: &Bytes) -> Result<()> {
+        let (bytes, max) = (body.len() as u64, self.body_bytes_max);
+        if bytes > max { Err(self.failed(Request::Put, Cause::TooLarge { bytes, max })) } else { Ok(()) }
+    }
 }
 
 /// A body to be written.
@@ -105,7 +121,7 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Writes a body, whole or not at all; once this has completed, every [`get`](Self::get) finds it. Then bells ring.
     ///
     /// # Errors
-    /// [`Cause`](crate::Cause) has the kinds: among them `TooLarge`, `Full`, `Denied`, `Throttled`.
+    /// [`Cause`] has the kinds: among them `TooLarge`, `Full`, `Denied`, `Throttled`.
     fn put(self: Arc<Self>, put: Put) -> BoxFuture<Result<Placed>>;
 
     /// Reads a body, or the part of it that lies in `range`; `None` if it is not there, or its time has passed. A range beyond the
